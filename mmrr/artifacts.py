@@ -1,0 +1,390 @@
+"""The workspace: the only code that knows where things lie, and that makes a crash leave the old or the new, whole.
+
+Two kinds of thing are written, both by "write aside, flush, rename":
+
+* a *shard*: what one stage computed for up to 16 consecutive pages of one document, in
+  ``shards/<stage>/<key>/``, named by a hash of everything it depends on. Collections grow by new shards alone;
+* an *artifact*: ``<stage>/<fingerprint>/manifest.json`` (and small files), which lists the shards it is made of.
+
+It knows no model, no index library, no command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from filelock import FileLock, Timeout
+
+from mmrr import __version__
+from mmrr.errors import MmrrError
+
+#: Consecutive pages of one document in a shard: bounds memory, and is what an interruption can cost.
+SHARD_PAGES = 16
+#: In the order of the data flow.
+STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
+
+_MARK = "mmrr.json"
+_KEY = re.compile(r"[0-9a-f]{12,64}")
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces. Raises TypeError for anything that is not plain JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Everything an artifact depends on, and nothing else: its hash is its name."""
+
+    stage: str
+    schema: int  # bumped by hand when the meaning of the stage's output changes
+    config: dict[str, Any]
+    inputs: dict[str, str]  # role -> fingerprint of an artifact, or content hash of a file
+    model: dict[str, str] | None = None  # id, revision, dtype
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(self._hashed())[:12]
+
+    def shard_key(self, *inputs: str) -> str:
+        """The name of the shard that this stage makes of these input shards or files.
+
+        The artifact's own inputs stay out of it: the same page under the same settings is one shard in every artifact.
+        """
+        return digest({**self._hashed(), "inputs": list(inputs)})[:24]
+
+    def _hashed(self) -> dict[str, Any]:
+        # The revision says all about a model; its name may be a path that differs between machines.
+        model = {key: value for key, value in (self.model or {}).items() if key != "id"}
+        return {
+            "stage": self.stage,
+            "schema": self.schema,
+            "config": self.config,
+            "inputs": self.inputs,
+            "model": model,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A committed artifact."""
+
+    stage: str
+    fingerprint: str
+    schema: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    model: dict[str, str] | None
+    content: dict[str, Any]  # what the stage lists: documents, shards, counts
+    bytes: int  # of the shards and files it lists
+    provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
+    path: Path = Path()
+
+
+class Workspace:
+    """One folder of artifacts. Open it with ``Workspace.open``; use it as a context manager."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._run = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._lock = FileLock(root / "tmp" / f"{self._run}.lock")
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool = False) -> Workspace:
+        """Open a workspace, or make one with ``create``.
+
+        Raises MmrrError if there is none, or if ``create`` would scatter files into somebody else's folder.
+        """
+        root = root.expanduser().absolute()
+        if not (root / _MARK).exists():
+            if not create:
+                raise MmrrError(f"no workspace at {root}; make one with: mmrr index DOCUMENTS --work {root}")
+            if root.exists() and not root.is_dir():
+                raise MmrrError(f"--work {root} is a file; expected a folder")
+            if root.is_dir() and any(root.iterdir()):
+                raise MmrrError(f"--work {root} holds other files and no workspace; choose a new or an empty folder")
+            try:
+                (root / "tmp").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise MmrrError(f"--work {root} cannot be made: {error.strerror}") from error
+            write_atomically(root / _MARK, canonical_json({"schema": 1}))
+        return cls(root)
+
+    def __enter__(self) -> Workspace:
+        try:
+            self._lock.acquire(timeout=0)
+        except OSError as error:
+            raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
+        self._sweep()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.root / "tmp" / self._run, ignore_errors=True)
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what killed commands left half-written: their locks are free, a living command's is held."""
+        for lock_path in (self.root / "tmp").glob("*.lock"):
+            if lock_path.stem == self._run:
+                continue
+            with contextlib.suppress(Timeout), FileLock(lock_path, timeout=0):
+                shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+                lock_path.unlink(missing_ok=True)
+
+    def others_running(self) -> bool:
+        """Whether another command is working in this workspace now."""
+        return any(path.stem != self._run for path in (self.root / "tmp").glob("*.lock"))
+
+    # Artifacts
+
+    def find(self, stage: str, fingerprint: str) -> Manifest | None:
+        """The committed artifact, or None. Raises MmrrError if its manifest is damaged."""
+        folder = self.root / _stage(stage) / _key(fingerprint)
+        path = folder / "manifest.json"
+        if not path.exists():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return Manifest(**{**values, "path": folder})
+        except (ValueError, TypeError) as error:
+            raise MmrrError(f"{path} is damaged ({error}); remove it with: mmrr rm {stage}/{fingerprint}") from error
+
+    def artifacts(self) -> list[Manifest]:
+        """Every committed artifact, in the order of the data flow, oldest first."""
+        found = [
+            manifest
+            for stage in STAGES
+            for folder in sorted((self.root / stage).glob("*/"))
+            if _KEY.fullmatch(folder.name) and (manifest := self.find(stage, folder.name))
+        ]
+        return sorted(found, key=lambda m: (STAGES.index(m.stage), str(m.provenance.get("created"))))
+
+    def commit(
+        self,
+        spec: Spec,
+        content: dict[str, Any],
+        size: int,
+        provenance: Mapping[str, Any] | None = None,
+        write: Callable[[Path], None] = lambda folder: None,
+    ) -> Manifest:
+        """Write the artifact's own files with ``write(folder)``, the manifest last, and rename it into place."""
+        folder = self.root / _stage(spec.stage) / spec.fingerprint
+        with self._aside(folder) as aside:
+            write(aside)
+            own = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+            values = {
+                **dataclasses.asdict(spec),
+                "fingerprint": spec.fingerprint,
+                "content": content,
+                "bytes": size + own,
+                "provenance": {**_here(), **(provenance or {})},
+            }
+            write_atomically(aside / "manifest.json", json.dumps(values, indent=1, ensure_ascii=False))
+        manifest = self.find(spec.stage, spec.fingerprint)
+        assert manifest is not None
+        return manifest
+
+    # Shards
+
+    def shard(self, stage: str, key: str) -> Path:
+        """Where a shard lies or would lie."""
+        return self.root / "shards" / _stage(stage) / _key(key)
+
+    def has_shard(self, stage: str, key: str) -> bool:
+        return (self.shard(stage, key) / "shard.json").exists()
+
+    @contextlib.contextmanager
+    def new_shard(self, stage: str, key: str, record: dict[str, Any]) -> Iterator[Path]:
+        """Give a folder to write a shard's files into; on leaving, record their sizes and checksums and commit it.
+
+        ``record`` goes into ``shard.json`` and may be filled until then. Files that were checksummed already (their
+        name is in ``record["files"]``) are not read again.
+        """
+        with self._aside(self.shard(stage, key)) as aside:
+            yield aside
+            files = record.setdefault("files", {})
+            for path in sorted(aside.iterdir()):
+                files.setdefault(path.name, {"bytes": path.stat().st_size, "xxh3": checksum_file(path)})
+            record["bytes"] = sum(entry["bytes"] for entry in files.values())
+            write_atomically(aside / "shard.json", json.dumps(record, ensure_ascii=False))
+
+    def shard_record(self, stage: str, key: str) -> dict[str, Any]:
+        """What ``new_shard`` recorded. Raises MmrrError if the shard is gone or damaged (and sets it aside)."""
+        path = self.shard(stage, key) / "shard.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MmrrError(
+                f"shard {stage}/{key} is gone from {self.root}; run the {_command(stage)} command again"
+            ) from None
+        except ValueError as error:
+            raise self.damaged(stage, key, f"shard.json: {error}") from error
+        if not isinstance(record, dict):
+            raise self.damaged(stage, key, "shard.json holds no object")
+        return record
+
+    def read_shard_file(self, stage: str, key: str, name: str) -> bytes:
+        """A whole small file of a shard, checked against its checksum."""
+        expected = self.shard_record(stage, key)["files"].get(name, {})
+        try:
+            data = (self.shard(stage, key) / name).read_bytes()
+        except FileNotFoundError:
+            raise self.damaged(stage, key, f"{name} is missing") from None
+        if xxhash.xxh3_64_hexdigest(data) != expected.get("xxh3"):
+            raise self.damaged(stage, key, f"{name} does not match its checksum")
+        return data
+
+    def damaged(self, stage: str, key: str, what: str) -> MmrrError:
+        """Set a damaged shard aside, so that the stage's command computes it again, and say so."""
+        folder = self.shard(stage, key)
+        with contextlib.suppress(OSError):
+            folder.rename(folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
+        return MmrrError(
+            f"{stage} shard {key} is damaged: {what}; it was set aside, run the {_command(stage)} command again "
+            "to compute that shard anew"
+        )
+
+    # The head: what later commands work on unless told otherwise
+
+    def head(self, stage: str) -> Manifest | None:
+        """The artifact of a stage that the last command made or confirmed."""
+        fingerprint = self._read_head().get(stage)
+        return self.find(stage, fingerprint) if fingerprint else None
+
+    def set_head(self, *manifests: Manifest) -> None:
+        with FileLock(self.root / "head.lock"):
+            heads = self._read_head() | {manifest.stage: manifest.fingerprint for manifest in manifests}
+            write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
+
+    def _read_head(self) -> dict[str, str]:
+        try:
+            values = json.loads((self.root / "head.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise MmrrError(
+                f"{self.root / 'head.json'} is damaged ({error}); delete it and run mmrr index again"
+            ) from error
+        return {str(stage): str(fingerprint) for stage, fingerprint in dict(values).items()}
+
+    @contextlib.contextmanager
+    def _aside(self, target: Path) -> Iterator[Path]:
+        """A folder beside the workspace's data that becomes ``target`` on leaving, unless somebody was faster."""
+        aside = self.root / "tmp" / self._run / uuid.uuid4().hex
+        aside.mkdir(parents=True)
+        try:
+            yield aside
+            for path in aside.rglob("*"):
+                if path.is_file():
+                    _flush(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
+                shutil.rmtree(target)  # no manifest = does not exist: left of an interrupted removal
+            with contextlib.suppress(FileExistsError):
+                try:
+                    os.rename(aside, target)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            _flush(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+class HashCache:
+    """SHA-256 of files, remembered by path, size and modification time: a workspace reads a checkpoint's bytes once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}  # only a memory: losing it costs time, nothing else
+
+    def sha256(self, path: Path) -> str:
+        """Raises OSError if the file cannot be read."""
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        if key not in self._known:
+            with path.open("rb") as file:
+                self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            with contextlib.suppress(OSError):
+                write_atomically(self._path, json.dumps(self._known))
+        return self._known[key]
+
+
+def checksum_file(path: Path) -> str:
+    """xxh3-64 of a file, in hex: finds damage, proves no authorship."""
+    state = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader, or a crash, sees the old text or the new one."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _flush(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EACCES):  # file systems without directory flushes
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _stage(stage: str) -> str:
+    if stage not in STAGES:
+        raise MmrrError(f"no stage '{stage}'; expected one of: {', '.join(STAGES)}")
+    return stage
+
+
+def _key(key: str) -> str:
+    if not _KEY.fullmatch(key):  # keys become folder names: nothing but a hash may
+        raise MmrrError(f"'{key}' is not a fingerprint; see: mmrr ls")
+    return key
+
+
+def _command(stage: str) -> str:
+    return {"pages": "index", "embed": "index"}.get(stage, stage)
+
+
+def _here() -> dict[str, Any]:
+    return {
+        "mmrr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,384 @@
+"""Qwen3-VL, split where miniReranker splits it: vision tower, page prefix, query suffix.
+
+The only module that touches transformers' model internals. It knows token ids, layers and masks; it does not know
+prompts, scores, files or workspaces. Layers are counted from 0; layer l's keys and values come from the hidden state
+that enters l (specification of miniReranker, section 4).
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from mmrr.errors import MmrrError
+from mmrr.geometry import snap
+from mmrr.prompts import ChatEncoder
+from mmrr.types import Grid
+
+#: Called per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), rotated.
+Observer = Callable[[int, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Visual:
+    """What the vision tower makes of one page."""
+
+    tokens: Tensor  # (T, D), raster order of merged cells
+    deepstack: Tensor  # (S, T, D), added to the visual positions after LM layers 0 .. S-1
+    grid: Grid
+
+    def keep(self, indices: Tensor) -> Visual:
+        """The tokens at ``indices`` (K,) with their DeepStack rows; ``grid`` stays, because positions do."""
+        rows = indices.to(self.tokens.device, torch.long)
+        return Visual(self.tokens[rows], self.deepstack[:, rows], self.grid)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """Keys (after RoPE) and values of some layers: each (L, H_kv, n, d)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Backbone:
+    """A Qwen3-VL checkpoint, loaded for inference."""
+
+    def __init__(
+        self, path: Path, adapter: Path | None, device: torch.device, dtype: torch.dtype, *, needs_head: bool
+    ) -> None:
+        """Raises MmrrError if weights are missing, of the wrong shape, or the adapter does not fit."""
+        self.device, self.dtype = device, dtype
+        self.model = _load(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
+        self.config = self.model.config
+        self.text = self.model.model.language_model
+        self.n_layers: int = self.config.text_config.num_hidden_layers
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self.chat = ChatEncoder(tokenizer, _chat_template(path))
+        self.image_processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        vision = self.config.vision_config
+        #: Side of the square of pixels that one LM token stands for.
+        self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
+
+    # Geometry and text
+
+    def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
+        """(h, w) in merged tokens of a page image of this size."""
+        width, height = snap(width_px, height_px, self.cell_px, max_tokens)
+        return height // self.cell_px, width // self.cell_px
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Token embeddings (n, D)."""
+        return self.text.embed_tokens(torch.tensor(ids, device=self.device, dtype=torch.long))
+
+    def split_at_image(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The ids before and after the one image token of a prompt."""
+        at = list(ids).index(self.config.image_token_id)
+        return list(ids[:at]), list(ids[at + 1 :])
+
+    def head_difference(self, positive: int, negative: int) -> Tensor:
+        """Two rows of the LM head, (2, D) float32: the dot products with them are taken in fp32, then subtracted."""
+        return self.model.lm_head.weight[[positive, negative]].float()
+
+    # Vision
+
+    def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
+        """Patches and grid of one page image, sides snapped to whole tokens before the processor (published recipe)."""
+        size = snap(image.width, image.height, self.cell_px, max_tokens)
+        image = image.convert("RGB")
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        inputs = self.image_processor(images=[image], do_resize=False, return_tensors="pt")
+        return {name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")}
+
+    @torch.inference_mode()
+    def vision(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> list[Visual]:
+        """Vision tower and merger, one page at a time: attention is within a page, so batching saves no arithmetic."""
+        pages = []
+        for image in images:
+            inputs = self.pixels(image, max_tokens)
+            out = self.model.model.get_image_features(**inputs, return_dict=True)
+            _, rows, columns = inputs["image_grid_thw"][0].tolist()
+            merge = self.config.vision_config.spatial_merge_size
+            features = [level[0] for level in out.deepstack_features]
+            tokens = out.pooler_output[0].to(self.dtype)
+            deepstack = torch.stack(features).to(self.dtype) if features else tokens.new_zeros(0, *tokens.shape)
+            pages.append(Visual(tokens, deepstack, (rows // merge, columns // merge)))
+        return pages
+
+    # Language model, page side
+
+    def text_sequence(self, ids: Sequence[int]) -> PageSequence:
+        """A sequence without a page."""
+        positions = torch.arange(len(ids), device=self.device).expand(3, -1)
+        embeddings = self.embed(ids)
+        return PageSequence(embeddings, positions, embeddings.new_zeros(0, 0, 0), slice(0, 0), len(ids))
+
+    def page_sequence(
+        self, before: Sequence[int], visual: Visual, after: Sequence[int], kept: Tensor | None = None
+    ) -> PageSequence:
+        """Embeddings and M-RoPE positions of ``before`` + page + ``after``. Kept tokens keep their places in the grid."""
+        height, width = visual.grid
+        start = len(before)
+        cells = torch.arange(height * width) if kept is None else kept.cpu().long()
+        image = torch.stack([torch.zeros_like(cells), cells // width, cells % width]) + start
+        tail = start + max(height, width)
+        positions = torch.cat(
+            [
+                torch.arange(start).expand(3, -1),
+                image,
+                (tail + torch.arange(len(after))).expand(3, -1),
+            ],
+            dim=1,
+        )
+        chosen = visual if kept is None else visual.keep(kept)
+        embeddings = torch.cat([self.embed(before), chosen.tokens, self.embed(after)])
+        span = slice(start, start + len(cells))
+        return PageSequence(embeddings, positions.to(self.device), chosen.deepstack, span, tail + len(after))
+
+    @torch.inference_mode()
+    def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
+        """Keys and values (L_band, H_kv, n, d) of layers ``b .. e-1``.
+
+        Layers >= e never run; of layer e-1 only the key and value projections do.
+        """
+        start, end = band
+        keys, values = [], []
+        x, rotary = page.embeddings, self._rotary(page.positions)
+        for index in range(end):
+            query, key, value = self._project(index, x, rotary, n_queries=0 if index == end - 1 else None)
+            if index >= start:
+                keys.append(key)
+                values.append(value)
+            if index < end - 1:
+                x = self._finish(index, x, _causal(query, key, value))
+                x = page.add_deepstack(index, x)
+        return KeyValues(torch.stack(keys), torch.stack(values))
+
+    @torch.inference_mode()
+    def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
+        """The whole depth over one sequence; the last token's hidden state (D,) after the final norm."""
+        x, rotary = page.embeddings, self._rotary(page.positions)
+        for index in range(self.n_layers):
+            query, key, value = self._project(index, x, rotary)
+            if observe:
+                observe(index, query, key)
+            x = self._finish(index, x, _causal(query, key, value))
+            x = page.add_deepstack(index, x)
+        return self.text.norm(x[-1])
+
+    # Language model, query side
+
+    @torch.inference_mode()
+    def suffix_alone(self, x: Tensor, start: int, end: int) -> Tensor:
+        """Layers ``start .. end-1`` over (..., M, D) where the second segment sees only itself.
+
+        RoPE turns on differences of positions only, so they are counted from 0 wherever the segment will stand.
+        """
+        rotary = self._rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
+        for index in range(start, end):
+            query, key, value = self._project(index, x, rotary)
+            x = self._finish(index, x, _causal(query, key, value))
+        return x
+
+    @torch.inference_mode()
+    def suffix_band(
+        self,
+        x: Tensor,
+        instruction: KeyValues,
+        pages: Sequence[KeyValues],
+        next_pos: Tensor,
+        layers: tuple[int, int],
+        *,
+        last_only: bool,
+    ) -> Tensor:
+        """Layers ``b .. e-1`` of the second segment over N pages at once, seeing instruction, page and itself.
+
+        ``x`` (M, D), the same for every page before the band; ``instruction`` and ``pages`` hold layers from b on;
+        ``next_pos`` (N,) is the position of the segment's first token after each page. Pages are padded to the
+        longest behind a mask of -inf. Returns (N, M, D), or (N, 1, D), the last token's, with ``last_only``: the last
+        layer then asks for one row only.
+        """
+        first_layer, end = layers
+        n, m = len(pages), x.shape[0]
+        n_instruction = instruction.keys.shape[2]
+        lengths = torch.tensor([page.keys.shape[2] for page in pages])
+        n_page = int(lengths.max())
+        own = n_instruction + n_page
+        _, n_heads, _, d_head = instruction.keys.shape
+
+        # One buffer, [instruction | page, padded | own] per layer: each page's cache is copied once.
+        shape = (end - first_layer, n, n_heads, own + m, d_head)
+        keys, values = x.new_zeros(shape), x.new_zeros(shape)
+        for buffer, cache in ((keys, instruction.keys), (values, instruction.values)):
+            buffer[..., :n_instruction, :] = cache[: end - first_layer, None].to(x)
+        for i, page in enumerate(pages):
+            stop = n_instruction + page.keys.shape[2]
+            keys[:, i, :, n_instruction:stop] = page.keys[: end - first_layer].to(x)
+            values[:, i, :, n_instruction:stop] = page.values[: end - first_layer].to(x)
+
+        visible = torch.ones(n, m, own + m, dtype=torch.bool)
+        visible[:, :, n_instruction:own] = (torch.arange(n_page) < lengths[:, None])[:, None]
+        visible[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
+        visible = visible.to(self.device)
+
+        positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
+        rotary = self._rotary(positions.expand(3, n, m))
+        x = x.expand(n, m, -1)
+        for index in range(first_layer, end):
+            rows = 1 if last_only and index == end - 1 else m
+            query, key, value = self._project(index, x, rotary, n_queries=rows)
+            keys[index - first_layer, :, :, own:] = key
+            values[index - first_layer, :, :, own:] = value
+            # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
+            group = query.shape[1] // n_heads
+            attended = F.scaled_dot_product_attention(
+                query.reshape(n, n_heads, group * rows, d_head),
+                keys[index - first_layer],
+                values[index - first_layer],
+                attn_mask=visible[:, m - rows :].repeat(1, group, 1)[:, None],
+            )
+            x = self._finish(index, x[:, m - rows :], attended.reshape(n, group * n_heads, rows, d_head))
+        return x
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """The model's last RMSNorm, in float32."""
+        return self.text.norm(x.float()).float()
+
+    # The plain path
+
+    @torch.inference_mode()
+    def dense(self, ids: Sequence[int], image: Image.Image, max_tokens: int | None = None) -> Tensor:
+        """transformers' own forward over one prompt with one image; last hidden state (D,) float32, after the norm."""
+        inputs = self.pixels(image, max_tokens)
+        merge = self.config.vision_config.spatial_merge_size
+        n_visual = int(inputs["image_grid_thw"].prod()) // merge**2
+        before, after = self.split_at_image(ids)
+        image_id = self.config.image_token_id
+        full = torch.tensor([[*before, *[image_id] * n_visual, *after]], device=self.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
+        out = self.model.model(input_ids=full, mm_token_type_ids=(full == image_id).int(), use_cache=False, **inputs)
+        return out.last_hidden_state[0, -1].float()
+
+    # One layer
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for positions (3, n) or (3, N, n): each (1 or N, 1, n, d), to broadcast over heads."""
+        if positions.dim() == 2:
+            positions = positions[:, None]
+        cos, sin = self.text.rotary_emb(torch.empty(0, device=self.device, dtype=self.dtype), positions)
+        return cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def _project(
+        self, index: int, x: Tensor, rotary: tuple[Tensor, Tensor], n_queries: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (..., H, n, d), rotated keys and values (..., H_kv, n, d) of one layer.
+
+        ``n_queries``: how many of the last rows need queries; all of them by default.
+        """
+        layer = self.text.layers[index]
+        attention = layer.self_attn
+        hidden = layer.input_layernorm(x)
+        first = 0 if n_queries is None else x.shape[-2] - n_queries
+        cos, sin = rotary
+        if x.dim() == 2:
+            cos, sin = cos[0], sin[0]
+
+        def heads(projection: nn.Module, rows: Tensor) -> Tensor:
+            return projection(rows).unflatten(-1, (-1, attention.head_dim))
+
+        query = attention.q_norm(heads(attention.q_proj, hidden[..., first:, :])).transpose(-2, -3)
+        key = attention.k_norm(heads(attention.k_proj, hidden)).transpose(-2, -3)
+        value = heads(attention.v_proj, hidden).transpose(-2, -3)
+        return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
+
+    def _finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """Output projection, residuals and MLP of one layer; ``attended`` is (..., H, n, d)."""
+        layer = self.text.layers[index]
+        x = x + layer.self_attn.o_proj(attended.transpose(-2, -3).flatten(-2))
+        return x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+@dataclass(frozen=True, slots=True)
+class PageSequence:
+    """Text, page, text: what the language model reads."""
+
+    embeddings: Tensor  # (n, D)
+    positions: Tensor  # (3, n)
+    deepstack: Tensor  # (S, K, D)
+    visual: slice  # where the page's tokens stand
+    next_pos: int  # M-RoPE position of a token that would follow
+
+    def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
+        """Add the visual features of an early vision layer to the page's tokens, after LM layers 0 .. S-1."""
+        if layer < len(self.deepstack):
+            x[self.visual] += self.deepstack[layer]
+        return x
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention with shared key heads; (..., H, n, d)."""
+    if query.dim() == 3:
+        return _causal(query[None], key[None], value[None])[0]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+def _chat_template(path: Path) -> str | None:
+    """The processor's template, which knows images; None leaves the tokenizer's own."""
+    jinja = path / "chat_template.jinja"
+    if jinja.exists():
+        return jinja.read_text(encoding="utf-8")
+    old = path / "chat_template.json"
+    if old.exists():
+        return str(json.loads(old.read_text(encoding="utf-8"))["chat_template"])
+    return None
+
+
+def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: bool) -> Any:
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = Qwen3VLForConditionalGeneration.from_pretrained(
+            path,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MmrrError(f"{path} does not load as Qwen3-VL: {str(error).strip().splitlines()[0]}") from error
+    # An embedder's checkpoint has no head, and needs none; anything else that is missing would be random numbers.
+    missing = {key for key in report["missing_keys"] if needs_head or not key.startswith("lm_head")}
+    if missing or report["mismatched_keys"]:
+        names = sorted(missing) or sorted(str(key) for key in report["mismatched_keys"])
+        raise MmrrError(f"{path} lacks {len(names)} tensors of a Qwen3-VL, among them: {', '.join(names[:3])}")
+    if adapter is None:
+        return model
+    from peft import PeftModel
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(model, str(adapter))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise MmrrError(f"adapter {adapter} does not fit: {str(error).strip().splitlines()[0]}") from error
+    unfit = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
+    if unfit:  # peft only warns, and would leave the base model as it was
+        raise MmrrError(f"adapter {adapter} does not fit: {unfit[0][:200]}")
+    return adapted.merge_and_unload()

@@ -1,0 +1,110 @@
+"""Finds a checkpoint by Hub id or local path and says exactly which one it is. Loads no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmrr import families
+from mmrr.artifacts import HashCache, digest
+from mmrr.errors import MmrrError
+
+#: All a checkpoint needs to load. Weights in safetensors alone: other formats can run code.
+_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on this disk. ``revision`` is the Hub commit, or ``sha256:...`` of a local folder's content."""
+
+    id: str
+    revision: str
+    path: Path
+    model_type: str
+    adapter: Path | None = None  # a LoRA folder to merge over ``path``
+
+    def identity(self) -> dict[str, str]:
+        """What manifests record, and what a cache depends on."""
+        return {"id": self.id, "revision": self.revision}
+
+
+def resolve(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
+    """Find a checkpoint, downloading it from the Hub if it is neither a folder nor cached.
+
+    A folder with ``adapter_config.json`` is a LoRA adapter: its base model is resolved too.
+    Raises MmrrError: not found, offline, not safetensors, or an architecture no backbone module is for.
+    """
+    folder, folder_revision = _locate(name, revision, hashes)
+    adapter_config = folder / "adapter_config.json"
+    if not adapter_config.exists():
+        return Checkpoint(name, folder_revision, folder, _model_type(name, folder))
+    settings = _read_json(name, adapter_config)
+    base_name = settings.get("base_model_name_or_path")
+    if not base_name:
+        raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
+    base = resolve(str(base_name), settings.get("revision"), hashes)
+    if base.adapter:
+        raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
+    return Checkpoint(name, f"{folder_revision}+{base.revision}", base.path, base.model_type, folder)
+
+
+def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision:
+            raise MmrrError(f"{name} is a local folder: a revision ({revision}) goes with a Hub id only")
+        files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
+        return folder.resolve(), "sha256:" + digest({path.name: hashes.sha256(path) for path in files})
+    if not _HUB_ID.fullmatch(name):
+        raise MmrrError(f"no folder '{name}', and it is not a Hub id (owner/name)")
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str | None) -> tuple[Path, str]:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
+    except GatedRepoError as error:
+        raise MmrrError(f"{name} is gated: accept its terms on the Hub and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise MmrrError(f"{name}: no such folder here and no such model on the Hub") from error
+    except Exception as error:  # every way a network can fail, in the types of whichever HTTP client the Hub's uses
+        why = (
+            "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub did not answer ({type(error).__name__})"
+        )
+        raise MmrrError(
+            f"{name} is not on this machine and {why}; download it where there is a network "
+            f"(hf download {name}) or pass the path of a local copy"
+        ) from error
+    return folder, folder.name
+
+
+def _model_type(name: str, folder: Path) -> str:
+    config = folder / "config.json"
+    if not config.exists():
+        raise MmrrError(f"{name}: no config.json in {folder}; expected a transformers checkpoint")
+    model_type = str(_read_json(name, config).get("model_type"))
+    known = families.names("backbones")
+    if model_type not in known:
+        raise MmrrError(f"{name} is a '{model_type}' model; there is a backbone for: {', '.join(known)}")
+    if not any(folder.glob("*.safetensors")):
+        raise MmrrError(
+            f"{name}: no *.safetensors in {folder}; other weight formats are not read, because they can run code"
+        )
+    return model_type
+
+
+def _read_json(name: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MmrrError(f"{name}: {path.name} is not readable JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise MmrrError(f"{name}: {path.name} holds no JSON object")
+    return value

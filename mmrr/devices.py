@@ -1,0 +1,48 @@
+"""Chooses where a model runs and in which number format."""
+
+from __future__ import annotations
+
+import torch
+
+from mmrr.errors import MmrrError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """``auto`` takes CUDA, then MPS, then the CPU. Raises MmrrError if the one asked for is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MmrrError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX): elsewhere float32 is faster."""
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto``: bfloat16 on CUDA and on processors that have it, float32 elsewhere.
+
+    float32 on MPS: users of the published reranker report float16 scores there that match no other machine's
+    (embeddings-benchmark/mteb#5057), and a wrong ranking is worse than a slow one.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16())
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise MmrrError(f"dtype '{name}' is not known; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.bfloat16`` -> ``bfloat16``: the name that manifests hold."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,5 @@
+"""Errors the user can fix. Anything else is a bug and keeps its traceback."""
+
+
+class MmrrError(Exception):
+    """One line for the user: what was found, what was expected, what to do next."""

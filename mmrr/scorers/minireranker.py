@@ -1,0 +1,224 @@
+"""miniReranker (arXiv 2606.10759): point-wise yes/no scoring that reads a page once and meets it again only in a band.
+
+``prepare`` runs the first segment (instruction, page) without any query and keeps the keys and values of the band's
+layers; ``score`` runs the second segment (query) against them. Section numbers are those of the paper's summary in
+docs/minireranker.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmrr import families
+from mmrr.checkpoints import Checkpoint
+from mmrr.errors import MmrrError
+from mmrr.prompts import Mark, Message
+from mmrr.types import Grid, Keep, State
+
+SYSTEM = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
+
+#: Band and exit of the paper, by the LM's depth: 2B has 28 layers, 4B and 8B have 36 (section 3).
+PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
+#: Longest query, in tokens of the second segment.
+MAX_QUERY_TOKENS = 8192
+#: Attention masks of one batch stay below this many cells: a long query means fewer pages at once.
+_MAX_MASK_CELLS = 1 << 26
+_MAX_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Options that change the cache."""
+
+    band: str = "auto"  # "b:e", the layers in which the query sees the page; auto: the paper's, by depth
+    instruction: str = INSTRUCTION
+    max_tokens: int = 0  # visual tokens a page before pruning; 0: the page image as rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Options of scoring alone: changing them reuses the cache."""
+
+    exit_layer: int = 0  # layers that are run; 0: where the band ends
+
+
+def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
+    """Write out what ``auto`` means for a checkpoint's config.json, so that manifests say it.
+
+    Raises MmrrError for a band that does not fit the model.
+    """
+    depth = int(config["text_config"]["num_hidden_layers"])
+    if prepare.band == "auto":
+        # Other depths: the paper's own share of the depth, 8/28 and 57.5 %.
+        start, end = PAPER_BANDS.get(depth, (round(depth * 8 / 28), max(1, round(depth * 0.575))))
+    else:
+        start, end = _parse_band(prepare.band)
+    if not 0 <= start < end <= depth:
+        raise MmrrError(f"band {start}:{end} does not fit a model of {depth} layers; expected 0 <= b < e <= {depth}")
+    return replace(prepare, band=f"{start}:{end}")
+
+
+def wording(prepare: Prepare) -> dict[str, str]:
+    """The prompt, to be hashed into every cache: a cache made with other words answers another question."""
+    roles = {
+        role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts)
+        for role, parts in _vision_first(prepare.instruction, "{query}")
+    }
+    return roles
+
+
+def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+    """Bytes of one page's cache with ``n_tokens`` visual tokens kept: keys and values of the band's layers."""
+    start, end = _parse_band(prepare.band)
+    text = config["text_config"]
+    return 2 * (end - start) * int(text["num_key_value_heads"]) * (n_tokens + 2) * int(text["head_dim"]) * dtype_bytes
+
+
+class Scorer:
+    """Scores pages against queries with one checkpoint and one band."""
+
+    def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
+        """``prepare`` must be resolved. Raises MmrrError if the checkpoint does not load or its tokenizer does not fit."""
+        module = families.load("backbones", checkpoint.model_type)
+        self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
+        self.keyvalues = module.KeyValues
+        self.prepare_options = prepare
+        self.band = _parse_band(prepare.band)
+        chat = self.backbone.chat
+        try:
+            self._answers = self.backbone.head_difference(chat.token_id("yes"), chat.token_id("no"))
+        except ValueError as error:
+            raise MmrrError(f"{checkpoint.id}: the tokenizer does not fit a yes/no reranker: {error}") from error
+        first, second = self._segments("q")
+        joined = self.backbone.chat.encode(_vision_first(prepare.instruction, "q", split=False))
+        if [first + second] != joined:
+            raise MmrrError(f"{checkpoint.id}: its tokenizer joins page and query; they cannot be cached apart")
+        self._before, self._after = self.backbone.split_at_image(first)
+
+    def grid(self, width_px: int, height_px: int) -> Grid:
+        """(h, w) of the visual tokens of a page image of this size."""
+        grid: Grid = self.backbone.grid(width_px, height_px, self.prepare_options.max_tokens or None)
+        return grid
+
+    # Without a query
+
+    def shared_state(self) -> State:
+        """What all pages share, stored once per artifact: the instruction's keys and values in the band."""
+        cache = self.backbone.prefix(self.backbone.text_sequence(self._before), self.band)
+        return {"k": cache.keys.cpu(), "v": cache.values.cpu()}
+
+    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+        """Each page's cache: ``k``, ``v`` (L_band, H_kv, K+2, d) after RoPE, and ``next_pos``, where the query starts.
+
+        The two tokens after the page (the image's end and a newline) see the page, so they belong to it. A Keep made
+        on another grid is an error.
+        """
+        states = []
+        for image, keep in zip(images, keeps, strict=True):
+            (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
+            if keep and keep.grid != visual.grid:
+                raise MmrrError(f"pruned on a grid of {keep.grid}, but this scorer cuts the page into {visual.grid}")
+            kept = keep.indices if keep else None
+            page = self.backbone.page_sequence(self._before, visual, self._after, kept)
+            cache = self.backbone.prefix(page, self.band)
+            own = len(self._before)
+            states.append(
+                {
+                    "k": cache.keys[:, :, own:].contiguous().cpu(),
+                    "v": cache.values[:, :, own:].contiguous().cpu(),
+                    "next_pos": torch.tensor(page.next_pos),
+                }
+            )
+        return states
+
+    # With a query
+
+    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+        """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
+
+        Raises MmrrError for an exit that the band rules out and for a query beyond 8,192 tokens.
+        """
+        start, end = self.band
+        leave = options.exit_layer or end
+        if not start < leave <= self.backbone.n_layers:
+            raise MmrrError(
+                f"exit layer {leave} is outside {start + 1}..{self.backbone.n_layers}: it must lie behind the band's "
+                f"first layer, or the query never meets the page"
+            )
+        end = min(end, leave)
+        _, ids = self._segments(query)
+        x = self.backbone.suffix_alone(self.backbone.embed(ids), 0, start)  # once per query
+        instruction = self.keyvalues(shared["k"], shared["v"])
+        scores = torch.empty(len(states))
+        for batch in self._batches(states, len(ids), shared["k"].shape[2]):
+            pages = [self.keyvalues(states[i]["k"], states[i]["v"]) for i in batch]
+            next_pos = torch.stack([states[i]["next_pos"] for i in batch])
+            hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
+            hidden = self.backbone.suffix_alone(hidden, end, leave)
+            scores[torch.tensor(batch)] = self._logit(self.backbone.final_norm(hidden[:, -1])).cpu()
+        return scores
+
+    def dense(self, query: str, images: Sequence[Image.Image], order: str) -> Tensor:
+        """The same scores (N,) by transformers' own full forward, one pair at a time: reference and baseline.
+
+        ``order``: ``vision-first`` as in the cache, or ``query-first``, the published reranker's template.
+        """
+        instruction = self.prepare_options.instruction
+        make = {"vision-first": _vision_first, "query-first": _query_first}[order]
+        ids = sum(self.backbone.chat.encode(make(instruction, query)), [])
+        hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in images]
+        return self._logit(torch.stack(hidden)).cpu()
+
+    def _logit(self, hidden: Tensor) -> Tensor:
+        yes, no = hidden @ self._answers[0], hidden @ self._answers[1]
+        return yes - no
+
+    def _segments(self, query: str) -> tuple[list[int], list[int]]:
+        first, second = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
+        if len(second) > MAX_QUERY_TOKENS:
+            raise MmrrError(f"a query of {len(second)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")
+        return first, second
+
+    def _batches(self, states: Sequence[State], n_query: int, n_instruction: int) -> list[list[int]]:
+        """Candidates of similar length together, few enough for the mask to stay small."""
+        lengths = [state["k"].shape[2] for state in states]
+        order = sorted(range(len(states)), key=lengths.__getitem__)
+        batches: list[list[int]] = []
+        for i in order:
+            # Ascending, so the newest page is the longest of its batch.
+            cells = n_query * (n_instruction + lengths[i] + n_query)
+            if not batches or len(batches[-1]) >= max(1, min(_MAX_BATCH, _MAX_MASK_CELLS // cells)):
+                batches.append([])
+            batches[-1].append(i)
+        return batches
+
+
+def _vision_first(instruction: str, query: str, *, split: bool = True) -> list[Message]:
+    """Section 2: what is heavy and reusable goes first. The first segment ends with the newline after the page."""
+    boundary = [Mark.SPLIT] if split else []
+    user = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, "<Query>: ", query]
+    return [("system", [SYSTEM]), ("user", user)]
+
+
+def _query_first(instruction: str, query: str) -> list[Message]:
+    """The published reranker's own template; its pieces are joined without separators."""
+    user = [f"<Instruct>: {instruction}<Query>:", query, "\n<Document>:", Mark.IMAGE]
+    return [("system", [SYSTEM]), ("user", user)]
+
+
+def _parse_band(band: str) -> tuple[int, int]:
+    try:
+        start, end = (int(part) for part in band.split(":"))
+    except ValueError:
+        raise MmrrError(f"band '{band}': expected b:e, two layer numbers such as 8:16") from None
+    return start, end

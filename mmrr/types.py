@@ -1,0 +1,78 @@
+"""The vocabulary of mmrr: plain frozen dataclasses and aliases, no behaviour.
+
+Dimension letters, the same everywhere: Q queries, N candidates, T visual tokens of a page, K kept tokens,
+P instruction-prefix tokens, M tokens of the query's segment, L layers, H heads, D model width, d head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page image of a collection. ``page_id`` is ``<document>/<page, four digits, from 1>``, without spaces."""
+
+    page_id: str
+    doc_id: str
+    number: int  # from 1
+    width_px: int
+    height_px: int
+    sha256: str  # of the image file
+    image: Path  # absolute path of the PNG
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question. ``doc_id`` limits the search to one document where the scope is ``document``."""
+
+    query_id: str
+    text: str
+    doc_id: str | None = None
+
+
+class Hit(NamedTuple):
+    """One line of a run. Higher scores are better."""
+
+    page_id: str
+    score: float
+
+
+#: {query_id: hits sorted by (-score, page_id)}
+Run = dict[str, list[Hit]]
+#: {query_id: {page_id: relevance}}
+Qrels = dict[str, dict[str, int]]
+#: Height and width of a page in merged visual tokens; T = height * width.
+Grid = tuple[int, int]
+
+
+def rank(scores: dict[str, float], depth: int | None = None) -> list[Hit]:
+    """Order ``{page_id: score}`` the one way runs are ordered: highest score first, ties by page id."""
+    hits = [Hit(page_id, score) for page_id, score in scores.items()]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.page_id))[:depth]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What the embedder says of one page."""
+
+    vector: torch.Tensor  # (D,) float32, unit norm
+    saliency: torch.Tensor  # (T,) float32 >= 0, attention of the last token, summed over layers, mean over heads
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """The visual tokens of one page that survive pruning."""
+
+    indices: torch.Tensor  # (K,) int32, ascending, raster order of ``grid``
+    grid: Grid
+
+
+#: What a scorer's ``prepare`` leaves for one page: named tensors, opaque outside the scorer's family.
+State = dict[str, "torch.Tensor"]

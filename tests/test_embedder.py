@@ -1,0 +1,86 @@
+"""The embedder against the stock model: vectors under the published recipe, saliency against eager's full weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
+
+from mmrr.embedders.qwen3_vl import Embedder, Prepare, Search
+from mmrr.errors import MmrrError
+from tests.conftest import CPU
+
+
+@pytest.fixture
+def embedder(tiny_embedder):
+    return Embedder(tiny_embedder, Prepare(), CPU, torch.float32)
+
+
+def stock_read(path, instruction, content, image=None):
+    """Last token's hidden state, and its attention to the visual tokens from eager's full weights."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    template = json.loads((path / "chat_template.json").read_text())["chat_template"]
+    chat = [
+        {"role": "system", "content": [{"type": "text", "text": instruction}]},
+        {"role": "user", "content": [content]},
+    ]
+    text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+    pixels = {}
+    if image is not None:
+        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        pixels = dict(processor(images=[image], do_resize=False, return_tensors="pt"))
+        text = text.replace("<|image_pad|>", "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4))
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    visual = ids[0] == model.config.image_token_id
+    with torch.no_grad():
+        out = model.model(input_ids=ids, mm_token_type_ids=visual[None].int(), output_attentions=True, **pixels)
+    attention = torch.stack([layer[0, :, -1] for layer in out.attentions])  # (L, H, n)
+    return out.last_hidden_state[0, -1], attention.mean(1).sum(0)[visual]
+
+
+def test_page_vectors_and_saliency_equal_the_stock_model(embedder, tiny_embedder_path, page_images):
+    for image, embedding in zip(page_images, embedder.embed_pages(page_images), strict=True):
+        hidden, attention = stock_read(tiny_embedder_path, "Represent the user's input.", {"type": "image"}, image)
+        assert (embedding.vector - hidden / hidden.norm()).abs().max() <= 1e-5
+        assert embedding.grid == (image.height // 32, image.width // 32)
+        assert embedding.saliency.shape == attention.shape
+        assert (embedding.saliency - attention).abs().max() <= 1e-5
+        assert attention.std() > 1e-4  # not flat: there is something to prune by
+
+
+def test_query_vectors_equal_the_stock_model(embedder, tiny_embedder_path):
+    vectors = embedder.embed_queries(["When is it due?", "x"], Search(instruction="Find pages"))
+    for vector, text in zip(vectors, ["When is it due?", "x"], strict=True):
+        hidden, _ = stock_read(tiny_embedder_path, "Find pages.", {"type": "text", "text": text})
+        assert (vector - hidden / hidden.norm()).abs().max() <= 1e-5
+
+
+def test_pages_in_a_batch_equal_pages_alone(embedder, page_images):
+    together = embedder.embed_pages(page_images)
+    for image, embedding in zip(page_images, together, strict=True):
+        (alone,) = embedder.embed_pages([image])
+        assert torch.equal(alone.vector, embedding.vector)
+        assert torch.equal(alone.saliency, embedding.saliency)
+
+
+def test_matryoshka_is_truncation_then_unit_norm(tiny_embedder, page_images):
+    (whole,) = Embedder(tiny_embedder, Prepare(), CPU, torch.float32).embed_pages(page_images[:1])
+    (short,) = Embedder(tiny_embedder, Prepare(dim=16), CPU, torch.float32).embed_pages(page_images[:1])
+    assert torch.allclose(short.vector, whole.vector[:16] / whole.vector[:16].norm(), atol=1e-6)
+    with pytest.raises(MmrrError, match="dim 65"):
+        Embedder(tiny_embedder, Prepare(dim=65), CPU, torch.float32)
+
+
+def test_a_smaller_token_budget_gives_a_smaller_grid(tiny_embedder, page_images):
+    embedder = Embedder(tiny_embedder, Prepare(max_tokens=12), CPU, torch.float32)
+    (embedding,) = embedder.embed_pages(page_images[:1])
+    assert embedding.grid == embedder.grid(*page_images[0].size)
+    assert embedding.saliency.numel() == embedding.grid[0] * embedding.grid[1] <= 12
+
+
+def test_a_query_beyond_the_limit_is_refused(embedder):
+    with pytest.raises(MmrrError, match="8192"):
+        embedder.embed_queries(["x " * 9000], Search())
