@@ -22,11 +22,14 @@ import platform
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import safetensors
+import safetensors.torch
+import torch
 import xxhash
 from filelock import FileLock, Timeout
 
@@ -108,6 +111,7 @@ class Workspace:
         self.root = root
         self._run = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._lock = FileLock(root / "tmp" / f"{self._run}.lock")
+        self.hashes = HashCache(root / "hashes.json")
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Workspace:
@@ -130,8 +134,9 @@ class Workspace:
             write_atomically(root / _MARK, canonical_json({"schema": 1}))
         return cls(root)
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         try:
+            (self.root / "tmp").mkdir(exist_ok=True)
             self._lock.acquire(timeout=0)
         except OSError as error:
             raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
@@ -154,6 +159,7 @@ class Workspace:
 
     def others_running(self) -> bool:
         """Whether another command is working in this workspace now."""
+        self._sweep()
         return any(path.stem != self._run for path in (self.root / "tmp").glob("*.lock"))
 
     # Artifacts
@@ -190,17 +196,18 @@ class Workspace:
     ) -> Manifest:
         """Write the artifact's own files with ``write(folder)``, the manifest last, and rename it into place."""
         folder = self.root / _stage(spec.stage) / spec.fingerprint
-        with self._aside(folder) as aside:
-            write(aside)
-            own = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
-            values = {
-                **dataclasses.asdict(spec),
-                "fingerprint": spec.fingerprint,
-                "content": content,
-                "bytes": size + own,
-                "provenance": {**_here(), **(provenance or {})},
-            }
-            write_atomically(aside / "manifest.json", json.dumps(values, indent=1, ensure_ascii=False))
+        aside = self.scratch()
+        write(aside)
+        own = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+        values = {
+            **dataclasses.asdict(spec),
+            "fingerprint": spec.fingerprint,
+            "content": content,
+            "bytes": size + own,
+            "provenance": {**_here(), **(provenance or {})},
+        }
+        write_atomically(aside / "manifest.json", json.dumps(values, indent=1, ensure_ascii=False))
+        self._move(aside, folder)
         manifest = self.find(spec.stage, spec.fingerprint)
         assert manifest is not None
         return manifest
@@ -214,20 +221,27 @@ class Workspace:
     def has_shard(self, stage: str, key: str) -> bool:
         return (self.shard(stage, key) / "shard.json").exists()
 
-    @contextlib.contextmanager
-    def new_shard(self, stage: str, key: str, record: dict[str, Any]) -> Iterator[Path]:
-        """Give a folder to write a shard's files into; on leaving, record their sizes and checksums and commit it.
+    def scratch(self) -> Path:
+        """A new folder for files in the making; it goes when the workspace is closed, or the process dies."""
+        folder = self.root / "tmp" / self._run / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
 
-        ``record`` goes into ``shard.json`` and may be filled until then. Files that were checksummed already (their
-        name is in ``record["files"]``) are not read again.
+    def commit_shard(self, stage: str, key: str, folder: Path, record: dict[str, Any]) -> None:
+        """Make the files of a scratch folder a shard: sizes and checksums into ``shard.json``, then one rename.
+
+        Files whose entry is in ``record["files"]`` already are not read again.
         """
-        with self._aside(self.shard(stage, key)) as aside:
-            yield aside
-            files = record.setdefault("files", {})
-            for path in sorted(aside.iterdir()):
-                files.setdefault(path.name, {"bytes": path.stat().st_size, "xxh3": checksum_file(path)})
-            record["bytes"] = sum(entry["bytes"] for entry in files.values())
-            write_atomically(aside / "shard.json", json.dumps(record, ensure_ascii=False))
+        files = record.setdefault("files", {})
+        for path in sorted(folder.iterdir()):
+            files.setdefault(path.name, {"bytes": path.stat().st_size, "xxh3": checksum_file(path)})
+        record["bytes"] = sum(entry["bytes"] for entry in files.values())
+        write_atomically(folder / "shard.json", json.dumps(record, ensure_ascii=False))
+        self._move(folder, self.shard(stage, key))
+
+    def shard_bytes(self, stage: str, keys: Iterable[str]) -> int:
+        """Bytes of the files of some shards, each counted once."""
+        return sum(int(self.shard_record(stage, key)["bytes"]) for key in set(keys))
 
     def shard_record(self, stage: str, key: str) -> dict[str, Any]:
         """What ``new_shard`` recorded. Raises MmrrError if the shard is gone or damaged (and sets it aside)."""
@@ -277,6 +291,12 @@ class Workspace:
             heads = self._read_head() | {manifest.stage: manifest.fingerprint for manifest in manifests}
             write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
 
+    def forget(self, stages: Iterable[str]) -> None:
+        """Leave some stages without a head."""
+        with FileLock(self.root / "head.lock"):
+            heads = {stage: name for stage, name in self._read_head().items() if stage not in set(stages)}
+            write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
+
     def _read_head(self) -> dict[str, str]:
         try:
             values = json.loads((self.root / "head.json").read_text(encoding="utf-8"))
@@ -288,28 +308,36 @@ class Workspace:
             ) from error
         return {str(stage): str(fingerprint) for stage, fingerprint in dict(values).items()}
 
-    @contextlib.contextmanager
-    def _aside(self, target: Path) -> Iterator[Path]:
-        """A folder beside the workspace's data that becomes ``target`` on leaving, unless somebody was faster."""
-        aside = self.root / "tmp" / self._run / uuid.uuid4().hex
-        aside.mkdir(parents=True)
+    @staticmethod
+    def _move(folder: Path, target: Path) -> None:
+        """Flush a finished folder to the disk and rename it into place, unless another command was faster."""
+        for path in folder.rglob("*"):
+            if path.is_file():
+                _flush(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
+            shutil.rmtree(target)  # no manifest = does not exist: left of an interrupted removal
         try:
-            yield aside
-            for path in aside.rglob("*"):
-                if path.is_file():
-                    _flush(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
-                shutil.rmtree(target)  # no manifest = does not exist: left of an interrupted removal
-            with contextlib.suppress(FileExistsError):
-                try:
-                    os.rename(aside, target)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-            _flush(target.parent)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(folder, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        _flush(target.parent)
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises OSError, as other writers do, if the disk is full."""
+    try:
+        safetensors.torch.save_file(dict(tensors), path)
+    except safetensors.SafetensorError as error:
+        if "os error 28" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+def checksum_tensor(tensor: torch.Tensor) -> str:
+    """xxh3-64 of a tensor's bytes, in hex."""
+    return xxhash.xxh3_64_hexdigest(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 class HashCache:

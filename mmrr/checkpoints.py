@@ -27,9 +27,13 @@ class Checkpoint:
     model_type: str
     adapter: Path | None = None  # a LoRA folder to merge over ``path``
 
-    def identity(self) -> dict[str, str]:
-        """What manifests record, and what a cache depends on."""
-        return {"id": self.id, "revision": self.revision}
+    def identity(self, dtype: str) -> dict[str, str]:
+        """What manifests record, and what a cache depends on: ``{id, revision, dtype}``."""
+        return {"id": self.id, "revision": self.revision, "dtype": dtype}
+
+    def config(self) -> dict[str, Any]:
+        """The checkpoint's config.json."""
+        return _read_json(self.id, self.path / "config.json")
 
 
 def resolve(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
@@ -50,6 +54,18 @@ def resolve(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
     if base.adapter:
         raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
     return Checkpoint(name, f"{folder_revision}+{base.revision}", base.path, base.model_type, folder)
+
+
+def recorded(model: dict[str, str], hashes: HashCache) -> Checkpoint:
+    """The checkpoint a manifest names. Raises MmrrError if it has changed since, because its caches would not fit."""
+    commit = model["revision"]
+    checkpoint = resolve(model["id"], commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None, hashes)
+    if checkpoint.revision != commit:
+        raise MmrrError(
+            f"{model['id']} has changed since it was used here ({commit[:15]}... then, {checkpoint.revision[:15]}... "
+            "now); run the earlier commands again with the new one"
+        )
+    return checkpoint
 
 
 def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:

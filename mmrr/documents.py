@@ -152,7 +152,7 @@ def _kind(path: Path) -> Kind:
             return "image"
     except UnidentifiedImageError:
         return "pdf"  # inspect() finds no PDF header and says not_a_document
-    except Exception:  # noqa: BLE001 (a known format whose first bytes are damaged, or too many pixels)
+    except Exception:
         return "image"
 
 
@@ -218,7 +218,7 @@ def _inspect_image(path: Path, head: bytes) -> Inspection:
         if head.startswith(IMAGE_MAGIC):
             return Inspection("corrupt", 0, "starts like an image but cannot be opened")
         return Inspection("not_a_document", 0, "not an image in a known format")
-    except Exception as error:  # noqa: BLE001 (Pillow's readers raise anything on a damaged file)
+    except Exception as error:
         return Inspection("corrupt", 0, one_line(error))
 
 

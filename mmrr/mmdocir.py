@@ -18,7 +18,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -152,6 +152,22 @@ def open_benchmark(data: str) -> Benchmark:
         raise MmrrError(f"found no folder {data}, expected a folder or a dataset id such as owner/name")
     documents, questions = _read_annotations(annotations)
     return Benchmark("published", documents, questions, data, _number_rows(_locate(data, PAGES), documents))
+
+
+def content_id(benchmark: Benchmark, name: str, sha256: Callable[[Path], str]) -> str:
+    """What identifies the content of a published file: its hash, or the dataset's commit where it is streamed.
+
+    Raises MmrrError if the Hub does not answer.
+    """
+    source = _locate(benchmark.source, name)
+    if "://" not in source:
+        return sha256(Path(source))
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(benchmark.source).sha)
+    except Exception as error:  # whatever way the network failed
+        raise MmrrError(f"cannot ask the Hub for the revision of {benchmark.source}: {_reason(error)}") from error
 
 
 def iter_pages(benchmark: Benchmark, text: Text) -> Iterator[BenchmarkPage]:

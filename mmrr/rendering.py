@@ -146,6 +146,18 @@ def render_pages(source: Source, first: int, last: int, out: Path, options: Rend
         return [_save(page, out) for page in pages]
 
 
+def render_image(path: Path, number: int, text: str, out: Path, max_tokens: int) -> RenderedPage:
+    """One image file as page ``number`` with a text layer known from elsewhere; a bad image gives a failed page.
+
+    Raises OSError if ``out`` cannot be written.
+    """
+    try:
+        image = _draw_image(path, 0, max_tokens)
+    except Exception as error:
+        return _save(_Drawn(number, None, one_line(error), text), out)
+    return _save(_Drawn(number, image, "", text), out)
+
+
 def _save(page: _Drawn, out: Path) -> RenderedPage:
     if page.image is None:
         return RenderedPage(page.number, "failed", page.detail, 0, 0, "", "", page.text)
@@ -396,7 +408,7 @@ def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions)
             continue
         try:
             image = _draw_image(*frames[number - 1], options.max_tokens)
-        except Exception as error:  # noqa: BLE001 (Pillow's readers raise anything on a damaged file)
+        except Exception as error:
             yield _Drawn(number, None, f"{frames[number - 1][0].name}: {one_line(error)}", "")
         else:
             yield _Drawn(number, image, "", "")

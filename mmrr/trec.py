@@ -54,8 +54,10 @@ def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
             if math.isnan(hit.score):
                 raise MmrrError(f"query {query_id}: the score of {hit.page_id} is not a number, so it has no rank")
         ordered = sorted(hits, key=lambda hit: (-hit.score, hit.page_id))
-        for position, (page_id, score) in enumerate(ordered, 1):
-            file.write(f"{query_id} Q0 {page_id} {position} {float(score)!r} {tag}\n")
+        file.writelines(
+            f"{query_id} Q0 {page_id} {position} {float(score)!r} {tag}\n"
+            for position, (page_id, score) in enumerate(ordered, 1)
+        )
 
 
 def read_qrels(path: Path) -> Qrels:

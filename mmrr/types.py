@@ -6,6 +6,8 @@ P instruction-prefix tokens, M tokens of the query's segment, L layers, H heads,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -72,6 +74,16 @@ class Keep:
 
     indices: torch.Tensor  # (K,) int32, ascending, raster order of ``grid``
     grid: Grid
+
+
+#: ``with progress("embed", 120) as advance: advance(1)``: how a stage tells of long work. It owns no display.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@contextmanager
+def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """The Progress that shows nothing."""
+    yield lambda n: None
 
 
 #: What a scorer's ``prepare`` leaves for one page: named tensors, opaque outside the scorer's family.

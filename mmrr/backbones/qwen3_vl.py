@@ -128,7 +128,7 @@ class Backbone:
     def page_sequence(
         self, before: Sequence[int], visual: Visual, after: Sequence[int], kept: Tensor | None = None
     ) -> PageSequence:
-        """Embeddings and M-RoPE positions of ``before`` + page + ``after``. Kept tokens keep their places in the grid."""
+        """Embeddings and M-RoPE positions of ``before`` + page + ``after``. Kept tokens keep their positions."""
         height, width = visual.grid
         start = len(before)
         cells = torch.arange(height * width) if kept is None else kept.cpu().long()

@@ -20,6 +20,8 @@ from mmrr.errors import MmrrError
 from mmrr.prompts import Mark
 from mmrr.types import Embedding, Grid
 
+#: Published checkpoints this family loads.
+CHECKPOINTS = ("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
 #: Longest input of the published recipe, in tokens.
 MAX_LENGTH = 8192
 

@@ -27,6 +27,14 @@ SYSTEM = (
 )
 INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 
+#: Published checkpoints this family loads. None of them was trained with band and exit on: see docs/minireranker.md.
+CHECKPOINTS = (
+    "Qwen/Qwen3-VL-Reranker-2B",
+    "Qwen/Qwen3-VL-Reranker-8B",
+    "Qwen/Qwen3-VL-2B-Instruct",
+    "Qwen/Qwen3-VL-4B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+)
 #: Band and exit of the paper, by the LM's depth: 2B has 28 layers, 4B and 8B have 36 (section 3).
 PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
 #: Longest query, in tokens of the second segment.
@@ -70,11 +78,16 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
 
 def wording(prepare: Prepare) -> dict[str, str]:
     """The prompt, to be hashed into every cache: a cache made with other words answers another question."""
-    roles = {
+    return {
         role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts)
         for role, parts in _vision_first(prepare.instruction, "{query}")
     }
-    return roles
+
+
+def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+    """How a page is cut: pixels a token's side, and the most tokens a page (None: as rendered)."""
+    vision = config["vision_config"]
+    return int(vision["patch_size"]) * int(vision["spatial_merge_size"]), prepare.max_tokens or None
 
 
 def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
@@ -88,7 +101,7 @@ class Scorer:
     """Scores pages against queries with one checkpoint and one band."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """``prepare`` must be resolved. Raises MmrrError if the checkpoint does not load or its tokenizer does not fit."""
+        """``prepare`` must be resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
         module = families.load("backbones", checkpoint.model_type)
         self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
         self.keyvalues = module.KeyValues
@@ -175,7 +188,7 @@ class Scorer:
         """
         instruction = self.prepare_options.instruction
         make = {"vision-first": _vision_first, "query-first": _query_first}[order]
-        ids = sum(self.backbone.chat.encode(make(instruction, query)), [])
+        ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
         hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in images]
         return self._logit(torch.stack(hidden)).cpu()
 

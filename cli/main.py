@@ -1,0 +1,428 @@
+"""The ``mmrr`` command. A command parses, calls one function of the library, and reports.
+
+Nothing heavy is imported until a command runs: ``mmrr --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
+
+import typer
+
+from mmrr import __version__
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model, Render, Retrieve, Scope
+from mmrr.errors import MmrrError
+
+from . import options as o
+from . import report
+from .show import note, pairs, plain_errors, progress
+
+if TYPE_CHECKING:
+    from mmrr.pipeline import Scoring, Session
+    from mmrr.types import Query
+
+app = typer.Typer(
+    name="mmrr",
+    help="Find the right page in thousands of PDF pages by looking at the pages.\n\n"
+    "Everyday use: mmrr index, mmrr precache, mmrr rerank, mmrr eval. Each writes its result into the workspace "
+    "(--work), prints where as the last line of stdout, and does nothing twice.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@contextlib.contextmanager
+def _session(
+    work: Path, machine: Machine | None = None, chosen: list[str] | None = None, *, create: bool = False
+) -> Iterator[Session]:
+    with plain_errors():
+        from mmrr.artifacts import Workspace
+        from mmrr.pipeline import Session
+
+        pieces = [name.partition("/") for name in chosen or []]
+        if any(not fingerprint for _, _, fingerprint in pieces):
+            raise MmrrError("--from takes stage/fingerprint as in: mmrr ls")
+        with Workspace.open(work, create=create) as workspace:
+            names = {stage: fingerprint for stage, _, fingerprint in pieces}
+            yield Session(workspace, machine or Machine(), progress, names)
+
+
+def _embedder(name: str | None, revision: str | None, first_stage: str | None) -> Model | None:
+    if first_stage == "bm25":
+        return None
+    if name is None and first_stage:
+        raise MmrrError(f"--first-stage {first_stage} needs --embedder, a local path or a Hub id")
+    if name is None:
+        note("no --embedder: pages are found by their text layer alone (BM25)")
+    return Model(name, revision) if name else None
+
+
+def _scoring(
+    family: str, model: str | None, revision: str | None, keep: float | None, band: str | None, extra: list[str] | None
+) -> Scoring:
+    from mmrr.pipeline import Scoring
+
+    if model is None:
+        raise MmrrError(
+            "which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path, "
+            "or a Hub id such as Qwen/Qwen3-VL-Reranker-2B (4 GB to download)"
+        )
+    return Scoring(family, Model(model, revision), pairs(extra, band=band), keep)
+
+
+def _retrieve(first_stage: str | None, scope: str, candidates: int) -> Retrieve:
+    for value, known, name in (
+        (first_stage, (None, "dense", "bm25", "hybrid"), "--first-stage"),
+        (scope, ("corpus", "document"), "--scope"),
+    ):
+        if value not in known:
+            raise MmrrError(f"{name} {value}: expected {', '.join(filter(None, known))}")
+    return Retrieve(cast("FirstStage | None", first_stage), cast("Scope", scope), candidates)
+
+
+def _order(dense: bool, prompt: str) -> DenseOrder | None:
+    if prompt not in ("vision-first", "query-first"):
+        raise MmrrError(f"--prompt {prompt}: expected vision-first or query-first")
+    return cast("DenseOrder", prompt) if dense else None
+
+
+def _queries(query: str | None, path: Path | None, document: str | None) -> list[Query]:
+    from mmrr.trec import read_queries
+    from mmrr.types import Query
+
+    if (query is None) == (path is None):
+        raise MmrrError("give one query on the command line, or --queries FILE")
+    if path is not None:
+        return read_queries(path)
+    if query is None or not query.strip():
+        raise MmrrError("the query is empty; expected a question or some words")
+    return [Query("query", query, document)]
+
+
+@app.command()
+def index(
+    documents: o.Documents,
+    work: o.Work = o.WORK,
+    embedder: o.Embedder = None,
+    embedder_revision: o.EmbedderRevision = None,
+    dim: o.Dim = 0,
+    embed_option: o.EmbedOptions = None,
+    first_stage: o.FirstStageOption = None,
+    faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    renderer: o.Renderer = o.RENDER.renderer,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.MACHINE.dtype,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """Render documents, embed their pages, build the FAISS and BM25 indexes. Run it again after adding files."""
+    with _session(work, Machine(device, dtype, workers), create=True) as session:
+        from mmrr import pipeline
+
+        model = _embedder(embedder, embedder_revision, first_stage)
+        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
+        report.documents(pages)
+        made = pipeline.index_pages(session, pages, model, pairs(embed_option, dim=dim or None), Index(faiss_factory))
+        typer.echo(made.path)
+
+
+@app.command()
+def render(
+    documents: o.Documents,
+    work: o.Work = o.WORK,
+    renderer: o.Renderer = o.RENDER.renderer,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """Only render documents to page images and text. mmrr index does this too."""
+    with _session(work, Machine(workers=workers), create=True) as session:
+        from mmrr import pipeline
+
+        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
+        report.documents(pages)
+        typer.echo(pages.path)
+
+
+@app.command()
+def retrieve(
+    query: Annotated[Optional[str], typer.Argument(help="A question; or use --queries.", show_default=False)] = None,
+    queries: Annotated[Optional[Path], typer.Option(help="JSONL: query_id, text, perhaps doc_id.")] = None,
+    work: o.Work = o.WORK,
+    output: Annotated[Optional[Path], typer.Option(help="Write the TREC run here too.")] = None,
+    document: Annotated[Optional[str], typer.Option(help="Search this document only (with --scope document).")] = None,
+    top_k: Annotated[int, typer.Option(help="Pages to show.")] = 10,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    search_option: o.SearchOptions = None,
+    from_: o.From = None,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Only the first stage: rank pages by vectors, text, or both. mmrr rerank does this too."""
+    with _session(work, Machine(device), from_) as session:
+        from mmrr import pipeline
+
+        asked = _queries(query, queries, document)
+        found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), pairs(search_option))
+        report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
+
+
+@app.command()
+def prune(
+    work: o.Work = o.WORK,
+    keep: Annotated[float, typer.Option(help="Share of visual tokens kept, by the embedder's attention.")] = 0.5,
+    from_: o.From = None,
+) -> None:
+    """Only choose each page's visual tokens. mmrr precache does this too."""
+    with _session(work, chosen=from_) as session:
+        from mmrr import pipeline
+
+        made = pipeline.prune_pages(session, keep)
+        session.workspace.set_head(made)
+        note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
+        typer.echo(made.path)
+
+
+@app.command()
+def precache(
+    work: o.Work = o.WORK,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    keep: o.Keep = None,
+    band: o.Band = None,
+    option: o.PrepareOptions = None,
+    from_: o.From = None,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.MACHINE.dtype,
+) -> None:
+    """Prune, then read every page once and write its visual cache to disk. Only new pages are computed."""
+    with _session(work, Machine(device, dtype), from_) as session:
+        from mmrr import pipeline
+
+        scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
+        made = pipeline.precache_pages(session, scoring, report.plan)
+        typer.echo(made.path)
+
+
+@app.command()
+def rerank(
+    query: Annotated[Optional[str], typer.Argument(help="A question; or use --queries.", show_default=False)] = None,
+    queries: Annotated[Optional[Path], typer.Option(help="JSONL: query_id, text, perhaps doc_id.")] = None,
+    work: o.Work = o.WORK,
+    output: Annotated[Optional[Path], typer.Option(help="Write the TREC run here too.")] = None,
+    document: Annotated[Optional[str], typer.Option(help="Search this document only (with --scope document).")] = None,
+    top_k: Annotated[int, typer.Option(help="Pages to show.")] = 10,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    search_option: o.SearchOptions = None,
+    exit_layer: o.ExitLayer = None,
+    score_option: o.ScoreOptions = None,
+    dense: o.Dense = False,
+    prompt: o.Prompt = "vision-first",
+    from_: o.From = None,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Find pages for a question and rerank them from their caches."""
+    with _session(work, Machine(device), from_) as session:
+        from mmrr import pipeline
+
+        asked = _queries(query, queries, document)
+        order = _order(dense, prompt)
+        session.current("precache")  # said before the search, not after it
+        found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), pairs(search_option))
+        found = pipeline.rerank_run(session, found, pairs(score_option, exit_layer=exit_layer), order)
+        report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
+
+
+@app.command("eval")
+def evaluate(
+    benchmark: Annotated[
+        Optional[str], typer.Argument(help="mmdocir, or nothing for --qrels of your own.", show_default=False)
+    ] = None,
+    work: o.Work = o.WORK,
+    qrels: Annotated[Optional[Path], typer.Option(help="TREC judgements: query_id 0 page_id relevance.")] = None,
+    run: Annotated[Optional[Path], typer.Option(help="Judge this TREC run instead of the newest.")] = None,
+    measure: Annotated[Optional[list[str]], typer.Option(help="ir_measures names, e.g. nDCG@5; repeatable.")] = None,
+    no_rerank: Annotated[bool, typer.Option("--no-rerank", help="The first stage alone.")] = False,
+    data: Annotated[Optional[str], typer.Option(help="mmdocir: folder or Hub dataset id.")] = None,
+    text: Annotated[str, typer.Option(help="mmdocir as published: ocr_text or vlm_text as text layer.")] = "ocr_text",
+    layouts: Annotated[bool, typer.Option("--layouts", help="mmdocir as published: rank layouts too.")] = False,
+    embedder: o.Embedder = None,
+    embedder_revision: o.EmbedderRevision = None,
+    first_stage: o.FirstStageOption = None,
+    search_option: o.SearchOptions = None,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    keep: o.Keep = None,
+    band: o.Band = None,
+    option: o.PrepareOptions = None,
+    exit_layer: o.ExitLayer = None,
+    dense: o.Dense = False,
+    prompt: o.Prompt = "vision-first",
+    renderer: o.Renderer = o.RENDER.renderer,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    json_: o.Json = False,
+    from_: o.From = None,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.MACHINE.dtype,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """Measure the newest run against judgements, or the whole chain on MMDocIR (mmrr eval mmdocir --data DIR)."""
+    with _session(work, Machine(device, dtype, workers), from_, create=benchmark is not None) as session:
+        from mmrr import pipeline
+
+        if benchmark is None:
+            if qrels is None:
+                raise MmrrError(
+                    "what to judge by? pass --qrels FILE, or name a benchmark: mmrr eval mmdocir --data DIR"
+                )
+            if run:
+                judged = pipeline.judge_file(session, run, qrels, measure)
+            else:
+                judged = pipeline.judge_head(session, qrels, measure, reranked=not no_rerank)
+            report.evaluation(judged, pipeline.unknown_pages(session, judged, qrels), as_json=json_)
+            return
+        if benchmark != "mmdocir" or data is None:
+            raise MmrrError("expected: mmrr eval mmdocir --data FOLDER-OR-HUB-ID")
+        if text not in ("ocr_text", "vlm_text"):
+            raise MmrrError(f"--text {text}: expected ocr_text or vlm_text")
+        scoring = None
+        if not no_rerank and scorer_model is None:
+            note("no --scorer-model: evaluating the first stage alone")
+        elif not no_rerank:
+            scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
+        result = pipeline.mmdocir_benchmark(
+            session,
+            data,
+            Render(renderer, dpi, max_tokens),
+            cast("Any", text),
+            _embedder(embedder, embedder_revision, first_stage),
+            {},
+            Index(),
+            _retrieve(first_stage, "document", candidates),
+            pairs(search_option),
+            scoring,
+            pairs(None, exit_layer=exit_layer),
+            _order(dense, prompt),
+            report.plan,
+            with_layouts=layouts,
+        )
+        report.mmdocir(result, as_json=json_)
+
+
+@app.command()
+def run(
+    documents: o.Documents,
+    queries: Annotated[Path, typer.Option(help="JSONL: query_id, text, perhaps doc_id.")],
+    work: o.Work = o.WORK,
+    output: Annotated[Optional[Path], typer.Option(help="Write the TREC run here too.")] = None,
+    qrels: Annotated[Optional[Path], typer.Option(help="TREC judgements, to measure the run with.")] = None,
+    top_k: Annotated[int, typer.Option(help="Pages to show a query.")] = 3,
+    embedder: o.Embedder = None,
+    embedder_revision: o.EmbedderRevision = None,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    keep: o.Keep = None,
+    band: o.Band = None,
+    option: o.PrepareOptions = None,
+    exit_layer: o.ExitLayer = None,
+    renderer: o.Renderer = o.RENDER.renderer,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.MACHINE.dtype,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """The whole chain: documents and queries in, reranked pages out."""
+    with _session(work, Machine(device, dtype, workers), create=True) as session:
+        from mmrr import pipeline
+
+        asked = _queries(None, queries, None)
+        scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
+        model = _embedder(embedder, embedder_revision, first_stage)
+        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
+        report.documents(pages)
+        pipeline.index_pages(session, pages, model, {}, Index())
+        pipeline.precache_pages(session, scoring, report.plan)
+        found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), {})
+        found = pipeline.rerank_run(session, found, pairs(None, exit_layer=exit_layer))
+        report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)
+        if qrels:
+            judged = pipeline.judge_head(session, qrels, None, reranked=True)
+            report.evaluation(judged, pipeline.unknown_pages(session, judged, qrels), as_json=False)
+
+
+@app.command("ls")
+def list_artifacts(
+    work: o.Work = o.WORK,
+    documents: Annotated[bool, typer.Option("--documents", help="The newest index's documents instead.")] = False,
+    json_: o.Json = False,
+) -> None:
+    """Show what a workspace holds, how it was made, its size and its age. A star marks what commands use."""
+    with _session(work) as session:
+        if documents:
+            report.document_list(session.current("pages"), as_json=json_)
+        else:
+            report.artifacts(session.workspace, as_json=json_)
+
+
+@app.command("rm")
+def remove(
+    names: Annotated[
+        Optional[list[str]], typer.Argument(help="stage/fingerprint as shown by mmrr ls.", show_default=False)
+    ] = None,
+    work: o.Work = o.WORK,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Remove what was made of them too.")] = False,
+) -> None:
+    """Remove artifacts and the data nothing else lists. Without names: only data that nothing lists."""
+    with _session(work) as session:
+        from mmrr.housekeeping import remove as remove_artifacts
+
+        report.removal(remove_artifacts(session.workspace, names or [], cascade=cascade))
+
+
+@app.command()
+def models(json_: o.Json = False) -> None:
+    """List the model families here, their options, and published checkpoints they load."""
+    with plain_errors():
+        report.models(as_json=json_)
+
+
+@app.command()
+def doctor(work: o.Work = o.WORK, json_: o.Json = False) -> None:
+    """Say what this machine can do: renderer, device, number format, network, disk."""
+    with plain_errors():
+        report.doctor(work, as_json=json_)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from mmrr.config import Index, Machine, Render, Retrieve
+
+_MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
+
+Work = Annotated[
+    Path, typer.Option("--work", envvar="MMRR_WORK", help="Workspace folder: everything mmrr makes lies there.")
+]
+Documents = Annotated[list[Path], typer.Argument(help="PDFs, page images, or folders of them.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of a table.")]
+
+Embedder = Annotated[
+    Optional[str],
+    typer.Option(
+        envvar="MMRR_EMBEDDER",
+        help="Qwen3-VL embedding checkpoint: local path or Hub id, e.g. Qwen/Qwen3-VL-Embedding-2B. "
+        "Without one, pages are found by their text layer alone.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+EmbedderRevision = Annotated[
+    Optional[str],
+    typer.Option(help="Branch, tag or commit of --embedder on the Hub.", rich_help_panel=_MODELS, show_default=False),
+]
+Dim = Annotated[int, typer.Option(help="Matryoshka dimension of page vectors; 0: full width.", rich_help_panel=_MODELS)]
+EmbedOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--embed-option",
+        metavar="KEY=VALUE",
+        help="Any option of the embedder family, see mmrr models.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+Scorer = Annotated[str, typer.Option(help="Scorer family, see mmrr models.", rich_help_panel=_MODELS)]
+ScorerModel = Annotated[
+    Optional[str],
+    typer.Option(
+        envvar="MMRR_SCORER_MODEL",
+        help="Qwen3-VL reranker checkpoint or LoRA adapter: local path or Hub id, e.g. Qwen/Qwen3-VL-Reranker-2B.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+ScorerRevision = Annotated[
+    Optional[str],
+    typer.Option(
+        help="Branch, tag or commit of --scorer-model on the Hub.", rich_help_panel=_MODELS, show_default=False
+    ),
+]
+Keep = Annotated[
+    Optional[float],
+    typer.Option(
+        help="Share of visual tokens kept, by the embedder's attention. Default: 0.5 with an embedder, else 1.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+Band = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="B:E",
+        help="Layers in which the query sees the page. Default: the paper's for the model's depth (2B: 8:16).",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+PrepareOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "-o",
+        "--option",
+        metavar="KEY=VALUE",
+        help="Any cache option of the scorer family, see mmrr models.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+ExitLayer = Annotated[
+    Optional[int],
+    typer.Option(
+        help="Layers of the scorer that run. Default: up to the band's end. Uses the same caches.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+ScoreOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "-s",
+        "--score-option",
+        metavar="KEY=VALUE",
+        help="Any scoring option of the scorer family, see mmrr models.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+Dense = Annotated[
+    bool,
+    typer.Option(
+        help="Score with the stock model's full forward, no cache: reference and baseline, slow.",
+        rich_help_panel=_MODELS,
+    ),
+]
+Prompt = Annotated[
+    str,
+    typer.Option(
+        help="Order of --dense: vision-first, as the caches, or query-first, the published template.",
+        rich_help_panel=_MODELS,
+    ),
+]
+
+Renderer = Annotated[
+    str, typer.Option(help="auto, poppler or pdfium; auto is poppler where installed.", rich_help_panel=_PAGES)
+]
+Dpi = Annotated[int, typer.Option(help="Resolution of PDF pages before the token budget.", rich_help_panel=_PAGES)]
+MaxTokens = Annotated[
+    int, typer.Option(help="Visual tokens a page at most, 32x32 pixels each.", rich_help_panel=_PAGES)
+]
+Faiss = Annotated[
+    str,
+    typer.Option(
+        "--faiss-factory", help="FAISS factory string, e.g. IVF256,Flat for large collections.", rich_help_panel=_SEARCH
+    ),
+]
+FirstStageOption = Annotated[
+    Optional[str],
+    typer.Option(
+        "--first-stage",
+        help="dense, bm25 or hybrid. Default: hybrid where there are page vectors, else bm25.",
+        rich_help_panel=_SEARCH,
+        show_default=False,
+    ),
+]
+ScopeOption = Annotated[
+    str,
+    typer.Option("--scope", help="corpus: all pages; document: those of the query's doc_id.", rich_help_panel=_SEARCH),
+]
+Candidates = Annotated[int, typer.Option(help="Pages the first stage hands on.", rich_help_panel=_SEARCH)]
+SearchOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--search-option",
+        metavar="KEY=VALUE",
+        help="Any query option of the embedder family, see mmrr models.",
+        rich_help_panel=_SEARCH,
+        show_default=False,
+    ),
+]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE)]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)]
+Workers = Annotated[int, typer.Option(help="Processes that render; 0: one per core.", rich_help_panel=_MACHINE)]
+From = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--from",
+        metavar="STAGE/FINGERPRINT",
+        help="Use this artifact instead of the newest one of its stage; may be repeated.",
+        show_default=False,
+    ),
+]
+
+WORK = Path("mmrr-work")
+RENDER, INDEX, RETRIEVE, MACHINE = Render(), Index(), Retrieve(), Machine()
+SCORER = "minireranker"

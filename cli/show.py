@@ -1,0 +1,108 @@
+"""What people see: progress on stderr, tables, and the one way a command opens a workspace and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import typer
+
+from mmrr.errors import MmrrError
+
+
+def note(message: str) -> None:
+    """A message for people: stderr."""
+    typer.echo(message, err=True)
+
+
+def emit(document: dict[str, Any]) -> None:
+    """The one JSON document of a command: stdout."""
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; nothing where there is nothing to do."""
+    if total == 0:
+        yield lambda n: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:14}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """What the user can fix is one line and exit code 1; Ctrl-C is 130; a bug keeps its traceback."""
+    try:
+        yield
+    except MmrrError as error:
+        note(f"error: {error}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        note("stopped; what was finished is kept: the same command goes on from there")
+        raise typer.Exit(130) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
+        where = f" at {error.filename}" if error.filename else ""
+        note(f"error: {what}{where}; what was finished is kept: the same command goes on from there")
+        raise typer.Exit(1) from error
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], *, to_stdout: bool = False) -> None:
+    """Columns after the first two are numbers, to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    out = sys.stdout if to_stdout else sys.stderr
+    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i < 2 else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))  # Text: document names are data, not markup
+    width = None if out.isatty() else 120
+    Console(file=out, width=width).print(grid)
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people, decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.2f} TB"
+
+
+def pairs(values: list[str] | None, **named: object) -> dict[str, str]:
+    """``["a=1"]`` and named options that were given -> ``{"a": "1"}``. Raises MmrrError for a text without ``=``."""
+    options = {name: str(value) for name, value in named.items() if value is not None}
+    for text in values or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise MmrrError(f"option '{text}': expected KEY=VALUE")
+        options[key.strip()] = value
+    return options

@@ -1,0 +1,141 @@
+"""Lists and reads a ``pages`` artifact: which pages there are, in the order that rows of every later file follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mmrr.artifacts import Manifest, Spec, Workspace
+from mmrr.errors import MmrrError
+from mmrr.types import Page
+
+if TYPE_CHECKING:
+    from mmrr.rendering import RenderedPage
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The pages of one artifact. Row i here is row i of its vectors."""
+
+    manifest: Manifest
+    pages: list[Page]
+    shards: list[str]  # the pages shard that each page lies in
+
+    @cached_property
+    def by_shard(self) -> dict[str, list[Page]]:
+        """Each shard once, with its pages; two copies of one document share their shards."""
+        groups: dict[str, list[Page]] = {}
+        numbers: dict[str, set[int]] = {}
+        for page, shard in zip(self.pages, self.shards, strict=True):
+            seen = numbers.setdefault(shard, set())
+            if page.number not in seen:
+                seen.add(page.number)
+                groups.setdefault(shard, []).append(page)
+        return groups
+
+    @cached_property
+    def rows(self) -> dict[str, list[int]]:
+        """Rows of each document."""
+        rows: dict[str, list[int]] = {}
+        for i, page in enumerate(self.pages):
+            rows.setdefault(page.doc_id, []).append(i)
+        return rows
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        return {page.page_id: i for i, page in enumerate(self.pages)}
+
+
+def load(workspace: Workspace, manifest: Manifest) -> Collection:
+    """Raises MmrrError if the artifact's listing is damaged."""
+    pages, shards = [], []
+    try:
+        for line in (manifest.path / "pages.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            shard = record.pop("shard")
+            # The file name follows from the page number: no path is ever taken from a listing.
+            image = workspace.shard("pages", shard) / f"{int(record['number']):04d}.png"
+            pages.append(Page(**record, image=image))
+            shards.append(shard)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise MmrrError(f"{manifest.path / 'pages.jsonl'} is damaged ({error}); run mmrr index again") from error
+    return Collection(manifest, pages, shards)
+
+
+def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[RenderedPage]) -> None:
+    """Make a scratch folder with drawn pages a shard: their text beside the images, the rest in its record."""
+    texts = [{"number": page.number, "text": page.text} for page in pages]
+    (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
+    records = [{**dataclasses.asdict(page), "text": len(page.text)} for page in pages]
+    workspace.commit_shard("pages", key, folder, {"pages": records})
+
+
+def list_pages(workspace: Workspace, spec: Spec, entries: list[dict[str, Any]], page_name: str = "{:04d}") -> Manifest:
+    """Commit the artifact: every page with an image, and each document's status and failed pages.
+
+    ``entries``: doc_id, sha256, status, n_pages, detail, shards.
+    """
+    records = []
+    for entry in entries:
+        entry["failed_pages"] = {}
+        for key in entry["shards"]:
+            for page in workspace.shard_record("pages", key)["pages"]:
+                if page["status"] != "ok":
+                    entry["failed_pages"][str(page["number"])] = page["detail"]
+                    continue
+                page_id = f"{entry['doc_id']}/{page_name.format(page['number'])}"
+                fields = {name: page[name] for name in ("number", "width_px", "height_px", "sha256")}
+                records.append({"page_id": page_id, "doc_id": entry["doc_id"], **fields, "shard": key})
+        if entry["failed_pages"]:
+            entry["status"] = "partial" if len(entry["failed_pages"]) < entry["n_pages"] else "corrupt"
+            entry["detail"] = f"{len(entry['failed_pages'])} of {entry['n_pages']} pages could not be drawn"
+    if not records:
+        raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
+    content = {"pages": len(records), "documents": entries}
+    size = workspace.shard_bytes("pages", (key for entry in entries for key in entry["shards"]))
+    return workspace.commit(
+        spec, content, size, write=lambda folder: (folder / "pages.jsonl").write_text(_lines(records), "utf-8")
+    )
+
+
+def complaint(entry: dict[str, Any]) -> str:
+    """One line on a document that is not whole."""
+    return f"{entry['doc_id']}: {entry['status']}" + (f" ({entry['detail']})" if entry["detail"] else "")
+
+
+def _lines(records: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
+    """The text layer of the pages at ``rows`` (all by default); "" where a page has none."""
+    wanted = range(len(collection.pages)) if rows is None else rows
+    known: dict[str, dict[int, str]] = {}
+    texts = []
+    for row in wanted:
+        shard = collection.shards[row]
+        if shard not in known:
+            lines = workspace.read_shard_file("pages", shard, "text.jsonl").decode().split("\n")
+            records = [json.loads(line) for line in lines if line]
+            known[shard] = {int(record["number"]): record["text"] for record in records}
+        texts.append(known[shard].get(collection.pages[row].number, ""))
+    return texts
+
+
+def read_image(workspace: Workspace, page: Page) -> Image.Image:
+    """The page image (RGB), checked against its hash. Raises MmrrError if it is gone or damaged."""
+    try:
+        data = page.image.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != page.sha256:
+        raise workspace.damaged("pages", page.image.parent.name, f"{page.image.name} does not match its hash")
+    return Image.open(io.BytesIO(data)).convert("RGB")

@@ -1,0 +1,55 @@
+"""Every dial of every stage on one screen. Free of torch, so that the command line can read the defaults.
+
+The options that belong to a model family (band, instruction, ...) are in that family's own module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FirstStage = Literal["dense", "bm25", "hybrid"]
+Scope = Literal["corpus", "document"]
+DenseOrder = Literal["vision-first", "query-first"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and how wide the work runs. Never hashed, but for the number format the model ends up with."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    workers: int = 0  # processes that render; 0: one per core
+
+
+@dataclass(frozen=True, slots=True)
+class Render:
+    renderer: str = "auto"  # poppler, pdfium; auto: poppler where it is installed
+    dpi: int = 150  # of PDF pages, before the token budget
+    max_tokens: int = 1280  # visual tokens a page, 32 x 32 pixels each
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint as the user names it."""
+
+    name: str  # local path or Hub id
+    revision: str | None = None  # Hub branch, tag or commit
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    faiss_factory: str = "Flat"
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieve:
+    first_stage: FirstStage | None = None  # None: hybrid where there are page vectors, else bm25
+    scope: Scope = "corpus"
+    depth: int = 100  # candidates a query
+    rrf_k: int = 60  # constant of reciprocal-rank fusion (Cormack et al. 2009)
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    keep: float = 0.5  # share of a page's visual tokens

@@ -1,0 +1,337 @@
+"""Runs the stages in order. The only module that imports more than one stage, and that follows the head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmrr import mmdocir
+from mmrr.artifacts import Manifest, Workspace, digest
+from mmrr.collection import Collection, load
+from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
+from mmrr.documents import find_sources
+from mmrr.errors import MmrrError
+from mmrr.mmdocir import Benchmark, Text
+from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render, rerank, retrieve
+from mmrr.stages.precache import Plan
+from mmrr.trec import read_qrels, read_run
+from mmrr.types import Progress, Query, Run, silent
+
+#: Which command makes a stage's artifact.
+_COMMAND = {"pages": "index", "embed": "index"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every step needs: where, on what, and how to tell of it."""
+
+    workspace: Workspace
+    machine: Machine = field(default_factory=Machine)
+    progress: Progress = silent
+    chosen: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint, instead of the head
+
+    def current(self, stage: str) -> Manifest:
+        """The chosen artifact of a stage, or the head. Raises MmrrError naming the command to run first."""
+        work = self.workspace.root
+        if stage in self.chosen:
+            found = self.workspace.find(stage, self.chosen[stage])
+            if found is None:
+                raise MmrrError(f"no {stage}/{self.chosen[stage]} in {work}; see: mmrr ls --work {work}")
+            return found
+        found = self.workspace.head(stage)
+        if found is None:
+            raise MmrrError(f"{work} has no {stage} yet; run: mmrr {_COMMAND.get(stage, stage)} --work {work}")
+        return found
+
+    def collection(self, manifest: Manifest) -> Collection:
+        """The pages an artifact was made of."""
+        pages = self.workspace.find("pages", manifest.inputs["pages"])
+        if pages is None:
+            raise MmrrError(f"the pages of {manifest.stage}/{manifest.fingerprint} were removed; run mmrr index again")
+        return load(self.workspace, pages)
+
+    def same_pages(self, manifest: Manifest, collection: Collection) -> Manifest:
+        """``manifest``, if it descends from the collection. Raises MmrrError naming the command to run."""
+        if manifest.inputs["pages"] != collection.manifest.fingerprint:
+            raise MmrrError(
+                f"{manifest.stage}/{manifest.fingerprint} was made of other pages than the index; "
+                f"run: mmrr {_COMMAND.get(manifest.stage, manifest.stage)} --work {self.workspace.root}"
+            )
+        return manifest
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which reranker, and how it makes its caches."""
+
+    family: str
+    model: Model
+    options: dict[str, str]
+    keep: float | None = None  # None: the head's pruning, else 0.5 where there is an embedder, else all
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a search gives: the first stage's run and, if reranked, the final one."""
+
+    collection: Collection
+    queries: list[Query]
+    retrieved: Manifest
+    first: Run
+    reranked: Manifest | None = None
+    final: Run | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.reranked or self.retrieved
+
+    @property
+    def run(self) -> Run:
+        return self.first if self.final is None else self.final
+
+
+def render_documents(session: Session, inputs: list[Path], options: Render) -> Manifest:
+    """Documents -> ``pages``."""
+    return render.render(session.workspace, find_sources(inputs), options, session.machine, session.progress)
+
+
+def index_pages(
+    session: Session, pages: Manifest, embedder: Model | None, embed_options: dict[str, str], options: Index
+) -> Manifest:
+    """``pages`` -> ``embed`` (with an embedder) -> ``index``."""
+    collection = load(session.workspace, pages)
+    embedded = None
+    if embedder:
+        embedded = embed.embed(
+            session.workspace, collection, embedder, embed_options, session.machine, session.progress
+        )
+    return build.build(session.workspace, collection, embedded, options, session.progress)
+
+
+def prune_pages(
+    session: Session, keep: float, geometry: tuple[int, int | None] | None = None, indexed: Manifest | None = None
+) -> Manifest:
+    """``embed`` -> ``prune``, on the grid of a scorer's ``geometry`` (by default Qwen3-VL's, pages as rendered)."""
+    indexed = indexed or session.current("index")
+    collection = session.collection(indexed)
+    embedded = session.workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
+    if embedded is None:
+        raise MmrrError(
+            "pruning follows the embedder's attention, and this index has none; run mmrr index with --embedder"
+        )
+    extra = geometry or ()
+    return prune.prune(session.workspace, collection, embedded, Prune(keep), *extra, progress=session.progress)
+
+
+def precache_pages(
+    session: Session,
+    scoring: Scoring,
+    report: Callable[[Plan], None] = lambda plan: None,
+    indexed: Manifest | None = None,
+) -> Manifest:
+    """``pages`` -> (``prune``) -> ``precache``."""
+    indexed = indexed or session.current("index")
+    collection = session.collection(indexed)
+    family = precache.family_of(session.workspace, scoring.family, scoring.model, scoring.options)
+    pruned = None
+    keep = _keep(session, scoring, indexed)
+    if keep < 1:
+        pruned = prune_pages(session, keep, family.geometry, indexed)
+    return precache.precache(session.workspace, collection, pruned, family, session.machine, report, session.progress)
+
+
+def _keep(session: Session, scoring: Scoring, indexed: Manifest) -> float:
+    if scoring.keep is not None:
+        if scoring.keep < 1 and "embed" not in indexed.inputs:
+            raise MmrrError(
+                f"--keep {scoring.keep} needs the embedder's attention, and this index has no page vectors; "
+                "run mmrr index with --embedder, or leave --keep out to keep every token"
+            )
+        return scoring.keep
+    if "embed" not in indexed.inputs:
+        return 1.0
+    head = session.workspace.head("prune")
+    if head and head.inputs["embed"] == indexed.inputs["embed"]:
+        return float(head.config["keep"])
+    return Prune().keep
+
+
+def search(
+    session: Session,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: dict[str, str],
+    indexed: Manifest | None = None,
+) -> Ranking:
+    """Queries -> ``retrieve``."""
+    indexed = indexed or session.current("index")
+    collection = session.collection(indexed)
+    retrieved = retrieve.retrieve(
+        session.workspace, collection, indexed, queries, options, search_options, session.machine, session.progress
+    )
+    return Ranking(
+        collection, queries, retrieved, read_run(retrieved.path / "run.trec") if _any(retrieved) else _empty(queries)
+    )
+
+
+def rerank_run(
+    session: Session,
+    ranking: Ranking,
+    score_options: dict[str, str],
+    dense: DenseOrder | None = None,
+    cached: Manifest | None = None,
+) -> Ranking:
+    """``retrieve`` + ``precache`` -> ``rerank``."""
+    cached = session.same_pages(cached or session.current("precache"), ranking.collection)
+    run = {query.query_id: ranking.first.get(query.query_id, []) for query in ranking.queries}
+    reranked = rerank.rerank(
+        session.workspace,
+        ranking.collection,
+        cached,
+        ranking.retrieved,
+        run,
+        ranking.queries,
+        score_options,
+        session.machine,
+        dense,
+        session.progress,
+    )
+    final = read_run(reranked.path / "run.trec") if _any(reranked) else _empty(ranking.queries)
+    return dataclasses.replace(ranking, reranked=reranked, final=final)
+
+
+def remember(session: Session, ranking: Ranking) -> None:
+    """Make a ranking the head, for ``mmrr eval`` to follow."""
+    session.workspace.set_head(*filter(None, (ranking.retrieved, ranking.reranked)))
+
+
+def _any(manifest: Manifest) -> bool:
+    return bool(manifest.content["candidates"])
+
+
+def _empty(queries: list[Query]) -> Run:
+    return {query.query_id: [] for query in queries}
+
+
+def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Manifest:
+    """The head's run against judgements: first stage and reranked, or with ``reranked`` False the first stage alone."""
+    newest = session.current("rerank" if reranked else "retrieve")
+    runs, inputs = {}, {}
+    for name, manifest in (("first_stage", _first_stage(session, newest)), ("reranked", newest if reranked else None)):
+        if manifest:
+            runs[name] = read_run(manifest.path / "run.trec")
+            inputs[manifest.stage] = manifest.fingerprint
+    return _judge(session, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+
+
+def judge_file(session: Session, run_path: Path, qrels_path: Path, measures: list[str] | None) -> Manifest:
+    """Any TREC run against judgements."""
+    run = read_run(run_path)
+    return _judge(session, {"run": run}, qrels_path, measures, {"run": digest(run)})
+
+
+def _judge(
+    session: Session, runs: dict[str, Run], qrels_path: Path, measures: list[str] | None, inputs: dict[str, str]
+) -> Manifest:
+    qrels = read_qrels(qrels_path)
+    pages = session.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
+    if pages:
+        known = load(session.workspace, pages).row_of
+        judged = {page_id for row in qrels.values() for page_id in row}
+        if not judged & set(known):
+            raise MmrrError(
+                f"{qrels_path}: none of the {len(judged)} judged pages is in the index "
+                f"(judged: {min(judged)}; indexed: {next(iter(known))})"
+            )
+    return evaluate.judge(session.workspace, runs, qrels, inputs, *([measures] if measures else []))
+
+
+def unknown_pages(session: Session, manifest: Manifest, qrels_path: Path) -> list[str]:
+    """Judged pages that the evaluated index does not have: they count as not found, and somebody should know."""
+    pages = session.workspace.find("pages", manifest.inputs.get("pages", "0" * 12))
+    known = load(session.workspace, pages).row_of if pages else {}
+    judged = {page_id for row in read_qrels(qrels_path).values() for page_id in row}
+    return sorted(judged - set(known)) if pages else []
+
+
+def _first_stage(session: Session, manifest: Manifest) -> Manifest:
+    if manifest.stage == "retrieve":
+        return manifest
+    found = session.workspace.find("retrieve", manifest.inputs["retrieve"])
+    if found is None:
+        raise MmrrError(f"the first stage of rerank/{manifest.fingerprint} was removed; run mmrr rerank again")
+    return found
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """MMDocIR, judged."""
+
+    benchmark: Benchmark
+    ranking: Ranking
+    metrics: Manifest
+
+    @property
+    def run_path(self) -> Path:
+        return self.ranking.manifest.path / "run.trec"
+
+
+def mmdocir_benchmark(
+    session: Session,
+    data: str,
+    options: Render,
+    text: Text,
+    embedder: Model | None,
+    embed_options: dict[str, str],
+    index: Index,
+    retrieve_options: Retrieve,
+    search_options: dict[str, str],
+    scoring: Scoring | None,
+    score_options: dict[str, str],
+    dense: DenseOrder | None,
+    report: Callable[[Plan], None] = lambda plan: None,
+    *,
+    with_layouts: bool = False,
+) -> BenchmarkResult:
+    """MMDocIR from its parquet files or its PDFs to its own metric, inside each question's own document.
+
+    ``scoring`` None evaluates the first stage alone. ``with_layouts`` ranks the published layouts too, by the same
+    chain over their crops.
+    """
+    benchmark = mmdocir.open_benchmark(data)
+    if with_layouts and benchmark.form != "published":
+        raise MmrrError("layouts come with the published parquet files; the PDFs and annotations hold none to rank")
+    retrieve_options = dataclasses.replace(retrieve_options, scope="document")
+
+    def rank_items(pages: Manifest) -> Ranking:
+        indexed = index_pages(session, pages, embedder, embed_options, index)
+        ranking = search(session, benchmark.queries(), retrieve_options, search_options, indexed)
+        if scoring:
+            cached = precache_pages(session, scoring, report, indexed)
+            ranking = rerank_run(session, ranking, score_options, dense, cached)
+        return ranking
+
+    layouts = None
+    layout_inputs = {}
+    if with_layouts:
+        crops = corpus.read_layouts(session.workspace, benchmark, options.max_tokens, text, session.progress)
+        table = {layout.layout_id: layout for layout in mmdocir.iter_layouts(benchmark, text, images=False)}
+        ranked = rank_items(crops)
+        layouts = (ranked.run, table)
+        layout_inputs = {"layouts": ranked.manifest.fingerprint}
+    if benchmark.form == "published":
+        pages = corpus.read_pages(session.workspace, benchmark, options.max_tokens, text, session.progress)
+    else:
+        sources = [
+            dataclasses.replace(find_sources([document.pdf])[0], doc_id=document.doc_id)
+            for document in benchmark.documents
+            if document.pdf
+        ]
+        pages = render.render(session.workspace, sources, options, session.machine, session.progress)
+    ranking = rank_items(pages)  # last, so that the head is on the pages
+    remember(session, ranking)
+    inputs = {"pages": pages.fingerprint, ranking.manifest.stage: ranking.manifest.fingerprint, **layout_inputs}
+    judged = evaluate.judge_mmdocir(session.workspace, ranking.run, benchmark.questions, inputs, layouts)
+    return BenchmarkResult(benchmark, ranking, judged)

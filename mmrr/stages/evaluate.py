@@ -1,0 +1,80 @@
+"""Stage ``eval``: a run, or two to compare, against judgements -> measures, kept with what they were measured on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmrr.artifacts import Manifest, Spec, Workspace, digest
+from mmrr.errors import MmrrError
+from mmrr.metrics import MEASURES, compare, evaluate, layout_recall, page_recall
+from mmrr.mmdocir import Layout, Question
+from mmrr.types import Qrels, Run
+
+
+def judge(
+    workspace: Workspace,
+    runs: Mapping[str, Run],
+    qrels: Qrels,
+    inputs: dict[str, str],
+    measures: Sequence[str] = MEASURES,
+) -> Manifest:
+    """Standard measures of ``runs``, ``{"first_stage": ..., "reranked": ...}`` or one of them alone.
+
+    Raises MmrrError if the runs answer none of the judged queries.
+    """
+    for name, run in runs.items():
+        if not set(qrels) & set(run):
+            raise MmrrError(
+                f"the {name.replace('_', ' ')} run answers none of the {len(qrels)} judged queries "
+                f"(run: {_some(run)}; judged: {_some(qrels)})"
+            )
+    results = {name: evaluate(run, qrels, measures) for name, run in runs.items()}
+    metrics: dict[str, Any] = {name: result.mean for name, result in results.items()}
+    if len(results) == 2:
+        base, new = results.values()
+        metrics["difference"] = {name: row[2] for name, row in compare(base, new).items()}
+    per_query = [
+        {"query_id": query_id, **{name: result.per_query[query_id] for name, result in results.items()}}
+        for query_id in sorted(qrels)
+    ]
+    spec = Spec("eval", 1, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
+    return _commit(workspace, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
+
+
+def judge_mmdocir(
+    workspace: Workspace,
+    pages: Run,
+    questions: Sequence[Question],
+    inputs: dict[str, str],
+    layouts: tuple[Run, Mapping[str, Layout]] | None = None,
+) -> Manifest:
+    """MMDocIR's own recall of pages and, where there are any, of layouts; in per cent."""
+    by_id = {question.query_id: question for question in questions}
+    metrics = {
+        "page": page_recall(pages, by_id),
+        "layout": layout_recall(layouts[0], by_id, layouts[1]) if layouts else None,
+    }
+    single = [{"query_id": name, **page_recall(pages, {name: question})} for name, question in by_id.items()]
+    per_query = [{key: value if key == "query_id" else value["micro"] for key, value in row.items()} for row in single]
+    spec = Spec("eval", 1, {"benchmark": "mmdocir"}, {**inputs, "questions": digest(sorted(by_id))})
+    return _commit(workspace, spec, {"queries": len(by_id), "metrics": metrics}, per_query)
+
+
+def _commit(workspace: Workspace, spec: Spec, content: dict[str, Any], per_query: list[dict[str, Any]]) -> Manifest:
+    def write(folder: Path) -> None:
+        (folder / "metrics.json").write_text(json.dumps(content["metrics"], indent=1, ensure_ascii=False), "utf-8")
+        (folder / "per_query.jsonl").write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in per_query), "utf-8"
+        )
+
+    manifest = workspace.find(spec.stage, spec.fingerprint) or workspace.commit(spec, content, 0, write=write)
+    workspace.set_head(manifest)
+    return manifest
+
+
+def _some(ids: Mapping[str, object]) -> str:
+    names = list(ids)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"

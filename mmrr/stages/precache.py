@@ -1,0 +1,156 @@
+"""Stage ``precache``: pages and kept tokens -> each page's visual cache, one shard per shard of pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mmrr import families
+from mmrr.artifacts import Manifest, Spec, Workspace
+from mmrr.checkpoints import Checkpoint, resolve
+from mmrr.collection import Collection, read_image
+from mmrr.config import Machine, Model
+from mmrr.devices import dtype_name, resolve_device, resolve_dtype
+from mmrr.errors import MmrrError
+from mmrr.geometry import snap
+from mmrr.shards import read_keeps, write_states
+from mmrr.types import Keep, Page, Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A scorer family with its options written out for one checkpoint."""
+
+    name: str
+    module: Any
+    prepare: Any
+    checkpoint: Checkpoint
+    config: dict[str, Any]  # the checkpoint's config.json
+
+    @property
+    def geometry(self) -> tuple[int, int | None]:
+        cell_px, max_tokens = self.module.geometry(self.prepare, self.config)
+        return cell_px, max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a precache is about to do."""
+
+    pages: int  # in the collection
+    missing: int  # to be computed now
+    page_bytes: int  # mean, of the missing pages
+    total_bytes: int  # of the missing pages
+    free_bytes: int
+
+
+def family_of(workspace: Workspace, name: str, model: Model, options: dict[str, str]) -> Family:
+    """Find the scorer and write out what its ``auto`` options mean for this checkpoint."""
+    module = families.load("scorers", name)
+    checkpoint = resolve(model.name, model.revision, workspace.hashes)
+    config = checkpoint.config()
+    return Family(
+        name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config
+    )
+
+
+def precache(
+    workspace: Workspace,
+    collection: Collection,
+    pruned: Manifest | None,
+    family: Family,
+    machine: Machine,
+    report: Callable[[Plan], None] = lambda plan: None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Compute the page caches that no shard has yet; ``pruned`` None keeps every token. Makes the result the head.
+
+    ``report`` is told the plan before the model is loaded. Raises MmrrError if the disk cannot hold it.
+    """
+    device = resolve_device(machine.device)
+    dtype = resolve_dtype(machine.dtype, device)
+    inputs = {"pages": collection.manifest.fingerprint} | ({"prune": pruned.fingerprint} if pruned else {})
+    spec = Spec(
+        "precache",
+        1,
+        {
+            "family": family.name,
+            "options": dataclasses.asdict(family.prepare),
+            "wording": family.module.wording(family.prepare),
+        },
+        inputs,
+        family.checkpoint.identity(dtype_name(dtype)),
+    )
+    keep_shards = pruned.content["shards"] if pruned else {}
+    shards = {pages: spec.shard_key(pages, keep_shards.get(pages, "all")) for pages in collection.by_shard}
+    shared = spec.shard_key("shared")
+    missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("precache", key)}
+    manifest = workspace.find(spec.stage, spec.fingerprint)
+    needs_shared = not workspace.has_shard("precache", shared)
+    if manifest and not missing and not needs_shared:
+        workspace.set_head(*filter(None, (pruned, manifest)))
+        return manifest
+
+    plan = _plan(workspace, collection, family, missing, keep_shards, dtype.itemsize)
+    report(plan)
+    if plan.total_bytes > plan.free_bytes:
+        raise MmrrError(
+            f"the caches need {plan.total_bytes / 1e9:.1f} GB and {workspace.root} has {plan.free_bytes / 1e9:.1f} GB "
+            "free; free some, choose another --work, or lower --keep"
+        )
+    if missing or needs_shared:
+        scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
+        if needs_shared:
+            folder = workspace.scratch()
+            workspace.commit_shard("precache", shared, folder, write_states(folder, {"shared": scorer.shared_state()}))
+        with progress("precache", plan.missing) as advance:
+            for pages_key, key in missing.items():
+                keeps = read_keeps(workspace, keep_shards[pages_key]) if pruned else {}
+                states = {}
+                for page in collection.by_shard[pages_key]:
+                    image = read_image(workspace, page)
+                    (states[page_name(page)],) = scorer.prepare([image], [keeps.get(page.number)])
+                    advance(1)
+                folder = workspace.scratch()
+                workspace.commit_shard("precache", key, folder, write_states(folder, states))
+    if manifest is None:
+        size = workspace.shard_bytes("precache", [*shards.values(), shared])
+        content = {
+            "pages": len(collection.pages),
+            "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
+            "keep": pruned.config["keep"] if pruned else 1.0,
+            "shards": shards,
+            "shared": shared,
+        }
+        manifest = workspace.commit(spec, content, size)
+    workspace.set_head(*filter(None, (pruned, manifest)))
+    return manifest
+
+
+def page_name(page: Page) -> str:
+    """The name of a page's tensors in its shard."""
+    return f"{page.number:04d}"
+
+
+def _plan(
+    workspace: Workspace,
+    collection: Collection,
+    family: Family,
+    missing: dict[str, str],
+    keep_shards: dict[str, str],
+    dtype_bytes: int,
+) -> Plan:
+    cell_px, max_tokens = family.geometry
+    sizes = []
+    for pages_key in missing:
+        keeps: dict[int, Keep] = read_keeps(workspace, keep_shards[pages_key]) if keep_shards else {}
+        for page in collection.by_shard[pages_key]:
+            width, height = snap(page.width_px, page.height_px, cell_px, max_tokens)
+            keep = keeps.get(page.number)
+            n_tokens = len(keep.indices) if keep else width * height // cell_px**2
+            sizes.append(family.module.state_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
+    free = shutil.disk_usage(workspace.root).free
+    return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free)

@@ -1,0 +1,157 @@
+"""Stage ``pages``: documents -> page images and text layer, one shard per 16 pages of a document."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace, digest
+from mmrr.collection import commit_pages, complaint, list_pages
+from mmrr.config import Machine, Render
+from mmrr.documents import Source, inspect
+from mmrr.errors import MmrrError
+from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
+from mmrr.types import Progress, silent
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    key: str
+    source: Source
+    first: int
+    last: int
+
+
+def render(
+    workspace: Workspace,
+    sources: list[Source],
+    options: Render,
+    machine: Machine,
+    progress: Progress = silent,
+) -> Manifest:
+    """Render what no shard has yet, and list the pages. Makes the result the head.
+
+    A document that does not open is listed with its status and skipped. Raises MmrrError if none opens.
+    """
+    renderer = default_renderer() if options.renderer == "auto" else options.renderer
+    if renderer not in ("poppler", "pdfium"):
+        raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
+    drawing = RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
+    hashes = {source.doc_id: _hash(workspace, source) for source in sources}
+    documents = {"documents": digest(sorted(hashes.items()))}
+    spec = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
+    if done := workspace.find(spec.stage, spec.fingerprint):
+        workspace.set_head(done)
+        return done
+
+    known = _known_inspections(workspace)
+    entries: list[dict[str, Any]] = []
+    tasks: dict[str, _Task] = {}
+    with progress("open", len(sources)) as advance:
+        for source in sources:
+            found = known.get(hashes[source.doc_id]) or dataclasses.asdict(inspect(source))
+            entry = {
+                "doc_id": source.doc_id,
+                "sha256": hashes[source.doc_id],
+                **{name: found[name] for name in ("status", "n_pages", "detail")},
+                "shards": [],
+            }
+            if entry["status"] == "ok":
+                for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
+                    last = min(first + SHARD_PAGES - 1, entry["n_pages"])
+                    key = spec.shard_key(entry["sha256"], f"{first}-{last}")
+                    tasks[key] = _Task(key, source, first, last)
+                    entry["shards"].append(key)
+            entries.append(entry)
+            advance(1)
+    if not tasks:
+        raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in entries[:5]))
+
+    missing = [task for task in tasks.values() if not workspace.has_shard("pages", task.key)]
+    with progress("render", sum(task.last - task.first + 1 for task in missing)) as advance:
+        for task, folder, pages in _run(workspace, missing, drawing, machine.workers or os.cpu_count() or 1):
+            commit_pages(workspace, task.key, folder, pages)
+            advance(task.last - task.first + 1)
+
+    manifest = list_pages(workspace, spec, entries)
+    workspace.set_head(manifest)
+    return manifest
+
+
+def _hash(workspace: Workspace, source: Source) -> str:
+    """Content hash of a document; one that cannot be read gets the hash of its name, and a status later."""
+    try:
+        if source.kind == "images":
+            return digest(
+                [[path.name, workspace.hashes.sha256(path)] for path in sorted(source.path.iterdir()) if path.is_file()]
+            )
+        return workspace.hashes.sha256(source.path)
+    except OSError:
+        return digest(["unreadable", source.doc_id])
+
+
+def _known_inspections(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """What the last listing found out about documents: adding one to a thousand opens one."""
+    head = workspace.head("pages")
+    entries = head.content["documents"] if head else []
+    return {entry["sha256"]: entry for entry in entries if entry["status"] == "ok"}
+
+
+def _run(
+    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int
+) -> Iterator[tuple[_Task, Path, list[RenderedPage]]]:
+    """Render in processes, few tasks in flight at a time. A document that kills its process costs that document."""
+    left = {task.key: task for task in tasks}
+    try:
+        for task, folder, pages in _pool(workspace, tasks, options, min(workers, len(tasks) or 1)):
+            del left[task.key]
+            yield task, folder, pages
+    except BrokenProcessPool:
+        for task in list(left.values()):  # one process each, to find which it was
+            try:
+                yield from _pool(workspace, [task], options, 1)
+            except BrokenProcessPool:
+                detail = f"the {options.renderer} process died while drawing pages {task.first} to {task.last}"
+                numbers = range(task.first, task.last + 1)
+                yield (
+                    task,
+                    workspace.scratch(),
+                    [RenderedPage(number, "failed", detail, 0, 0, "", "", "") for number in numbers],
+                )
+
+
+def _pool(
+    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int
+) -> Iterator[tuple[_Task, Path, list[RenderedPage]]]:
+    # "spawn": a forked child would inherit the locks of the parent's threads.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    queue = iter(tasks)
+    running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}
+
+    def submit(task: _Task) -> None:
+        folder = workspace.scratch()
+        running[pool.submit(render_pages, task.source, task.first, task.last, folder, options)] = (task, folder)
+
+    try:
+        for task in islice(queue, 2 * workers):
+            submit(task)
+        while running:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                task, folder = running.pop(future)
+                yield task, folder, future.result()
+                for following in islice(queue, 1):
+                    submit(following)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for _, folder in running.values():
+            shutil.rmtree(folder, ignore_errors=True)

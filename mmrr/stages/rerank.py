@@ -1,0 +1,164 @@
+"""Stage ``rerank``: the first stage's run and the page caches -> the reranked run, one shard per query."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmrr import families
+from mmrr.artifacts import Manifest, Spec, Workspace
+from mmrr.checkpoints import recorded
+from mmrr.collection import Collection, read_image
+from mmrr.config import DenseOrder, Machine
+from mmrr.devices import resolve_device, resolve_dtype
+from mmrr.errors import MmrrError
+from mmrr.shards import StateReader
+from mmrr.trec import write_run
+from mmrr.types import Progress, Query, Run, rank, silent
+
+_Score = Callable[[Query, list[int]], torch.Tensor]
+
+
+def rerank(
+    workspace: Workspace,
+    collection: Collection,
+    cached: Manifest,
+    retrieved: Manifest,
+    run: Run,
+    queries: list[Query],
+    score_options: dict[str, str],
+    machine: Machine,
+    dense: DenseOrder | None = None,
+    progress: Progress = silent,
+) -> Manifest:
+    """Score each query's candidates in ``run`` and order them anew.
+
+    ``score_options`` are the scorer family's ``Score`` by name. ``dense`` scores with the stock model's own full
+    forward instead of the caches. A query whose candidates were scored before is not scored again.
+    """
+    assert cached.model
+    module = families.load("scorers", cached.config["family"])
+    options = families.parse_options(module.Score, score_options)
+    if dense and score_options:
+        raise MmrrError("--dense runs the whole model: it goes with no exit layer and no other option of scoring")
+    how = {"dense": dense} if dense else {"score": dataclasses.asdict(options)}
+    inputs = {name: retrieved.inputs[name] for name in ("pages",)}
+    inputs |= {"retrieve": retrieved.fingerprint, "precache": cached.fingerprint}
+    # The caches hold all of the scorer's own settings; the dense forward depends on the wording and pixels alone.
+    spec = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
+    if done := workspace.find(spec.stage, spec.fingerprint):
+        return done
+
+    candidates = {query.query_id: [collection.row_of[hit.page_id] for hit in run[query.query_id]] for query in queries}
+    keys = {}
+    for query in queries:
+        shards = [cached.content["shards"][collection.shards[row]] for row in candidates[query.query_id]]
+        pages = [collection.pages[row] for row in candidates[query.query_id]]
+        # Sorted: the score of a page does not depend on where the first stage put it.
+        keys[query.query_id] = spec.shard_key(
+            query.text, *sorted(f"{shard}/{page.number}" for shard, page in zip(shards, pages, strict=True))
+        )
+    missing = [query for query in queries if not workspace.has_shard("rerank", keys[query.query_id])]
+    load_ms = 0.0
+    if missing:
+        started = time.perf_counter()
+        score = _dense(workspace, collection, cached, machine, dense) if dense else None
+        score = score or _from_cache(workspace, collection, cached, machine, options)
+        load_ms = 1000 * (time.perf_counter() - started)
+        with progress("rerank", len(missing)) as advance:
+            for query in missing:
+                _score_query(
+                    workspace, collection, cached, keys[query.query_id], query, candidates[query.query_id], score
+                )
+                advance(1)
+
+    reranked: Run = {}
+    timings = []
+    for query in queries:
+        record = workspace.shard_record("rerank", keys[query.query_id])
+        rows = candidates[query.query_id]
+        reranked[query.query_id] = rank(
+            {collection.pages[row].page_id: record["logits"][_name(collection, cached, row)] for row in rows}
+        )
+        timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
+
+    def write(folder: Path) -> None:
+        with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
+            write_run(reranked, file)
+        (folder / "timings.jsonl").write_text("".join(json.dumps(timing) + "\n" for timing in timings), "utf-8")
+
+    candidate_count = sum(map(len, reranked.values()))
+    content = {"queries": len(queries), "candidates": candidate_count, "shards": list(keys.values())}
+    return workspace.commit(spec, content, 0, {"load_ms": round(load_ms, 1)}, write)
+
+
+def _name(collection: Collection, cached: Manifest, row: int) -> str:
+    """A candidate's name in a query's shard: by content, so that a copy of a document shares its scores."""
+    return f"{cached.content['shards'][collection.shards[row]]}/{collection.pages[row].number}"
+
+
+def _score_query(
+    workspace: Workspace,
+    collection: Collection,
+    cached: Manifest,
+    key: str,
+    query: Query,
+    rows: list[int],
+    score: _Score,
+) -> None:
+    started = time.perf_counter()
+    logits = score(query, rows) if rows else torch.zeros(0)
+    score_ms = 1000 * (time.perf_counter() - started)
+    if not torch.isfinite(logits).all():
+        raise MmrrError(f"query {query.query_id}: the model gave scores that are not numbers; try --dtype float32")
+    names = [_name(collection, cached, row) for row in rows]
+    record: dict[str, Any] = {"logits": dict(zip(names, logits.tolist(), strict=True)), "score_ms": round(score_ms, 3)}
+    workspace.commit_shard("rerank", key, workspace.scratch(), record)
+
+
+def _from_cache(
+    workspace: Workspace, collection: Collection, cached: Manifest, machine: Machine, options: Any
+) -> _Score:
+    scorer = _scorer(workspace, cached, machine)
+    reader = StateReader(workspace)
+    shared = reader.read(cached.content["shared"], "shared")
+
+    def score(query: Query, rows: list[int]) -> torch.Tensor:
+        states = [
+            reader.read(cached.content["shards"][collection.shards[row]], f"{collection.pages[row].number:04d}")
+            for row in rows
+        ]
+        logits: torch.Tensor = scorer.score(query.text, states, shared, options)
+        return logits
+
+    return score
+
+
+def _dense(
+    workspace: Workspace, collection: Collection, cached: Manifest, machine: Machine, order: DenseOrder
+) -> _Score:
+    scorer = _scorer(workspace, cached, machine)
+
+    def score(query: Query, rows: list[int]) -> torch.Tensor:
+        images = (read_image(workspace, collection.pages[row]) for row in rows)
+        return torch.cat([scorer.dense(query.text, [image], order) for image in images])
+
+    return score
+
+
+def _scorer(workspace: Workspace, cached: Manifest, machine: Machine) -> Any:
+    """The scorer that made the caches: same checkpoint, same options, same number format."""
+    assert cached.model
+    module = families.load("scorers", cached.config["family"])
+    prepare = module.Prepare(**cached.config["options"])
+    if module.wording(prepare) != cached.config["wording"]:
+        raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
+    device = resolve_device(machine.device)
+    dtype = resolve_dtype(cached.model["dtype"], device)
+    return module.Scorer(recorded(cached.model, workspace.hashes), prepare, device, dtype)

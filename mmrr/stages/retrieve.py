@@ -1,0 +1,198 @@
+"""Stage ``retrieve``: queries -> the first stage's run, by page vectors, by text, or by both fused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load
+
+from mmrr import families
+from mmrr.artifacts import Manifest, Spec, Workspace, digest, save_tensors
+from mmrr.checkpoints import recorded
+from mmrr.collection import Collection, read_texts
+from mmrr.config import Machine, Retrieve
+from mmrr.devices import resolve_device, resolve_dtype
+from mmrr.errors import MmrrError
+from mmrr.index import DENSE, TEXT, TextIndex, search_dense
+from mmrr.shards import read_vectors
+from mmrr.trec import write_run
+from mmrr.types import Hit, Progress, Query, Run, rank, silent
+
+
+def retrieve(
+    workspace: Workspace,
+    collection: Collection,
+    indexed: Manifest,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: dict[str, str],
+    machine: Machine,
+    progress: Progress = silent,
+) -> Manifest:
+    """Rank pages for each query. ``search_options`` are the embedder family's ``Search`` by name.
+
+    Raises MmrrError where there are no page vectors to search, and for a query whose document is not in the index.
+    """
+    embedded = workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
+    first_stage = options.first_stage or ("hybrid" if embedded else "bm25")
+    if first_stage != "bm25" and embedded is None:
+        raise MmrrError(
+            f"--first-stage {first_stage} needs page vectors, and this index has none; "
+            "run mmrr index with --embedder, or use --first-stage bm25"
+        )
+    _check(queries, options, collection)
+    config: dict[str, Any] = {**dataclasses.asdict(options), "first_stage": first_stage}
+    search = None
+    if embedded and first_stage != "bm25":
+        family = families.load("embedders", embedded.config["family"])
+        search = families.parse_options(family.Search, search_options)
+        config["search"] = dataclasses.asdict(search)
+    spec = Spec(
+        "retrieve",
+        1,
+        config,
+        {
+            "pages": collection.manifest.fingerprint,
+            "index": indexed.fingerprint,
+            "queries": digest([dataclasses.astuple(query) for query in queries]),
+        },
+    )
+    if done := workspace.find(spec.stage, spec.fingerprint):
+        return done
+
+    lists: list[list[list[Hit]]] = []
+    shards: list[str] = []
+    started = time.perf_counter()
+    if embedded and search:
+        shards, vectors = _query_vectors(workspace, embedded, search, queries, machine, progress)
+        lists.append(_dense(workspace, collection, indexed, embedded, vectors, queries, options))
+    if first_stage != "dense":
+        lists.append(_text(workspace, collection, indexed, queries, options))
+    run: Run = {
+        query.query_id: hits[0] if len(hits) == 1 else fuse(hits, options.rrf_k, options.depth)
+        for query, *hits in zip(queries, *lists, strict=True)
+    }
+    search_ms = 1000 * (time.perf_counter() - started)
+
+    def write(folder: Path) -> None:
+        with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
+            write_run(run, file)
+        lines = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n" for query in queries)
+        (folder / "queries.jsonl").write_text("".join(lines), "utf-8")
+
+    content = {"queries": len(queries), "candidates": sum(map(len, run.values())), "shards": shards}
+    return workspace.commit(spec, content, 0, {"search_ms": round(search_ms, 1)}, write)
+
+
+def fuse(lists: list[list[Hit]], k: int, depth: int) -> list[Hit]:
+    """Reciprocal-rank fusion: sum of 1 / (k + rank) over the lists that have the page.
+
+    A page that shares no word with the query has no rank by text: where a document has no text layer, the order of
+    its pages there is noise.
+    """
+    scores: dict[str, float] = {}
+    for hits in lists:
+        for position, hit in enumerate((hit for hit in hits if hit.score != 0), 1):
+            scores[hit.page_id] = scores.get(hit.page_id, 0.0) + 1 / (k + position)
+    return rank(scores, depth)
+
+
+def _check(queries: list[Query], options: Retrieve, collection: Collection) -> None:
+    if options.depth < 1:
+        raise MmrrError(f"--candidates {options.depth}: expected 1 or more")
+    for query in queries if options.scope == "document" else []:
+        if query.doc_id is None:
+            raise MmrrError(f"query {query.query_id} names no document; --scope document needs its doc_id")
+        if query.doc_id not in collection.rows:
+            raise MmrrError(
+                f"query {query.query_id}: document {query.doc_id} is not in the index; see: mmrr ls --documents"
+            )
+
+
+def _query_vectors(
+    workspace: Workspace, embedded: Manifest, search: Any, queries: list[Query], machine: Machine, progress: Progress
+) -> tuple[list[str], torch.Tensor]:
+    """Shards, and vectors (Q, D). A query's vector is a shard: one asked before is not embedded again."""
+    assert embedded.model
+    spec = Spec("retrieve", 1, {**embedded.config, "search": dataclasses.asdict(search)}, {}, embedded.model)
+    keys = [spec.shard_key("query", query.text) for query in queries]
+    missing = {
+        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
+    }
+    if missing:
+        family = families.load("embedders", embedded.config["family"])
+        device = resolve_device(machine.device)
+        dtype = resolve_dtype(embedded.model["dtype"], device)
+        checkpoint = recorded(embedded.model, workspace.hashes)
+        embedder = family.Embedder(checkpoint, family.Prepare(**embedded.config["options"]), device, dtype)
+        with progress("embed queries", len(missing)) as advance:
+            for key, text in missing.items():
+                folder = workspace.scratch()
+                save_tensors({"vector": embedder.embed_queries([text], search)[0]}, folder / "vector.safetensors")
+                workspace.commit_shard("retrieve", key, folder, {})
+                advance(1)
+    vectors = [load(workspace.read_shard_file("retrieve", key, "vector.safetensors"))["vector"] for key in keys]
+    return keys, torch.stack(vectors)
+
+
+def _dense(
+    workspace: Workspace,
+    collection: Collection,
+    indexed: Manifest,
+    embedded: Manifest,
+    vectors: torch.Tensor,
+    queries: list[Query],
+    options: Retrieve,
+) -> list[list[Hit]]:
+    if options.scope == "corpus":
+        scores, rows = search_dense(indexed.path / DENSE, vectors.numpy(), options.depth)
+        return [
+            rank({collection.pages[row].page_id: float(score) for score, row in zip(*pair, strict=True) if row >= 0})
+            for pair in zip(scores, rows, strict=True)
+        ]
+    # One document is a few pages: exact products, whatever the index of the whole collection approximates.
+    cached: dict[str, torch.Tensor] = {}
+    ranked = []
+    for query, vector in zip(queries, vectors, strict=True):
+        assert query.doc_id
+        rows = collection.rows[query.doc_id]
+        if query.doc_id not in cached:
+            cached[query.doc_id] = read_vectors(workspace, embedded, collection, rows)
+        products = (cached[query.doc_id] @ vector).tolist()
+        ranked.append(
+            rank({collection.pages[row].page_id: s for row, s in zip(rows, products, strict=True)}, options.depth)
+        )
+    return ranked
+
+
+def _text(
+    workspace: Workspace, collection: Collection, indexed: Manifest, queries: list[Query], options: Retrieve
+) -> list[list[Hit]]:
+    """By text. In a collection only pages that share a word; in one document all its pages, for the reranker to see."""
+    if options.scope == "corpus":
+        index = TextIndex.load(indexed.path / TEXT, len(collection.pages))
+        ranked = []
+        for query in queries:
+            scores = index.scores(query.text)
+            # Only the best can be in the run, ties at the edge included.
+            edge = np.partition(scores, -options.depth)[-options.depth] if len(scores) > options.depth else 0.0
+            found = np.flatnonzero((scores > 0) & (scores >= edge))
+            ranked.append(rank({collection.pages[i].page_id: float(scores[i]) for i in found}, options.depth))
+        return ranked
+    cached: dict[str, TextIndex] = {}
+    ranked = []
+    for query in queries:
+        assert query.doc_id
+        rows = collection.rows[query.doc_id]
+        if query.doc_id not in cached:
+            cached[query.doc_id] = TextIndex.build(read_texts(workspace, collection, rows))
+        scores = cached[query.doc_id].scores(query.text)
+        pairs = zip(rows, scores.tolist(), strict=True)
+        ranked.append(rank({collection.pages[row].page_id: score for row, score in pairs}, options.depth))
+    return ranked
