@@ -1,0 +1,49 @@
+# mmrr: `make demo` tries it, `make test` tests it, `make check` is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo-work
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tools in it
+
+demo: install ## Run the chain on data/sample: documents to a printed ranking
+	@$(BIN)/python -m tests.tiny $(DEMO)/random-checkpoint >/dev/null 2>&1
+	@echo "mmrr carries no trained model yet. The ranking below is BM25's, over the text layer:"
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --first-stage bm25
+	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
+	$(BIN)/mmrr retrieve --queries data/sample/queries.jsonl --work $(DEMO)/work --top-k 1 2>/dev/null
+	$(BIN)/mmrr eval --work $(DEMO)/work --qrels data/sample/qrels.trec --no-rerank
+	@echo "The same pages through caches and reranker, on a checkpoint of RANDOM weights, which has learnt nothing:"
+	@echo "the steps are real, the order of these pages means nothing."
+	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model $(DEMO)/random-checkpoint
+	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
+
+test: install ## Run the tests (a CPU, no network, a few minutes)
+	$(BIN)/python -m pytest -n auto -q
+
+test-slow: install ## Run the slow tests too
+	$(BIN)/python -m pytest -n auto -q -m 'not gpu'
+
+check: install ## Formatting, lint, types, tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n auto -q
+
+format: install ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove the virtual environment and the demonstration's workspace
+	rm -rf $(VENV) $(DEMO)
