@@ -70,7 +70,7 @@ def ranking(
             write_atomically(output, (found.manifest.path / "run.trec").read_text("utf-8"))
         except FileNotFoundError:
             raise MmrrError(f"--output {output}: there is no folder {output.parent}") from None
-    answers = [
+    answers: list[dict[str, Any]] = [
         {"query_id": query.query_id, "text": query.text, "results": _results(found, query.query_id, top_k)}
         for query in found.queries
     ]
@@ -260,7 +260,7 @@ def models(*, as_json: bool) -> None:
     """Families with their options, and the published checkpoints they load."""
     from mmrr import families
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind in ("embedders", "scorers"):
         for name in families.names(kind):
             module = families.load(kind, name)

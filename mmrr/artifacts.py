@@ -192,7 +192,7 @@ class Workspace:
         content: dict[str, Any],
         size: int,
         provenance: Mapping[str, Any] | None = None,
-        write: Callable[[Path], None] = lambda folder: None,
+        write: Callable[[Path], object] = lambda folder: None,
     ) -> Manifest:
         """Write the artifact's own files with ``write(folder)``, the manifest last, and rename it into place."""
         folder = self.root / _stage(spec.stage) / spec.fingerprint

@@ -13,6 +13,7 @@ from mmrr.collection import Collection, load
 from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
 from mmrr.documents import find_sources
 from mmrr.errors import MmrrError
+from mmrr.geometry import CELL_PX
 from mmrr.mmdocir import Benchmark, Text
 from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render, rerank, retrieve
 from mmrr.stages.precache import Plan
@@ -121,8 +122,10 @@ def prune_pages(
         raise MmrrError(
             "pruning follows the embedder's attention, and this index has none; run mmrr index with --embedder"
         )
-    extra = geometry or ()
-    return prune.prune(session.workspace, collection, embedded, Prune(keep), *extra, progress=session.progress)
+    cell_px, max_tokens = geometry or (CELL_PX, None)
+    return prune.prune(
+        session.workspace, collection, embedded, Prune(keep), cell_px, max_tokens, progress=session.progress
+    )
 
 
 def precache_pages(

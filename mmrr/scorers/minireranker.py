@@ -18,7 +18,7 @@ from torch import Tensor
 from mmrr import families
 from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.prompts import Mark, Message
+from mmrr.prompts import Mark, Message, Part
 from mmrr.types import Grid, Keep, State
 
 SYSTEM = (
@@ -219,13 +219,13 @@ class Scorer:
 def _vision_first(instruction: str, query: str, *, split: bool = True) -> list[Message]:
     """Section 2: what is heavy and reusable goes first. The first segment ends with the newline after the page."""
     boundary = [Mark.SPLIT] if split else []
-    user = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, "<Query>: ", query]
+    user: list[Part] = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, "<Query>: ", query]
     return [("system", [SYSTEM]), ("user", user)]
 
 
 def _query_first(instruction: str, query: str) -> list[Message]:
     """The published reranker's own template; its pieces are joined without separators."""
-    user = [f"<Instruct>: {instruction}<Query>:", query, "\n<Document>:", Mark.IMAGE]
+    user: list[Part] = [f"<Instruct>: {instruction}<Query>:", query, "\n<Document>:", Mark.IMAGE]
     return [("system", [SYSTEM]), ("user", user)]
 
 

@@ -57,8 +57,10 @@ def judge_mmdocir(
         "page": page_recall(pages, by_id),
         "layout": layout_recall(layouts[0], by_id, layouts[1]) if layouts else None,
     }
-    single = [{"query_id": name, **page_recall(pages, {name: question})} for name, question in by_id.items()]
-    per_query = [{key: value if key == "query_id" else value["micro"] for key, value in row.items()} for row in single]
+    per_query = [
+        {"query_id": name, **{k: recall["micro"] for k, recall in page_recall(pages, {name: question}).items()}}
+        for name, question in by_id.items()
+    ]
     spec = Spec("eval", 1, {"benchmark": "mmdocir"}, {**inputs, "questions": digest(sorted(by_id))})
     return _commit(workspace, spec, {"queries": len(by_id), "metrics": metrics}, per_query)
 

@@ -151,10 +151,10 @@ def _dense(
     options: Retrieve,
 ) -> list[list[Hit]]:
     if options.scope == "corpus":
-        scores, rows = search_dense(indexed.path / DENSE, vectors.numpy(), options.depth)
+        found = search_dense(indexed.path / DENSE, vectors.numpy(), options.depth)
         return [
             rank({collection.pages[row].page_id: float(score) for score, row in zip(*pair, strict=True) if row >= 0})
-            for pair in zip(scores, rows, strict=True)
+            for pair in zip(*found, strict=True)
         ]
     # One document is a few pages: exact products, whatever the index of the whole collection approximates.
     cached: dict[str, torch.Tensor] = {}
