@@ -91,7 +91,7 @@ def ranking(
             for row in answer["results"]
         ]
         title = answer["text"] if len(answer["text"]) < 200 else answer["text"][:200] + "..."
-        table(title, columns, rows, to_stdout=not is_file)
+        table(title, columns, rows, numbers_from=2, to_stdout=not is_file)
         if not rows:
             note("no page shares a word with this query")
     if is_file and len(answers) > _SHOWN:
@@ -202,7 +202,7 @@ def artifacts(workspace: Workspace, *, as_json: bool) -> None:
         ]
         for row in rows
     ]
-    table(str(workspace.root), ["artifact", "how it was made", "size", "age"], shown, to_stdout=True)
+    table(str(workspace.root), ["artifact", "how it was made", "size", "age"], shown, numbers_from=2, to_stdout=True)
 
 
 def _how(manifest: Manifest) -> str:
@@ -246,7 +246,7 @@ def document_list(pages: Manifest, *, as_json: bool) -> None:
         emit({"artifact": str(pages.path), "documents": entries})
         return
     rows = [[entry["doc_id"], entry["status"], str(entry["n_pages"]), entry["detail"]] for entry in entries]
-    table(str(pages.path), ["document", "status", "pages", "detail"], rows, to_stdout=True)
+    table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
 
 
 def removal(removed: Removal) -> None:
@@ -317,4 +317,4 @@ def doctor(work: Path, *, as_json: bool) -> None:
     if as_json:
         emit(facts)
         return
-    table("", ["", "this machine"], [[name, value] for name, value in facts.items()], to_stdout=True)
+    table("", ["", "this machine"], [[name, value] for name, value in facts.items()], numbers_from=2, to_stdout=True)

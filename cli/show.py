@@ -72,8 +72,10 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def table(title: str, columns: list[str], rows: list[list[str]], *, to_stdout: bool = False) -> None:
-    """Columns after the first two are numbers, to the right."""
+def table(
+    title: str, columns: list[str], rows: list[list[str]], *, numbers_from: int = 1, to_stdout: bool = False
+) -> None:
+    """Print a table; the columns from ``numbers_from`` on are numbers, set to the right."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -81,7 +83,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, to_stdout: b
     out = sys.stdout if to_stdout else sys.stderr
     grid = Table(title=title or None, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
-        grid.add_column(column, justify="left" if i < 2 else "right", overflow="fold")
+        grid.add_column(column, justify="left" if i < numbers_from else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))  # Text: document names are data, not markup
     width = None if out.isatty() else 120

@@ -78,7 +78,13 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
-def list_pages(workspace: Workspace, spec: Spec, entries: list[dict[str, Any]], page_name: str = "{:04d}") -> Manifest:
+def list_pages(
+    workspace: Workspace,
+    spec: Spec,
+    entries: list[dict[str, Any]],
+    page_name: str = "{:04d}",
+    provenance: dict[str, Any] | None = None,
+) -> Manifest:
     """Commit the artifact: every page with an image, and each document's status and failed pages.
 
     ``entries``: doc_id, sha256, status, n_pages, detail, shards.
@@ -102,7 +108,7 @@ def list_pages(workspace: Workspace, spec: Spec, entries: list[dict[str, Any]], 
     content = {"pages": len(records), "documents": entries}
     size = workspace.shard_bytes("pages", (key for entry in entries for key in entry["shards"]))
     return workspace.commit(
-        spec, content, size, write=lambda folder: (folder / "pages.jsonl").write_text(_lines(records), "utf-8")
+        spec, content, size, provenance, lambda folder: (folder / "pages.jsonl").write_text(_lines(records), "utf-8")
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
@@ -39,9 +40,12 @@ def embed(
         return done
     shards = {pages_key: spec.shard_key(pages_key) for pages_key in collection.by_shard}
     missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("embed", key)}
+    pages_computed = sum(len(collection.by_shard[pages]) for pages in missing)
+    started = time.perf_counter()
     if missing:
         embedder = family.Embedder(checkpoint, prepare, device, dtype)
-        with progress("embed", sum(len(collection.by_shard[pages]) for pages in missing)) as advance:
+        started = time.perf_counter()
+        with progress("embed", pages_computed) as advance:
             for pages_key, key in missing.items():
                 embeddings = {}
                 for page in collection.by_shard[pages_key]:
@@ -51,4 +55,5 @@ def embed(
                 write_embeddings(folder, embeddings)
                 workspace.commit_shard("embed", key, folder, {})
     content = {"pages": len(collection.pages), "shards": shards}
-    return workspace.commit(spec, content, workspace.shard_bytes("embed", shards.values()))
+    timing = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+    return workspace.commit(spec, content, workspace.shard_bytes("embed", shards.values()), timing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -101,8 +102,10 @@ def precache(
             f"the caches need {plan.total_bytes / 1e9:.1f} GB and {workspace.root} has {plan.free_bytes / 1e9:.1f} GB "
             "free; free some, choose another --work, or lower --keep"
         )
+    started = time.perf_counter()
     if missing or needs_shared:
         scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
+        started = time.perf_counter()
         if needs_shared:
             folder = workspace.scratch()
             workspace.commit_shard("precache", shared, folder, write_states(folder, {"shared": scorer.shared_state()}))
@@ -125,7 +128,8 @@ def precache(
             "shards": shards,
             "shared": shared,
         }
-        manifest = workspace.commit(spec, content, size)
+        timing = {"pages_computed": plan.missing, "seconds": round(time.perf_counter() - started, 3)}
+        manifest = workspace.commit(spec, content, size, timing)
     workspace.set_head(*filter(None, (pruned, manifest)))
     return manifest
 

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -77,12 +78,15 @@ def render(
         raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in entries[:5]))
 
     missing = [task for task in tasks.values() if not workspace.has_shard("pages", task.key)]
-    with progress("render", sum(task.last - task.first + 1 for task in missing)) as advance:
+    pages_computed = sum(task.last - task.first + 1 for task in missing)
+    started = time.perf_counter()
+    with progress("render", pages_computed) as advance:
         for task, folder, pages in _run(workspace, missing, drawing, machine.workers or os.cpu_count() or 1):
             commit_pages(workspace, task.key, folder, pages)
             advance(task.last - task.first + 1)
 
-    manifest = list_pages(workspace, spec, entries)
+    timing = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+    manifest = list_pages(workspace, spec, entries, provenance=timing)
     workspace.set_head(manifest)
     return manifest
 

@@ -1,0 +1,32 @@
+"""The same scores and vectors on a CUDA device as on the CPU. Run with: pytest -m gpu"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmrr.embedders import qwen3_vl
+from mmrr.scorers.minireranker import Prepare, Score, Scorer
+from tests.conftest import CPU
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def test_cached_scores_equal_the_cpus(tiny, page_images):
+    results = []
+    for device in (CPU, torch.device("cuda")):
+        scorer = Scorer(tiny, Prepare(band="1:4"), device, torch.float32)
+        states = scorer.prepare(page_images, [None] * len(page_images))
+        results.append(scorer.score("When is the thesis due?", states, scorer.shared_state(), Score()))
+    assert (results[0] - results[1]).abs().max() <= 1e-3
+    assert results[0].std() > 1e-2
+
+
+def test_embeddings_equal_the_cpus(tiny_embedder, page_images):
+    results = []
+    for device in (CPU, torch.device("cuda")):
+        embedder = qwen3_vl.Embedder(tiny_embedder, qwen3_vl.Prepare(), device, torch.float32)
+        results.append(embedder.embed_pages(page_images))
+    for here, there in zip(*results, strict=True):
+        assert (here.vector - there.vector).abs().max() <= 1e-4
+        assert (here.saliency - there.saliency).abs().max() <= 1e-4
