@@ -19,12 +19,12 @@ install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tool
 
 demo: install ## Run the chain on data/sample: documents to a printed ranking
 	@$(BIN)/python -m tests.tiny $(DEMO)/random-checkpoint >/dev/null 2>&1
-	@echo "mmrr carries no trained model yet. The ranking below is BM25's, over the text layer:"
+	@echo; echo "mmrr carries no trained model yet. The ranking below is BM25's, over the text layer:"
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --first-stage bm25
 	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
-	$(BIN)/mmrr retrieve --queries data/sample/queries.jsonl --work $(DEMO)/work --top-k 1 2>/dev/null
+	@$(BIN)/mmrr retrieve --queries data/sample/queries.jsonl --work $(DEMO)/work >/dev/null 2>&1
 	$(BIN)/mmrr eval --work $(DEMO)/work --qrels data/sample/qrels.trec --no-rerank
-	@echo "The same pages through caches and reranker, on a checkpoint of RANDOM weights, which has learnt nothing:"
+	@echo; echo "The same pages through caches and reranker, on a checkpoint of RANDOM weights, which has learnt nothing:"
 	@echo "the steps are real, the order of these pages means nothing."
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model $(DEMO)/random-checkpoint
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
