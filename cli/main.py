@@ -18,7 +18,7 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
-from .show import note, pairs, plain_errors, progress
+from .show import check_output, note, pairs, plain_errors, progress
 
 if TYPE_CHECKING:
     from mmrr.pipeline import Scoring, Session
@@ -49,17 +49,24 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @contextlib.contextmanager
 def _session(
-    work: Path, machine: Machine | None = None, chosen: list[str] | None = None, *, create: bool = False
+    work: Path,
+    machine: Machine | None = None,
+    chosen: list[str] | None = None,
+    choices: tuple[str, ...] = ("index",),  # stages that --from may name here
+    *,
+    create: bool = False,
 ) -> Iterator[Session]:
     with plain_errors():
         from mmrr.artifacts import Workspace
         from mmrr.pipeline import Session
 
-        pieces = [name.partition("/") for name in chosen or []]
-        if any(not fingerprint for _, _, fingerprint in pieces):
-            raise MmrrError("--from takes stage/fingerprint as in: mmrr ls")
+        names = {}
+        for name in chosen or []:
+            stage, _, names[stage] = name.partition("/")
+            if stage not in choices:
+                expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
+                raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
         with Workspace.open(work, create=create) as workspace:
-            names = {stage: fingerprint for stage, _, fingerprint in pieces}
             yield Session(workspace, machine or Machine(), progress, names)
 
 
@@ -99,19 +106,25 @@ def _retrieve(first_stage: str | None, scope: str, candidates: int) -> Retrieve:
 def _order(dense: bool, prompt: str) -> DenseOrder | None:
     if prompt not in ("vision-first", "query-first"):
         raise MmrrError(f"--prompt {prompt}: expected vision-first or query-first")
+    if prompt == "query-first" and not dense:
+        raise MmrrError("--prompt query-first goes with --dense: the caches are vision-first")
     return cast("DenseOrder", prompt) if dense else None
 
 
-def _queries(query: str | None, path: Path | None, document: str | None) -> list[Query]:
+def _queries(query: str | None, path: Path | None, document: str | None = None, scope: str = "") -> list[Query]:
     from mmrr.trec import read_queries
     from mmrr.types import Query
 
     if (query is None) == (path is None):
         raise MmrrError("give one query on the command line, or --queries FILE")
+    if document is not None and (path is not None or scope != "document"):
+        raise MmrrError("--document goes with a query on the command line and --scope document")
     if path is not None:
         return read_queries(path)
     if query is None or not query.strip():
         raise MmrrError("the query is empty; expected a question or some words")
+    if any("\ud800" <= char <= "\udfff" for char in query):
+        raise MmrrError("the query is not text in UTF-8")
     return [Query("query", query, document)]
 
 
@@ -168,7 +181,7 @@ def retrieve(
     work: o.Work = o.WORK,
     output: Annotated[Optional[Path], typer.Option(help="Write the TREC run here too.")] = None,
     document: Annotated[Optional[str], typer.Option(help="Search this document only (with --scope document).")] = None,
-    top_k: Annotated[int, typer.Option(help="Pages to show.")] = 10,
+    top_k: Annotated[int, typer.Option(min=1, help="Pages to show.")] = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
@@ -181,7 +194,8 @@ def retrieve(
     with _session(work, Machine(device), from_) as session:
         from mmrr import pipeline
 
-        asked = _queries(query, queries, document)
+        asked = _queries(query, queries, document, scope)
+        check_output(output)
         found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), pairs(search_option))
         report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
 
@@ -231,7 +245,7 @@ def rerank(
     work: o.Work = o.WORK,
     output: Annotated[Optional[Path], typer.Option(help="Write the TREC run here too.")] = None,
     document: Annotated[Optional[str], typer.Option(help="Search this document only (with --scope document).")] = None,
-    top_k: Annotated[int, typer.Option(help="Pages to show.")] = 10,
+    top_k: Annotated[int, typer.Option(min=1, help="Pages to show.")] = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
@@ -245,10 +259,11 @@ def rerank(
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Find pages for a question and rerank them from their caches."""
-    with _session(work, Machine(device), from_) as session:
+    with _session(work, Machine(device), from_, ("index", "precache")) as session:
         from mmrr import pipeline
 
-        asked = _queries(query, queries, document)
+        asked = _queries(query, queries, document, scope)
+        check_output(output)
         order = _order(dense, prompt)
         session.current("precache")  # said before the search, not after it
         found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), pairs(search_option))
@@ -293,7 +308,8 @@ def evaluate(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Measure the newest run against judgements, or the whole chain on MMDocIR (mmrr eval mmdocir --data DIR)."""
-    with _session(work, Machine(device, dtype, workers), from_, create=benchmark is not None) as session:
+    stages = ("retrieve", "rerank")
+    with _session(work, Machine(device, dtype, workers), from_, stages, create=benchmark is not None) as session:
         from mmrr import pipeline
 
         if benchmark is None:
@@ -342,7 +358,7 @@ def run(
     work: o.Work = o.WORK,
     output: Annotated[Optional[Path], typer.Option(help="Write the TREC run here too.")] = None,
     qrels: Annotated[Optional[Path], typer.Option(help="TREC judgements, to measure the run with.")] = None,
-    top_k: Annotated[int, typer.Option(help="Pages to show a query.")] = 3,
+    top_k: Annotated[int, typer.Option(min=1, help="Pages to show a query.")] = 3,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     first_stage: o.FirstStageOption = None,
@@ -366,7 +382,8 @@ def run(
     with _session(work, Machine(device, dtype, workers), create=True) as session:
         from mmrr import pipeline
 
-        asked = _queries(None, queries, None)
+        asked = _queries(None, queries)
+        check_output(output)
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
         model = _embedder(embedder, embedder_revision, first_stage)
         pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))

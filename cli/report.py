@@ -36,7 +36,9 @@ def documents(pages: Manifest) -> None:
     if len(bad) > _SHOWN:
         note(f"  ... and {len(bad) - _SHOWN} more, see: mmrr ls --documents")
     statuses = Counter(entry["status"] for entry in entries)
-    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    counts = ", ".join(
+        f"{statuses[status]} {status}" for status in sorted(statuses, key=lambda name: (name != "ok", name))
+    )
     note(f"{pages.content['pages']} pages of {len(entries)} documents ({counts})")
 
 
@@ -61,15 +63,11 @@ def ranking(
     """The pages found: a table for people, a document for machines, a TREC file where asked for."""
     from mmrr import pipeline
     from mmrr.artifacts import write_atomically
-    from mmrr.errors import MmrrError
 
     if is_file:  # a query on the command line is not what mmrr eval should follow
         pipeline.remember(session, found)
     if output:
-        try:
-            write_atomically(output, (found.manifest.path / "run.trec").read_text("utf-8"))
-        except FileNotFoundError:
-            raise MmrrError(f"--output {output}: there is no folder {output.parent}") from None
+        write_atomically(output, (found.manifest.path / "run.trec").read_text("utf-8"))
     answers: list[dict[str, Any]] = [
         {"query_id": query.query_id, "text": query.text, "results": _results(found, query.query_id, top_k)}
         for query in found.queries

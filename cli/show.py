@@ -5,13 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from mmrr.errors import MmrrError
+
+_USERS_TO_FIX = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
+)
 
 
 def note(message: str) -> None:
@@ -58,18 +66,30 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except MmrrError as error:
-        note(f"error: {error}")
+        note(f"error: {printable(str(error))}")
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         note("stopped; what was finished is kept: the same command goes on from there")
         raise typer.Exit(130) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in _USERS_TO_FIX:
             raise
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
         where = f" at {error.filename}" if error.filename else ""
         note(f"error: {what}{where}; what was finished is kept: the same command goes on from there")
         raise typer.Exit(1) from error
+
+
+def check_output(path: Path | None) -> None:
+    """Raises MmrrError if no file can be written there: better before the work than after it."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise MmrrError(f"--output {path} is a folder; expected a file")
+    if not path.parent.is_dir():
+        raise MmrrError(f"--output {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise MmrrError(f"--output {path}: {path.parent} cannot be written")
 
 
 def table(
@@ -81,13 +101,19 @@ def table(
     from rich.text import Text
 
     out = sys.stdout if to_stdout else sys.stderr
-    grid = Table(title=title or None, title_justify="left", header_style="bold")
+    # Text: names and queries are data, not markup.
+    grid = Table(title=Text(printable(title)) if title else None, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         grid.add_column(column, justify="left" if i < numbers_from else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))  # Text: document names are data, not markup
+        grid.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
     width = None if out.isatty() else 120
     Console(file=out, width=width).print(grid)
+
+
+def printable(text: str) -> str:
+    """On one line, with no character that a terminal would take for a command."""
+    return "".join(char if unicodedata.category(char) not in ("Cc", "Cs") else " " for char in text)
 
 
 def size(n_bytes: float) -> str:

@@ -21,8 +21,9 @@ import os
 import platform
 import re
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -46,13 +47,29 @@ _KEY = re.compile(r"[0-9a-f]{12,64}")
 
 
 def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces. Raises TypeError for anything that is not plain JSON."""
+    """One text for one value: sorted keys, no spaces.
+
+    Raises TypeError for anything that is not plain JSON, and ValueError for a number that is none.
+    """
+    _refuse_other_keys(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
     """SHA-256 of the canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _refuse_other_keys(value: Any) -> None:
+    """json.dumps turns a key 1 into "1", so that two values would have one text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} is no string")
+            _refuse_other_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _refuse_other_keys(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +120,17 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
     path: Path = Path()
 
+    @property
+    def shards(self) -> set[tuple[str, str]]:
+        """(stage, key) of every shard that the artifact lists."""
+        if self.stage == "pages":
+            return {("pages", key) for entry in self.content["documents"] for key in entry["shards"]}
+        shards = self.content.get("shards", [])
+        keys = set(shards.values() if isinstance(shards, dict) else shards)
+        if "shared" in self.content:
+            keys.add(self.content["shared"])
+        return {(self.stage, key) for key in keys}
+
 
 class Workspace:
     """One folder of artifacts. Open it with ``Workspace.open``; use it as a context manager."""
@@ -125,19 +153,23 @@ class Workspace:
                 raise MmrrError(f"no workspace at {root}; make one with: mmrr index DOCUMENTS --work {root}")
             if root.exists() and not root.is_dir():
                 raise MmrrError(f"--work {root} is a file; expected a folder")
-            if root.is_dir() and any(root.iterdir()):
-                raise MmrrError(f"--work {root} holds other files and no workspace; choose a new or an empty folder")
             try:
-                (root / "tmp").mkdir(parents=True, exist_ok=True)
+                root.mkdir(parents=True, exist_ok=True)
+                # Another command may be making the same workspace, or was killed while it did.
+                if all(path.name.startswith((_MARK, f".{_MARK}.")) for path in root.iterdir()):
+                    write_atomically(root / _MARK, canonical_json({"schema": 1}))
+                elif not (root / _MARK).exists():
+                    raise MmrrError(
+                        f"--work {root} holds other files and no workspace; choose a new or an empty folder"
+                    )
             except OSError as error:
                 raise MmrrError(f"--work {root} cannot be made: {error.strerror}") from error
-            write_atomically(root / _MARK, canonical_json({"schema": 1}))
         return cls(root)
 
     def __enter__(self) -> Self:
         try:
             (self.root / "tmp").mkdir(exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=10)  # nobody else's, but another command's sweep may hold it for a moment
         except OSError as error:
             raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
         self._sweep()
@@ -156,6 +188,10 @@ class Workspace:
             with contextlib.suppress(Timeout), FileLock(lock_path, timeout=0):
                 shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
                 lock_path.unlink(missing_ok=True)
+        for aside in self.root.glob(".*.json.*"):  # of write_atomically, which takes no hour
+            with contextlib.suppress(OSError):
+                if time.time() - aside.stat().st_mtime > 3600:
+                    aside.unlink()
 
     def others_running(self) -> bool:
         """Whether another command is working in this workspace now."""
@@ -171,18 +207,27 @@ class Workspace:
         if not path.exists():
             return None
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return Manifest(**{**values, "path": folder})
+            return Manifest(**_unseal(path.read_bytes()), path=folder)
         except (ValueError, TypeError) as error:
             raise MmrrError(f"{path} is damaged ({error}); remove it with: mmrr rm {stage}/{fingerprint}") from error
 
-    def artifacts(self) -> list[Manifest]:
-        """Every committed artifact, in the order of the data flow, oldest first."""
+    def done(self, spec: Spec) -> Manifest | None:
+        """The committed artifact, if none of the shards it lists is gone: there is nothing left to do then."""
+        manifest = self.find(spec.stage, spec.fingerprint)
+        return manifest if manifest and all(self.has_shard(*shard) for shard in manifest.shards) else None
+
+    def artifacts(self, *, but: Container[str] = ()) -> list[Manifest]:
+        """Every committed artifact but some (``stage/fingerprint``), in the order of the data flow, oldest first.
+
+        Raises MmrrError if a manifest is damaged.
+        """
         found = [
             manifest
             for stage in STAGES
             for folder in sorted((self.root / stage).glob("*/"))
-            if _KEY.fullmatch(folder.name) and (manifest := self.find(stage, folder.name))
+            if _KEY.fullmatch(folder.name)
+            and f"{stage}/{folder.name}" not in but
+            and (manifest := self.find(stage, folder.name))
         ]
         return sorted(found, key=lambda m: (STAGES.index(m.stage), str(m.provenance.get("created"))))
 
@@ -206,7 +251,7 @@ class Workspace:
             "bytes": size + own,
             "provenance": {**_here(), **(provenance or {})},
         }
-        write_atomically(aside / "manifest.json", json.dumps(values, indent=1, ensure_ascii=False))
+        write_atomically(aside / "manifest.json", _seal(values, indent=1))
         self._move(aside, folder)
         manifest = self.find(spec.stage, spec.fingerprint)
         assert manifest is not None
@@ -236,7 +281,7 @@ class Workspace:
         for path in sorted(folder.iterdir()):
             files.setdefault(path.name, {"bytes": path.stat().st_size, "xxh3": checksum_file(path)})
         record["bytes"] = sum(entry["bytes"] for entry in files.values())
-        write_atomically(folder / "shard.json", json.dumps(record, ensure_ascii=False))
+        write_atomically(folder / "shard.json", _seal(record))
         self._move(folder, self.shard(stage, key))
 
     def shard_bytes(self, stage: str, keys: Iterable[str]) -> int:
@@ -244,19 +289,16 @@ class Workspace:
         return sum(int(self.shard_record(stage, key)["bytes"]) for key in set(keys))
 
     def shard_record(self, stage: str, key: str) -> dict[str, Any]:
-        """What ``new_shard`` recorded. Raises MmrrError if the shard is gone or damaged (and sets it aside)."""
+        """What ``commit_shard`` recorded. Raises MmrrError if the shard is gone or damaged (and sets it aside)."""
         path = self.shard(stage, key) / "shard.json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            return _unseal(path.read_bytes())
         except FileNotFoundError:
             raise MmrrError(
                 f"shard {stage}/{key} is gone from {self.root}; run the {_command(stage)} command again"
             ) from None
         except ValueError as error:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
-        if not isinstance(record, dict):
-            raise self.damaged(stage, key, "shard.json holds no object")
-        return record
 
     def read_shard_file(self, stage: str, key: str, name: str) -> bytes:
         """A whole small file of a shard, checked against its checksum."""
@@ -291,32 +333,34 @@ class Workspace:
             heads = self._read_head() | {manifest.stage: manifest.fingerprint for manifest in manifests}
             write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
 
-    def forget(self, stages: Iterable[str]) -> None:
-        """Leave some stages without a head."""
+    def forget(self, manifests: Iterable[Manifest]) -> None:
+        """Leave the stages whose head is one of these without one."""
+        gone = {(manifest.stage, manifest.fingerprint) for manifest in manifests}
         with FileLock(self.root / "head.lock"):
-            heads = {stage: name for stage, name in self._read_head().items() if stage not in set(stages)}
+            heads = {stage: name for stage, name in self._read_head().items() if (stage, name) not in gone}
             write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
 
     def _read_head(self) -> dict[str, str]:
         try:
             values = json.loads((self.root / "head.json").read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("no JSON object")
         except FileNotFoundError:
             return {}
         except ValueError as error:
             raise MmrrError(
                 f"{self.root / 'head.json'} is damaged ({error}); delete it and run mmrr index again"
             ) from error
-        return {str(stage): str(fingerprint) for stage, fingerprint in dict(values).items()}
+        return {str(stage): str(fingerprint) for stage, fingerprint in values.items()}
 
     @staticmethod
     def _move(folder: Path, target: Path) -> None:
         """Flush a finished folder to the disk and rename it into place, unless another command was faster."""
-        for path in folder.rglob("*"):
-            if path.is_file():
-                _flush(path)
+        for path in (*folder.rglob("*"), folder):  # a folder's own flush makes the names in it last
+            _flush(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
-            shutil.rmtree(target)  # no manifest = does not exist: left of an interrupted removal
+            shutil.rmtree(target, ignore_errors=True)  # no manifest = does not exist: left of an interrupted removal
         try:
             os.rename(folder, target)
         except OSError as error:
@@ -336,8 +380,10 @@ def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def checksum_tensor(tensor: torch.Tensor) -> str:
-    """xxh3-64 of a tensor's bytes, in hex."""
-    return xxhash.xxh3_64_hexdigest(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    """xxh3-64 of a tensor's type, shape and bytes, in hex: the same bytes read as another type are other numbers."""
+    state = xxhash.xxh3_64(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 class HashCache:
@@ -346,9 +392,10 @@ class HashCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._known: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+            known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            self._known = {}  # only a memory: losing it costs time, nothing else
+            known = None  # only a memory: losing it costs time, nothing else
+        self._known: dict[str, str] = known if isinstance(known, dict) else {}
 
     def sha256(self, path: Path) -> str:
         """Raises OSError if the file cannot be read."""
@@ -369,6 +416,25 @@ def checksum_file(path: Path) -> str:
         while block := file.read(1 << 22):
             state.update(block)
     return state.hexdigest()
+
+
+def _seal(values: dict[str, Any], indent: int | None = None) -> str:
+    """An object as JSON with a checksum of itself: a flipped digit in a listing is still JSON."""
+    return json.dumps({**values, "xxh3": _checksum(values)}, indent=indent, ensure_ascii=False)
+
+
+def _unseal(data: bytes) -> dict[str, Any]:
+    """Raises ValueError if anything in it changed."""
+    values = json.loads(data)
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    if values.pop("xxh3", None) != _checksum(values):
+        raise ValueError("it does not match its checksum")
+    return values
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(values, ensure_ascii=False).encode())
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from mmrr.errors import MmrrError
 #: All a checkpoint needs to load. Weights in safetensors alone: other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +43,52 @@ def resolve(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
     A folder with ``adapter_config.json`` is a LoRA adapter: its base model is resolved too.
     Raises MmrrError: not found, offline, not safetensors, or an architecture no backbone module is for.
     """
-    folder, folder_revision = _locate(name, revision, hashes)
-    adapter_config = folder / "adapter_config.json"
-    if not adapter_config.exists():
-        return Checkpoint(name, folder_revision, folder, _model_type(name, folder))
-    settings = _read_json(name, adapter_config)
-    base_name = settings.get("base_model_name_or_path")
-    if not base_name:
-        raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
-    base = resolve(str(base_name), settings.get("revision"), hashes)
-    if base.adapter:
-        raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
-    return Checkpoint(name, f"{folder_revision}+{base.revision}", base.path, base.model_type, folder)
+    return _resolve(name, revision, None, hashes)
 
 
 def recorded(model: dict[str, str], hashes: HashCache) -> Checkpoint:
     """The checkpoint a manifest names. Raises MmrrError if it has changed since, because its caches would not fit."""
-    commit = model["revision"]
-    checkpoint = resolve(model["id"], commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None, hashes)
-    if checkpoint.revision != commit:
+    own, _, base = model["revision"].partition("+")
+    commit, base_commit = (part if _COMMIT.fullmatch(part) else None for part in (own, base))
+    checkpoint = _resolve(model["id"], commit, base_commit, hashes)
+    if checkpoint.revision != model["revision"]:
         raise MmrrError(
-            f"{model['id']} has changed since it was used here ({commit[:15]}... then, {checkpoint.revision[:15]}... "
-            "now); run the earlier commands again with the new one"
+            f"{model['id']} has changed since it was used here ({model['revision'][:15]}... then, "
+            f"{checkpoint.revision[:15]}... now); run the earlier commands again with the new one"
         )
     return checkpoint
 
 
+def _resolve(name: str, revision: str | None, base_revision: str | None, hashes: HashCache) -> Checkpoint:
+    """``base_revision`` of an adapter's base model; None: the one the adapter names, or the newest."""
+    folder, found = _locate(name, revision, hashes)
+    # A manifest is read again from any folder: a relative path would be none there, or look like a Hub id.
+    name = name if _COMMIT.fullmatch(found) else str(folder)
+    adapter_config = folder / "adapter_config.json"
+    if not adapter_config.exists():
+        return Checkpoint(name, found, folder, _model_type(name, folder))
+    if not (folder / "adapter_model.safetensors").exists():
+        raise MmrrError(f"{name}: no adapter_model.safetensors; other formats are not read, because they can run code")
+    settings = _read_json(name, adapter_config)
+    base_name = settings.get("base_model_name_or_path")
+    if not base_name:
+        raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
+    base = resolve(str(base_name), base_revision or settings.get("revision"), hashes)
+    if base.adapter:
+        raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
+    return Checkpoint(name, f"{found}+{base.revision}", base.path, base.model_type, folder)
+
+
 def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():  # no name at all is no name for the current folder
         if revision:
             raise MmrrError(f"{name} is a local folder: a revision ({revision}) goes with a Hub id only")
         files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
-        return folder.resolve(), "sha256:" + digest({path.name: hashes.sha256(path) for path in files})
+        try:
+            return folder.resolve(), "sha256:" + digest({path.name: hashes.sha256(path) for path in files})
+        except OSError as error:
+            raise MmrrError(f"{error.filename} of {name} cannot be read: {error.strerror}") from error
     if not _HUB_ID.fullmatch(name):
         raise MmrrError(f"no folder '{name}', and it is not a Hub id (owner/name)")
     return _download(name, revision)
@@ -82,7 +96,7 @@ def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, s
 
 def _download(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_PATTERNS)))
@@ -90,13 +104,16 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         raise MmrrError(f"{name} is gated: accept its terms on the Hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise MmrrError(f"{name}: no such folder here and no such model on the Hub") from error
+    except RevisionNotFoundError as error:
+        raise MmrrError(f"{name} has no revision {revision} on the Hub") from error
     except Exception as error:  # every way a network can fail, in the types of whichever HTTP client the Hub's uses
         why = (
             "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub did not answer ({type(error).__name__})"
         )
+        at = f" --revision {revision}" if revision else ""
         raise MmrrError(
-            f"{name} is not on this machine and {why}; download it where there is a network "
-            f"(hf download {name}) or pass the path of a local copy"
+            f"{name}{at} is not on this machine and {why}; download it where there is a network "
+            f"(hf download {name}{at}) or pass the path of a local copy"
         ) from error
     return folder, folder.name
 

@@ -19,18 +19,6 @@ class Removal:
     bytes: int
 
 
-def shards_of(manifest: Manifest) -> set[tuple[str, str]]:
-    """(stage, key) of every shard that an artifact lists."""
-    content = manifest.content
-    if manifest.stage == "pages":
-        return {("pages", key) for entry in content["documents"] for key in entry["shards"]}
-    shards = content.get("shards", [])
-    keys = set(shards.values() if isinstance(shards, dict) else shards)
-    if "shared" in content:
-        keys.add(content["shared"])
-    return {(manifest.stage, key) for key in keys}
-
-
 def dependents(manifest: Manifest, artifacts: list[Manifest]) -> list[Manifest]:
     """The artifacts made of this one, directly or through others."""
     found: list[Manifest] = []
@@ -50,30 +38,37 @@ def remove(workspace: Workspace, names: list[str], *, cascade: bool) -> Removal:
     """
     if workspace.others_running():
         raise MmrrError(f"another mmrr command is working in {workspace.root}; try again when it has ended")
-    artifacts = workspace.artifacts()
-    by_name = {f"{manifest.stage}/{manifest.fingerprint}": manifest for manifest in artifacts}
-    doomed: dict[str, Manifest] = {}
+    damaged = _damaged(workspace)  # they can be removed like others, or nothing could be
+    artifacts = sorted(
+        [*workspace.artifacts(but=damaged), *(damaged[name] for name in names if name in damaged)],
+        key=lambda manifest: STAGES.index(manifest.stage),
+    )
+    by_name = {_name(manifest): manifest for manifest in artifacts}
+    doomed: set[str] = set()
     for name in names:
         if name not in by_name:
             raise MmrrError(f"no artifact '{name}'; expected stage/fingerprint as in: mmrr ls --work {workspace.root}")
-        needed_by = dependents(by_name[name], artifacts)
-        left = [f"{other.stage}/{other.fingerprint}" for other in needed_by]
+        left = [_name(other) for other in dependents(by_name[name], artifacts)]
         if set(left) - set(names) and not cascade:
             raise MmrrError(f"{name} is needed by {', '.join(left)}; remove them too with --cascade")
-        doomed |= {name: by_name[name], **{other: by_name[other] for other in left}}
-    workspace.forget([manifest.stage for manifest in doomed.values() if _is_head(workspace, manifest)])
+        doomed |= {name, *left}
+    removed = [manifest for manifest in by_name.values() if _name(manifest) in doomed]
+    workspace.forget(removed)
     freed = 0
-    for manifest in reversed(doomed.values()):
+    for manifest in reversed(removed):  # what is made of others first: an interruption leaves whole chains
         freed += _folder_bytes(manifest.path)
         (manifest.path / "manifest.json").unlink()  # first: an interrupted removal leaves nothing that looks whole
         shutil.rmtree(manifest.path)
     shards, size = sweep(workspace)
-    return Removal(list(doomed), shards, size + freed)
+    return Removal([_name(manifest) for manifest in removed], shards, size + freed)
 
 
 def sweep(workspace: Workspace) -> tuple[int, int]:
-    """Remove shards that no artifact lists; their number and bytes."""
-    listed = {shard for manifest in workspace.artifacts() for shard in shards_of(manifest)}
+    """Remove shards that no artifact lists; their number and bytes.
+
+    Raises MmrrError if a manifest is damaged: what it lists is not known.
+    """
+    listed = {shard for manifest in workspace.artifacts() for shard in manifest.shards}
     count = size = 0
     for stage in STAGES:
         for folder in (workspace.root / "shards" / stage).glob("*/"):
@@ -82,12 +77,28 @@ def sweep(workspace: Workspace) -> tuple[int, int]:
                 count += 1
                 (folder / "shard.json").unlink(missing_ok=True)
                 shutil.rmtree(folder)
+        for folder in (workspace.root / stage).glob("*/"):
+            if not (folder / "manifest.json").exists():  # left of an interrupted removal
+                size += _folder_bytes(folder)
+                shutil.rmtree(folder)
     return count, size
 
 
-def _is_head(workspace: Workspace, manifest: Manifest) -> bool:
-    head = workspace.head(manifest.stage)
-    return head is not None and head.fingerprint == manifest.fingerprint
+def _damaged(workspace: Workspace) -> dict[str, Manifest]:
+    """Stand-ins, which list nothing, for the artifacts whose manifest cannot be read."""
+    found = {}
+    for stage in STAGES:
+        for path in (workspace.root / stage).glob("*/manifest.json"):
+            try:
+                workspace.find(stage, path.parent.name)
+            except MmrrError:
+                manifest = Manifest(stage, path.parent.name, 0, {}, {}, None, {"documents": []}, 0, path=path.parent)
+                found[_name(manifest)] = manifest
+    return found
+
+
+def _name(manifest: Manifest) -> str:
+    return f"{manifest.stage}/{manifest.fingerprint}"
 
 
 def _folder_bytes(folder: Path) -> int:

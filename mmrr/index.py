@@ -93,5 +93,5 @@ class TextIndex:
             return cls(None, n_pages)
         try:
             return cls(bm25s.BM25.load(folder, load_corpus=False, allow_pickle=False), n_pages)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise MmrrError(f"{folder} is damaged ({error}); run mmrr index again") from error

@@ -147,6 +147,8 @@ def precache_pages(
 
 def _keep(session: Session, scoring: Scoring, indexed: Manifest) -> float:
     if scoring.keep is not None:
+        if not 0 < scoring.keep <= 1:
+            raise MmrrError(f"--keep {scoring.keep}: expected a share of the tokens, above 0 and at most 1")
         if scoring.keep < 1 and "embed" not in indexed.inputs:
             raise MmrrError(
                 f"--keep {scoring.keep} needs the embedder's attention, and this index has no page vectors; "

@@ -1,13 +1,17 @@
 """Writes a tiny random-initialised Qwen3-VL checkpoint in the published format: the real code runs, nothing is learnt.
 
-``python tests/tiny.py DIR`` writes one; the tests and the demonstration use it where a downloaded checkpoint would be.
+``python -m tests.tiny DIR`` writes one; the tests and the demonstration use it where a downloaded checkpoint would be.
+``python -m tests.tiny DIR 2b`` writes random weights of Qwen3-VL-2B's true shape (4.3 GB), to measure time and size.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -73,6 +77,65 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+#: The true dimensions of Qwen3-VL-2B.
+SHAPE_2B = {
+    "text": {
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5000000.0,
+            "mrope_section": [24, 20, 20],
+            "mrope_interleaved": True,
+        },
+    },
+    "vision": {
+        "depth": 24,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_heads": 16,
+        "out_hidden_size": 2048,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [5, 11, 17],
+    },
+}
+
+
+def _shape(layers: int, vocab_size: int, deepstack: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Text and vision part of the tiny model's config."""
+    text = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "max_position_embeddings": 262144,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5000000.0,
+            "mrope_section": [6, 5, 5],
+            "mrope_interleaved": True,
+        },
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": list(deepstack),
+    }
+    return text, vision
+
+
 def write_checkpoint(
     path: Path,
     layers: int = 4,
@@ -81,6 +144,7 @@ def write_checkpoint(
     end_of_text_after_prompt: bool = False,
     deepstack: tuple[int, ...] = (0, 1),
     tie: bool = True,
+    shape: dict[str, dict[str, Any]] | None = None,
 ) -> Path:
     """Write config, weights, tokenizer, chat template and image processor; return ``path``.
 
@@ -121,32 +185,10 @@ def write_checkpoint(
             }
         )
     )
+    text, vision = _shape(layers, tokenizer.get_vocab_size(), deepstack)
     config = Qwen3VLConfig(
-        text_config={
-            "vocab_size": tokenizer.get_vocab_size(),
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 32,
-            "max_position_embeddings": 262144,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 5000000.0,
-                "mrope_section": [6, 5, 5],
-                "mrope_interleaved": True,
-            },
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "out_hidden_size": 64,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": list(deepstack),
-        },
+        text_config=text | (shape or {}).get("text", {}),
+        vision_config=vision | (shape or {}).get("vision", {}),
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -154,15 +196,29 @@ def write_checkpoint(
         tie_word_embeddings=tie,
     )
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config)
+    with _default_dtype(dtype):
+        model = Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
+            if parameter.dim() > 1 and shape is None:
                 parameter.normal_(0.0, 0.2 if "patch_embed" not in name else 0.05)
     model.to(dtype).save_pretrained(path)
     return path
 
 
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 if __name__ == "__main__":
-    write_checkpoint(Path(sys.argv[1]))
+    if sys.argv[2:] == ["2b"]:
+        write_checkpoint(Path(sys.argv[1]), dtype=torch.bfloat16, shape=SHAPE_2B)
+    else:
+        write_checkpoint(Path(sys.argv[1]))
     print(sys.argv[1])

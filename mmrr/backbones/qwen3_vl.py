@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
@@ -64,9 +65,19 @@ class Backbone:
         self.config = self.model.config
         self.text = self.model.model.language_model
         self.n_layers: int = self.config.text_config.num_hidden_layers
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        self.chat = ChatEncoder(tokenizer, _chat_template(path))
-        self.image_processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            self.image_processor = AutoImageProcessor.from_pretrained(
+                path, local_files_only=True, trust_remote_code=False, backend="pil"
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise MmrrError(f"{path}: tokenizer or image processor does not load: {_first_line(error)}") from error
+        if tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) < 256:  # fewer than a byte has values
+            raise MmrrError(f"{path} has no tokenizer.json")  # transformers makes an empty one up
+        template = _chat_template(path) or tokenizer.chat_template
+        if template is None:
+            raise MmrrError(f"{path} has no chat template (chat_template.jinja or chat_template.json)")
+        self.chat = ChatEncoder(tokenizer, template)
         vision = self.config.vision_config
         #: Side of the square of pixels that one LM token stands for.
         self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
@@ -84,6 +95,8 @@ class Backbone:
 
     def split_at_image(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """The ids before and after the one image token of a prompt."""
+        if list(ids).count(self.config.image_token_id) != 1:
+            raise MmrrError("the chat template of this checkpoint does not place one image where the prompt has one")
         at = list(ids).index(self.config.image_token_id)
         return list(ids[:at]), list(ids[at + 1 :])
 
@@ -361,8 +374,8 @@ def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: b
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise MmrrError(f"{path} does not load as Qwen3-VL: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise MmrrError(f"{path} does not load as Qwen3-VL: {_first_line(error)}") from error
     # An embedder's checkpoint has no head, and needs none; anything else that is missing would be random numbers.
     missing = {key for key in report["missing_keys"] if needs_head or not key.startswith("lm_head")}
     if missing or report["mismatched_keys"]:
@@ -370,15 +383,32 @@ def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: b
         raise MmrrError(f"{path} lacks {len(names)} tensors of a Qwen3-VL, among them: {', '.join(names[:3])}")
     if adapter is None:
         return model
-    from peft import PeftModel
+    return _merge(model, adapter)
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
+
+def _merge(model: Any, adapter: Path) -> Any:
+    from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
+
+    try:
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # peft only warns where names do not fit: they are compared below
+            if PeftConfig.from_pretrained(str(adapter)).peft_type != PeftType.LORA:
+                raise MmrrError(f"adapter {adapter} is no LoRA; only LoRA adapters can be merged")
             adapted = PeftModel.from_pretrained(model, str(adapter))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise MmrrError(f"adapter {adapter} does not fit: {str(error).strip().splitlines()[0]}") from error
-    unfit = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
-    if unfit:  # peft only warns, and would leave the base model as it was
-        raise MmrrError(f"adapter {adapter} does not fit: {unfit[0][:200]}")
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+            saved = set(file.keys())
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise MmrrError(f"adapter {adapter} does not fit: {_first_line(error)}") from error
+    unfit = sorted(saved ^ set(get_peft_model_state_dict(adapted)))
+    if unfit:
+        raise MmrrError(f"adapter {adapter} does not fit: {len(unfit)} tensors are on one side only: {unfit[0]}")
     return adapted.merge_and_unload()
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # torch's load_state_dict: the first line is a heading.
+    return lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]

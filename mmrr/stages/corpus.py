@@ -59,7 +59,7 @@ def _read(
     documents = sorted(document.doc_id for document in benchmark.documents)
     config = {"file": name, "max_tokens": max_tokens, "text": text, "documents": documents}
     spec = Spec("pages", 1, config, {"documents": content})
-    if done := workspace.find(spec.stage, spec.fingerprint):
+    if done := workspace.done(spec):
         return done
     entries: dict[str, dict[str, Any]] = {}
     with progress(f"read {name}", len(benchmark.documents)) as advance:

@@ -36,7 +36,7 @@ def embed(
         {"pages": collection.manifest.fingerprint},
         checkpoint.identity(dtype_name(dtype)),
     )
-    if done := workspace.find(spec.stage, spec.fingerprint):
+    if done := workspace.done(spec):
         return done
     shards = {pages_key: spec.shard_key(pages_key) for pages_key in collection.by_shard}
     missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("embed", key)}

@@ -16,7 +16,7 @@ from mmrr.collection import Collection, read_image
 from mmrr.config import Machine, Model
 from mmrr.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.geometry import snap
+from mmrr.geometry import MIN_TOKENS, snap
 from mmrr.shards import read_keeps, write_states
 from mmrr.types import Keep, Page, Progress, silent
 
@@ -34,6 +34,8 @@ class Family:
     @property
     def geometry(self) -> tuple[int, int | None]:
         cell_px, max_tokens = self.module.geometry(self.prepare, self.config)
+        if max_tokens is not None and max_tokens < MIN_TOKENS:
+            raise MmrrError(f"max_tokens {max_tokens}: expected {MIN_TOKENS} or more, or 0 for pages as rendered")
         return cell_px, max_tokens
 
 

@@ -37,7 +37,7 @@ def prune(
         {"keep": options.keep, "cell_px": cell_px, "max_tokens": max_tokens},
         {"pages": collection.manifest.fingerprint, "embed": embedded.fingerprint},
     )
-    if done := workspace.find(spec.stage, spec.fingerprint):
+    if done := workspace.done(spec):
         return done
     embed_shards = embedded.content["shards"]
     shards = {pages: spec.shard_key(pages, embed_shards[pages]) for pages in collection.by_shard}

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace, digest
-from mmrr.collection import commit_pages, complaint, list_pages
+from mmrr.collection import commit_pages, complaint, is_whole, list_pages
 from mmrr.config import Machine, Render
 from mmrr.documents import Source, inspect
 from mmrr.errors import MmrrError
-from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
+from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages, start_worker
 from mmrr.types import Progress, silent
 
 
@@ -28,6 +28,7 @@ from mmrr.types import Progress, silent
 class _Task:
     key: str
     source: Source
+    sha256: str
     first: int
     last: int
 
@@ -47,19 +48,24 @@ def render(
     if renderer not in ("poppler", "pdfium"):
         raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
     drawing = RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
+    if machine.workers < 0:
+        raise MmrrError(f"--workers {machine.workers}: expected 0 (one per core) or more")
     hashes = {source.doc_id: _hash(workspace, source) for source in sources}
     documents = {"documents": digest(sorted(hashes.items()))}
     spec = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
-    if done := workspace.find(spec.stage, spec.fingerprint):
+    if (done := workspace.done(spec)) and is_whole(workspace, done):
         workspace.set_head(done)
         return done
 
     known = _known_inspections(workspace)
     entries: list[dict[str, Any]] = []
     tasks: dict[str, _Task] = {}
+    lost: set[str] = set()
     with progress("open", len(sources)) as advance:
         for source in sources:
             found = known.get(hashes[source.doc_id]) or dataclasses.asdict(inspect(source))
+            if found["status"] != "ok" and _hash(workspace, source) != hashes[source.doc_id]:
+                lost.add(hashes[source.doc_id])
             entry = {
                 "doc_id": source.doc_id,
                 "sha256": hashes[source.doc_id],
@@ -70,7 +76,7 @@ def render(
                 for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
                     last = min(first + SHARD_PAGES - 1, entry["n_pages"])
                     key = spec.shard_key(entry["sha256"], f"{first}-{last}")
-                    tasks[key] = _Task(key, source, first, last)
+                    tasks[key] = _Task(key, source, entry["sha256"], first, last)
                     entry["shards"].append(key)
             entries.append(entry)
             advance(1)
@@ -82,9 +88,22 @@ def render(
     started = time.perf_counter()
     with progress("render", pages_computed) as advance:
         for task, folder, pages in _run(workspace, missing, drawing, machine.workers or os.cpu_count() or 1):
-            commit_pages(workspace, task.key, folder, pages)
+            if _hash(workspace, task.source) == task.sha256:
+                commit_pages(workspace, task.key, folder, pages)
+            else:
+                lost.add(task.sha256)
             advance(task.last - task.first + 1)
 
+    # What was drawn of a file that changed meanwhile is not kept under its old content, nor is the failure: the same
+    # command finds the file as it then is.
+    for entry in entries:
+        if entry["sha256"] in lost:
+            detail = "it changed or went away while it was read; run the command again"
+            entry |= {"sha256": digest(["lost", entry["doc_id"]]), "status": "unreadable", "detail": detail}
+            entry |= {"n_pages": 0, "shards": []}
+    if lost:
+        documents = {"documents": digest(sorted((entry["doc_id"], entry["sha256"]) for entry in entries))}
+        spec = dataclasses.replace(spec, inputs=documents)
     timing = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
     manifest = list_pages(workspace, spec, entries, provenance=timing)
     workspace.set_head(manifest)
@@ -137,7 +156,7 @@ def _pool(
     workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int
 ) -> Iterator[tuple[_Task, Path, list[RenderedPage]]]:
     # "spawn": a forked child would inherit the locks of the parent's threads.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     queue = iter(tasks)
     running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}
 

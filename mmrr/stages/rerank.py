@@ -52,7 +52,7 @@ def rerank(
     inputs |= {"retrieve": retrieved.fingerprint, "precache": cached.fingerprint}
     # The caches hold all of the scorer's own settings; the dense forward depends on the wording and pixels alone.
     spec = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
-    if done := workspace.find(spec.stage, spec.fingerprint):
+    if done := workspace.done(spec):
         return done
 
     candidates = {query.query_id: [collection.row_of[hit.page_id] for hit in run[query.query_id]] for query in queries}

@@ -53,6 +53,8 @@ def retrieve(
         family = families.load("embedders", embedded.config["family"])
         search = families.parse_options(family.Search, search_options)
         config["search"] = dataclasses.asdict(search)
+    elif search_options:
+        raise MmrrError(f"--search-option {', '.join(search_options)} is of the embedder; this search is by text alone")
     spec = Spec(
         "retrieve",
         1,
@@ -63,7 +65,7 @@ def retrieve(
             "queries": digest([dataclasses.astuple(query) for query in queries]),
         },
     )
-    if done := workspace.find(spec.stage, spec.fingerprint):
+    if done := workspace.done(spec):
         return done
 
     lists: list[list[list[Hit]]] = []

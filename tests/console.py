@@ -1,0 +1,90 @@
+"""Runs the command line in this process and looks at what a workspace holds: helpers for tests of whole commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from mmrr.cli.main import app
+from tests.pdfs import make_pdf
+
+THESIS = ["The thesis is due on the last Friday of June", "Formatting rules for the cover of a thesis"]
+SOIL = ["Soil moisture in spring", "Rainfall table by month", "Appendix on sensors"]
+#: Small pages and one number format everywhere: seconds, and the same numbers on every machine.
+INDEX = ("--max-tokens", "64", "--workers", "1")
+FP32 = ("--dtype", "float32")
+
+
+def mmrr(*args: object, code: int = 0) -> Result:
+    """One command. A bug's traceback is raised here, not swallowed."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == code, f"exit code {result.exit_code}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def artifact(result: Result) -> Path:
+    """The last line of stdout: the artifact's folder."""
+    path = Path(result.stdout.splitlines()[-1])
+    assert (path / "manifest.json").is_file()
+    return path
+
+
+def refused(*args: object, code: int = 1) -> str:
+    """A command that cannot be done: exactly one line of error, nothing on stdout. Returns that line."""
+    result = mmrr(*args, code=code)
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == lines[0], "something follows the error"
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
+    return values
+
+
+def shards(work: Path, stage: str) -> set[str]:
+    return {path.name for path in (work / "shards" / stage).glob("*")}
+
+
+def files(work: Path) -> dict[str, tuple[int, int]]:
+    """Every file of the shards and artifacts with (inode, time of change): equal = nothing was written again."""
+    kept = {}
+    for path in work.rglob("*"):
+        relative = path.relative_to(work)
+        if path.is_file() and len(relative.parts) > 1 and relative.parts[0] != "tmp":
+            stat = path.stat()
+            kept[relative.as_posix()] = (stat.st_ino, stat.st_mtime_ns)
+    return kept
+
+
+def run_lines(path: Path) -> dict[str, list[tuple[str, float]]]:
+    """A TREC run read by hand: {query_id: [(page_id, score)]} in the order of its lines."""
+    run: dict[str, list[tuple[str, float]]] = {}
+    for line in path.read_text("utf-8").splitlines():
+        query_id, q0, page_id, rank, score, _ = line.split(" ")
+        hits = run.setdefault(query_id, [])
+        hits.append((page_id, float(score)))
+        assert (q0, int(rank)) == ("Q0", len(hits))
+    return run
+
+
+def write_documents(folder: Path, **pages: list[str]) -> Path:
+    """``name=["page one", ...]`` -> ``folder/name.pdf``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, texts in pages.items():
+        (folder / f"{name}.pdf").write_bytes(make_pdf(texts))
+    return folder
+
+
+def write_queries(path: Path, *queries: tuple[str, str] | tuple[str, str, str]) -> Path:
+    names = ("query_id", "text", "doc_id")
+    records = [dict(zip(names, query, strict=False)) for query in queries]
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    return path

@@ -1,0 +1,198 @@
+"""The contract of the first stage's parts: fusion by ranks, FAISS equal to plain products, BM25 that never fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmrr.errors import MmrrError
+from mmrr.index import TextIndex, build_dense, search_dense, tokenize
+from mmrr.stages.retrieve import fuse
+from mmrr.types import Hit
+
+PAGES = [
+    "The thesis is due on Friday, the thesis must be bound.",
+    "Espresso machines are descaled every two months.",
+    "",
+    "Ferries leave the harbour on Fridays at nine.",
+    "Moss grows on the harbour wall.",
+]
+
+
+def unit_vectors(n, d, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+# Fusion
+
+
+def test_fusion_is_the_sum_of_reciprocal_ranks():
+    dense = [Hit("a", 0.9), Hit("b", 0.8), Hit("c", 0.7)]
+    text = [Hit("c", 12.0), Hit("a", 3.0), Hit("d", 1.0)]
+    assert fuse([dense, text], 60, 10) == [
+        Hit("a", 1 / 61 + 1 / 62),
+        Hit("c", 1 / 63 + 1 / 61),
+        Hit("b", 1 / 62),
+        Hit("d", 1 / 63),
+    ]
+
+
+def test_fusion_golden_values():
+    """Cormack et al. 2009, k = 60: 1/61 = 0.016393..., worked out by hand."""
+    fused = fuse([[Hit("x", 5.0), Hit("y", 4.0)], [Hit("y", 0.5), Hit("x", 0.4)]], 60, 10)
+    assert [hit.page_id for hit in fused] == ["x", "y"]  # a tie: by page id
+    assert [hit.score for hit in fused] == pytest.approx([0.0325224748] * 2, abs=1e-10)
+    (only, _) = fuse([[Hit("x", 5.0), Hit("y", 4.0)], []], 0, 10)
+    assert only == Hit("x", 1.0)
+
+
+def test_only_ranks_count_and_k_flattens_them():
+    first, second = [Hit("a", 1.0), Hit("b", 0.5)], [Hit("c", 1.0), Hit("b", 0.5)]
+    thousandfold = [Hit(hit.page_id, 1000 * hit.score) for hit in first]
+    assert fuse([first, second], 60, 10) == fuse([thousandfold, second], 60, 10)
+    assert fuse([first, second], 60, 10)[0].page_id == "b"  # twice second beats once first
+    assert fuse([first, second], 0, 10)[0].page_id == "a"  # 1 + 0 against 1/2 + 1/2: a tie
+
+
+def test_depth_cuts_the_fused_list():
+    hits = [Hit(f"p{i}", 10.0 - i) for i in range(9)]
+    assert [hit.page_id for hit in fuse([hits, hits[:2]], 60, 3)] == ["p0", "p1", "p2"]
+
+
+def test_pages_without_a_shared_word_have_no_rank_by_text():
+    """In one document all pages are listed by text, those that share no word with score 0: their order is noise."""
+    dense = [Hit("b", 0.9), Hit("a", 0.8)]
+    silent = [Hit("a", 0.0), Hit("b", 0.0)]
+    assert fuse([dense, silent], 60, 10) == [Hit("b", 1 / 61), Hit("a", 1 / 62)]
+    partly = [Hit("c", 2.0), Hit("a", 0.0), Hit("b", 0.0)]
+    assert fuse([dense, partly], 60, 10) == [Hit("b", 1 / 61), Hit("c", 1 / 61), Hit("a", 1 / 62)]
+
+
+def test_a_negative_product_is_a_rank_like_any():
+    assert fuse([[Hit("a", -0.1), Hit("b", -0.2)]], 60, 10) == [Hit("a", 1 / 61), Hit("b", 1 / 62)]
+
+
+# FAISS
+
+
+def test_flat_is_brute_force(tmp_path):
+    vectors, queries = unit_vectors(200, 16), unit_vectors(7, 16, seed=1)
+    build_dense(vectors, "Flat", tmp_path / "dense.faiss")
+    scores, rows = search_dense(tmp_path / "dense.faiss", queries, 20)
+    products = queries @ vectors.T
+    expected = np.argsort(-products, axis=1)[:, :20]
+    assert (rows == expected).all()
+    assert np.abs(scores - np.take_along_axis(products, expected, 1)).max() < 1e-6
+
+
+def test_no_more_hits_than_pages(tmp_path):
+    build_dense(unit_vectors(3, 8), "Flat", tmp_path / "dense.faiss")
+    scores, rows = search_dense(tmp_path / "dense.faiss", unit_vectors(1, 8, seed=1), 100)
+    assert scores.shape == rows.shape == (1, 3)
+    assert sorted(rows[0]) == [0, 1, 2]
+
+
+def test_an_approximate_index_marks_what_it_did_not_find(tmp_path):
+    vectors = unit_vectors(64, 8)
+    build_dense(vectors, "IVF32,Flat", tmp_path / "dense.faiss")
+    _, rows = search_dense(tmp_path / "dense.faiss", vectors[:1], 64)
+    assert rows[0, 0] == 0
+    assert rows[0, -1] == -1
+
+
+@pytest.mark.parametrize("factory", ["Flatt", "", "IVF100,Flat", "PQ3", "\x00"])
+def test_a_factory_that_does_not_work_is_one_line(tmp_path, factory):
+    with pytest.raises(MmrrError, match=r"FAISS cannot build '.*' over 10 vectors: .") as caught:
+        build_dense(unit_vectors(10, 8), factory, tmp_path / "dense.faiss")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "dense.faiss").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other"])
+def test_a_damaged_dense_index_is_named(tmp_path, damage):
+    path = tmp_path / "dense.faiss"
+    build_dense(unit_vectors(10, 8), "Flat", path)
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-9], "other": b"not an index at all"}[damage])
+    with pytest.raises(MmrrError, match=r"dense\.faiss is damaged or gone; run mmrr index again"):
+        search_dense(path, unit_vectors(1, 8), 5)
+
+
+# BM25
+
+
+def test_words_are_lower_cased_stemmed_and_stop_words_go():
+    assert tokenize(["The Theses of THE mosses", "is the a of", "", "x !?"]) == [["these", "moss"], [], [], []]
+
+
+def test_the_page_with_the_words_comes_first():
+    index = TextIndex.build(PAGES)
+    scores = index.scores("When is the thesis due?")
+    assert scores.argmax() == 0
+    assert (scores[1:] == 0).all()
+    harbour = index.scores("harbour")
+    assert set(np.flatnonzero(harbour)) == {3, 4}
+
+
+def test_scores_are_lucenes_bm25():
+    """By the formula: idf = ln(1 + (N - n + 0.5) / (n + 0.5)), tf / (tf + k1 * (1 - b + b * length / mean length))."""
+    texts = ["moss moss stone", "moss", "stone stone stone stone", "harbour"]
+    lengths = np.array([3, 1, 4, 1])
+    tf = np.array([2, 1, 0, 0])
+    idf = np.log(1 + (4 - 2 + 0.5) / (2 + 0.5))
+    expected = idf * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * lengths / lengths.mean()))
+    assert np.abs(TextIndex.build(texts).scores("moss") - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("query", ["", "the of and is", "!?", "zzzunknown", "a", "zzzunknown qqqother"])
+def test_a_query_without_a_known_word_scores_nothing(query):
+    scores = TextIndex.build(PAGES).scores(query)
+    assert scores.shape == (5,)
+    assert scores.dtype == np.float32
+    assert not scores.any()
+
+
+def test_unknown_words_beside_known_ones_change_nothing():
+    index = TextIndex.build(PAGES)
+    assert (index.scores("thesis zzzunknown") == index.scores("thesis")).all()
+
+
+@pytest.mark.parametrize("texts", [["", ""], ["the of", "!!"], [""]])
+def test_pages_without_a_word(tmp_path, texts):
+    """Scanned documents: no text layer at all."""
+    index = TextIndex.build(texts)
+    index.save(tmp_path / "bm25")
+    for one in (index, TextIndex.load(tmp_path / "bm25", len(texts))):
+        assert one.scores("thesis").tolist() == [0.0] * len(texts)
+
+
+def test_save_and_load_are_the_same_index(tmp_path):
+    index = TextIndex.build(PAGES)
+    index.save(tmp_path / "bm25")
+    loaded = TextIndex.load(tmp_path / "bm25", len(PAGES))
+    for query in ("thesis", "harbour on Friday", "the", "unknown", "moss wall espresso"):
+        assert (loaded.scores(query) == index.scores(query)).all()
+    assert loaded.scores("harbour on Friday").any()
+    assert not [path for path in (tmp_path / "bm25").iterdir() if path.suffix not in (".json", ".npy")]
+
+
+def test_every_damaged_file_of_a_text_index_is_named(tmp_path):
+    TextIndex.build(PAGES).save(tmp_path / "whole")
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len(names) >= 4
+    for name in names:
+        for damage in ("missing", "empty", "half"):
+            folder = tmp_path / f"{name}-{damage}"
+            TextIndex.build(PAGES).save(folder)
+            if damage == "missing":
+                (folder / name).unlink()
+            else:
+                data = (folder / name).read_bytes()
+                (folder / name).write_bytes(data[: len(data) // 2 if damage == "half" else 0])
+            with pytest.raises(MmrrError, match="is damaged"):
+                TextIndex.load(folder, len(PAGES))
+    with pytest.raises(MmrrError, match="is gone; run mmrr index again"):
+        TextIndex.load(tmp_path / "none", 5)
