@@ -12,7 +12,6 @@ never the collection. Page numbers are from 1 in page ids and ``BenchmarkPage``,
 
 from __future__ import annotations
 
-import glob
 import itertools
 import json
 import re
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from mmrr import parquet
 from mmrr.errors import MmrrError
 from mmrr.types import Qrels, Query
 
@@ -33,10 +33,6 @@ ANNOTATIONS = ("MMDocIR_annotations.jsonl", "annotations.jsonl")
 #: The published text of an image: read by OCR, or described by a vision-language model.
 Text = Literal["ocr_text", "vlm_text"]
 BBox = tuple[float, float, float, float]
-
-_BATCH_ROWS = 1000  # of small columns
-_BATCH_IMAGES = 16
-_BUFFER_BYTES = 8 << 20  # also the size of a request where the images stream from the Hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +143,11 @@ def open_benchmark(data: str) -> Benchmark:
             documents, questions = _read_annotations(annotations)
             return Benchmark("pdfs", _with_pdfs(folder, documents), questions, data)
     elif re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", data):
-        annotations = Path(_download(data, ANNOTATIONS[0]))
+        annotations = Path(parquet.download(data, ANNOTATIONS[0]))
     else:
         raise MmrrError(f"found no folder {data}, expected a folder or a dataset id such as owner/name")
     documents, questions = _read_annotations(annotations)
-    return Benchmark("published", documents, questions, data, _number_rows(_locate(data, PAGES), documents))
+    return Benchmark("published", documents, questions, data, _number_rows(parquet.locate(data, PAGES), documents))
 
 
 def content_id(benchmark: Benchmark, name: str, sha256: Callable[[Path], str]) -> str:
@@ -159,15 +155,10 @@ def content_id(benchmark: Benchmark, name: str, sha256: Callable[[Path], str]) -
 
     Raises MmrrError if the Hub does not answer.
     """
-    source = _locate(benchmark.source, name)
+    source = parquet.locate(benchmark.source, name)
     if "://" not in source:
         return sha256(Path(source))
-    from huggingface_hub import HfApi
-
-    try:
-        return str(HfApi().dataset_info(benchmark.source).sha)
-    except Exception as error:  # whatever way the network failed
-        raise MmrrError(f"cannot ask the Hub for the revision of {benchmark.source}: {_reason(error)}") from error
+    return parquet.commit(benchmark.source)
 
 
 def iter_pages(benchmark: Benchmark, text: Text) -> Iterator[BenchmarkPage]:
@@ -176,8 +167,8 @@ def iter_pages(benchmark: Benchmark, text: Text) -> Iterator[BenchmarkPage]:
     Raises MmrrError for a file that cannot be read and for a row without an image.
     """
     _expect_published(benchmark, "iter_pages")
-    source = _locate(benchmark.source, PAGES)
-    for place, row, image in zip(benchmark.rows, _stream(source, (text,)), _images(source), strict=True):
+    source = parquet.locate(benchmark.source, PAGES)
+    for place, row, image in zip(benchmark.rows, parquet.stream(source, (text,)), parquet.images(source), strict=True):
         if place is not None:
             doc_id, number = place
             if image is None:
@@ -194,9 +185,9 @@ def iter_layouts(benchmark: Benchmark, text: Text, images: bool = True) -> Itera
     Raises MmrrError for a file that cannot be read and for a row without page, bbox or page size.
     """
     _expect_published(benchmark, "iter_layouts")
-    source = _locate(benchmark.source, LAYOUTS)
-    rows = _stream(source, ("doc_name", "type", "page_id", "text", text, "bbox", "page_size"))
-    crops = _images(source) if images else itertools.repeat(None)
+    source = parquet.locate(benchmark.source, LAYOUTS)
+    rows = parquet.stream(source, ("doc_name", "type", "page_id", "text", text, "bbox", "page_size"))
+    crops = parquet.images(source) if images else itertools.repeat(None)
     doc_ids = {_key(document.name): document.doc_id for document in benchmark.documents}
     count: Counter[str] = Counter()
     for n, (row, image) in enumerate(zip(rows, crops, strict=False)):
@@ -381,7 +372,7 @@ def _number_rows(pages: str, documents: Sequence[Document]) -> tuple[tuple[str, 
     by_key = {_key(document.name): document for document in documents}
     rows: dict[str, list[tuple[int, str]]] = {document.doc_id: [] for document in documents}
     n = 0
-    for row in _stream(pages, ("doc_name", "passage_id")):
+    for row in parquet.stream(pages, ("doc_name", "passage_id")):
         document = by_key.get(_key(row["doc_name"]))
         if document is not None:
             rows[document.doc_id].append((n, str(row["passage_id"])))
@@ -404,91 +395,6 @@ def _number_rows(pages: str, documents: Sequence[Document]) -> tuple[tuple[str, 
         for place, (row_number, _) in enumerate(found):
             numbered[row_number] = (document.doc_id, (ids[place] if usable else place) + 1)
     return tuple(numbered)
-
-
-# --- parquet and the Hub
-
-
-def _locate(data: str, name: str) -> str:
-    """A local path, or an ``hf://`` address to stream from."""
-    if Path(data).is_dir():
-        path = Path(data) / name
-        if not path.is_file():
-            raise MmrrError(f"found no {name} in {data}, expected it beside the annotations")
-        return str(path)
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(data, name, repo_type="dataset")
-    if isinstance(cached, str):
-        return cached
-    if constants.is_offline_mode():
-        raise MmrrError(f"found no {name} of {data} in the cache, and HF_HUB_OFFLINE is set; download it first")
-    return f"hf://datasets/{data}/{name}"
-
-
-def _download(data: str, name: str) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return hf_hub_download(data, name, repo_type="dataset")
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        problem = f"found no folder {data}, and cannot get {name} of the Hub dataset {data}: {_reason(error)}"
-        raise MmrrError(problem) from error
-
-
-def _stream(source: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file as dicts of the small columns asked for: everything but images."""
-    import datasets  # type: ignore[import-untyped]
-
-    name = source.rsplit("/", 1)[-1]
-    try:
-        stream = datasets.load_dataset(
-            "parquet",
-            data_files=source if "://" in source else glob.escape(source),
-            split="train",
-            streaming=True,
-            columns=list(columns),
-            batch_size=_BATCH_ROWS,
-        )
-        missing = [column for column in columns if column not in (stream.features or {})]
-        if missing:
-            raise MmrrError(f"{name}: found no column {', '.join(missing)}, expected the columns as published")
-        yield from stream
-    except MmrrError:
-        raise
-    except Exception as error:  # the network, the file system, the format: whatever it was, the file is unreadable
-        raise MmrrError(f"cannot read {name}: {_reason(error)}") from error
-
-
-def _images(source: str) -> Iterator[bytes | None]:
-    """The image of each row of a parquet file.
-
-    Not through ``datasets``, whose reader decodes a row group before it gives its first row: where a file is one
-    row group, as pandas writes it, that is every image at once. Here a data page and a buffer are in memory.
-    """
-    import pyarrow.parquet  # type: ignore[import-untyped]
-    from huggingface_hub import HfFileSystem
-
-    name = source.rsplit("/", 1)[-1]
-    try:
-        with HfFileSystem().open(source, "rb") if "://" in source else open(source, "rb") as file:
-            parquet = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-            if "image_binary" not in parquet.schema_arrow.names:
-                raise MmrrError(f"{name}: found no column image_binary, expected the columns as published")
-            for batch in parquet.iter_batches(_BATCH_IMAGES, columns=["image_binary"]):
-                for value in batch.column(0):
-                    image = value.as_py()
-                    # The Hub's own image type is a struct of bytes and path.
-                    yield (image.get("bytes") if isinstance(image, dict) else image) or None
-    except MmrrError:
-        raise
-    except Exception as error:
-        raise MmrrError(f"cannot read {name}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
 def _expect_published(benchmark: Benchmark, name: str) -> None:

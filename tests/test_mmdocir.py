@@ -16,7 +16,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
-from mmrr import mmdocir
+from mmrr import mmdocir, parquet
 from mmrr.errors import MmrrError
 from mmrr.mmdocir import Benchmark, Box, iter_layouts, iter_pages, open_benchmark
 from mmrr.types import Query
@@ -170,7 +170,7 @@ class TestPublished:
                 taken.append(batch.num_rows)
                 yield batch
 
-        monkeypatch.setattr(mmdocir, "_BATCH_IMAGES", 2)
+        monkeypatch.setattr(parquet, "_BATCH_IMAGES", 2)
         monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
         benchmark = open_benchmark(str(published))
         assert pq.ParquetFile(published / mmdocir.PAGES).num_row_groups == 1
