@@ -108,6 +108,7 @@ ScoreOptions = Annotated[
 Dense = Annotated[
     bool,
     typer.Option(
+        "--dense",
         help="Score with the stock model's full forward, no cache: reference and baseline, slow.",
         rich_help_panel=_MODELS,
     ),

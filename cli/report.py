@@ -62,7 +62,7 @@ def ranking(
 ) -> None:
     """The pages found: a table for people, a document for machines, a TREC file where asked for."""
     from mmrr import pipeline
-    from mmrr.artifacts import write_atomically
+    from mmrr.files import write_atomically
 
     if is_file:  # a query on the command line is not what mmrr eval should follow
         pipeline.remember(session, found)

@@ -16,10 +16,8 @@ import typer
 
 from mmrr.errors import MmrrError
 
-_USERS_TO_FIX = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
-)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_USERS_TO_FIX = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 def note(message: str) -> None:
@@ -74,9 +72,10 @@ def plain_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _USERS_TO_FIX:
             raise
-        what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror)
+        what = "the disk is full" if error.errno in _FULL else str(error.strerror)
         where = f" at {error.filename}" if error.filename else ""
-        note(f"error: {what}{where}; what was finished is kept: the same command goes on from there")
+        kept = "; what was finished is kept: the same command goes on from there" if error.errno in _FULL else ""
+        note(f"error: {printable(what + where + kept)}")
         raise typer.Exit(1) from error
 
 

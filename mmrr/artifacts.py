@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import datetime
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -28,14 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import safetensors
-import safetensors.torch
-import torch
 import xxhash
 from filelock import FileLock, Timeout
 
 from mmrr import __version__
 from mmrr.errors import MmrrError
+from mmrr.files import HashCache, canonical_json, checksum_file, digest, flush, seal, unseal, write_atomically
 
 #: Consecutive pages of one document in a shard: bounds memory, and is what an interruption can cost.
 SHARD_PAGES = 16
@@ -44,32 +41,6 @@ STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", 
 
 _MARK = "mmrr.json"
 _KEY = re.compile(r"[0-9a-f]{12,64}")
-
-
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces.
-
-    Raises TypeError for anything that is not plain JSON, and ValueError for a number that is none.
-    """
-    _refuse_other_keys(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def _refuse_other_keys(value: Any) -> None:
-    """json.dumps turns a key 1 into "1", so that two values would have one text."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"key {key!r} is no string")
-            _refuse_other_keys(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _refuse_other_keys(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +88,7 @@ class Manifest:
     model: dict[str, str] | None
     content: dict[str, Any]  # what the stage lists: documents, shards, counts
     bytes: int  # of the shards and files it lists
+    files: dict[str, str]  # checksums of the artifact's own files
     provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
     path: Path = Path()
 
@@ -207,7 +179,7 @@ class Workspace:
         if not path.exists():
             return None
         try:
-            return Manifest(**_unseal(path.read_bytes()), path=folder)
+            return Manifest(**unseal(path.read_bytes()), path=folder)
         except (ValueError, TypeError) as error:
             raise MmrrError(f"{path} is damaged ({error}); remove it with: mmrr rm {stage}/{fingerprint}") from error
 
@@ -215,6 +187,20 @@ class Workspace:
         """The committed artifact, if none of the shards it lists is gone: there is nothing left to do then."""
         manifest = self.find(spec.stage, spec.fingerprint)
         return manifest if manifest and all(self.has_shard(*shard) for shard in manifest.shards) else None
+
+    def own_file(self, manifest: Manifest, name: str) -> Path:
+        """An artifact's own file, or folder of files, checked. Raises MmrrError if any of it changed or is gone."""
+        path = manifest.path / name
+        for own, checksum in manifest.files.items():
+            if own == name or own.startswith(f"{name}/"):
+                file = manifest.path / own
+                if not file.is_file() or checksum_file(file) != checksum:
+                    artifact = f"{manifest.stage}/{manifest.fingerprint}"
+                    raise MmrrError(
+                        f"{file} is gone or damaged; remove it with: mmrr rm {artifact} --cascade, "
+                        f"and run mmrr {_command(manifest.stage)} again"
+                    )
+        return path
 
     def artifacts(self, *, but: Container[str] = ()) -> list[Manifest]:
         """Every committed artifact but some (``stage/fingerprint``), in the order of the data flow, oldest first.
@@ -243,15 +229,16 @@ class Workspace:
         folder = self.root / _stage(spec.stage) / spec.fingerprint
         aside = self.scratch()
         write(aside)
-        own = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
+        own = sorted(path for path in aside.rglob("*") if path.is_file())
         values = {
             **dataclasses.asdict(spec),
             "fingerprint": spec.fingerprint,
             "content": content,
-            "bytes": size + own,
+            "bytes": size + sum(path.stat().st_size for path in own),
+            "files": {path.relative_to(aside).as_posix(): checksum_file(path) for path in own},
             "provenance": {**_here(), **(provenance or {})},
         }
-        write_atomically(aside / "manifest.json", _seal(values, indent=1))
+        write_atomically(aside / "manifest.json", seal(values, indent=1))
         self._move(aside, folder)
         manifest = self.find(spec.stage, spec.fingerprint)
         assert manifest is not None
@@ -281,7 +268,7 @@ class Workspace:
         for path in sorted(folder.iterdir()):
             files.setdefault(path.name, {"bytes": path.stat().st_size, "xxh3": checksum_file(path)})
         record["bytes"] = sum(entry["bytes"] for entry in files.values())
-        write_atomically(folder / "shard.json", _seal(record))
+        write_atomically(folder / "shard.json", seal(record))
         self._move(folder, self.shard(stage, key))
 
     def shard_bytes(self, stage: str, keys: Iterable[str]) -> int:
@@ -292,7 +279,7 @@ class Workspace:
         """What ``commit_shard`` recorded. Raises MmrrError if the shard is gone or damaged (and sets it aside)."""
         path = self.shard(stage, key) / "shard.json"
         try:
-            return _unseal(path.read_bytes())
+            return unseal(path.read_bytes())
         except FileNotFoundError:
             raise MmrrError(
                 f"shard {stage}/{key} is gone from {self.root}; run the {_command(stage)} command again"
@@ -357,7 +344,7 @@ class Workspace:
     def _move(folder: Path, target: Path) -> None:
         """Flush a finished folder to the disk and rename it into place, unless another command was faster."""
         for path in (*folder.rglob("*"), folder):  # a folder's own flush makes the names in it last
-            _flush(path)
+            flush(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
             shutil.rmtree(target, ignore_errors=True)  # no manifest = does not exist: left of an interrupted removal
@@ -366,97 +353,7 @@ class Workspace:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        _flush(target.parent)
-
-
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file. Raises OSError, as other writers do, if the disk is full."""
-    try:
-        safetensors.torch.save_file(dict(tensors), path)
-    except safetensors.SafetensorError as error:
-        if "os error 28" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-
-
-def checksum_tensor(tensor: torch.Tensor) -> str:
-    """xxh3-64 of a tensor's type, shape and bytes, in hex: the same bytes read as another type are other numbers."""
-    state = xxhash.xxh3_64(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
-
-
-class HashCache:
-    """SHA-256 of files, remembered by path, size and modification time: a workspace reads a checkpoint's bytes once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = None  # only a memory: losing it costs time, nothing else
-        self._known: dict[str, str] = known if isinstance(known, dict) else {}
-
-    def sha256(self, path: Path) -> str:
-        """Raises OSError if the file cannot be read."""
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        if key not in self._known:
-            with path.open("rb") as file:
-                self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-            with contextlib.suppress(OSError):
-                write_atomically(self._path, json.dumps(self._known))
-        return self._known[key]
-
-
-def checksum_file(path: Path) -> str:
-    """xxh3-64 of a file, in hex: finds damage, proves no authorship."""
-    state = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            state.update(block)
-    return state.hexdigest()
-
-
-def _seal(values: dict[str, Any], indent: int | None = None) -> str:
-    """An object as JSON with a checksum of itself: a flipped digit in a listing is still JSON."""
-    return json.dumps({**values, "xxh3": _checksum(values)}, indent=indent, ensure_ascii=False)
-
-
-def _unseal(data: bytes) -> dict[str, Any]:
-    """Raises ValueError if anything in it changed."""
-    values = json.loads(data)
-    if not isinstance(values, dict):
-        raise ValueError("no JSON object")
-    if values.pop("xxh3", None) != _checksum(values):
-        raise ValueError("it does not match its checksum")
-    return values
-
-
-def _checksum(values: dict[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(values, ensure_ascii=False).encode())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a crash, sees the old text or the new one."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        _flush(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EACCES):  # file systems without directory flushes
-            raise
-    finally:
-        os.close(descriptor)
+        flush(target.parent)
 
 
 def _stage(stage: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrr import families
-from mmrr.artifacts import HashCache, digest
 from mmrr.errors import MmrrError
+from mmrr.files import HashCache, digest
 
 #: All a checkpoint needs to load. Weights in safetensors alone: other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")

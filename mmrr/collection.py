@@ -57,8 +57,9 @@ class Collection:
 def load(workspace: Workspace, manifest: Manifest) -> Collection:
     """Raises MmrrError if the artifact's listing is damaged."""
     pages, shards = [], []
+    listing = workspace.own_file(manifest, "pages.jsonl")
     try:
-        for line in (manifest.path / "pages.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in listing.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             shard = record.pop("shard")
             # The file name follows from the page number: no path is ever taken from a listing.

@@ -92,7 +92,9 @@ def _damaged(workspace: Workspace) -> dict[str, Manifest]:
             try:
                 workspace.find(stage, path.parent.name)
             except MmrrError:
-                manifest = Manifest(stage, path.parent.name, 0, {}, {}, None, {"documents": []}, 0, path=path.parent)
+                manifest = Manifest(
+                    stage, path.parent.name, 0, {}, {}, None, {"documents": []}, 0, {}, path=path.parent
+                )
                 found[_name(manifest)] = manifest
     return found
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmrr import mmdocir
-from mmrr.artifacts import Manifest, Workspace, digest
+from mmrr.artifacts import Manifest, Workspace
 from mmrr.collection import Collection, load
 from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
 from mmrr.documents import find_sources
 from mmrr.errors import MmrrError
+from mmrr.files import digest
 from mmrr.geometry import CELL_PX
 from mmrr.mmdocir import Benchmark, Text
 from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render, rerank, retrieve
@@ -176,9 +177,7 @@ def search(
     retrieved = retrieve.retrieve(
         session.workspace, collection, indexed, queries, options, search_options, session.machine, session.progress
     )
-    return Ranking(
-        collection, queries, retrieved, read_run(retrieved.path / "run.trec") if _any(retrieved) else _empty(queries)
-    )
+    return Ranking(collection, queries, retrieved, _read_run(session, retrieved, queries))
 
 
 def rerank_run(
@@ -190,20 +189,19 @@ def rerank_run(
 ) -> Ranking:
     """``retrieve`` + ``precache`` -> ``rerank``."""
     cached = session.same_pages(cached or session.current("precache"), ranking.collection)
-    run = {query.query_id: ranking.first.get(query.query_id, []) for query in ranking.queries}
     reranked = rerank.rerank(
         session.workspace,
         ranking.collection,
         cached,
         ranking.retrieved,
-        run,
+        ranking.first,
         ranking.queries,
         score_options,
         session.machine,
         dense,
         session.progress,
     )
-    final = read_run(reranked.path / "run.trec") if _any(reranked) else _empty(ranking.queries)
+    final = _read_run(session, reranked, ranking.queries)
     return dataclasses.replace(ranking, reranked=reranked, final=final)
 
 
@@ -212,12 +210,11 @@ def remember(session: Session, ranking: Ranking) -> None:
     session.workspace.set_head(*filter(None, (ranking.retrieved, ranking.reranked)))
 
 
-def _any(manifest: Manifest) -> bool:
-    return bool(manifest.content["candidates"])
-
-
-def _empty(queries: list[Query]) -> Run:
-    return {query.query_id: [] for query in queries}
+def _read_run(session: Session, manifest: Manifest, queries: list[Query]) -> Run:
+    """The run of an artifact, a query without hits included."""
+    path = session.workspace.own_file(manifest, "run.trec")
+    found = read_run(path) if manifest.content["candidates"] else {}
+    return {query.query_id: found.get(query.query_id, []) for query in queries}
 
 
 def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Manifest:
@@ -226,7 +223,8 @@ def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *
     runs, inputs = {}, {}
     for name, manifest in (("first_stage", _first_stage(session, newest)), ("reranked", newest if reranked else None)):
         if manifest:
-            runs[name] = read_run(manifest.path / "run.trec")
+            path = session.workspace.own_file(manifest, "run.trec")
+            runs[name] = read_run(path) if manifest.content["candidates"] else {}
             inputs[manifest.stage] = manifest.fingerprint
     return _judge(session, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
 

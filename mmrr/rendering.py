@@ -151,7 +151,7 @@ def render_pages(source: Source, first: int, last: int, out: Path, options: Rend
 
 
 def start_worker() -> None:
-    """Make this process one that draws for another: it ends with it, even if that is killed, and leaves Ctrl-C to it."""
+    """Make this process a helper of another: it ends when that one does, killed or not, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
-from mmrr.artifacts import Manifest, Workspace, checksum_tensor, save_tensors
+from mmrr.artifacts import Manifest, Workspace
 from mmrr.collection import Collection
+from mmrr.files import checksum_tensor, save_tensors
 from mmrr.types import Embedding, Keep, State
 
 _EMBEDDINGS, _KEEPS, _STATES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"

@@ -13,8 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 from PIL import Image, ImageDraw
 
-from mmrr.artifacts import HashCache
 from mmrr.checkpoints import Checkpoint, resolve
+from mmrr.files import HashCache
 from tests.tiny import write_checkpoint
 
 

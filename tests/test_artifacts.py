@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrr.artifacts import HashCache, Spec, Workspace, canonical_json, checksum_tensor, digest, write_atomically
+from mmrr.artifacts import Spec, Workspace
 from mmrr.errors import MmrrError
+from mmrr.files import HashCache, canonical_json, checksum_tensor, digest, write_atomically
 
 SPEC = Spec(
     "embed",
@@ -232,7 +233,7 @@ def test_a_killed_head_update_leaves_the_old_head_and_its_rest_goes_in_time(root
         workspace.set_head(workspace.commit(SPEC, {}, 0))
     code = """
         os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-        from mmrr.artifacts import write_atomically
+        from mmrr.files import write_atomically
         write_atomically(root / "head.json", "{}")
     """
     process = start(code, root)
@@ -541,3 +542,25 @@ def test_a_damaged_hash_cache_is_forgotten(tmp_path, damage):
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert HashCache(tmp_path / "hashes.json").sha256(tmp_path / "file") == expected
+
+
+def test_an_artifacts_own_files_are_checked_when_read(tmp_path):
+    """A changed digit in a run is still a run: nothing but its checksum tells."""
+    spec = Spec("retrieve", 1, {}, {"pages": "0" * 12})
+    with Workspace.open(tmp_path / "w", create=True) as workspace:
+
+        def write(folder):
+            (folder / "run.trec").write_text("q Q0 a.pdf/0001 1 2.5 mmrr\n")
+            (folder / "bm25").mkdir()
+            (folder / "bm25" / "data.npy").write_bytes(b"0123456789")
+
+        manifest = workspace.commit(spec, {}, 0, write=write)
+        assert workspace.own_file(manifest, "run.trec").read_text().startswith("q Q0")
+        assert workspace.own_file(manifest, "bm25").is_dir()
+        (manifest.path / "bm25" / "data.npy").write_bytes(b"0123406789")
+        with pytest.raises(MmrrError, match=r"data\.npy is gone or damaged.*mmrr rm retrieve/"):
+            workspace.own_file(manifest, "bm25")
+        workspace.own_file(manifest, "run.trec")
+        (manifest.path / "run.trec").unlink()
+        with pytest.raises(MmrrError, match=r"run\.trec is gone"):
+            workspace.own_file(manifest, "run.trec")

@@ -258,6 +258,12 @@ def test_a_query_of_10000_characters(made: Made) -> None:
     assert len(result.stdout) < 3000  # the table does not repeat it all
 
 
+def test_a_query_that_is_no_text_and_names_that_are_too_long(made: Made) -> None:
+    assert "not text in UTF-8" in refused("rerank", "thesis \udcff", "--work", made.work)
+    assert "File name too long" in refused("rerank", QUESTION, "--work", "x" * 300)
+    assert "File name too long" in refused("precache", "--work", made.work, "--scorer-model", "x" * 300)
+
+
 def test_empty_queries(made: Made, tmp_path: Path) -> None:
     for command in ("rerank", "retrieve"):
         for query in ("", "  \n"):

@@ -16,12 +16,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from mmrr.artifacts import HashCache, Spec
+from mmrr.artifacts import Spec
 from mmrr.backbones.qwen3_vl import Backbone
 from mmrr.checkpoints import recorded, resolve
 from mmrr.embedders.qwen3_vl import Embedder
 from mmrr.embedders.qwen3_vl import Prepare as EmbedPrepare
 from mmrr.errors import MmrrError
+from mmrr.files import HashCache
 from mmrr.scorers.minireranker import Prepare, Scorer
 from tests.conftest import CPU
 from tests.tiny import write_checkpoint
@@ -372,7 +373,7 @@ def in_offline_process(cache, code):
     """The Hub's client reads its settings when it is imported, so they are another process's."""
     script = (
         "import json, sys; from pathlib import Path\n"
-        "from mmrr.artifacts import HashCache; from mmrr.checkpoints import recorded, resolve\n"
+        "from mmrr.files import HashCache; from mmrr.checkpoints import recorded, resolve\n"
         "from mmrr.errors import MmrrError\n"
         f"hashes = HashCache(Path({str(cache.parent / 'hashes.json')!r}))\n"
         "def show(c): print(json.dumps([c.id, c.revision, str(c.path), c.model_type, str(c.adapter)]))\n" + code

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrr.artifacts import Manifest, Spec, Workspace, digest
+from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.errors import MmrrError
+from mmrr.files import digest
 from mmrr.metrics import MEASURES, compare, evaluate, layout_recall, page_recall
 from mmrr.mmdocir import Layout, Question
 from mmrr.types import Qrels, Run

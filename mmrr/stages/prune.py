@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ def choose(embedding: Embedding, grid: Grid, share: float) -> Keep:
     if embedding.grid != grid:
         image = saliency.view(1, 1, *embedding.grid)
         saliency = F.interpolate(image, size=grid, mode="bilinear", align_corners=False, antialias=True).flatten()
-    n_kept = max(1, math.ceil(share * saliency.numel()))
+    n_kept = max(1, math.ceil(Fraction(str(share)) * saliency.numel()))
     best = torch.sort(saliency, descending=True, stable=True).indices[:n_kept]
     return Keep(best.sort().values.int(), grid)
 

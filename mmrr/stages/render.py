@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace, digest
+from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace
 from mmrr.collection import commit_pages, complaint, is_whole, list_pages
 from mmrr.config import Machine, Render
 from mmrr.documents import Source, inspect
 from mmrr.errors import MmrrError
+from mmrr.files import digest
 from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages, start_worker
 from mmrr.types import Progress, silent
 

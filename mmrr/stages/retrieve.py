@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load
 
 from mmrr import families
-from mmrr.artifacts import Manifest, Spec, Workspace, digest, save_tensors
+from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.checkpoints import recorded
 from mmrr.collection import Collection, read_texts
 from mmrr.config import Machine, Retrieve
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
+from mmrr.files import digest, save_tensors
 from mmrr.index import DENSE, TEXT, TextIndex, search_dense
 from mmrr.shards import read_vectors
 from mmrr.trec import write_run
@@ -153,7 +154,7 @@ def _dense(
     options: Retrieve,
 ) -> list[list[Hit]]:
     if options.scope == "corpus":
-        found = search_dense(indexed.path / DENSE, vectors.numpy(), options.depth)
+        found = search_dense(workspace.own_file(indexed, DENSE), vectors.numpy(), options.depth)
         return [
             rank({collection.pages[row].page_id: float(score) for score, row in zip(*pair, strict=True) if row >= 0})
             for pair in zip(*found, strict=True)
@@ -178,7 +179,7 @@ def _text(
 ) -> list[list[Hit]]:
     """By text. In a collection only pages that share a word; in one document all its pages, for the reranker to see."""
     if options.scope == "corpus":
-        index = TextIndex.load(indexed.path / TEXT, len(collection.pages))
+        index = TextIndex.load(workspace.own_file(indexed, TEXT), len(collection.pages))
         ranked = []
         for query in queries:
             scores = index.scores(query.text)
