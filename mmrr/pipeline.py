@@ -21,8 +21,11 @@ from mmrr.stages.precache import Plan
 from mmrr.trec import read_qrels, read_run
 from mmrr.types import Progress, Query, Run, silent
 
-#: Which command makes a stage's artifact.
-_COMMAND = {"pages": "index", "embed": "index"}
+#: Which command makes a stage's artifact, where it is not the stage's name alone.
+_COMMAND = {
+    **dict.fromkeys(("pages", "embed", "index"), "index DOCUMENTS"),
+    **{stage: f"{stage} --queries FILE" for stage in ("retrieve", "rerank")},
+}
 
 
 @dataclass(frozen=True)
