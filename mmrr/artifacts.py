@@ -181,12 +181,26 @@ class Workspace:
         try:
             return Manifest(**unseal(path.read_bytes()), path=folder)
         except (ValueError, TypeError) as error:
-            raise MmrrError(f"{path} is damaged ({error}); remove it with: mmrr rm {stage}/{fingerprint}") from error
+            raise MmrrError(
+                f"{path} is damaged ({error}); "
+                f"remove it with: mmrr rm {stage}/{fingerprint} --cascade --work {self.root}"
+            ) from error
 
     def done(self, spec: Spec) -> Manifest | None:
-        """The committed artifact, if none of the shards it lists is gone: there is nothing left to do then."""
+        """The committed artifact, if its shards are there and its own files whole: nothing is left to do then.
+
+        One whose own files are damaged is withdrawn, so that the stage makes it again.
+        """
         manifest = self.find(spec.stage, spec.fingerprint)
-        return manifest if manifest and all(self.has_shard(*shard) for shard in manifest.shards) else None
+        if manifest is None or not all(self.has_shard(*shard) for shard in manifest.shards):
+            return None
+        try:
+            for name in manifest.files:
+                self.own_file(manifest, name)
+        except MmrrError:
+            (manifest.path / "manifest.json").unlink(missing_ok=True)  # without one it does not exist
+            return None
+        return manifest
 
     def own_file(self, manifest: Manifest, name: str) -> Path:
         """An artifact's own file, or folder of files, checked. Raises MmrrError if any of it changed or is gone."""
@@ -195,11 +209,7 @@ class Workspace:
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
                 if not file.is_file() or checksum_file(file) != checksum:
-                    artifact = f"{manifest.stage}/{manifest.fingerprint}"
-                    raise MmrrError(
-                        f"{file} is gone or damaged; remove it with: mmrr rm {artifact} --cascade, "
-                        f"and run mmrr {_command(manifest.stage)} again"
-                    )
+                    raise MmrrError(f"{file} is gone or damaged; run the {_command(manifest.stage)} command again")
         return path
 
     def artifacts(self, *, but: Container[str] = ()) -> list[Manifest]:

@@ -71,16 +71,6 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
     return Collection(manifest, pages, shards)
 
 
-def is_whole(workspace: Workspace, manifest: Manifest) -> bool:
-    """Whether the artifact's listing can be read; if not, take its manifest away, so that it is made again."""
-    try:
-        load(workspace, manifest)
-    except MmrrError:
-        (manifest.path / "manifest.json").unlink(missing_ok=True)
-        return False
-    return True
-
-
 def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[RenderedPage]) -> None:
     """Make a scratch folder with drawn pages a shard: their text beside the images, the rest in its record."""
     texts = [{"number": page.number, "text": page.text} for page in pages]

@@ -558,9 +558,14 @@ def test_an_artifacts_own_files_are_checked_when_read(tmp_path):
         assert workspace.own_file(manifest, "run.trec").read_text().startswith("q Q0")
         assert workspace.own_file(manifest, "bm25").is_dir()
         (manifest.path / "bm25" / "data.npy").write_bytes(b"0123406789")
-        with pytest.raises(MmrrError, match=r"data\.npy is gone or damaged.*mmrr rm retrieve/"):
+        with pytest.raises(MmrrError, match=r"data\.npy is gone or damaged; run the retrieve command"):
             workspace.own_file(manifest, "bm25")
         workspace.own_file(manifest, "run.trec")
         (manifest.path / "run.trec").unlink()
         with pytest.raises(MmrrError, match=r"run\.trec is gone"):
             workspace.own_file(manifest, "run.trec")
+        assert workspace.find("retrieve", spec.fingerprint)
+        assert workspace.done(spec) is None  # withdrawn: the stage makes it again
+        assert workspace.find("retrieve", spec.fingerprint) is None
+        workspace.commit(spec, {}, 0, write=write)
+        assert workspace.done(spec)

@@ -404,8 +404,7 @@ def test_damaged_listings_are_named_and_what_the_message_says_mends_them(copy: M
     if name == "head.json":
         path.unlink()
     elif path.name == "manifest.json":
-        artifact_name = message.rsplit("mmrr rm ", 1)[1]
-        mmrr("rm", artifact_name, "--work", copy.work, "--cascade")
+        mmrr(*message.rsplit("mmrr ", 1)[1].split())
     mmrr("index", copy.docs, "--work", copy.work, *INDEX)
     mmrr("retrieve", QUESTION, "--work", copy.work)
 
@@ -413,7 +412,7 @@ def test_damaged_listings_are_named_and_what_the_message_says_mends_them(copy: M
 def test_lost_files_are_named(copy: Made) -> None:
     (folder,) = copy.work.glob("index/*/bm25*")
     shutil.rmtree(folder)
-    assert "run mmrr index again" in refused("retrieve", QUESTION, "--work", copy.work)
+    assert "run the index command again" in refused("retrieve", QUESTION, "--work", copy.work)
     mmrr("index", copy.docs, "--work", copy.work, *INDEX)
     mmrr("retrieve", QUESTION, "--work", copy.work)
     shard = next((copy.work / "shards" / "precache").glob("*/"))

@@ -7,8 +7,7 @@ from pathlib import Path
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.collection import Collection, read_texts
 from mmrr.config import Index
-from mmrr.errors import MmrrError
-from mmrr.index import BM25, DENSE, TEXT, TextIndex, build_dense, search_dense
+from mmrr.index import BM25, DENSE, TEXT, TextIndex, build_dense
 from mmrr.shards import read_vectors
 from mmrr.types import Progress, silent
 
@@ -24,9 +23,6 @@ def build(
         config["faiss_factory"] = options.faiss_factory
     spec = Spec("index", 1, config, inputs)
     manifest = workspace.done(spec)
-    if manifest and not _is_whole(workspace, manifest, collection, embedded):
-        (manifest.path / "manifest.json").unlink(missing_ok=True)  # without one it does not exist: it is made again
-        manifest = None
     if manifest is None:
         texts = read_texts(workspace, collection)
 
@@ -43,15 +39,3 @@ def build(
         manifest = workspace.commit(spec, content, 0, write=write)
     workspace.set_head(*filter(None, (collection.manifest, embedded, manifest)))
     return manifest
-
-
-def _is_whole(workspace: Workspace, manifest: Manifest, collection: Collection, embedded: Manifest | None) -> bool:
-    """Whether the files can be opened; deeper damage shows when they are searched."""
-    try:
-        TextIndex.load(manifest.path / TEXT, len(collection.pages))
-        if embedded:
-            vector = read_vectors(workspace, embedded, collection, [0]).numpy()
-            search_dense(manifest.path / DENSE, vector, 1)
-    except MmrrError:
-        return False
-    return True

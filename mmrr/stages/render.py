@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.collection import commit_pages, complaint, is_whole, list_pages
+from mmrr.collection import commit_pages, complaint, list_pages
 from mmrr.config import Machine, Render
 from mmrr.documents import Source, inspect
 from mmrr.errors import MmrrError
@@ -54,7 +54,7 @@ def render(
     hashes = {source.doc_id: _hash(workspace, source) for source in sources}
     documents = {"documents": digest(sorted(hashes.items()))}
     spec = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
-    if (done := workspace.done(spec)) and is_whole(workspace, done):
+    if done := workspace.done(spec):
         workspace.set_head(done)
         return done
 
