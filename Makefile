@@ -30,16 +30,16 @@ demo: install ## Run the chain on data/sample: documents to a printed ranking
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
 
 test: install ## Run the tests (a CPU, no network, a few minutes)
-	$(BIN)/python -m pytest -n auto -q
+	$(BIN)/python -m pytest -n auto -q -rs
 
 test-slow: install ## Run the slow tests too
-	$(BIN)/python -m pytest -n auto -q -m 'not gpu'
+	$(BIN)/python -m pytest -n auto -q -rs -m 'not gpu'
 
-check: install ## Formatting, lint, types, tests: what CI runs
+check: install ## Formatting, lint, types, then the tests: what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto -q
+	$(MAKE) --no-print-directory test
 
 format: install ## Format the code
 	$(BIN)/ruff format .
