@@ -321,7 +321,7 @@ def evaluate(
                 judged = pipeline.judge_file(session, run, qrels, measure)
             else:
                 judged = pipeline.judge_head(session, qrels, measure, reranked=not no_rerank)
-            report.evaluation(judged, pipeline.unknown_pages(session, judged, qrels), as_json=json_)
+            report.evaluation(judged, as_json=json_)
             return
         if benchmark != "mmdocir" or data is None:
             raise MmrrError("expected: mmrr eval mmdocir --data FOLDER-OR-HUB-ID")
@@ -395,7 +395,7 @@ def run(
         report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)
         if qrels:
             judged = pipeline.judge_head(session, qrels, None, reranked=True)
-            report.evaluation(judged, pipeline.unknown_pages(session, judged, qrels), as_json=False)
+            report.evaluation(judged, as_json=False)
 
 
 @app.command("ls")

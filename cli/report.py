@@ -19,7 +19,7 @@ from .show import emit, note, size, table
 if TYPE_CHECKING:
     from mmrr.artifacts import Manifest, Workspace
     from mmrr.housekeeping import Removal
-    from mmrr.pipeline import BenchmarkResult, Ranking, Session
+    from mmrr.pipeline import BenchmarkResult, Judgement, Ranking, Session
     from mmrr.stages.precache import Plan
 
 _SHOWN = 20
@@ -114,8 +114,9 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
     return rows
 
 
-def evaluation(judged: Manifest, unknown: list[str], *, as_json: bool) -> None:
+def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     """First stage against reranked, with the difference."""
+    judged, unknown = judgement.metrics, judgement.unknown
     if unknown:
         note(
             f"{len(unknown)} judged pages are not in the index and count as not found: "

@@ -209,7 +209,7 @@ class Workspace:
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
                 if not file.is_file() or checksum_file(file) != checksum:
-                    raise MmrrError(f"{file} is gone or damaged; run the {_command(manifest.stage)} command again")
+                    raise MmrrError(f"{file} is gone or damaged; {_again(manifest.stage)}")
         return path
 
     def artifacts(self, *, but: Container[str] = ()) -> list[Manifest]:
@@ -291,9 +291,7 @@ class Workspace:
         try:
             return unseal(path.read_bytes())
         except FileNotFoundError:
-            raise MmrrError(
-                f"shard {stage}/{key} is gone from {self.root}; run the {_command(stage)} command again"
-            ) from None
+            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {_again(stage)}") from None
         except ValueError as error:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
 
@@ -314,8 +312,7 @@ class Workspace:
         with contextlib.suppress(OSError):
             folder.rename(folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
         return MmrrError(
-            f"{stage} shard {key} is damaged: {what}; it was set aside, run the {_command(stage)} command again "
-            "to compute that shard anew"
+            f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard anew"
         )
 
     # The head: what later commands work on unless told otherwise
@@ -378,8 +375,15 @@ def _key(key: str) -> str:
     return key
 
 
-def _command(stage: str) -> str:
-    return {"pages": "index", "embed": "index"}.get(stage, stage)
+def _again(stage: str) -> str:
+    return f"run the {command(stage).split()[0]} command again"
+
+
+def command(stage: str) -> str:
+    """The command, with the argument it needs, that makes a stage's artifact."""
+    if stage in ("pages", "embed", "index"):
+        return "index DOCUMENTS"
+    return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage
 
 
 def _here() -> dict[str, Any]:

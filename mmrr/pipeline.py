@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmrr import mmdocir
-from mmrr.artifacts import Manifest, Workspace
+from mmrr.artifacts import Manifest, Workspace, command
 from mmrr.collection import Collection, load
 from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
 from mmrr.documents import find_sources
@@ -20,12 +20,6 @@ from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render,
 from mmrr.stages.precache import Plan
 from mmrr.trec import read_qrels, read_run
 from mmrr.types import Progress, Query, Run, silent
-
-#: Which command makes a stage's artifact, where it is not the stage's name alone.
-_COMMAND = {
-    **dict.fromkeys(("pages", "embed", "index"), "index DOCUMENTS"),
-    **{stage: f"{stage} --queries FILE" for stage in ("retrieve", "rerank")},
-}
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Session:
             return found
         found = self.workspace.head(stage)
         if found is None:
-            raise MmrrError(f"{work} has no {stage} yet; run: mmrr {_COMMAND.get(stage, stage)} --work {work}")
+            raise MmrrError(f"{work} has no {stage} yet; run: mmrr {command(stage)} --work {work}")
         return found
 
     def collection(self, manifest: Manifest) -> Collection:
@@ -62,7 +56,7 @@ class Session:
         if manifest.inputs["pages"] != collection.manifest.fingerprint:
             raise MmrrError(
                 f"{manifest.stage}/{manifest.fingerprint} was made of other pages than the index; "
-                f"run: mmrr {_COMMAND.get(manifest.stage, manifest.stage)} --work {self.workspace.root}"
+                f"run: mmrr {command(manifest.stage)} --work {self.workspace.root}"
             )
         return manifest
 
@@ -220,7 +214,15 @@ def _read_run(session: Session, manifest: Manifest, queries: list[Query]) -> Run
     return {query.query_id: found.get(query.query_id, []) for query in queries}
 
 
-def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Manifest:
+@dataclass(frozen=True)
+class Judgement:
+    """A run, judged. ``unknown``: judged pages that the index does not have; they count as not found."""
+
+    metrics: Manifest
+    unknown: list[str]
+
+
+def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
     """The head's run against judgements: first stage and reranked, or with ``reranked`` False the first stage alone."""
     newest = session.current("rerank" if reranked else "retrieve")
     runs, inputs = {}, {}
@@ -232,7 +234,7 @@ def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *
     return _judge(session, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
 
 
-def judge_file(session: Session, run_path: Path, qrels_path: Path, measures: list[str] | None) -> Manifest:
+def judge_file(session: Session, run_path: Path, qrels_path: Path, measures: list[str] | None) -> Judgement:
     """Any TREC run against judgements."""
     run = read_run(run_path)
     return _judge(session, {"run": run}, qrels_path, measures, {"run": digest(run)})
@@ -240,26 +242,21 @@ def judge_file(session: Session, run_path: Path, qrels_path: Path, measures: lis
 
 def _judge(
     session: Session, runs: dict[str, Run], qrels_path: Path, measures: list[str] | None, inputs: dict[str, str]
-) -> Manifest:
+) -> Judgement:
     qrels = read_qrels(qrels_path)
+    unknown: list[str] = []
     pages = session.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
     if pages:
         known = load(session.workspace, pages).row_of
         judged = {page_id for row in qrels.values() for page_id in row}
-        if not judged & set(known):
+        unknown = sorted(judged - set(known))
+        if len(unknown) == len(judged):
             raise MmrrError(
                 f"{qrels_path}: none of the {len(judged)} judged pages is in the index "
                 f"(judged: {min(judged)}; indexed: {next(iter(known))})"
             )
-    return evaluate.judge(session.workspace, runs, qrels, inputs, *([measures] if measures else []))
-
-
-def unknown_pages(session: Session, manifest: Manifest, qrels_path: Path) -> list[str]:
-    """Judged pages that the evaluated index does not have: they count as not found, and somebody should know."""
-    pages = session.workspace.find("pages", manifest.inputs.get("pages", "0" * 12))
-    known = load(session.workspace, pages).row_of if pages else {}
-    judged = {page_id for row in read_qrels(qrels_path).values() for page_id in row}
-    return sorted(judged - set(known)) if pages else []
+    manifest = evaluate.judge(session.workspace, runs, qrels, inputs, *([measures] if measures else []))
+    return Judgement(manifest, unknown)
 
 
 def _first_stage(session: Session, manifest: Manifest) -> Manifest:

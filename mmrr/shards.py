@@ -18,7 +18,7 @@ from safetensors.torch import load
 from mmrr.artifacts import Manifest, Workspace
 from mmrr.collection import Collection
 from mmrr.files import checksum_tensor, save_tensors
-from mmrr.types import Embedding, Keep, State
+from mmrr.types import Embedding, Keep, Page, State
 
 _EMBEDDINGS, _KEEPS, _STATES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"
 _OPEN_FILES = 64
@@ -89,6 +89,11 @@ def write_states(folder: Path, states: Mapping[str, State]) -> dict[str, Any]:
         "files": {_STATES: {"bytes": size}},
         "tensors": {name: checksum_tensor(tensor) for name, tensor in tensors.items()},
     }
+
+
+def page_name(page: Page) -> str:
+    """The name of a page's tensors in its shard of page caches."""
+    return f"{page.number:04d}"
 
 
 class StateReader:

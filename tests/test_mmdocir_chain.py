@@ -96,6 +96,18 @@ def test_pdfs_search_inside_the_questions_own_document(tmp_path):
     assert document["metrics"]["layout"] is None
 
 
+def test_corrected_evidence_is_judged_anew(tmp_path):
+    """The evaluation was named by the questions' ids alone: new evidence for the same ids gave the old numbers."""
+    data = tmp_path / "data"
+    for evidence, found in ((0, 0.0), (1, 100.0)):
+        question = {"Q": "purple zebra", "A": "-", "type": "['Text']", "page_id": [evidence], "layout_mapping": []}
+        line = {"doc_name": "one.pdf", "domain": "D", "page_indices": [0, 1], "layout_indices": [0, 0]}
+        write_annotations(data, [{**line, "questions": [question]}], "annotations.jsonl")
+        (data / "one.pdf").write_bytes(make_pdf(["yellow lion", "purple zebra and lion"]))
+        document = evaluate(data, tmp_path / "w", "--first-stage", "bm25")
+        assert document["metrics"]["page"]["recall@1"]["micro"] == found
+
+
 @pytest.mark.skipif("MMRR_TEST_MMDOCIR" not in os.environ, reason="MMRR_TEST_MMDOCIR names no folder of MMDocIR PDFs")
 @pytest.mark.slow
 def test_the_real_documents(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,7 +63,12 @@ def judge_mmdocir(
         {"query_id": name, **{k: recall["micro"] for k, recall in page_recall(pages, {name: question}).items()}}
         for name, question in by_id.items()
     ]
-    spec = Spec("eval", 1, {"benchmark": "mmdocir"}, {**inputs, "questions": digest(sorted(by_id))})
+    spec = Spec(
+        "eval",
+        1,
+        {"benchmark": "mmdocir"},
+        {**inputs, "questions": digest([dataclasses.asdict(question) for question in questions])},
+    )
     return _commit(workspace, spec, {"queries": len(by_id), "metrics": metrics}, per_query)
 
 
@@ -73,7 +79,7 @@ def _commit(workspace: Workspace, spec: Spec, content: dict[str, Any], per_query
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in per_query), "utf-8"
         )
 
-    manifest = workspace.find(spec.stage, spec.fingerprint) or workspace.commit(spec, content, 0, write=write)
+    manifest = workspace.done(spec) or workspace.commit(spec, content, 0, write=write)
     workspace.set_head(manifest)
     return manifest
 

@@ -17,8 +17,8 @@ from mmrr.config import Machine, Model
 from mmrr.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.geometry import MIN_TOKENS, snap
-from mmrr.shards import read_keeps, write_states
-from mmrr.types import Keep, Page, Progress, silent
+from mmrr.shards import page_name, read_keeps, write_states
+from mmrr.types import Keep, Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +87,14 @@ def precache(
         inputs,
         family.checkpoint.identity(dtype_name(dtype)),
     )
+    if done := workspace.done(spec):
+        workspace.set_head(*filter(None, (pruned, done)))
+        return done
     keep_shards = pruned.content["shards"] if pruned else {}
     shards = {pages: spec.shard_key(pages, keep_shards.get(pages, "all")) for pages in collection.by_shard}
     shared = spec.shard_key("shared")
     missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("precache", key)}
-    manifest = workspace.find(spec.stage, spec.fingerprint)
     needs_shared = not workspace.has_shard("precache", shared)
-    if manifest and not missing and not needs_shared:
-        workspace.set_head(*filter(None, (pruned, manifest)))
-        return manifest
-
     plan = _plan(workspace, collection, family, missing, keep_shards, dtype.itemsize)
     report(plan)
     if plan.total_bytes > plan.free_bytes:
@@ -121,24 +119,18 @@ def precache(
                     advance(1)
                 folder = workspace.scratch()
                 workspace.commit_shard("precache", key, folder, write_states(folder, states))
-    if manifest is None:
-        size = workspace.shard_bytes("precache", [*shards.values(), shared])
-        content = {
-            "pages": len(collection.pages),
-            "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
-            "keep": pruned.config["keep"] if pruned else 1.0,
-            "shards": shards,
-            "shared": shared,
-        }
-        timing = {"pages_computed": plan.missing, "seconds": round(time.perf_counter() - started, 3)}
-        manifest = workspace.commit(spec, content, size, timing)
+    size = workspace.shard_bytes("precache", [*shards.values(), shared])
+    content = {
+        "pages": len(collection.pages),
+        "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
+        "keep": pruned.config["keep"] if pruned else 1.0,
+        "shards": shards,
+        "shared": shared,
+    }
+    timing = {"pages_computed": plan.missing, "seconds": round(time.perf_counter() - started, 3)}
+    manifest = workspace.commit(spec, content, size, timing)
     workspace.set_head(*filter(None, (pruned, manifest)))
     return manifest
-
-
-def page_name(page: Page) -> str:
-    """The name of a page's tensors in its shard."""
-    return f"{page.number:04d}"
 
 
 def _plan(

@@ -18,7 +18,7 @@ from mmrr.collection import Collection, read_image
 from mmrr.config import DenseOrder, Machine
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.shards import StateReader
+from mmrr.shards import StateReader, page_name
 from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, rank, silent
 
@@ -48,22 +48,24 @@ def rerank(
     if dense and score_options:
         raise MmrrError("--dense runs the whole model: it goes with no exit layer and no other option of scoring")
     how = {"dense": dense} if dense else {"score": dataclasses.asdict(options)}
-    inputs = {name: retrieved.inputs[name] for name in ("pages",)}
-    inputs |= {"retrieve": retrieved.fingerprint, "precache": cached.fingerprint}
+    inputs = {
+        "pages": collection.manifest.fingerprint,
+        "retrieve": retrieved.fingerprint,
+        "precache": cached.fingerprint,
+    }
     # The caches hold all of the scorer's own settings; the dense forward depends on the wording and pixels alone.
     spec = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
     if done := workspace.done(spec):
         return done
 
     candidates = {query.query_id: [collection.row_of[hit.page_id] for hit in run[query.query_id]] for query in queries}
-    keys = {}
-    for query in queries:
-        shards = [cached.content["shards"][collection.shards[row]] for row in candidates[query.query_id]]
-        pages = [collection.pages[row] for row in candidates[query.query_id]]
-        # Sorted: the score of a page does not depend on where the first stage put it.
-        keys[query.query_id] = spec.shard_key(
-            query.text, *sorted(f"{shard}/{page.number}" for shard, page in zip(shards, pages, strict=True))
+    # Sorted: the score of a page does not depend on where the first stage put it.
+    keys = {
+        query.query_id: spec.shard_key(
+            query.text, *sorted(_name(collection, cached, row) for row in candidates[query.query_id])
         )
+        for query in queries
+    }
     missing = [query for query in queries if not workspace.has_shard("rerank", keys[query.query_id])]
     load_ms = 0.0
     if missing:
@@ -131,7 +133,7 @@ def _from_cache(
 
     def score(query: Query, rows: list[int]) -> torch.Tensor:
         states = [
-            reader.read(cached.content["shards"][collection.shards[row]], f"{collection.pages[row].number:04d}")
+            reader.read(cached.content["shards"][collection.shards[row]], page_name(collection.pages[row]))
             for row in rows
         ]
         logits: torch.Tensor = scorer.score(query.text, states, shared, options)
