@@ -1,0 +1,313 @@
+"""Sets a document's blocks on pages: paragraphs, headings, lists, code, tables, charts. Knows looks, not models."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+from mmrr.factory.canvas import Canvas, DrawnPage
+from mmrr.factory.looks import Colour, Look, choose
+from mmrr.factory.sources import Block, Document
+
+_NUMBER = re.compile(r"^[^\d\-(]{0,3}[-(]?[\d,]*\.?\d+\)?%?$")
+
+
+def draw_document(document: Document, seed: int, max_pages: int | None = None) -> Iterator[DrawnPage]:
+    """The pages of one document in one look; the same seed gives the same pixels on the same fonts."""
+    rng = random.Random(f"{seed}/{document.id}")
+    setter = _Typesetter(choose(rng, document.title), document.title, rng)
+    for number, page in enumerate(setter.pages(document.blocks)):
+        if max_pages is not None and number >= max_pages:
+            return
+        yield page
+
+
+class _Typesetter:
+    """A cursor that goes down the columns of one page after another."""
+
+    def __init__(self, look: Look, title: str, rng: random.Random) -> None:
+        self.look, self.title, self.rng = look, title, rng
+        self.number = 0
+        self.done: list[DrawnPage] = []
+        inner = look.width_px - 2 * look.margin_px
+        self.column_px = (inner - (look.columns - 1) * look.gap_px) / look.columns
+        self.top, self.bottom = look.margin_px * 0.9 + 20, look.height_px - look.margin_px * 0.9 - 20
+        self._new_page()
+
+    def pages(self, blocks: Sequence[Block]) -> Iterator[DrawnPage]:
+        for index, block in enumerate(blocks):
+            self._block(block, index)
+            yield from self._take()
+        self._end_page()
+        yield from self._take()
+
+    def _take(self) -> list[DrawnPage]:
+        ready, self.done = self.done, []
+        return ready
+
+    # The cursor
+
+    def _new_page(self) -> None:
+        look = self.look
+        self.canvas = Canvas(look)
+        self.number += 1
+        self.column, self.y = 0, self.top
+        self.used = False
+        small = max(10.0, look.body_px * 0.8)
+        if look.header:
+            self._run(look.header, look.margin_px, self.top - small, small, look.body.italic, look.accent, -1)
+        if look.footer:
+            text = look.footer.format(n=self.number, title=self.title)
+            middle = (look.width_px - self.canvas.width(text, look.body.regular, small)) / 2
+            self._run(text, max(4, middle), self.bottom + 2 * small, small, look.body.regular, look.ink, -1)
+
+    def _end_page(self) -> None:
+        if self.used:
+            self.done.append(self.canvas.finish(self.rng))
+        self.used = False
+
+    def _need(self, height_px: float) -> None:
+        """Go to the next column or page unless this much room is left."""
+        if self.y + height_px <= self.bottom or self.y == self.top:
+            return
+        self.column += 1
+        self.y = self.top
+        if self.column >= self.look.columns:
+            self._end_page()
+            self._new_page()
+
+    @property
+    def x(self) -> float:
+        return self.look.margin_px + self.column * (self.column_px + self.look.gap_px)
+
+    # Text
+
+    def _run(self, text: str, x: float, baseline: float, size: float, file: str, fill: Colour, block: int) -> None:
+        """Words on one line from ``x`` until the page ends."""
+        space = self.canvas.width(" ", file, size)
+        for word in text.split():
+            width = self.canvas.width(word, file, size)
+            if x + width > self.look.width_px:
+                return
+            self.canvas.word(x, baseline, word, file, size, fill, block)
+            x += width + space
+
+    def _wrap(self, text: str, file: str, size: float, width_px: float) -> list[list[str]]:
+        space = self.canvas.width(" ", file, size)
+        lines: list[list[str]] = [[]]
+        room = width_px
+        for word in _pieces(text, lambda part: self.canvas.width(part, file, size), width_px):
+            width = self.canvas.width(word, file, size)
+            if lines[-1] and width > room:
+                lines.append([])
+                room = width_px
+            lines[-1].append(word)
+            room -= width + space
+        return [line for line in lines if line]
+
+    def _paragraph(
+        self, text: str, block: int, file: str, size: float, fill: Colour, *, indent: float = 0, centred: bool = False
+    ) -> None:
+        width = self.column_px - indent
+        height = size * self.look.leading
+        lines = self._wrap(text, file, size, width)
+        space = self.canvas.width(" ", file, size)
+        for number, words in enumerate(lines):
+            self._need(height)
+            self.used = True
+            widths = [self.canvas.width(word, file, size) for word in words]
+            slack = width - sum(widths) - space * (len(words) - 1)
+            gap = space
+            if self.look.justified and number + 1 < len(lines) and len(words) > 1 and slack < width * 0.35:
+                gap += slack / (len(words) - 1)
+            x = self.x + indent + (max(0.0, slack / 2) if centred else 0.0)
+            for word, word_px in zip(words, widths, strict=True):
+                self.canvas.word(x, self.y + size, word, file, size, fill, block)
+                x += word_px + gap
+            self.y += height
+
+    def _block(self, block: Block, index: int) -> None:
+        look, size = self.look, self.look.body_px
+        if block.kind == "heading":
+            larger = size * max(1.05, look.heading_scale - 0.15 * (block.level - 1))
+            self.y += size * 0.6 if self.y > self.top else 0
+            self._need(larger * 3)
+            file = look.heading.bold if look.bold_headings else look.heading.regular
+            fill = look.accent if index % 2 else look.ink
+            self._paragraph(block.text, index, file, larger, fill, centred=look.centred_headings)
+        elif block.kind == "table":
+            self._table(block.rows, index)
+            if self.rng.random() < look.figures * 2:
+                self._chart(block.rows)
+        elif block.kind == "code":
+            self._code(block.text, index)
+        elif block.kind == "list":
+            for item in block.text.splitlines():
+                self._need(size * look.leading)
+                bullet = "•" if not look.slide else "–"
+                indent = size * 1.2
+                self._run(bullet, self.x + size * 0.3, self.y + size, size, look.body.regular, look.accent, -1)
+                self._paragraph(item, index, look.body.regular, size, look.ink, indent=indent)
+        else:
+            file = look.body.italic if self.rng.random() < 0.03 else look.body.regular
+            self._paragraph(block.text, index, file, size, look.ink)
+            if self.rng.random() < look.figures:
+                self._picture()
+        self.y += size * look.paragraph_gap
+
+    def _code(self, text: str, block: int) -> None:
+        look, size = self.look, self.look.body_px * 0.88
+        height = size * 1.25
+        file = look.mono.regular
+        for line in text.splitlines():
+            indent = len(line) - len(line.lstrip())
+            lead = self.canvas.width(" ", file, size) * indent
+            for words in self._wrap(line, file, size, max(self.column_px * 0.4, self.column_px - lead)) or [[]]:
+                self._need(height)
+                self.used = True
+                shade = tuple(round(0.94 * c + 0.06 * a) for c, a in zip(look.paper, look.accent, strict=True))
+                self.canvas.rectangle((self.x, self.y, self.x + self.column_px, self.y + height), shade)  # type: ignore[arg-type]
+                self._run(" ".join(words), self.x + lead + 3, self.y + size, size, file, look.ink, block)
+                self.y += height
+
+    # Tables and figures
+
+    def _table(self, rows: Sequence[Sequence[str]], block: int) -> None:
+        look = self.look
+        if not rows or not rows[0]:
+            return
+        n = max(len(row) for row in rows)
+        table = [[*row, *[""] * (n - len(row))] for row in rows]
+        size = max(10.0, min(look.body_px, look.body_px * 7.0 / max(7.0, n * (1.0 if look.columns == 1 else 2.0))))
+        file, bold = look.body.regular, look.body.bold
+        longest = [max(self.canvas.width(row[c], file, size) for row in table) + size for c in range(n)]
+        total = sum(longest)
+        if total > self.column_px:  # narrow columns keep their width, wide ones share the rest
+            fair = self.column_px / n
+            wide = [width for width in longest if width > fair]
+            rest = self.column_px - sum(width for width in longest if width <= fair)
+            longest = [width if width <= fair else rest * width / sum(wide) for width in longest]
+        elif self.rng.random() < 0.5:
+            longest = [width * self.column_px / total for width in longest]
+        for number, row in enumerate(table):
+            head = number == 0
+            cells = [
+                self._wrap(cell, bold if head else file, size, max(size, width - size))
+                for cell, width in zip(row, longest, strict=True)
+            ]
+            height = max([len(cell) for cell in cells] + [1]) * size * 1.2 + size * 0.5
+            if height > self.bottom - self.top:
+                continue
+            self._need(height)
+            self.used = True
+            self._table_row(cells, longest, height, size, head, number, block)
+            self.y += height
+
+    def _table_row(
+        self,
+        cells: list[list[list[str]]],
+        widths: list[float],
+        height: float,
+        size: float,
+        head: bool,
+        number: int,
+        block: int,
+    ) -> None:
+        look = self.look
+        x, right = self.x, self.x + sum(widths)
+        fill, file = look.ink, look.body.bold if head else look.body.regular
+        if head and look.zebra:
+            self.canvas.rectangle((x, self.y, right, self.y + height), look.accent)
+            fill = look.paper
+        elif look.zebra and number % 2:
+            shade = tuple(round(0.9 * c + 0.1 * a) for c, a in zip(look.paper, look.accent, strict=True))
+            self.canvas.rectangle((x, self.y, right, self.y + height), shade)  # type: ignore[arg-type]
+        if look.table_lines in ("all", "rows") or (look.table_lines == "header" and head):
+            self.canvas.line([(x, self.y + height), (right, self.y + height)], look.ink)
+        for lines, width in zip(cells, widths, strict=True):
+            if look.table_lines == "all":
+                self.canvas.rectangle((x, self.y, x + width, self.y + height), None, look.ink)
+            numeric = len(lines) == 1 and len(lines[0]) == 1 and bool(_NUMBER.match(lines[0][0])) and not head
+            for at, words in enumerate(lines):
+                text = " ".join(words)
+                left = x + size * 0.4
+                if numeric:
+                    left = max(left, x + width - size * 0.4 - self.canvas.width(text, file, size))
+                self._run(text, left, self.y + size * (1.1 + 1.2 * at), size, file, fill, block)
+            x += width
+
+    def _picture(self) -> None:
+        height = self.column_px * self.rng.uniform(0.25, 0.6)
+        if self.y + height > self.bottom:
+            return
+        width = self.column_px * self.rng.uniform(0.5, 1.0)
+        self.canvas.picture((self.x, self.y, self.x + width, self.y + height), self.rng)
+        self.used = True
+        self.y += height + self.look.body_px
+
+    def _chart(self, rows: Sequence[Sequence[str]]) -> None:
+        """Bars or a line of the first numeric column, labelled with the first column."""
+        look = self.look
+        columns = [c for c in range(1, len(rows[0])) if sum(_value(row, c) is not None for row in rows[1:]) >= 3]
+        if not columns:
+            return
+        pairs = [(row[0], _value(row, columns[0])) for row in rows[1:10]]
+        points = [(label, value) for label, value in pairs if value is not None]
+        height, size = self.column_px * self.rng.uniform(0.3, 0.5), max(10.0, look.body_px * 0.75)
+        self._need(height + 4 * size)
+        if len(points) < 3 or self.y + height + 3 * size > self.bottom:
+            return
+        self.used = True
+        title = rows[0][columns[0]]
+        self._run(title, self.x + size, self.y + size, size, look.body.bold, look.ink, -1)
+        base, left, right = self.y + size * 1.5 + height, self.x + size, self.x + self.column_px
+        self.canvas.line([(left, base), (right, base)], look.ink)
+        most = max(abs(value) for _, value in points) or 1.0
+        step = (right - left) / len(points)
+        tops = [base - height * 0.9 * abs(value) / most for _, value in points]
+        bars = self.rng.random() < 0.6
+        for i, ((label, value), top) in enumerate(zip(points, tops, strict=True)):
+            middle = left + step * (i + 0.5)
+            if bars:
+                self.canvas.rectangle((middle - step * 0.3, top, middle + step * 0.3, base), look.accent)
+                self._label(f"{value:g}", middle, top - 2, size * 0.9, step * 1.2)
+            self._label(label, middle, base + size * 1.2, size, step)
+        if not bars:
+            line = [(left + step * (i + 0.5), top) for i, top in enumerate(tops)]
+            self.canvas.line(line, look.accent, 2)
+        self.y = base + size * 2
+
+    def _label(self, text: str, middle: float, baseline: float, size: float, room_px: float) -> None:
+        words = text.split()[:2]
+        file = self.look.body.regular
+        while words and self.canvas.width(" ".join(words), file, size) > room_px:
+            words.pop()
+        label = " ".join(words)
+        left = middle - self.canvas.width(label, file, size) / 2
+        self._run(label, left, baseline, size, file, self.look.ink, -1)
+
+
+def _value(row: Sequence[str], column: int) -> float | None:
+    text = row[column] if column < len(row) else ""
+    if not _NUMBER.match(text):
+        return None
+    digits = re.sub(r"[^\d.\-]", "", text)
+    try:
+        return float(digits)
+    except ValueError:
+        return None
+
+
+def _pieces(text: str, width: object, room_px: float) -> Iterator[str]:
+    """Words, those that are wider than the line cut into pieces."""
+    measure = width
+    assert callable(measure)
+    for word in text.split():
+        piece = word
+        while len(piece) > 1 and measure(piece) > room_px:
+            cut = max(1, int(len(piece) * room_px / measure(piece)))
+            yield piece[:cut]
+            piece = piece[cut:]
+        if piece:
+            yield piece

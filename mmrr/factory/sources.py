@@ -1,0 +1,105 @@
+"""Documents to draw: a JSON-lines file (or .gz), one document a line. Knows blocks and questions, not pages."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmrr.errors import MmrrError
+
+KINDS = ("text", "heading", "list", "code", "table")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One piece of a document: running text, a heading, a list item, code, or a table."""
+
+    kind: str
+    text: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    level: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about the document; ``block`` is the index of the block that answers it, where that is known."""
+
+    text: str
+    answer: str
+    block: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document to draw."""
+
+    id: str
+    source: str
+    title: str
+    blocks: tuple[Block, ...]
+    questions: tuple[Question, ...]
+
+
+def read_documents(path: Path) -> list[Document]:
+    """Read a JSON-lines file of documents, plain or gzipped.
+
+    Each line: ``id``, ``source``, ``title``, ``blocks`` (``type`` text | heading | list | code with ``text``, or table
+    with ``rows``) and ``questions`` (``q``, ``a``, ``block``). Raises MmrrError with the line's number.
+    """
+    documents = []
+    for number, line in _lines(path):
+        try:
+            documents.append(_document(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MmrrError(
+                f"{path}, line {number}: not a document to draw ({error!r}); see docs/training.md"
+            ) from error
+    if not documents:
+        raise MmrrError(f"{path} holds no documents; expected one JSON object a line")
+    return documents
+
+
+def split(documents: list[Document], held_out: float, seed: int = 0) -> tuple[list[Document], list[Document]]:
+    """Documents to train on, and a share held out, chosen per source so that both sides have every kind."""
+    rng = random.Random(seed)
+    order = sorted(documents, key=lambda document: document.id)
+    rng.shuffle(order)
+    by_source: dict[str, list[Document]] = {}
+    for document in order:
+        by_source.setdefault(document.source, []).append(document)
+    train, test = [], []
+    for source in sorted(by_source):
+        group = by_source[source]
+        n = round(len(group) * held_out)
+        test += group[:n]
+        train += group[n:]
+    return train, test
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                yield from enumerate(file, 1)
+        else:
+            with path.open(encoding="utf-8") as file:
+                yield from enumerate(file, 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise MmrrError(f"{path} cannot be read: {error}") from error
+
+
+def _document(record: dict[str, Any]) -> Document:
+    blocks = []
+    for block in record["blocks"]:
+        kind = block["type"]
+        if kind not in KINDS:
+            raise ValueError(f"block type {kind!r} is none of {', '.join(KINDS)}")
+        rows = tuple(tuple(str(cell) for cell in row) for row in block.get("rows", ()))
+        blocks.append(Block(kind, str(block.get("text", "")), rows, int(block.get("level", 1))))
+    questions = tuple(Question(q["q"], str(q.get("a", "")), q.get("block")) for q in record.get("questions", ()))
+    return Document(str(record["id"]), record.get("source", ""), record.get("title", ""), tuple(blocks), questions)
