@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from mmrr.stages.prune import choose
+from mmrr.keep import choose
 from mmrr.types import Embedding
 
 

@@ -62,6 +62,7 @@ class Backbone:
         """Raises MmrrError if weights are missing, of the wrong shape, or the adapter does not fit."""
         self.device, self.dtype = device, dtype
         self.model = _load(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
+        linear_patches(self.model.model.visual)
         self.config = self.model.config
         self.text = self.model.model.language_model
         self.n_layers: int = self.config.text_config.num_hidden_layers
@@ -168,26 +169,26 @@ class Backbone:
         """
         start, end = band
         keys, values = [], []
-        x, rotary = page.embeddings, self._rotary(page.positions)
+        x, rotary = page.embeddings, self.rotary(page.positions)
         for index in range(end):
-            query, key, value = self._project(index, x, rotary, n_queries=0 if index == end - 1 else None)
+            query, key, value = self.project(index, x, rotary, n_queries=0 if index == end - 1 else None)
             if index >= start:
                 keys.append(key)
                 values.append(value)
             if index < end - 1:
-                x = self._finish(index, x, _causal(query, key, value))
+                x = self.finish(index, x, _causal(query, key, value))
                 x = page.add_deepstack(index, x)
         return KeyValues(torch.stack(keys), torch.stack(values))
 
     @torch.inference_mode()
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
         """The whole depth over one sequence; the last token's hidden state (D,) after the final norm."""
-        x, rotary = page.embeddings, self._rotary(page.positions)
+        x, rotary = page.embeddings, self.rotary(page.positions)
         for index in range(self.n_layers):
-            query, key, value = self._project(index, x, rotary)
+            query, key, value = self.project(index, x, rotary)
             if observe:
                 observe(index, query, key)
-            x = self._finish(index, x, _causal(query, key, value))
+            x = self.finish(index, x, _causal(query, key, value))
             x = page.add_deepstack(index, x)
         return self.text.norm(x[-1])
 
@@ -199,10 +200,10 @@ class Backbone:
 
         RoPE turns on differences of positions only, so they are counted from 0 wherever the segment will stand.
         """
-        rotary = self._rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
+        rotary = self.rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
         for index in range(start, end):
-            query, key, value = self._project(index, x, rotary)
-            x = self._finish(index, x, _causal(query, key, value))
+            query, key, value = self.project(index, x, rotary)
+            x = self.finish(index, x, _causal(query, key, value))
         return x
 
     @torch.inference_mode()
@@ -247,11 +248,11 @@ class Backbone:
         visible = visible.to(self.device)
 
         positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
-        rotary = self._rotary(positions.expand(3, n, m))
+        rotary = self.rotary(positions.expand(3, n, m))
         x = x.expand(n, m, -1)
         for index in range(first_layer, end):
             rows = 1 if last_only and index == end - 1 else m
-            query, key, value = self._project(index, x, rotary, n_queries=rows)
+            query, key, value = self.project(index, x, rotary, n_queries=rows)
             keys[index - first_layer, :, :, own:] = key
             values[index - first_layer, :, :, own:] = value
             # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
@@ -262,7 +263,7 @@ class Backbone:
                 values[index - first_layer],
                 attn_mask=visible[:, m - rows :].repeat(1, group, 1)[:, None],
             )
-            x = self._finish(index, x[:, m - rows :], attended.reshape(n, group * n_heads, rows, d_head))
+            x = self.finish(index, x[:, m - rows :], attended.reshape(n, group * n_heads, rows, d_head))
         return x
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -286,14 +287,14 @@ class Backbone:
 
     # One layer
 
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin for positions (3, n) or (3, N, n): each (1 or N, 1, n, d), to broadcast over heads."""
         if positions.dim() == 2:
             positions = positions[:, None]
         cos, sin = self.text.rotary_emb(torch.empty(0, device=self.device, dtype=self.dtype), positions)
         return cos.unsqueeze(1), sin.unsqueeze(1)
 
-    def _project(
+    def project(
         self, index: int, x: Tensor, rotary: tuple[Tensor, Tensor], n_queries: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (..., H, n, d), rotated keys and values (..., H_kv, n, d) of one layer.
@@ -316,7 +317,7 @@ class Backbone:
         value = heads(attention.v_proj, hidden).transpose(-2, -3)
         return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
 
-    def _finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residuals and MLP of one layer; ``attended`` is (..., H, n, d)."""
         layer = self.text.layers[index]
         x = x + layer.self_attn.o_proj(attended.transpose(-2, -3).flatten(-2))
@@ -338,6 +339,17 @@ class PageSequence:
         if layer < len(self.deepstack):
             x[self.visual] += self.deepstack[layer]
         return x
+
+
+def linear_patches(tower: Any) -> None:
+    """Let the patch embedding run as the matrix product it is: its 3-d convolution is several times slower on a CPU."""
+    convolution = tower.patch_embed.proj
+
+    def embed_patches(pixels: Tensor) -> Tensor:
+        weight = convolution.weight.flatten(1)
+        return F.linear(pixels.to(weight.dtype), weight, convolution.bias)
+
+    tower.patch_embed.forward = embed_patches
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -62,36 +63,40 @@ class Embedder:
     @torch.inference_mode()
     def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]:
         """One forward a page gives both the vector (D,) and the saliency (T,)."""
-        before, after = self.backbone.split_at_image(self._chat(self.prepare.instruction, Mark.IMAGE))
-        embeddings = []
-        for visual in self.backbone.vision(images, self.prepare.max_tokens or None):
-            page = self.backbone.page_sequence(before, visual, after)
-            saliency = Saliency(page.visual)
-            vector = self._unit(self.backbone.read(page, saliency.observe))
-            embeddings.append(Embedding(vector.cpu(), saliency.total.cpu(), visual.grid))
-        return embeddings
+        return [self.read(visual) for visual in self.backbone.vision(images, self.prepare.max_tokens or None)]
+
+    @torch.inference_mode()
+    def read(self, visual: Any) -> Embedding:
+        """The language model's part of a page, from what the vision tower made of it."""
+        before, after = self.backbone.split_at_image(self.chat(self.prepare.instruction, Mark.IMAGE))
+        page = self.backbone.page_sequence(before, visual, after)
+        saliency = Saliency(page.visual)
+        vector = self.unit(self.backbone.read(page, saliency.observe))
+        return Embedding(vector.cpu(), saliency.total.cpu(), visual.grid)
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], search: Search) -> Tensor:
         """(Q, D) float32, unit norm. Raises MmrrError for a query beyond the model's 8,192 tokens."""
         vectors = []
         for text in texts:
-            ids = self._chat(search.instruction, text)
+            ids = self.chat(search.instruction, text)
             if len(ids) > MAX_LENGTH:
                 raise MmrrError(
                     f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."
                 )
-            vectors.append(self._unit(self.backbone.read(self.backbone.text_sequence(ids))))
+            vectors.append(self.unit(self.backbone.read(self.backbone.text_sequence(ids))))
         return torch.stack(vectors).cpu()
 
-    def _chat(self, instruction: str, content: str | Mark) -> list[int]:
+    def chat(self, instruction: str, content: str | Mark) -> list[int]:
+        """Token ids of one page or query; the page stands as the template's single image token."""
         instruction = instruction.strip()
         if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
             instruction += "."
         (ids,) = self.backbone.chat.encode([("system", [instruction]), ("user", [content])])
         return list(ids)
 
-    def _unit(self, hidden: Tensor) -> Tensor:
+    def unit(self, hidden: Tensor) -> Tensor:
+        """The vector (dim,) of a last hidden state (D,): truncated, then of length 1."""
         vector = hidden.float()
         return torch.nn.functional.normalize(vector[: self.prepare.dim or None], dim=0)
 

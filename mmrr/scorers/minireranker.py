@@ -109,14 +109,15 @@ class Scorer:
         self.band = _parse_band(prepare.band)
         chat = self.backbone.chat
         try:
-            self._answers = self.backbone.head_difference(chat.token_id("yes"), chat.token_id("no"))
+            self.answers = self.backbone.head_difference(chat.token_id("yes"), chat.token_id("no"))
         except ValueError as error:
             raise MmrrError(f"{checkpoint.id}: the tokenizer does not fit a yes/no reranker: {error}") from error
-        first, second = self._segments("q")
+        first, second = self.segments("q")
         joined = self.backbone.chat.encode(_vision_first(prepare.instruction, "q", split=False))
         if [first + second] != joined:
             raise MmrrError(f"{checkpoint.id}: its tokenizer joins page and query; they cannot be cached apart")
-        self._before, self._after = self.backbone.split_at_image(first)
+        #: The first segment's token ids around the page.
+        self.before, self.after = self.backbone.split_at_image(first)
 
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(h, w) of the visual tokens of a page image of this size."""
@@ -127,7 +128,7 @@ class Scorer:
 
     def shared_state(self) -> State:
         """What all pages share, stored once per artifact: the instruction's keys and values in the band."""
-        cache = self.backbone.prefix(self.backbone.text_sequence(self._before), self.band)
+        cache = self.backbone.prefix(self.backbone.text_sequence(self.before), self.band)
         return {"k": cache.keys.cpu(), "v": cache.values.cpu()}
 
     def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
@@ -142,9 +143,9 @@ class Scorer:
             if keep and keep.grid != visual.grid:
                 raise MmrrError(f"pruned on a grid of {keep.grid}, but this scorer cuts the page into {visual.grid}")
             kept = keep.indices if keep else None
-            page = self.backbone.page_sequence(self._before, visual, self._after, kept)
+            page = self.backbone.page_sequence(self.before, visual, self.after, kept)
             cache = self.backbone.prefix(page, self.band)
-            own = len(self._before)
+            own = len(self.before)
             states.append(
                 {
                     "k": cache.keys[:, :, own:].contiguous().cpu(),
@@ -169,7 +170,7 @@ class Scorer:
                 f"first layer, or the query never meets the page"
             )
         end = min(end, leave)
-        _, ids = self._segments(query)
+        _, ids = self.segments(query)
         x = self.backbone.suffix_alone(self.backbone.embed(ids), 0, start)  # once per query
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(states))
@@ -178,7 +179,7 @@ class Scorer:
             next_pos = torch.stack([states[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
             hidden = self.backbone.suffix_alone(hidden, end, leave)
-            scores[torch.tensor(batch)] = self._logit(self.backbone.final_norm(hidden[:, -1])).cpu()
+            scores[torch.tensor(batch)] = self.logit(self.backbone.final_norm(hidden[:, -1])).cpu()
         return scores
 
     def dense(self, query: str, images: Sequence[Image.Image], order: str) -> Tensor:
@@ -190,13 +191,15 @@ class Scorer:
         make = {"vision-first": _vision_first, "query-first": _query_first}[order]
         ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
         hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in images]
-        return self._logit(torch.stack(hidden)).cpu()
+        return self.logit(torch.stack(hidden)).cpu()
 
-    def _logit(self, hidden: Tensor) -> Tensor:
-        yes, no = hidden @ self._answers[0], hidden @ self._answers[1]
+    def logit(self, hidden: Tensor) -> Tensor:
+        """z (N,) of hidden states (N, D) behind the final norm."""
+        yes, no = hidden @ self.answers[0], hidden @ self.answers[1]
         return yes - no
 
-    def _segments(self, query: str) -> tuple[list[int], list[int]]:
+    def segments(self, query: str) -> tuple[list[int], list[int]]:
+        """Token ids of the first segment (instruction, page as one image token) and of the second (query)."""
         first, second = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
         if len(second) > MAX_QUERY_TOKENS:
             raise MmrrError(f"a query of {len(second)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")

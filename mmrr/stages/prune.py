@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
-
-import torch
-import torch.nn.functional as F
-
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.collection import Collection
 from mmrr.config import Prune
 from mmrr.errors import MmrrError
 from mmrr.geometry import CELL_PX, snap
+from mmrr.keep import choose
 from mmrr.shards import read_embeddings, write_keeps
-from mmrr.types import Embedding, Grid, Keep, Page, Progress, silent
+from mmrr.types import Grid, Page, Progress, silent
 
 
 def prune(
@@ -66,20 +61,6 @@ def prune(
         **{name: sum(record[name] for record in records) for name in ("tokens", "kept", "resampled")},
     }
     return workspace.commit(spec, content, workspace.shard_bytes("prune", shards.values()))
-
-
-def choose(embedding: Embedding, grid: Grid, share: float) -> Keep:
-    """The k = max(1, ceil(share * T)) tokens of highest saliency; ties go to the earlier token in raster order.
-
-    A saliency map on another grid is resampled, bilinearly, to the scorer's.
-    """
-    saliency = embedding.saliency
-    if embedding.grid != grid:
-        image = saliency.view(1, 1, *embedding.grid)
-        saliency = F.interpolate(image, size=grid, mode="bilinear", align_corners=False, antialias=True).flatten()
-    n_kept = max(1, math.ceil(Fraction(str(share)) * saliency.numel()))
-    best = torch.sort(saliency, descending=True, stable=True).indices[:n_kept]
-    return Keep(best.sort().values.int(), grid)
 
 
 def _grid(page: Page, cell_px: int, max_tokens: int | None) -> Grid:
