@@ -5,23 +5,25 @@ Nothing heavy is imported until a command runs: ``mmrr --help`` answers at once.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
 from mmrr import __version__
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model, Render, Retrieve, Scope
+from mmrr.config import DenseOrder, Index, Machine, Model, Render
 from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
-from .show import check_output, note, pairs, plain_errors, progress
+from .draw import draw
+from .mine import mine
+from .session import open_session, search_options
+from .show import check_output, note, pairs, plain_errors
+from .train import train
 
 if TYPE_CHECKING:
-    from mmrr.pipeline import Scoring, Session
+    from mmrr.pipeline import Scoring
     from mmrr.types import Query
 
 app = typer.Typer(
@@ -47,29 +49,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@contextlib.contextmanager
-def _session(
-    work: Path,
-    machine: Machine | None = None,
-    chosen: list[str] | None = None,
-    choices: tuple[str, ...] = ("index",),  # stages that --from may name here
-    *,
-    create: bool = False,
-) -> Iterator[Session]:
-    with plain_errors():
-        from mmrr.artifacts import Workspace
-        from mmrr.pipeline import Session
-
-        names = {}
-        for name in chosen or []:
-            stage, _, names[stage] = name.partition("/")
-            if stage not in choices:
-                expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
-                raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
-        with Workspace.open(work, create=create) as workspace:
-            yield Session(workspace, machine or Machine(), progress, names)
-
-
 def _embedder(name: str | None, revision: str | None, first_stage: str | None) -> Model | None:
     if first_stage == "bm25":
         return None
@@ -91,16 +70,6 @@ def _scoring(
             "or a Hub id such as Qwen/Qwen3-VL-Reranker-2B (4 GB to download)"
         )
     return Scoring(family, Model(model, revision), pairs(extra, band=band), keep)
-
-
-def _retrieve(first_stage: str | None, scope: str, candidates: int) -> Retrieve:
-    for value, known, name in (
-        (first_stage, (None, "dense", "bm25", "hybrid"), "--first-stage"),
-        (scope, ("corpus", "document"), "--scope"),
-    ):
-        if value not in known:
-            raise MmrrError(f"{name} {value}: expected {', '.join(filter(None, known))}")
-    return Retrieve(cast("FirstStage | None", first_stage), cast("Scope", scope), candidates)
 
 
 def _order(dense: bool, prompt: str) -> DenseOrder | None:
@@ -146,7 +115,7 @@ def index(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Render documents, embed their pages, build the FAISS and BM25 indexes. Run it again after adding files."""
-    with _session(work, Machine(device, dtype, workers), create=True) as session:
+    with open_session(work, Machine(device, dtype, workers), create=True) as session:
         from mmrr import pipeline
 
         model = _embedder(embedder, embedder_revision, first_stage)
@@ -166,7 +135,7 @@ def render(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Only render documents to page images and text. mmrr index does this too."""
-    with _session(work, Machine(workers=workers), create=True) as session:
+    with open_session(work, Machine(workers=workers), create=True) as session:
         from mmrr import pipeline
 
         pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
@@ -191,12 +160,12 @@ def retrieve(
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Only the first stage: rank pages by vectors, text, or both. mmrr rerank does this too."""
-    with _session(work, Machine(device), from_) as session:
+    with open_session(work, Machine(device), from_) as session:
         from mmrr import pipeline
 
         asked = _queries(query, queries, document, scope)
         check_output(output)
-        found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), pairs(search_option))
+        found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), pairs(search_option))
         report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
 
 
@@ -207,7 +176,7 @@ def prune(
     from_: o.From = None,
 ) -> None:
     """Only choose each page's visual tokens. mmrr precache does this too."""
-    with _session(work, chosen=from_) as session:
+    with open_session(work, chosen=from_) as session:
         from mmrr import pipeline
 
         made = pipeline.prune_pages(session, keep)
@@ -230,7 +199,7 @@ def precache(
     dtype: o.Dtype = o.MACHINE.dtype,
 ) -> None:
     """Prune, then read every page once and write its visual cache to disk. Only new pages are computed."""
-    with _session(work, Machine(device, dtype), from_) as session:
+    with open_session(work, Machine(device, dtype), from_) as session:
         from mmrr import pipeline
 
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
@@ -259,14 +228,14 @@ def rerank(
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Find pages for a question and rerank them from their caches."""
-    with _session(work, Machine(device), from_, ("index", "precache")) as session:
+    with open_session(work, Machine(device), from_, ("index", "precache")) as session:
         from mmrr import pipeline
 
         asked = _queries(query, queries, document, scope)
         check_output(output)
         order = _order(dense, prompt)
         session.current("precache")  # said before the search, not after it
-        found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), pairs(search_option))
+        found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), pairs(search_option))
         found = pipeline.rerank_run(session, found, pairs(score_option, exit_layer=exit_layer), order)
         report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
 
@@ -309,7 +278,7 @@ def evaluate(
 ) -> None:
     """Measure the newest run against judgements, or the whole chain on MMDocIR (mmrr eval mmdocir --data DIR)."""
     stages = ("retrieve", "rerank")
-    with _session(work, Machine(device, dtype, workers), from_, stages, create=benchmark is not None) as session:
+    with open_session(work, Machine(device, dtype, workers), from_, stages, create=benchmark is not None) as session:
         from mmrr import pipeline
 
         if benchmark is None:
@@ -340,7 +309,7 @@ def evaluate(
             _embedder(embedder, embedder_revision, first_stage),
             {},
             Index(),
-            _retrieve(first_stage, "document", candidates),
+            search_options(first_stage, "document", candidates),
             pairs(search_option),
             scoring,
             pairs(None, exit_layer=exit_layer),
@@ -379,7 +348,7 @@ def run(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """The whole chain: documents and queries in, reranked pages out."""
-    with _session(work, Machine(device, dtype, workers), create=True) as session:
+    with open_session(work, Machine(device, dtype, workers), create=True) as session:
         from mmrr import pipeline
 
         asked = _queries(None, queries)
@@ -390,12 +359,17 @@ def run(
         report.documents(pages)
         pipeline.index_pages(session, pages, model, {}, Index())
         pipeline.precache_pages(session, scoring, report.plan)
-        found = pipeline.search(session, asked, _retrieve(first_stage, scope, candidates), {})
+        found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), {})
         found = pipeline.rerank_run(session, found, pairs(None, exit_layer=exit_layer))
         report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)
         if qrels:
             judged = pipeline.judge_head(session, qrels, None, reranked=True)
             report.evaluation(judged, as_json=False)
+
+
+app.command()(draw)
+app.command()(mine)
+app.command()(train)
 
 
 @app.command("ls")
@@ -405,7 +379,7 @@ def list_artifacts(
     json_: o.Json = False,
 ) -> None:
     """Show what a workspace holds, how it was made, its size and its age. A star marks what commands use."""
-    with _session(work) as session:
+    with open_session(work) as session:
         if documents:
             report.document_list(session.current("pages"), as_json=json_)
         else:
@@ -421,7 +395,7 @@ def remove(
     cascade: Annotated[bool, typer.Option("--cascade", help="Remove what was made of them too.")] = False,
 ) -> None:
     """Remove artifacts and the data nothing else lists. Without names: only data that nothing lists."""
-    with _session(work) as session:
+    with open_session(work) as session:
         from mmrr.housekeeping import remove as remove_artifacts
 
         report.removal(remove_artifacts(session.workspace, names or [], cascade=cascade))

@@ -139,10 +139,15 @@ def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | N
 
 def read_image(workspace: Workspace, page: Page) -> Image.Image:
     """The page image (RGB), checked against its hash. Raises MmrrError if it is gone or damaged."""
+    return Image.open(io.BytesIO(read_image_file(workspace, page))).convert("RGB")
+
+
+def read_image_file(workspace: Workspace, page: Page) -> bytes:
+    """The page image as it lies on disk, checked as in ``read_image``."""
     try:
         data = page.image.read_bytes()
     except FileNotFoundError:
         data = b""
     if hashlib.sha256(data).hexdigest() != page.sha256:
         raise workspace.damaged("pages", page.image.parent.name, f"{page.image.name} does not match its hash")
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return data

@@ -53,3 +53,14 @@ class Retrieve:
 @dataclass(frozen=True, slots=True)
 class Prune:
     keep: float = 0.5  # share of a page's visual tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """Which wrong pages a query is given to learn from."""
+
+    negatives: int = 4  # hard ones a query: found by the first stage, not relevant
+    top_k: int = 50  # candidates that they are drawn from
+    skip: int = 0  # best wrong candidates that are passed over: where judgements have gaps, some are right
+    random: int = 1  # any other pages a query
+    seed: int = 0

@@ -30,7 +30,7 @@ def read_run(path: Path) -> Run:
     rank or score that is not a number, or a page that the query already has.
     """
     scores: dict[str, dict[str, float]] = {}
-    for n, line in _lines(path):
+    for n, line in lines(path):
         query_id, _, page_id, position, number, _ = _columns(path, n, line, "query_id Q0 page_id rank score tag")
         _number(path, n, "rank", position)
         score = _number(path, n, "score", number)
@@ -66,7 +66,7 @@ def read_qrels(path: Path) -> Qrels:
     Raises MmrrError as ``read_run`` does.
     """
     qrels: Qrels = {}
-    for n, line in _lines(path):
+    for n, line in lines(path):
         query_id, _, page_id, relevance = _columns(path, n, line, "query_id 0 page_id relevance")
         pages = qrels.setdefault(query_id, {})
         if page_id in pages:
@@ -97,7 +97,7 @@ def read_queries(path: Path) -> list[Query]:
     empty text, and for an id that is empty, used twice, or has whitespace or control characters.
     """
     queries: dict[str, Query] = {}
-    for n, line in _lines(path):
+    for n, line in lines(path):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -121,8 +121,11 @@ def read_queries(path: Path) -> list[Query]:
     return list(queries.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and the lines that are not blank. Only a line feed ends a line."""
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1 and the lines that are not blank. Only a line feed ends a line.
+
+    Raises MmrrError for a file that is missing, empty or not UTF-8.
+    """
     empty = True
     try:
         with path.open("rb") as file:

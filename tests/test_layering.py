@@ -19,9 +19,11 @@ ONLY_IN = {
     "faiss": {"mmrr.index"},
     "bm25s": {"mmrr.index"},
     "Stemmer": {"mmrr.index"},
-    "transformers": {"mmrr.backbones"},
-    "peft": {"mmrr.backbones"},
-    "tokenizers": {"mmrr.prompts"},
+    "transformers": {"mmrr.backbones", "mmrr.training"},
+    "peft": {"mmrr.backbones", "mmrr.training"},
+    "tokenizers": {"mmrr.prompts", "mmrr.training"},
+    "accelerate": {"mmrr.training.crew"},
+    "matplotlib": {"mmrr.training.plot"},
     "pdf2image": {"mmrr.rendering"},
     "pypdfium2": {"mmrr.documents", "mmrr.rendering"},
     "datasets": {"mmrr.parquet"},
@@ -34,7 +36,10 @@ ONLY_IN = {
     "mmrr.cli": set(),
     "mmrr.stages": {"mmrr.pipeline"},
     "mmrr.pipeline": set(),
+    "mmrr.training": {"mmrr.training"},
 }
+#: Every module and package right below mmrr.
+MODULES = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
 OWN_SHELF = {"mmrr.artifacts", "mmrr.collection", "mmrr.shards", "mmrr.housekeeping", "mmrr.index", "mmrr.mmdocir"}
 #: What these must not import, at whatever depth.
 NEVER = {
@@ -42,8 +47,11 @@ NEVER = {
     "mmrr.config": HEAVY | {"mmrr"},
     "mmrr.errors": HEAVY | {"mmrr"},
     "mmrr.geometry": HEAVY | {"mmrr"},
+    "mmrr.keep": OWN_SHELF | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.families"},
     "mmrr.families": HEAVY | OWN_SHELF | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"},
     "mmrr.artifacts": {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.families", "mmrr.index"},
+    # Of mmrr it knows its own modules and mmrr.errors.
+    "mmrr.factory": (HEAVY - {"numpy"}) | (MODULES - {"mmrr.errors", "mmrr.factory"}),
     "mmrr.index": {"torch", "mmrr.artifacts"},
     "mmrr.metrics": {"torch", "mmrr.artifacts"},
     "mmrr.prompts": {"torch", "mmrr"},
@@ -147,3 +155,11 @@ def test_importing_the_library_loads_no_screen():
     loaded = loaded_by("import mmrr.pipeline, mmrr.housekeeping")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
+
+
+def test_training_draws_and_joins_others_only_where_it_is_asked_to():
+    """matplotlib and accelerate are extras: everything but the picture and several processes goes without them."""
+    for module in ("mmrr.training.crew", "mmrr.training.plot"):
+        names = {name.partition(".")[0]: at_once for name, at_once in imports(LIBRARY[module], module)}
+        assert not names.get("matplotlib")
+        assert not names.get("accelerate")

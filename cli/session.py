@@ -1,0 +1,51 @@
+"""How a command opens a workspace, and the search options it makes of what was typed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from mmrr.config import FirstStage, Machine, Retrieve, Scope
+from mmrr.errors import MmrrError
+
+from .show import plain_errors, progress
+
+if TYPE_CHECKING:
+    from mmrr.pipeline import Session
+
+
+@contextlib.contextmanager
+def open_session(
+    work: Path,
+    machine: Machine | None = None,
+    chosen: list[str] | None = None,
+    choices: tuple[str, ...] = ("index",),  # stages that --from may name here
+    *,
+    create: bool = False,
+) -> Iterator[Session]:
+    """The workspace, open, with errors shown as one line."""
+    with plain_errors():
+        from mmrr.artifacts import Workspace
+        from mmrr.pipeline import Session
+
+        names = {}
+        for name in chosen or []:
+            stage, _, names[stage] = name.partition("/")
+            if stage not in choices:
+                expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
+                raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
+        with Workspace.open(work, create=create) as workspace:
+            yield Session(workspace, machine or Machine(), progress, names)
+
+
+def search_options(first_stage: str | None, scope: str, candidates: int) -> Retrieve:
+    """Raises MmrrError for a first stage or a scope that there is not."""
+    for value, known, name in (
+        (first_stage, (None, "dense", "bm25", "hybrid"), "--first-stage"),
+        (scope, ("corpus", "document"), "--scope"),
+    ):
+        if value not in known:
+            raise MmrrError(f"{name} {value}: expected {', '.join(filter(None, known))}")
+    return Retrieve(cast("FirstStage | None", first_stage), cast("Scope", scope), candidates)

@@ -1,0 +1,104 @@
+"""What a frozen vision tower makes of the pool's pages, kept on disk: the language models are trained on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmrr.backbones.qwen3_vl import Visual
+from mmrr.factory.pool import Asked, Pool
+from mmrr.files import save_tensors
+from mmrr.training.targets import fold
+
+CELL_PX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """One page as a language model in training sees it."""
+
+    tokens: Tensor  # (T, D)
+    deepstack: Tensor  # (S, T, D)
+    grid: tuple[int, int]
+    saliency: Tensor | None  # (T,)
+    words: tuple[str, ...]  # as written, in reading order
+    folded: tuple[str, ...]
+    blocks: tuple[int, ...]
+    cells: tuple[tuple[int, ...], ...]  # of each word, raster indices
+    questions: tuple[Asked, ...]  # those answered on this page
+
+
+class Features:
+    """Features by (report, page); made once and found again after a restart."""
+
+    def __init__(self, folder: Path, pool: Pool, saliency: str = "") -> None:
+        """``saliency``: a name for the embedder whose attention is kept beside the features; empty: none."""
+        self.folder, self.pool, self.saliency = folder, pool, saliency
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, report: int, page: int) -> Path:
+        return self.folder / f"{report:06d}-{page}.safetensors"
+
+    def make(self, backbone: Any, report: int, number: int) -> None:
+        """Run the vision tower over one page, unless that has been done."""
+        path = self.path(report, number)
+        if path.exists():
+            return
+        (visual,) = backbone.vision([self.pool.page(report, number).image])
+        tensors = {
+            "tokens": visual.tokens.to("cpu", torch.bfloat16).contiguous(),
+            "deepstack": visual.deepstack.to("cpu", torch.bfloat16).contiguous(),
+            "grid": torch.tensor(visual.grid),
+        }
+        _write(tensors, path)
+
+    def make_saliency(self, embedder: Any, report: int, number: int) -> None:
+        """Keep an embedder's attention (T,) to one page's cells, unless that has been done."""
+        path = self._saliency_path(report, number)
+        if path.exists():
+            return
+        tensors = load_file(self.path(report, number))
+        rows, columns = tensors["grid"].tolist()
+        visual = Visual(
+            tensors["tokens"].to(embedder.backbone.device, embedder.backbone.dtype),
+            tensors["deepstack"].to(embedder.backbone.device, embedder.backbone.dtype),
+            (rows, columns),
+        )
+        _write({"saliency": embedder.read(visual).saliency}, path)
+
+    def _saliency_path(self, report: int, number: int) -> Path:
+        return self.folder / f"{report:06d}-{number}.{self.saliency}.saliency"
+
+    def load(self, report: int, number: int) -> ReadPage:
+        tensors = load_file(self.path(report, number))
+        rows, columns = tensors["grid"].tolist()
+        drawn = self.pool.page(report, number)
+        cells = []
+        for word in drawn.words:
+            x = (word.centres[:, 0] // CELL_PX).astype(int).clip(0, columns - 1)
+            y = (word.centres[:, 1] // CELL_PX).astype(int).clip(0, rows - 1)
+            cells.append(tuple(sorted({int(cell) for cell in y * columns + x})))
+        saliency = load_file(self._saliency_path(report, number))["saliency"] if self.saliency else None
+        return ReadPage(
+            tokens=tensors["tokens"],
+            deepstack=tensors["deepstack"],
+            grid=(rows, columns),
+            saliency=saliency,
+            words=tuple(word.text for word in drawn.words),
+            folded=tuple(fold(word.text) for word in drawn.words),
+            blocks=tuple(word.block for word in drawn.words),
+            cells=tuple(cells),
+            questions=tuple(asked for asked in self.pool.questions(report) if number in asked.pages),
+        )
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    save_tensors(tensors, scratch)
+    os.replace(scratch, path)

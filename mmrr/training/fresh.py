@@ -1,0 +1,158 @@
+"""A new, untrained Qwen3-VL of our own size with a byte tokenizer, in the published layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+#: The answers are one token each; everything else is read byte by byte, so that any word can be matched by letters.
+WORDS = ("yes", "no")
+
+CHAT_TEMPLATE = """{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.content is string -%}{{ message.content }}{%- else -%}
+{%- for part in message.content -%}
+{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>
+{%- else -%}{{ part.text }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{{ '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a fresh model."""
+
+    layers: int = 8
+    hidden: int = 256
+    mlp: int = 768
+    heads: int = 4
+    kv_heads: int = 4
+    head_dim: int = 64
+    vision_layers: int = 6
+    vision_hidden: int = 192
+    vision_heads: int = 3
+    vision_mlp: int = 768
+    deepstack: tuple[int, ...] = (2,)
+    max_tokens: int = 1280
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Bytes, the two answers, and the special tokens of the chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        piece = word[0]
+        for character in word[1:]:
+            if (piece, character) not in merges:
+                merges.append((piece, character))
+            piece += character
+            vocabulary.setdefault(piece, len(vocabulary))
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.normalizer = normalizers.NFC()
+    # A merge joins whole words only: "yesterday" and "know" stay bytes.
+    answer = "|".join(WORDS)
+    pieces = Regex(rf"(?<![\p{{L}}\p{{N}}])(?:{answer})(?![\p{{L}}\p{{N}}])|[\s\S]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def config(shape: Shape, tokenizer: Tokenizer) -> Qwen3VLConfig:
+    """A Qwen3-VL config of these sizes."""
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    sections = [shape.head_dim // 2 - 2 * (shape.head_dim // 6), shape.head_dim // 6, shape.head_dim // 6]
+    text: dict[str, Any] = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.mlp,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5000000.0,
+            "mrope_section": sections,
+            "mrope_interleaved": True,
+        },
+    }
+    vision: dict[str, Any] = {
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.vision_mlp,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.hidden,
+        "num_position_embeddings": 256,
+        "deepstack_visual_indexes": list(shape.deepstack),
+    }
+    return Qwen3VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+def new_model(shape: Shape, seed: int = 0) -> Qwen3VLForConditionalGeneration:
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer()))
+    with torch.no_grad():  # learned positions start at nothing: rotary positions carry reading
+        model.model.visual.pos_embed.weight.zero_()
+    return model
+
+
+def save(model: Qwen3VLForConditionalGeneration, path: Path, max_tokens: int, dtype: torch.dtype) -> None:
+    """Write weights, config, tokenizer, chat template and image processor as a published checkpoint has them."""
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = byte_tokenizer()
+    tokenizer.save(str(path / "tokenizer.json"))
+    tokenizer_config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "bos_token": None,
+        "model_max_length": 8192,
+        "add_prefix_space": False,
+    }
+    (path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=1) + "\n")
+    (path / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen3VLProcessor",
+        "size": {"longest_edge": max_tokens * 32 * 32, "shortest_edge": 4 * 32 * 32},
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    (path / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
+    copy = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
+    model.save_pretrained(path, state_dict=copy)

@@ -1,0 +1,263 @@
+"""Teaches the language models to match: words to cells first, then queries to pages.
+
+Three steps. *Spelling*: the first layers turn the bytes of a word into the same hashed n-grams that the vision tower
+was taught to find in cells, so both sides speak one language where the band begins. *Contrast*: page and query vectors.
+*Judging*: yes or no, with the band, the exit and the pruning switched on, and a pointing loss: in the band's first
+layer, half of the heads must attend from a word of the query to the cells in which it stands, or to the instruction
+where it stands in none. A loss on the answer alone leaves chance much later.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrr.backbones.qwen3_vl import PageSequence, Visual
+from mmrr.keep import choose
+from mmrr.prompts import Mark
+from mmrr.training.features import Features, ReadPage
+from mmrr.training.loop import Losses
+from mmrr.training.packed import Watch, pad, read_batch, read_page, score_states
+from mmrr.training.queries import Labelled, labelled, phrase, usable, word_ends
+from mmrr.training.targets import N_HASHES, word_hashes
+from mmrr.types import Embedding
+
+#: Tokens before the query in the scorer's second segment, read byte by byte.
+QUERY_OFFSET = len("<Query>: ")
+#: Pages that earlier batches leave behind as negatives of the contrast.
+REMEMBERED = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A few pages, each with its queries."""
+
+    pages: list[ReadPage]
+    queries: list[list[Labelled]]
+
+
+class BatchMaker:
+    """Step number -> Batch, from pages whose features are on disk."""
+
+    def __init__(
+        self,
+        features: Features,
+        keys: Sequence[tuple[int, int]],
+        seed: int,
+        *,
+        pages: int,
+        queries: int,
+        answered_only: bool,
+    ) -> None:
+        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer."""
+        self.features, self.keys, self.seed = features, list(keys), seed
+        self.pages, self.queries, self.answered_only = pages, queries, answered_only
+
+    def __call__(self, step: int) -> Batch:
+        rng = random.Random(f"{self.seed}/batch/{step}")
+        first = rng.randrange(len(self.keys))
+        # Neighbours in the list are pages of one report: the hardest negatives there are.
+        near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
+        far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
+        pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
+        queries = []
+        for page in pages:
+            others = [other for other in pages if other is not page]
+            asked = self._answered(page, rng) if self.answered_only else labelled(page, others, self.queries, rng)
+            queries.append(asked)
+        chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
+        return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
+
+    def _answered(self, page: ReadPage, rng: random.Random) -> list[Labelled]:
+        questions = [asked.text for asked in page.questions if usable(asked.text)]
+        rng.shuffle(questions)
+        texts = questions[: self.queries // 2]
+        for _ in range(self.queries - len(texts)):
+            text = phrase(page, rng, 2, 8)
+            if text:
+                texts.append(text.lower() if rng.random() < 0.5 else text)
+        return [Labelled(text, True) for text in texts]
+
+
+class Spelling(nn.Module):
+    """The first layers of a language model, taught to spell, on pages and on queries."""
+
+    def __init__(self, scorer: Any, head: nn.Linear, layers: int) -> None:
+        """``head``: from states (D) to hashes, as the reader's vision tower was taught with it."""
+        super().__init__()
+        self.scorer, self.layers = scorer, layers
+        backbone = scorer.backbone
+        self.text = nn.ModuleList([backbone.text.embed_tokens, *backbone.text.layers[:layers]])
+        self.head = head
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def losses(self, batch: Batch) -> Losses:
+        backbone = self.scorer.backbone
+        texts = [query.text for asked in batch.queries for query in asked]
+        ids, _ = pad([self.scorer.segments(text)[1] for text in texts])
+        embeddings = backbone.text.embed_tokens(ids.to(backbone.device))
+        hidden = read_batch(backbone, embeddings, self.layers)
+        spelt = [(row, *found) for row, text in enumerate(texts) for found in word_ends(text)]
+        rows, columns = [row for row, _, _ in spelt], [QUERY_OFFSET + end for _, _, end in spelt]
+        by_word = self._loss(hidden[rows, columns] * self.scale[0], [word_hashes(word) for _, word, _ in spelt])
+        by_cell = torch.stack([self._page_loss(page) for page in batch.pages[:2]]).mean()
+        return {"loss": by_word + by_cell, "words": by_word, "cells": by_cell}
+
+    def _page_loss(self, page: ReadPage) -> Tensor:
+        sequence = sequence_of(self.scorer, page, None)
+        states = read_page(self.scorer.backbone, sequence, self.layers)[sequence.visual]
+        found: dict[int, set[int]] = {}
+        for word, cells in zip(page.folded, page.cells, strict=True):
+            for cell in cells:
+                found.setdefault(cell, set()).update(word_hashes(word))
+        return self._loss(states * self.scale[1], [found.get(i, ()) for i in range(len(states))])
+
+    def _loss(self, hidden: Tensor, targets: Sequence[Collection[int]]) -> Tensor:
+        wanted = torch.zeros(len(targets), N_HASHES, device=hidden.device)
+        for row, buckets in enumerate(targets):
+            wanted[row, list(buckets)] = 1.0
+        return F.binary_cross_entropy_with_logits(self.head(hidden).float(), wanted) * N_HASHES
+
+
+class Judge(nn.Module):
+    """A reranker in training."""
+
+    def __init__(self, scorer: Any, band: tuple[int, int], exit_layer: int, keep: float, pointing: float) -> None:
+        """``pointing``: weight of the pointing loss; ``keep``: share of the visual tokens, by the page's saliency."""
+        super().__init__()
+        self.scorer, self.band, self.exit_layer, self.keep, self.pointing = scorer, band, exit_layer, keep, pointing
+        self.text = scorer.backbone.text
+
+    def forward(self, page: ReadPage, queries: Sequence[str], watch: Watch | None = None) -> Tensor:
+        """z (Q,) of one page."""
+        sequence = sequence_of(self.scorer, page, kept_cells(page, self.keep))
+        suffixes = [self.scorer.segments(text)[1] for text in queries]
+        states = score_states(self.scorer.backbone, sequence, suffixes, self.band, self.exit_layer, watch)
+        hidden = self.text.norm(states[-1].float()).float()
+        chat, weight = self.scorer.backbone.chat, self.text.embed_tokens.weight  # tied with the head
+        return hidden @ (weight[chat.token_id("yes")] - weight[chat.token_id("no")]).float()
+
+    def losses(self, batch: Batch) -> Losses:
+        """Yes and no as in language modelling, of the two answers, and the pointing loss."""
+        scores, labels, points = [], [], []
+        for page, asked in zip(batch.pages, batch.queries, strict=True):
+            texts = [query.text for query in asked]
+            pointer = _Pointer(self, page, texts)
+            scores.append(self(page, texts, pointer.watch))
+            labels.append(torch.tensor([query.relevant for query in asked]))
+            points.append(pointer.loss)
+        z, y = torch.cat(scores), torch.cat(labels).to(scores[0].device)
+        judged = F.binary_cross_entropy_with_logits(z, y.float())
+        pointed = torch.stack(points).mean()
+        right = ((z > 0) == y).float().mean()
+        return {"loss": judged + self.pointing * pointed, "judged": judged, "pointed": pointed, "right": right}
+
+
+class _Pointer:
+    """Where half of the heads of the band's first layer look from the last letter of each word."""
+
+    def __init__(self, judge: Judge, page: ReadPage, texts: Sequence[str]) -> None:
+        self.loss = torch.zeros((), device=judge.scorer.backbone.device)
+        self.layer = judge.band[0]
+        kept = kept_cells(page, judge.keep)
+        before = len(judge.scorer.before)
+        on_page = range(len(page.tokens)) if kept is None else kept.tolist()
+        place = {cell: before + i for i, cell in enumerate(on_page)}
+        cells: dict[str, set[int]] = {}
+        for word, of_word in zip(page.folded, page.cells, strict=True):
+            cells.setdefault(word, set()).update(place[cell] for cell in of_word if cell in place)
+        found = [(row, *end) for row, text in enumerate(texts) for end in word_ends(text) if len(end[0]) >= 3]
+        self.rows = [row for row, _, _ in found]
+        self.columns = [QUERY_OFFSET + end for _, _, end in found]
+        self.targets = [sorted(cells.get(word) or range(before)) for _, word, _ in found]
+
+    def watch(self, layer: int, queries: Tensor, keys: Tensor) -> None:
+        if layer != self.layer or not self.rows:
+            return
+        heads = max(1, queries.shape[1] // 2)
+        group = queries.shape[1] // keys.shape[0]  # query heads that share a key head
+        shared = keys.repeat_interleave(group, dim=0)[:heads].float()
+        chosen = queries[self.rows, :heads, self.columns].float()  # (W, h, d)
+        logits = torch.einsum("whd,hpd->whp", chosen, shared) * queries.shape[-1] ** -0.5
+        target = torch.zeros(len(self.rows), logits.shape[-1], dtype=torch.bool, device=logits.device)
+        for row, places in enumerate(self.targets):
+            target[row, places] = True
+        wanted = logits.masked_fill(~target[:, None], -torch.inf).logsumexp(-1)
+        self.loss = (logits.logsumexp(-1) - wanted).mean()
+
+
+class Contrast(nn.Module):
+    """An embedder in training: queries find their page among the batch's and those of the last batches."""
+
+    memory: Tensor
+    filled: Tensor
+
+    def __init__(self, embedder: Any, search: Any) -> None:
+        super().__init__()
+        self.embedder, self.search = embedder, search
+        self.text = embedder.backbone.text
+        self.temperature = nn.Parameter(torch.tensor(3.0))  # log of the scale
+        # Buffers, so that a run that goes on has the negatives it had.
+        width = int(embedder.backbone.config.text_config.hidden_size)
+        self.register_buffer("memory", torch.zeros(REMEMBERED, width))
+        self.register_buffer("filled", torch.tensor(0))
+
+    def page_vector(self, page: ReadPage) -> Tensor:
+        """Unit vector (D,)."""
+        backbone = self.embedder.backbone
+        chat = self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE)
+        before, after = backbone.split_at_image(chat)
+        states = read_page(backbone, _sequence(backbone, before, page, after, None), backbone.n_layers)
+        return F.normalize(self.text.norm(states[-1].float()).float(), dim=0)
+
+    def query_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (Q, D)."""
+        backbone = self.embedder.backbone
+        ids, lengths = pad([self.embedder.chat(self.search.instruction, text) for text in texts])
+        states = read_batch(backbone, backbone.text.embed_tokens(ids.to(backbone.device)), backbone.n_layers)
+        last = states[torch.arange(len(texts)), lengths - 1]
+        return F.normalize(self.text.norm(last.float()).float(), dim=1)
+
+    def losses(self, batch: Batch) -> Losses:
+        """Cross-entropy of each query over the pages."""
+        pages = torch.stack([self.page_vector(page) for page in batch.pages])
+        texts = [query.text for asked in batch.queries for query in asked]
+        owner = torch.tensor([i for i, asked in enumerate(batch.queries) for _ in asked], device=pages.device)
+        bank = torch.cat([pages, self.memory[: int(self.filled)].to(pages)])
+        logits = self.query_vectors(texts) @ bank.T * self.temperature.exp()
+        loss = F.cross_entropy(logits, owner)
+        if self.training:
+            self._remember(pages.detach())
+        return {"loss": loss, "right": (logits.argmax(1) == owner).float().mean()}
+
+    def _remember(self, pages: Tensor) -> None:
+        n = min(len(pages), REMEMBERED)
+        self.memory.copy_(torch.cat([pages[:n].to(self.memory), self.memory[: REMEMBERED - n]]))
+        self.filled.fill_(min(REMEMBERED, int(self.filled) + n))
+
+
+def kept_cells(page: ReadPage, share: float) -> Tensor | None:
+    """Raster indices of the most salient cells, ascending; None: all."""
+    if share >= 1 or page.saliency is None:
+        return None
+    return choose(Embedding(page.tokens[0], page.saliency, page.grid), page.grid, share).indices.long()
+
+
+def sequence_of(scorer: Any, page: ReadPage, kept: Tensor | None) -> PageSequence:
+    """The scorer's first segment over this page."""
+    return _sequence(scorer.backbone, scorer.before, page, scorer.after, kept)
+
+
+def _sequence(
+    backbone: Any, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
+) -> PageSequence:
+    weight = backbone.text.embed_tokens.weight
+    visual = Visual(page.tokens.to(weight), page.deepstack.to(weight), page.grid)
+    sequence: PageSequence = backbone.page_sequence(before, visual, after, kept)
+    return sequence

@@ -1,0 +1,103 @@
+"""One page and many queries in one differentiable forward, under the masks of miniReranker.
+
+The plain form of what the scorer does with a cache (specification, section 3): the page never sees a query, queries
+never see one another, and a query sees the page only in layers ``b .. e-1``. Knows layers, not losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Called per band layer with (layer, queries (Q, H, M, d), keys of the page's segment (H_kv, P, d)), both rotated.
+Watch = Callable[[int, Tensor, Tensor], None]
+
+
+def pad(suffixes: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids (Q, M), padded on the right, and lengths (Q,). Causal masks keep the padding out of sight."""
+    lengths = torch.tensor([len(suffix) for suffix in suffixes])
+    ids = torch.full((len(suffixes), int(lengths.max())), filler, dtype=torch.long)
+    for row, suffix in enumerate(suffixes):
+        ids[row, : len(suffix)] = torch.tensor(suffix)
+    return ids, lengths
+
+
+def score_states(
+    backbone: Any,
+    page: Any,
+    suffixes: Sequence[Sequence[int]],
+    band: tuple[int, int],
+    exit_layer: int,
+    watch: Watch | None = None,
+) -> list[Tensor]:
+    """Hidden states (Q, D) of each query's last token behind every layer from the band's first to the exit.
+
+    ``page`` is a PageSequence. The states are before the final norm. ``band = (0, L)``, ``exit_layer = L`` is the dense
+    model.
+    """
+    start, end = band
+    ids, lengths = pad(suffixes)
+    ids = ids.to(page.embeddings.device)
+    n_suffixes, m = ids.shape
+    suffix = backbone.text.embed_tokens(ids)
+    x = page.embeddings
+    page_rotary = backbone.rotary(page.positions)
+    positions = (page.next_pos + torch.arange(m, device=ids.device)).expand(3, 1, m)
+    suffix_rotary = backbone.rotary(positions)
+    n = x.shape[0]
+    causal = torch.ones(m, m, dtype=torch.bool, device=ids.device).tril()
+    joint = torch.cat([torch.ones(m, n, dtype=torch.bool, device=ids.device), causal], dim=1)
+    last = torch.arange(n_suffixes), lengths - 1
+    found = []
+    for index in range(exit_layer):
+        met = start <= index < end
+        if index < end:
+            query, key, value = backbone.project(index, x, page_rotary)
+            if index < end - 1:
+                x = backbone.finish(index, x, _attend(query[None], key[None], value[None], None)[0])
+                x = page.add_deepstack(index, x)
+        own_query, own_key, own_value = backbone.project(index, suffix, suffix_rotary)
+        if met:
+            if watch:
+                watch(index, own_query, key)
+            keys = torch.cat([key.expand(n_suffixes, -1, -1, -1), own_key], dim=2)
+            values = torch.cat([value.expand(n_suffixes, -1, -1, -1), own_value], dim=2)
+            attended = _attend(own_query, keys, values, joint)
+        else:
+            attended = _attend(own_query, own_key, own_value, None)
+        suffix = backbone.finish(index, suffix, attended)
+        if index >= start:
+            found.append(suffix[last])
+    return found
+
+
+def read_batch(backbone: Any, embeddings: Tensor, layers: int) -> Tensor:
+    """Plain causal texts (Q, M, D), padded on the right, through the first ``layers``; (Q, M, D) before the norm."""
+    rotary = backbone.rotary(torch.arange(embeddings.shape[1], device=embeddings.device).expand(3, 1, -1))
+    x = embeddings
+    for index in range(layers):
+        query, key, value = backbone.project(index, x, rotary)
+        x = backbone.finish(index, x, _attend(query, key, value, None))
+    return x
+
+
+def read_page(backbone: Any, page: Any, layers: int) -> Tensor:
+    """A page's sequence through the first ``layers``; hidden states (n, D) before the norm."""
+    x, rotary = page.embeddings, backbone.rotary(page.positions)
+    for index in range(layers):
+        query, key, value = backbone.project(index, x, rotary)
+        x = backbone.finish(index, x, _attend(query[None], key[None], value[None], None)[0])
+        x = page.add_deepstack(index, x)
+    return x
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(.., H, n, d) over (.., H_kv, k, d); causal without a mask."""
+    value = value.to(query.dtype)
+    return F.scaled_dot_product_attention(
+        query, key.to(query.dtype), value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+    )

@@ -1,0 +1,213 @@
+"""Trains our own small Qwen3-VL from nothing: reader, then embedder, then reranker. Each writes a checkpoint.
+
+The vision tower learns to read and is frozen; the language models are trained on what it makes of the drawn pages.
+Knows the order of things; what is learnt stands in ``reader`` and ``matching``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from mmrr import checkpoints
+from mmrr.embedders import qwen3_vl as embedders
+from mmrr.errors import MmrrError
+from mmrr.factory.pool import Pool
+from mmrr.factory.sources import Document, read_documents, split
+from mmrr.files import HashCache, checksum_file, save_tensors
+from mmrr.scorers import minireranker
+from mmrr.training import fresh
+from mmrr.training.config import CHECKPOINT, ScratchConfig
+from mmrr.training.crew import Crew, join
+from mmrr.training.features import Features
+from mmrr.training.loop import RunFolder, Schedule, train
+from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling
+from mmrr.training.reader import CropMaker, Reader
+from mmrr.training.targets import N_HASHES
+
+Records = Iterator[dict[str, Any]]
+
+#: (columns, rows, crops a batch) in cells. Longer crops teach words and lines, larger ones attention over a page.
+CROPS = ((8, 8, 16), (8, 8, 16), (8, 8, 16), (16, 8, 8), (16, 16, 4))
+HEADS = "heads.safetensors"
+#: Reports drawn from the held-out documents, to measure reading on.
+HELD_OUT_REPORTS = 30
+
+
+def train_reader(config: ScratchConfig, run: Path) -> Records:
+    """Teach a vision tower to read; the checkpoint's language model is untrained.
+
+    Raises MmrrError for documents that cannot be read.
+    """
+    crew = join()
+    known, held_out = _documents(config)
+    model: Any = fresh.new_model(config.shape, config.seed)
+    model.to(crew.device)
+    reader = Reader(model.model.visual, config.shape.hidden, config.hash_weight).to(crew.device)
+    make = CropMaker(_pool(config, run, known), config.reports, config.seed, CROPS, letters=config.letters)
+    evaluate = None
+    if held_out:
+        unseen = Pool(run / "held-out", held_out, config.seed)
+        crops = CropMaker(unseen, HELD_OUT_REPORTS, config.seed, CROPS[:1])
+        test = [crops(i) for i in range(5)]
+
+        def evaluate() -> dict[str, float]:
+            return reader.scores(test)
+
+    yield from _train(config, crew, RunFolder(run), reader, config.schedule(), make, reader.losses, evaluate)
+    if crew.leads:
+        save_tensors({"hashes.weight": reader.hashes.weight.data, "hashes.bias": reader.hashes.bias.data}, run / HEADS)
+        fresh.save(model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
+
+
+def train_embedder(config: ScratchConfig, run: Path) -> Records:
+    """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
+    crew = join()
+    path = _start(config, run)
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
+    scorer = _scorer(config, checkpoint, crew)
+    features, keys = yield from _features(config, run, scorer.backbone)
+    yield from _spell(config, run, crew, scorer, features, keys)
+    embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
+    embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
+    embedder.backbone.text.requires_grad_(True)
+    contrast = Contrast(embedder, embedders.Search()).to(crew.device)
+    make = BatchMaker(features, keys, config.seed, pages=config.pages, queries=config.queries, answered_only=True)
+    yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
+    if crew.leads:
+        fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
+
+
+def train_reranker(config: ScratchConfig, run: Path) -> Records:
+    """Teach spelling, then judging, with band, exit and pruning on. Raises MmrrError without a trained reader."""
+    crew = join()
+    path = _start(config, run)
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
+    scorer = _scorer(config, checkpoint, crew)
+    features, keys = yield from _features(config, run, scorer.backbone)
+    yield from _spell(config, run, crew, scorer, features, keys)
+    keep = 1.0
+    if config.embedder and config.keep < 1:
+        keep = config.keep
+        features = yield from _saliency(config, run, crew, features, keys)
+    scorer.backbone.text.requires_grad_(True)
+    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing)
+    make = BatchMaker(features, keys, config.seed, pages=config.pages, queries=config.queries, answered_only=False)
+    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, None)
+    if crew.leads:
+        fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
+
+
+def _documents(config: ScratchConfig) -> tuple[list[Document], list[Document]]:
+    return split([one for path in config.documents for one in read_documents(path)], config.held_out)
+
+
+def _pool(config: ScratchConfig, run: Path, documents: list[Document]) -> Pool:
+    return Pool(config.pool or run / "pool", documents, config.seed)
+
+
+def _start(config: ScratchConfig, run: Path) -> Path:
+    """A fresh model with the reader's vision tower, as a checkpoint in float32."""
+    path = run / "start"
+    if (path / "model.safetensors").exists():
+        return path
+    if config.reader is None or not (config.reader / CHECKPOINT / "model.safetensors").exists():
+        raise MmrrError(
+            f"no trained reader at {config.reader or '`reader`'}: run mmrr train reader first, and name its --run "
+            "folder as `reader` in the config"
+        )
+    weights = load_file(config.reader / CHECKPOINT / "model.safetensors")
+    prefix = "model.visual."
+    tower = {name.removeprefix(prefix): value.float() for name, value in weights.items() if name.startswith(prefix)}
+    model = fresh.new_model(config.shape, config.seed)
+    try:
+        model.model.visual.load_state_dict(tower)
+    except RuntimeError as error:
+        raise MmrrError(f"the vision tower of {config.reader} has another shape than this config's") from error
+    fresh.save(model, path, config.shape.max_tokens, torch.float32)
+    return path
+
+
+def _scorer(config: ScratchConfig, checkpoint: checkpoints.Checkpoint, crew: Crew) -> Any:
+    prepare = minireranker.resolve(minireranker.Prepare(band=config.band), checkpoint.config())
+    return minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
+
+
+def _features(config: ScratchConfig, run: Path, backbone: Any) -> Any:
+    known, _ = _documents(config)
+    pool = _pool(config, run, known)
+    assert config.reader is not None
+    tower = checksum_file(config.reader / CHECKPOINT / "model.safetensors")[:12]
+    features = Features(pool.folder / f"features-{tower}", pool)
+    keys = []
+    for report in range(config.reports):
+        numbers = range(pool.pages(report))
+        for number in numbers:
+            features.make(backbone, report, number)
+        keys += [(report, number) for number in numbers]
+        yield {"stage": "features", "step": report + 1, "steps": config.reports, "lr": 0.0}
+    return features, keys
+
+
+def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, keys: list[tuple[int, int]]) -> Any:
+    assert config.embedder is not None
+    path = config.embedder / CHECKPOINT
+    if not (path / "model.safetensors").exists():
+        raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
+    embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
+    pruned = Features(features.folder, features.pool, checksum_file(path / "model.safetensors")[:12])
+    for done, key in enumerate(keys, 1):
+        pruned.make_saliency(embedder, *key)
+        if done % 16 == 0 or done == len(keys):
+            yield {"stage": "saliency", "step": done, "steps": len(keys), "lr": 0.0}
+    return pruned
+
+
+def _spell(
+    config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: Features, keys: list[tuple[int, int]]
+) -> Records:
+    """The layers below the band, by words' hashes; in a run folder of its own, inside this one."""
+    start, _ = scorer.band
+    if not start or not config.spelling:
+        return
+    assert config.reader is not None
+    head = nn.Linear(config.shape.hidden, N_HASHES)
+    heads = load_file(config.reader / HEADS)
+    head.load_state_dict({name.removeprefix("hashes."): value for name, value in heads.items()})
+    scorer.backbone.text.requires_grad_(True)
+    spelling = Spelling(scorer, head.to(crew.device), start).to(crew.device)
+    make = BatchMaker(features, keys, config.seed, pages=4, queries=12, answered_only=False)
+    schedule = Schedule(config.spelling, config.lr, warmup=config.warmup, save_every=config.save_every)
+    folder = RunFolder(run / "spelling")
+    for record in _train(config, crew, folder, spelling, schedule, make, spelling.losses, None):
+        yield record | {"stage": "spelling"}
+    scorer.backbone.model.zero_grad(set_to_none=True)
+
+
+def _train(
+    config: ScratchConfig,
+    crew: Crew,
+    folder: RunFolder,
+    model: nn.Module,
+    schedule: Schedule,
+    make: Any,
+    losses: Any,
+    evaluate: Any,
+) -> Records:
+    yield from train(
+        folder,
+        model,
+        schedule,
+        make,
+        losses,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        workers=config.workers,
+        crew=crew,
+    )
