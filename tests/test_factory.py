@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import os
 import random
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import numpy as np
 import pytest
 
 from mmrr.errors import MmrrError
-from mmrr.factory import fonts, layout
+from mmrr.factory import fonts, layout, snippets
+from mmrr.factory import pool as pool_module
 from mmrr.factory.canvas import DrawnPage
 from mmrr.factory.layout import draw_document
 from mmrr.factory.looks import Look, Scan, choose
-from mmrr.factory.pool import Pool
-from mmrr.factory.reports import bind
+from mmrr.factory.pool import Pool, fold
+from mmrr.factory.reports import BoundQuestion, bind
 from mmrr.factory.sources import Block, Document, Question, read_documents, split
 from tests.texts import RECORDS, write_texts
 
@@ -85,6 +88,10 @@ def test_documents_are_read_plain_and_gzipped(tmp_path: Path) -> None:
         '{"id": "a"}',
         '{"id": "a", "blocks": [{"type": "poem", "text": "x"}]}',
         '{"id": "a", "blocks": [], "questions": [{"a": "no q"}]}',
+        '{"id": "a", "blocks": [], "questions": [{"q": null}]}',
+        '{"id": "a", "blocks": [], "questions": [{"q": "x", "block": "1"}]}',
+        '{"id": "a", "blocks": [], "questions": [{"q": "x", "block": true}]}',
+        '{"id": "a", "blocks": [], "title": 7}',
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, line: str) -> None:
@@ -101,6 +108,26 @@ def test_no_file_and_no_documents_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(MmrrError, match="holds no documents"):
         read_documents(tmp_path / "empty.jsonl")
+
+
+def test_nulls_and_blank_lines_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    record = {"id": "a", "title": None, "blocks": [], "questions": [{"q": "x", "a": None, "block": None}]}
+    path.write_text("\n" + json.dumps(record) + "\n  \n", encoding="utf-8")
+    assert read_documents(path) == [Document("a", "", "", (), (Question("x", "", None),))]
+
+
+def test_an_id_stands_once(tmp_path: Path) -> None:
+    path = write_texts(tmp_path / "texts.jsonl", [RECORDS[0], RECORDS[1], RECORDS[0]])
+    with pytest.raises(MmrrError, match="line 3: id 'made-up-0' stands on line 1 already"):
+        read_documents(path)
+
+
+def test_a_packed_file_cut_short_is_one_line(tmp_path: Path) -> None:
+    packed = gzip.compress(write_texts(tmp_path / "texts.jsonl").read_bytes())
+    (tmp_path / "short.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(MmrrError, match=r"short\.jsonl\.gz cannot be read"):
+        read_documents(tmp_path / "short.jsonl.gz")
 
 
 def test_a_split_shares_out_every_source() -> None:
@@ -192,6 +219,75 @@ def test_pages_are_drawn_where_no_fonts_are_listed(tmp_path: Path, monkeypatch: 
         fonts.families.cache_clear()
 
 
+@pytest.mark.parametrize("rows", [(), ((),), (("a", "b"), (), ("x", "1"), ("y", "2"), ("z", "3"))])
+def test_a_table_without_cells_is_drawn_as_nothing(restyle: Restyle, rows: tuple[tuple[str, ...], ...]) -> None:
+    restyle(figures=1.0, scan=None)  # a chart of every table
+    document = Document("table", "", "", (Block("text", "Before."), Block("table", rows=rows)), ())
+    drawn = [word.text for page in draw_document(document, 1) for word in page.words if word.block == 1]
+    assert letters(drawn) == letters([cell for row in rows for cell in row])
+
+
+def test_a_row_taller_than_a_page_is_cut_to_one(restyle: Restyle) -> None:
+    restyle(scan=None)
+    rows = (("Head", "Other"), ("huge " * 20_000, "short"), ("last", "row"))
+    pages = list(draw_document(Document("table", "", "", (Block("table", rows=rows),), ()), 1))
+    drawn = [word for page in pages for word in page.words if word.block == 0]
+    texts = [word.text for word in drawn]
+    assert 100 < texts.count("huge") < 20_000
+    assert {"short", "last", "row"} <= set(texts)
+    assert all((word.centres > 0).all() and (word.centres < pages[0].image.size).all() for word in drawn)
+
+
+def test_a_blank_line_of_a_list_has_no_bullet(restyle: Restyle) -> None:
+    restyle(header="", footer="", slide=False)
+    (page,) = draw_document(Document("list", "", "", (Block("list", "one\n\n  \ntwo"),), ()), 1)
+    assert [word.text for word in page.words] == ["•", "one", "•", "two"]
+
+
+def test_what_a_face_lacks_is_drawn_in_another_or_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = fonts.Family("A", "a", "a", "a", False), fonts.Family("B", "b", "b", "b", False)
+    has = {"a": "abc", "b": "abcxyz"}
+    monkeypatch.setattr(fonts, "families", lambda: (first, second))
+    monkeypatch.setattr(fonts, "_glyphs", lambda file: {c: c in has[file] for c in "abcxyz?"})
+    fonts._other.cache_clear()
+    try:
+        assert [fonts.suited(word, "a") for word in ("abc", "ax?", "?")] == ["a", "b", "a"]
+        assert fonts.written("ab? ? ax?", "a") == "ab ax"
+    finally:
+        fonts._other.cache_clear()
+
+
+def test_nothing_is_recorded_that_no_face_draws(restyle: Restyle) -> None:
+    restyle(header="", footer="")
+    blocks = (Block("text", "so\u00adft \ue0c7 \u200b wo\ue0c7rd"), Block("text", "\ue0c7"))
+    (page,) = draw_document(Document("gaps", "", "", blocks, ()), 1)
+    assert "".join(page.text().split()).replace("\u00ad", "") == "softword"
+    assert "\ue0c7" not in page.text()
+    assert "\ue0c7" not in snippets.draw_snippet(["\ue0c7"], 64, 64, random.Random(1)).text()
+
+
+def test_design_sizes_and_medium_faces_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = [
+        "/f/g08.otf|EB Garamond,EB Garamond 08|08 Regular,Regular|",
+        "/f/g12.otf|EB Garamond,EB Garamond 12|12 Regular,Regular|",
+        "/f/g12i.otf|EB Garamond,EB Garamond 12|12 Italic,Italic|",
+        "/f/i.otf|Inconsolata|Medium|100",
+        "/f/lm10.otf|Latin Modern Roman,LM Roman 10|10 Regular,Regular|",
+        "/f/lm10b.otf|Latin Modern Roman,LM Roman 10|10 Bold,Bold|",
+        "/f/lm5.otf|Latin Modern Roman,LM Roman 5|5 Regular,Regular|",
+        "/f/r-medium.ttf|Roboto|Medium|",
+        "/f/r.ttf|Roboto|Regular|",
+    ]
+    monkeypatch.setattr(fonts, "_listing", lambda: listing)
+    monkeypatch.setattr(fonts, "_writes_english", lambda file: True)
+    assert fonts.families.__wrapped__() == (
+        fonts.Family("EB Garamond", "/f/g12.otf", "/f/g12.otf", "/f/g12i.otf", False),
+        fonts.Family("Inconsolata", "/f/i.otf", "/f/i.otf", "/f/i.otf", True),
+        fonts.Family("Latin Modern Roman", "/f/lm10.otf", "/f/lm10b.otf", "/f/lm10.otf", False),
+        fonts.Family("Roboto", "/f/r.ttf", "/f/r.ttf", "/f/r.ttf", False),
+    )
+
+
 # Reports
 
 
@@ -223,6 +319,14 @@ def test_a_scrambled_report_asks_nothing(documents: list[Document]) -> None:
     assert all(report.questions for report in reports if report not in scrambled)
 
 
+def test_documents_without_text_are_bound_into_nothing() -> None:
+    empty = [Document(f"e{n}", "hollow", "", blocks, ()) for n, blocks in enumerate([(), (Block("text", " \n"),)])]
+    for number in range(4):
+        assert bind([*empty, DOCUMENT], number, 0).source == DOCUMENT.source
+    with pytest.raises(MmrrError, match="no document has text"):
+        bind(empty, 0, 0)
+
+
 # The pool
 
 
@@ -248,5 +352,95 @@ def test_two_may_draw_one_report_at_once(documents: list[Document], tmp_path: Pa
     first, second = (Pool(tmp_path, documents, 3, max_pages=1) for _ in range(2))
     before = first.page(0, 0)
     second._draw(0)  # as if it had begun before the first was done
-    assert [path.name for path in tmp_path.iterdir()] == ["000000"]
+    assert {path.name for path in tmp_path.iterdir()} == {"000000", "pool.json"}
     assert second.page(0, 0).image.tobytes() == before.image.tobytes()
+
+
+def test_a_pool_is_of_what_it_was_made_from(
+    documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Pool(tmp_path / "pool", documents, 3, max_pages=1)
+    Pool(tmp_path / "pool", list(documents), 3, max_pages=1)
+    changed = [dataclasses.replace(documents[0], title="Another"), *documents[1:]]
+    for others, seed, max_pages, what in (
+        (changed, 3, 1, "another documents;"),
+        (documents, 4, 1, "another seed;"),
+        (documents, 3, 2, "another max_pages;"),
+    ):
+        with pytest.raises(MmrrError, match=what) as raised:
+            Pool(tmp_path / "pool", others, seed, max_pages)
+        assert "\n" not in str(raised.value)
+    (tmp_path / "old" / "000000").mkdir(parents=True)
+    with pytest.raises(MmrrError, match=r"no pool\.json"):
+        Pool(tmp_path / "old", documents, 3)
+    monkeypatch.setattr(pool_module, "families", lambda: (fonts.Family("Other", "o.ttf", "o.ttf", "o.ttf", False),))
+    with pytest.raises(MmrrError, match="another fonts;"):
+        Pool(tmp_path / "pool", documents, 3, max_pages=1)
+
+
+def located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Document, max_pages: int) -> dict[str, list[int]]:
+    """Question -> pages, of this report drawn as it is."""
+    monkeypatch.setattr(pool_module, "bind", lambda *_: report)
+    return {asked.text: list(asked.pages) for asked in Pool(tmp_path, [report], 0, max_pages).questions(0)}
+
+
+def test_a_block_cut_off_answers_only_what_it_still_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "It starts with a quarrel. " + "Nothing of this says how the story ends. " * 900 + "It ends with a kiss."
+    asked = [("start", "a quarrel"), ("end", "a kiss"), ("words", "7205"), ("unsaid", "")]
+    questions = tuple(BoundQuestion(name, answer, 0, 0, 0) for name, answer in asked)
+    report = Document("story", "", "", (Block("text", text),), questions)
+    assert located(tmp_path / "cut", monkeypatch, report, 2) == {"start": [0]}
+    whole = located(tmp_path / "whole", monkeypatch, report, 200)
+    last = whole["words"][-1]
+    assert last > 2
+    assert whole == {"start": [0], "end": [last], "words": [*range(last + 1)], "unsaid": [*range(last + 1)]}
+
+
+def test_answers_are_found_as_whole_words_of_their_own_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restyle: Restyle
+) -> None:
+    restyle(header="", footer="")
+    filler = "Nothing to see. " * 1500
+    texts = ["Seat 107, by the door.", filler, "It was seat 7!", "A heronry.", filler, "The HERON."]
+    blocks = tuple(Block("text", text) for text in texts)
+    long = Document("x", "", "", (Block("text", " ".join(texts)),), (BoundQuestion("seat", "7", 0, 0, 0),))
+    found = located(tmp_path / "long", monkeypatch, long, 200)["seat"]
+    assert len(found) == 1
+    assert found != [0]
+    questions = (
+        BoundQuestion("own", "heron", None, 3, 5),
+        BoundQuestion("another's", "heron", None, 0, 2),
+        BoundQuestion("part", "hero", None, 3, 5),
+        BoundQuestion("twice", "nothing", None, 3, 5),
+    )
+    report = Document("x", "", "", blocks, questions)
+    assert set(located(tmp_path / "report", monkeypatch, report, 200)) == {"own"}
+    assert fold("(The 12.8 — “HERON”)") == " the 12.8 heron "
+
+
+def test_a_failed_drawing_leaves_nothing(
+    documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    pool = Pool(tmp_path, documents, 3, max_pages=1)
+    for place, name in ((os, "rename"), (pool_module, "draw_document")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fail)
+            with pytest.raises(OSError, match="No space left"):
+                pool.pages(0)
+        assert [path.name for path in tmp_path.iterdir()] == ["pool.json"]
+    monkeypatch.setattr(pool_module, "draw_document", lambda *_: ())
+    with pytest.raises(MmrrError, match="report 0 has no page"):
+        pool.pages(0)
+    assert [path.name for path in tmp_path.iterdir()] == ["pool.json"]
+
+
+def test_reports_are_as_readable_as_other_folders(documents: list[Document], tmp_path: Path) -> None:
+    pool = Pool(tmp_path / "pool", documents, 3, max_pages=1)
+    pool.pages(0)
+    (tmp_path / "other").mkdir()
+    assert stat.S_IMODE((tmp_path / "pool" / "000000").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "other").stat().st_mode
+    )

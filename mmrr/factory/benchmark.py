@@ -17,8 +17,8 @@ from pathlib import Path
 
 from mmrr.errors import MmrrError
 from mmrr.factory.canvas import DrawnPage, Word
-from mmrr.factory.pool import Pool
-from mmrr.factory.reports import bind
+from mmrr.factory.pool import Pool, fold
+from mmrr.factory.reports import bind, with_text
 from mmrr.factory.sources import Block, Document
 
 #: What ``mmrr index`` renders at unless told otherwise: pages come back at the size in which they were drawn.
@@ -30,8 +30,6 @@ PER_PAGE = 5
 PHRASE_WORDS = (3, 6)
 #: Places tried on a page before it is passed over: a page of repeated lines has no phrase of its own.
 TRIES = 20
-#: Reports in a row without a page to keep, after which no text that fits on a page is expected any more.
-BARREN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,7 @@ class Benchmark:
 class _Page:
     id: str
     text: str  # casefolded
+    folded: str  # its words, to look for answers
     runs: tuple[tuple[int, tuple[str, ...]], ...]  # block, its words in a row
     report: Document
 
@@ -80,9 +79,7 @@ def draw_benchmark(
     Raises:
         MmrrError: ``out`` holds something or cannot be written, or the documents hold nothing that can be drawn.
     """
-    texts = [document for document in documents if any(_lines(block) for block in document.blocks)]
-    if not texts:
-        raise MmrrError("no document has text to draw; expected blocks with text or rows, see docs/training.md")
+    texts = with_text(documents)
     out = Path(os.path.abspath(out))
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -126,22 +123,20 @@ def _draw(
     drawn: list[_Page] = []
     asked: dict[str, _Query] = {}
     doubtful: set[str] = set()
-    number, barren = -1, 0
+    number = -1
     while len(drawn) < n_pages:
-        number, barren = number + 1, barren + 1
-        if barren > BARREN:
-            raise MmrrError("no text of the documents fits on a page; expected blocks of words, not one huge table row")
+        number += 1
         report = bind(pool.documents, number, pool.seed)
         # A scrambled report asks nothing, and would answer what is asked of its texts elsewhere, half legibly.
-        if not natural.issuperset(report.blocks) or not pool.pages(number):
+        if not natural.issuperset(report.blocks):
             continue
         whole = pool.pages(number)
-        kept, barren = min(whole, n_pages - len(drawn)), 0
+        kept = min(whole, n_pages - len(drawn))
         name = f"report-{len({page.id.partition('/')[0] for page in drawn}) + 1:04d}.pdf"
         sheets = [pool.page(number, at) for at in range(kept)]
         _save(sheets, folder / name)
         pages = [_page(sheet, f"{name}/{at:04d}", report) for at, sheet in enumerate(sheets, 1)]
-        _ask(pool, number, report, pages, kept < whole or whole == pool.max_pages, asked, doubtful)
+        _ask(pool, number, report, pages, kept < whole, asked, doubtful)
         drawn += pages
         advance(kept)
     return drawn, {key: query for key, query in asked.items() if key not in doubtful}
@@ -157,7 +152,7 @@ def _save(sheets: Sequence[DrawnPage], path: Path) -> None:
 def _page(sheet: DrawnPage, page_id: str, report: Document) -> _Page:
     groups = groupby(sheet.words, lambda word: word.block if _legible(word, sheet.image.size) else -1)
     runs = tuple((block, tuple(word.text for word in words)) for block, words in groups if block >= 0)
-    return _Page(page_id, sheet.text().casefold(), runs, report)
+    return _Page(page_id, sheet.text().casefold(), fold(sheet.text()), runs, report)
 
 
 def _legible(word: Word, size: tuple[int, int]) -> bool:
@@ -182,11 +177,11 @@ def _ask(
     placed = set()
     for question in pool.questions(number):
         text = " ".join(question.text.split())
-        key, answer = text.casefold(), _folded(question.answer)
+        key, answer = text.casefold(), fold(question.answer)
         placed.add(key)
         sure = [at for at in question.pages if at < len(pages)]
         if cut and question.pages[-1] >= len(pages) - 1:  # the cut may have taken the part of the block that answers
-            sure = [at for at in sure if answer and answer in pages[at].text]
+            sure = [at for at in sure if answer.strip() and answer in pages[at].folded]
         written = " ".join(question.answer.split())
         if not sure or not (key and (text + written).isprintable()):
             continue
@@ -194,9 +189,9 @@ def _ask(
         query.answers += [written] * (written != "" and written not in query.answers)
         query.pages += [page for at in sure if (page := pages[at].id) not in query.pages]
     for unplaced in report.questions:
-        key, answer = _folded(unplaced.text), _folded(unplaced.answer)
+        key, answer = " ".join(unplaced.text.split()).casefold(), fold(unplaced.answer)
         # Its answer is on several pages here, so that the pages known from another report are not all of them.
-        if unplaced.block is None and key not in placed and any(answer in page.text for page in pages):
+        if unplaced.block is None and key not in placed and any(answer in page.folded for page in pages):
             doubtful.add(key)
 
 
@@ -248,10 +243,6 @@ def _tried(page: _Page, rng: random.Random) -> Iterator[str]:
 def _lines(block: Block) -> list[str]:
     lines = [" ".join(row) for row in block.rows] if block.kind == "table" else block.text.splitlines()
     return [line for line in (" ".join(line.split()) for line in lines) if line]
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 # Writing

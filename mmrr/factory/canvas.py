@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from mmrr.factory.fonts import face
+from mmrr.factory.fonts import face, suited
 from mmrr.factory.looks import Colour, Look, Scan
 
 
@@ -44,11 +44,12 @@ class Canvas:
         self.words: list[Word] = []
 
     def width(self, text: str, file: str, size_px: float) -> float:
-        return face(file, size_px * self.scale).width(text) / self.scale
+        """Of a word or of a space between words."""
+        return face(suited(text, file), size_px * self.scale).width(text) / self.scale
 
     def word(self, x: float, baseline: float, text: str, file: str, size_px: float, fill: Colour, block: int) -> None:
-        """One word, its left end at ``x``."""
-        drawn = face(file, size_px * self.scale)
+        """One word, its left end at ``x``; in another face where this lacks some of its characters."""
+        drawn = face(suited(text, file), size_px * self.scale)
         self.draw.text((x * self.scale, baseline * self.scale), text, font=drawn.font, fill=fill, anchor="ls")
         ends = np.cumsum(drawn.advances(text), dtype=np.float32) / self.scale
         middles = x + ends - np.diff(ends, prepend=np.float32(0)) / 2

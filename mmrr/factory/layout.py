@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from mmrr.factory.canvas import Canvas, DrawnPage
+from mmrr.factory.fonts import written
 from mmrr.factory.looks import Colour, Look, choose
 from mmrr.factory.sources import Block, Document
 
@@ -17,10 +19,7 @@ def draw_document(document: Document, seed: int, max_pages: int | None = None) -
     """The pages of one document in one look; the same seed gives the same pixels on the same fonts."""
     rng = random.Random(f"{seed}/{document.id}")
     setter = _Typesetter(choose(rng, document.title), document.title, rng)
-    for number, page in enumerate(setter.pages(document.blocks)):
-        if max_pages is not None and number >= max_pages:
-            return
-        yield page
+    yield from islice(setter.pages(document.blocks), max_pages)
 
 
 class _Typesetter:
@@ -59,7 +58,7 @@ class _Typesetter:
             self._run(look.header, look.margin_px, self.top - small, small, look.body.italic, look.accent, -1)
         if look.footer:
             text = look.footer.format(n=self.number, title=self.title)
-            middle = (look.width_px - self.canvas.width(text, look.body.regular, small)) / 2
+            middle = (look.width_px - self._width(text, look.body.regular, small)) / 2
             self._run(text, max(4, middle), self.bottom + 2 * small, small, look.body.regular, look.ink, -1)
 
     def _end_page(self) -> None:
@@ -86,18 +85,24 @@ class _Typesetter:
     def _run(self, text: str, x: float, baseline: float, size: float, file: str, fill: Colour, block: int) -> None:
         """Words on one line from ``x`` until the page ends."""
         space = self.canvas.width(" ", file, size)
-        for word in text.split():
+        for word in written(text, file).split():
             width = self.canvas.width(word, file, size)
             if x + width > self.look.width_px:
                 return
             self.canvas.word(x, baseline, word, file, size, fill, block)
             x += width + space
 
+    def _width(self, text: str, file: str, size: float) -> float:
+        """Of a line as ``_run`` sets it."""
+        words = written(text, file).split()
+        space = self.canvas.width(" ", file, size)
+        return sum(self.canvas.width(word, file, size) for word in words) + space * max(0, len(words) - 1)
+
     def _wrap(self, text: str, file: str, size: float, width_px: float) -> list[list[str]]:
         space = self.canvas.width(" ", file, size)
         lines: list[list[str]] = [[]]
         room = width_px
-        for word in _pieces(text, lambda part: self.canvas.width(part, file, size), width_px):
+        for word in _pieces(written(text, file), lambda part: self.canvas.width(part, file, size), width_px):
             width = self.canvas.width(word, file, size)
             if lines[-1] and width > room:
                 lines.append([])
@@ -144,6 +149,8 @@ class _Typesetter:
             self._code(block.text, index)
         elif block.kind == "list":
             for item in block.text.splitlines():
+                if not written(item, look.body.regular):
+                    continue
                 self._need(size * look.leading)
                 bullet = "•" if not look.slide else "–"
                 indent = size * 1.2
@@ -162,8 +169,8 @@ class _Typesetter:
         file = look.mono.regular
         for line in text.splitlines():
             indent = len(line) - len(line.lstrip())
-            lead = self.canvas.width(" ", file, size) * indent
-            for words in self._wrap(line, file, size, max(self.column_px * 0.4, self.column_px - lead)) or [[]]:
+            lead = min(self.canvas.width(" ", file, size) * indent, self.column_px * 0.6)
+            for words in self._wrap(line, file, size, self.column_px - lead - 3) or [[]]:
                 self._need(height)
                 self.used = True
                 shade = tuple(round(0.94 * c + 0.06 * a) for c, a in zip(look.paper, look.accent, strict=True))
@@ -175,13 +182,13 @@ class _Typesetter:
 
     def _table(self, rows: Sequence[Sequence[str]], block: int) -> None:
         look = self.look
-        if not rows or not rows[0]:
+        n = max((len(row) for row in rows), default=0)
+        if n == 0:
             return
-        n = max(len(row) for row in rows)
         table = [[*row, *[""] * (n - len(row))] for row in rows]
         size = max(10.0, min(look.body_px, look.body_px * 7.0 / max(7.0, n * (1.0 if look.columns == 1 else 2.0))))
         file, bold = look.body.regular, look.body.bold
-        longest = [max(self.canvas.width(row[c], file, size) for row in table) + size for c in range(n)]
+        longest = [max(self._width(row[c], file, size) for row in table) + size for c in range(n)]
         total = sum(longest)
         if total > self.column_px:  # narrow columns keep their width, wide ones share the rest
             fair = self.column_px / n
@@ -190,15 +197,14 @@ class _Typesetter:
             longest = [width if width <= fair else rest * width / sum(wide) for width in longest]
         elif self.rng.random() < 0.5:
             longest = [width * self.column_px / total for width in longest]
+        most = int((self.bottom - self.top - size * 0.5) / (size * 1.2))  # lines of a row as tall as the page
         for number, row in enumerate(table):
             head = number == 0
             cells = [
-                self._wrap(cell, bold if head else file, size, max(size, width - size))
+                self._wrap(cell, bold if head else file, size, max(size, width - size))[:most]
                 for cell, width in zip(row, longest, strict=True)
             ]
             height = max([len(cell) for cell in cells] + [1]) * size * 1.2 + size * 0.5
-            if height > self.bottom - self.top:
-                continue
             self._need(height)
             self.used = True
             self._table_row(cells, longest, height, size, head, number, block)
@@ -233,7 +239,7 @@ class _Typesetter:
                 text = " ".join(words)
                 left = x + size * 0.4
                 if numeric:
-                    left = max(left, x + width - size * 0.4 - self.canvas.width(text, file, size))
+                    left = max(left, x + width - size * 0.4 - self._width(text, file, size))
                 self._run(text, left, self.y + size * (1.1 + 1.2 * at), size, file, fill, block)
             x += width
 
@@ -249,10 +255,11 @@ class _Typesetter:
     def _chart(self, rows: Sequence[Sequence[str]]) -> None:
         """Bars or a line of the first numeric column, labelled with the first column."""
         look = self.look
-        columns = [c for c in range(1, len(rows[0])) if sum(_value(row, c) is not None for row in rows[1:]) >= 3]
+        width = len(rows[0]) if rows else 0
+        columns = [c for c in range(1, width) if sum(_value(row, c) is not None for row in rows[1:]) >= 3]
         if not columns:
             return
-        pairs = [(row[0], _value(row, columns[0])) for row in rows[1:10]]
+        pairs = [(row[0], _value(row, columns[0])) for row in rows[1:10] if row]
         points = [(label, value) for label, value in pairs if value is not None]
         height, size = self.column_px * self.rng.uniform(0.3, 0.5), max(10.0, look.body_px * 0.75)
         self._need(height + 4 * size)
@@ -279,12 +286,12 @@ class _Typesetter:
         self.y = base + size * 2
 
     def _label(self, text: str, middle: float, baseline: float, size: float, room_px: float) -> None:
-        words = text.split()[:2]
         file = self.look.body.regular
-        while words and self.canvas.width(" ".join(words), file, size) > room_px:
+        words = written(text, file).split()[:2]
+        while words and self._width(" ".join(words), file, size) > room_px:
             words.pop()
         label = " ".join(words)
-        left = middle - self.canvas.width(label, file, size) / 2
+        left = middle - self._width(label, file, size) / 2
         self._run(label, left, baseline, size, file, self.look.ink, -1)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import tempfile
+import shutil
+import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +16,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmrr.errors import MmrrError
 from mmrr.factory.canvas import DrawnPage, Word
+from mmrr.factory.fonts import families
 from mmrr.factory.layout import draw_document
-from mmrr.factory.reports import bind
-from mmrr.factory.sources import Document, Question
+from mmrr.factory.reports import BoundQuestion, bind, with_text
+from mmrr.factory.sources import Document
+
+#: Raised when what is kept of a report changes: older pools are refused.
+FORMAT = 1
+
+Page = dict[str, list[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +39,20 @@ class Asked:
 
 
 class Pool:
-    """Reports by number. The same documents, seed and fonts give the same reports."""
+    """Reports by number. The same documents, seed and fonts give the same reports.
+
+    Raises:
+        MmrrError: No document has text, or the folder holds what was drawn from something else.
+    """
 
     def __init__(self, folder: Path, documents: Sequence[Document], seed: int, max_pages: int = 8) -> None:
-        self.folder, self.documents, self.seed, self.max_pages = folder, documents, seed, max_pages
-        self._read: dict[int, dict[str, list[dict[str, list[Any]]]]] = {}
+        self.folder, self.documents, self.seed, self.max_pages = folder, with_text(documents), seed, max_pages
+        self._read: dict[int, dict[str, list[Any]]] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        self._claim(documents)
 
     def pages(self, report: int) -> int:
-        """How many pages this report has; draws it if needed."""
+        """How many pages this report has, at least one; draws it if needed."""
         return len(self._listing(report)["pages"])
 
     def page(self, report: int, number: int) -> DrawnPage:
@@ -52,16 +67,49 @@ class Pool:
         return DrawnPage(image, tuple(words))
 
     def questions(self, report: int) -> list[Asked]:
-        """Questions whose page is known: their block's pages, or every page that writes the answer out."""
-        listing = self._listing(report)
-        document = bind(self.documents, report, self.seed)
-        pages = listing["pages"]
-        return [asked for question in document.questions if (asked := _locate(question, pages)).pages]
+        """Questions whose pages are known.
+
+        Where the answering block is given: the pages on which it stands, or those of them that write the answer out
+        in it, if any does. A block of which not everything was drawn has only the latter. Where no block is given:
+        the one page that writes the answer out within the blocks of the question's own document; no page if there are
+        several, or if the answer has fewer than four characters. Answers are compared as ``fold`` has them.
+        """
+        return [Asked(text, answer, tuple(pages)) for text, answer, pages in self._listing(report)["questions"]]
+
+    def _claim(self, documents: Sequence[Document]) -> None:
+        """Write down what the folder's reports are drawn from, or compare with what is written there."""
+        fonts = [Path(file).name for family in families() for file in (family.regular, family.bold, family.italic)]
+        ours = {
+            "format": FORMAT,
+            "documents": _digest(documents),
+            "seed": self.seed,
+            "max_pages": self.max_pages,
+            "fonts": hashlib.sha256(json.dumps(fonts).encode()).hexdigest(),
+        }
+        file = self.folder / "pool.json"
+        # The folder first: another process may begin here and draw between the two looks.
+        used = any(not path.name.startswith(".") for path in self.folder.iterdir())
+        if not file.exists():
+            if used:
+                raise MmrrError(f"{self.folder} holds files but no pool.json; expected a new or an empty folder")
+            scratch = self.folder / f".pool-{uuid.uuid4().hex[:8]}"
+            try:
+                scratch.write_text(json.dumps(ours), encoding="utf-8")
+                scratch.replace(file)
+            finally:
+                scratch.unlink(missing_ok=True)
+        try:
+            theirs = json.loads(file.read_text(encoding="utf-8"))
+            differ = [key for key, value in ours.items() if theirs.get(key) != value]
+        except (ValueError, AttributeError) as error:
+            raise MmrrError(f"{file} is damaged; expected a new or an empty folder") from error
+        if differ:
+            raise MmrrError(f"{self.folder} was drawn with another {', '.join(differ)}; expected a folder of its own")
 
     def _report(self, report: int) -> Path:
         return self.folder / f"{report:06d}"
 
-    def _listing(self, report: int) -> dict[str, list[dict[str, list[Any]]]]:
+    def _listing(self, report: int) -> dict[str, list[Any]]:
         if report not in self._read:
             file = self._report(report) / "pages.json"
             if not file.exists():
@@ -74,35 +122,76 @@ class Pool:
     def _draw(self, report: int) -> None:
         """Into a folder of its own, then renamed: another process sees all of a report or nothing."""
         document = bind(self.documents, report, self.seed)
-        scratch = Path(tempfile.mkdtemp(dir=self.folder, prefix=".drawing-"))
-        pages = []
-        for number, page in enumerate(draw_document(document, self.seed + report, self.max_pages)):
-            page.image.save(scratch / f"{number}.png", compress_level=1)
-            centres = [round(float(value), 1) for word in page.words for value in word.centres.reshape(-1)]
-            texts = [word.text for word in page.words]
-            pages.append({"texts": texts, "blocks": [word.block for word in page.words], "centres": centres})
-        (scratch / "pages.json").write_text(json.dumps({"pages": pages}), encoding="utf-8")
+        scratch = self.folder / f".drawing-{uuid.uuid4().hex[:8]}"
+        pages: list[Page] = []
         try:
-            os.rename(scratch, self._report(report))
-        except OSError:  # another process was first
-            for file in scratch.iterdir():
-                file.unlink()
-            scratch.rmdir()
+            scratch.mkdir()
+            for number, page in enumerate(draw_document(document, self.seed + report, self.max_pages)):
+                page.image.save(scratch / f"{number}.png", compress_level=1)
+                centres = [round(float(value), 1) for word in page.words for value in word.centres.reshape(-1)]
+                texts = [word.text for word in page.words]
+                pages.append({"texts": texts, "blocks": [word.block for word in page.words], "centres": centres})
+            if not pages:
+                raise MmrrError(f"report {report} has no page: nothing of its documents can be drawn")
+            questions = _located(document, pages)
+            listing = json.dumps({"pages": pages, "questions": questions})
+            (scratch / "pages.json").write_text(listing, encoding="utf-8")
+            try:
+                os.rename(scratch, self._report(report))
+            except OSError:
+                if not (self._report(report) / "pages.json").exists():
+                    raise  # no other process was first
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _locate(question: Question, pages: list[dict[str, list[Any]]]) -> Asked:
-    if question.block is not None:
-        found = [number for number, page in enumerate(pages) if question.block in page["blocks"]]
-        if len(found) > 1 and question.answer:
-            narrowed = [n for n in found if question.answer.lower() in _text(pages[n], question.block)]
-            found = narrowed or found
-    else:
-        needle = " ".join(question.answer.split()).lower()
-        found = [n for n, page in enumerate(pages) if len(needle) > 3 and needle in _text(page, None)]
-        found = found if len(found) == 1 else []
-    return Asked(question.text, question.answer, tuple(found))
+def fold(text: str) -> str:
+    """Words to compare, one space around each: without case, without what surrounds their letters and digits."""
+    words = " ".join(filter(None, map(_stripped, text.casefold().split())))
+    return f" {words} "
 
 
-def _text(page: dict[str, list[Any]], block: int | None) -> str:
-    pairs = zip(page["texts"], page["blocks"], strict=True)
-    return " ".join(str(text) for text, at in pairs if block is None or at == block).lower()
+def _stripped(word: str) -> str:
+    known = [at for at, character in enumerate(word) if character.isalnum()]
+    return word[known[0] : known[-1] + 1] if known else ""
+
+
+def _digest(documents: Sequence[Document]) -> str:
+    digest = hashlib.sha256()
+    for one in documents:
+        blocks = [[block.kind, block.text, block.rows, block.level] for block in one.blocks]
+        questions = [[question.text, question.answer, question.block] for question in one.questions]
+        digest.update(json.dumps([one.id, one.source, one.title, blocks, questions]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _located(report: Document, pages: list[Page]) -> list[tuple[str, str, list[int]]]:
+    """Text, answer and pages of the questions whose pages are known."""
+    texts: list[dict[int, str]] = []  # of each page: block -> its words, folded
+    letters: Counter[int] = Counter()  # letters and digits drawn of each block
+    for page in pages:
+        words: dict[int, list[str]] = {}
+        for word, block in zip(page["texts"], page["blocks"], strict=True):
+            words.setdefault(block, []).append(word)
+            letters[block] += _letters(word)
+        texts.append({block: fold(" ".join(its)) for block, its in words.items()})
+    found = []
+    for question in report.questions:
+        assert isinstance(question, BoundQuestion)
+        known, answer = question.block, fold(question.answer)
+        own = range(question.first, question.last + 1) if known is None else (known,)
+        stands = [n for n, blocks in enumerate(texts) if any(at in blocks for at in own)]
+        written = [n for n in stands if answer.strip() and any(answer in texts[n].get(at, "") for at in own)]
+        if known is None:
+            numbers = written if len(written) == 1 and len(answer.strip()) > 3 else []
+        else:
+            block = report.blocks[known]
+            whole = "".join(cell for row in block.rows for cell in row) if block.kind == "table" else block.text
+            numbers = written if written or letters[known] < _letters(whole) else stands
+        if numbers:
+            found.append((question.text, question.answer, numbers))
+    return found
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalnum, text))

@@ -5,19 +5,42 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from mmrr.errors import MmrrError
+from mmrr.factory.fonts import drawable
 from mmrr.factory.sources import Block, Document, Question
 
 #: Share of reports whose words are partly replaced by random ones: a reader must not guess words from their context.
 SCRAMBLED = 0.25
 
 
+@dataclass(frozen=True, slots=True)
+class BoundQuestion(Question):
+    """A question in a report; the blocks ``first`` to ``last`` of the report are those of its own document."""
+
+    first: int
+    last: int
+
+
+def with_text(documents: Sequence[Document]) -> list[Document]:
+    """Those of which anything can be drawn. Raises MmrrError if there is none."""
+    found = [document for document in documents if any(map(_has_text, document.blocks))]
+    if not found:
+        raise MmrrError("no document has text to draw; expected blocks with text or rows, see docs/training.md")
+    return found
+
+
 def bind(documents: Sequence[Document], number: int, seed: int, characters: int = 16_000) -> Document:
     """Report ``number``: documents of one source or of several, until it holds this many characters.
 
-    Questions keep pointing at their blocks. A scrambled report has no questions.
+    Questions keep pointing at their blocks, and are ``BoundQuestion``. A scrambled report has none. Documents without
+    text are left out.
+
+    Raises:
+        MmrrError: No document has text.
     """
+    documents = with_text(documents)
     rng = random.Random(f"{seed}/report/{number}")
     first = rng.choice(documents)
     alike = [document for document in documents if document.source == first.source]
@@ -29,20 +52,27 @@ def bind(documents: Sequence[Document], number: int, seed: int, characters: int 
     while size < characters and len(blocks) < 400:
         start = _start(document, rng)
         part = document.blocks[start : start + 120]
+        if not any(map(_has_text, part)):
+            document = rng.choice(shelf)
+            continue
+        first_block = len(blocks)
         if document.title and start == 0 and blocks:
             blocks.append(Block("heading", document.title, level=1))
         offset = len(blocks) - start
-        for question in document.questions:
-            if question.block is None:
-                questions.append(question)
-            elif start <= question.block < start + len(part):
-                questions.append(replace(question, block=question.block + offset))
         blocks += part
+        for question in document.questions:
+            if question.block is None or start <= question.block < start + len(part):
+                block = None if question.block is None else question.block + offset
+                questions.append(BoundQuestion(question.text, question.answer, block, first_block, len(blocks) - 1))
         size += sum(len(block.text) + sum(len(cell) + 4 for row in block.rows for cell in row) for block in part)
         document = rng.choice(shelf)
     if rng.random() < SCRAMBLED:
         blocks, questions = [_scramble(block, rng) for block in blocks], []
     return Document(f"report-{number}", first.source, title, tuple(blocks), tuple(questions))
+
+
+def _has_text(block: Block) -> bool:
+    return any(drawable(cell) for row in block.rows for cell in row) if block.kind == "table" else drawable(block.text)
 
 
 def _start(document: Document, rng: random.Random) -> int:

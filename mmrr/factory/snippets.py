@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from mmrr.factory.canvas import Canvas, DrawnPage
-from mmrr.factory.fonts import Family, families
+from mmrr.factory.fonts import Family, families, written
 from mmrr.factory.looks import COMMON, Look
 
 
@@ -58,7 +58,9 @@ def draw_snippet(vocabulary: Sequence[str], width_px: int, height_px: int, rng: 
     while y < height_px:
         x = rng.uniform(-40.0, 12.0)
         while x < width_px:
-            word = _word(vocabulary, rng)
+            word = written(_word(vocabulary, rng), file)
+            if not word:
+                continue
             canvas.word(x, y + size * 0.8, word, file, size, (0, 0, 0), 0)
             x += canvas.width(word, file, size) + space
         y += step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +50,26 @@ def read_documents(path: Path) -> list[Document]:
     """Read a JSON-lines file of documents, plain or gzipped.
 
     Each line: ``id``, ``source``, ``title``, ``blocks`` (``type`` text | heading | list | code with ``text``, or table
-    with ``rows``) and ``questions`` (``q``, ``a``, ``block``). Raises MmrrError with the line's number.
+    with ``rows``) and ``questions`` (``q``, ``a``, ``block``). Blank lines are passed over.
+
+    Raises:
+        MmrrError: The file cannot be read, or a line is no document or has an id again; with the line's number.
     """
     documents = []
+    seen: dict[str, int] = {}
     for number, line in _lines(path):
+        if not line.strip():
+            continue
         try:
-            documents.append(_document(json.loads(line)))
+            document = _document(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise MmrrError(
                 f"{path}, line {number}: not a document to draw ({error!r}); see docs/training.md"
             ) from error
+        if document.id in seen:
+            raise MmrrError(f"{path}, line {number}: id {document.id!r} stands on line {seen[document.id]} already")
+        seen[document.id] = number
+        documents.append(document)
     if not documents:
         raise MmrrError(f"{path} holds no documents; expected one JSON object a line")
     return documents
@@ -89,7 +100,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         else:
             with path.open(encoding="utf-8") as file:
                 yield from enumerate(file, 1)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise MmrrError(f"{path} cannot be read: {error}") from error
 
 
@@ -99,7 +110,26 @@ def _document(record: dict[str, Any]) -> Document:
         kind = block["type"]
         if kind not in KINDS:
             raise ValueError(f"block type {kind!r} is none of {', '.join(KINDS)}")
-        rows = tuple(tuple(str(cell) for cell in row) for row in block.get("rows", ()))
-        blocks.append(Block(kind, str(block.get("text", "")), rows, int(block.get("level", 1))))
-    questions = tuple(Question(q["q"], str(q.get("a", "")), q.get("block")) for q in record.get("questions", ()))
-    return Document(str(record["id"]), record.get("source", ""), record.get("title", ""), tuple(blocks), questions)
+        rows = tuple(tuple("" if cell is None else str(cell) for cell in row) for row in block.get("rows") or ())
+        blocks.append(Block(kind, _text(block, "text"), rows, int(block.get("level", 1))))
+    questions = tuple(_question(question) for question in record.get("questions") or ())
+    if record["id"] is None:
+        raise ValueError("id is null")
+    return Document(str(record["id"]), _text(record, "source"), _text(record, "title"), tuple(blocks), questions)
+
+
+def _question(record: dict[str, Any]) -> Question:
+    text, answer, block = record["q"], record.get("a"), record.get("block")
+    if not isinstance(text, str):
+        raise TypeError(f"q is {text!r}, not a text")
+    if block is not None and type(block) is not int:
+        raise TypeError(f"block is {block!r}, neither a whole number nor null")
+    return Question(text, "" if answer is None else str(answer), block)
+
+
+def _text(record: dict[str, Any], key: str) -> str:
+    """A text that may be left out or null."""
+    value = record.get(key)
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{key} is {value!r}, not a text")
+    return value or ""
