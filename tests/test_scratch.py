@@ -128,6 +128,16 @@ def test_a_finished_run_writes_its_checkpoint_again(runs: Path) -> None:
     assert weights.read_bytes() == before
 
 
+def test_a_reader_goes_on_from_another(runs: Path) -> None:
+    """Its first loss is the trained one's, not a fresh model's."""
+    lines = "steps = 1\nletters = 0\nlr = 1e-9\n"
+    losses = []
+    for name, more in (("again", 'reader = "reader"\n'), ("anew", "")):
+        (record,) = train_reader(config(runs, name, "reader", lines + more), runs / name)
+        losses.append(record["loss"])
+    assert losses[0] < losses[1]
+
+
 def test_a_missing_reader_is_named(folder: Path) -> None:
     settings = config(folder, "lost", "reranker", 'reader = "nowhere"\n')
     with pytest.raises(MmrrError, match=r"no trained reader at .*nowhere: run mmrr train reader first"):

@@ -42,13 +42,17 @@ HELD_OUT_REPORTS = 30
 def train_reader(config: ScratchConfig, run: Path) -> Records:
     """Teach a vision tower to read; the checkpoint's language model is untrained.
 
-    Raises MmrrError for documents that cannot be read.
+    With ``reader`` in the config it goes on from that run's weights. Raises MmrrError for documents that cannot be
+    read and for a reader of another shape.
     """
     crew = join()
     known, held_out = _documents(config)
     model: Any = fresh.new_model(config.shape, config.seed)
-    model.to(crew.device)
-    reader = Reader(model.model.visual, config.shape.hidden, config.hash_weight).to(crew.device)
+    reader = Reader(model.model.visual, config.shape.hidden, config.hash_weight)
+    if config.reader:
+        _load_tower(model, config.reader)
+        reader.load_state_dict(load_file(config.reader / HEADS), strict=False)
+    reader.to(crew.device)
     make = CropMaker(_pool(config, run, known), config.reports, config.seed, CROPS, letters=config.letters)
     evaluate = None
     if held_out:
@@ -61,7 +65,8 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
 
     yield from _train(config, crew, RunFolder(run), reader, config.schedule(), make, reader.losses, evaluate)
     if crew.leads:
-        save_tensors({"hashes.weight": reader.hashes.weight.data, "hashes.bias": reader.hashes.bias.data}, run / HEADS)
+        heads = {name: value for name, value in reader.state_dict().items() if not name.startswith("tower.")}
+        save_tensors(heads, run / HEADS)
         fresh.save(model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
@@ -116,21 +121,24 @@ def _start(config: ScratchConfig, run: Path) -> Path:
     path = run / "start"
     if (path / "model.safetensors").exists():
         return path
-    if config.reader is None or not (config.reader / CHECKPOINT / "model.safetensors").exists():
-        raise MmrrError(
-            f"no trained reader at {config.reader or '`reader`'}: run mmrr train reader first, and name its --run "
-            "folder as `reader` in the config"
-        )
-    weights = load_file(config.reader / CHECKPOINT / "model.safetensors")
-    prefix = "model.visual."
-    tower = {name.removeprefix(prefix): value.float() for name, value in weights.items() if name.startswith(prefix)}
+    if config.reader is None:
+        raise MmrrError("the config names no `reader`: run mmrr train reader first, and name its --run folder")
     model = fresh.new_model(config.shape, config.seed)
+    _load_tower(model, config.reader)
+    fresh.save(model, path, config.shape.max_tokens, torch.float32)
+    return path
+
+
+def _load_tower(model: Any, reader: Path) -> None:
+    file = reader / CHECKPOINT / "model.safetensors"
+    if not file.exists() or not (reader / HEADS).exists():
+        raise MmrrError(f"no trained reader at {reader}: run mmrr train reader first, and name its --run folder")
+    prefix = "model.visual."
+    tower = {name.removeprefix(prefix): value for name, value in load_file(file).items() if name.startswith(prefix)}
     try:
         model.model.visual.load_state_dict(tower)
     except RuntimeError as error:
-        raise MmrrError(f"the vision tower of {config.reader} has another shape than this config's") from error
-    fresh.save(model, path, config.shape.max_tokens, torch.float32)
-    return path
+        raise MmrrError(f"the vision tower of {reader} has another shape than this config's") from error
 
 
 def _scorer(config: ScratchConfig, checkpoint: checkpoints.Checkpoint, crew: Crew) -> Any:
@@ -179,7 +187,7 @@ def _spell(
     assert config.reader is not None
     head = nn.Linear(config.shape.hidden, N_HASHES)
     heads = load_file(config.reader / HEADS)
-    head.load_state_dict({name.removeprefix("hashes."): value for name, value in heads.items()})
+    head.load_state_dict({name: heads[f"hashes.{name}"] for name in ("weight", "bias")})
     scorer.backbone.text.requires_grad_(True)
     spelling = Spelling(scorer, head.to(crew.device), start).to(crew.device)
     make = BatchMaker(features, keys, config.seed, pages=4, queries=12, answered_only=False)
