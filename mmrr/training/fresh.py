@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -154,5 +155,6 @@ def save(model: Qwen3VLForConditionalGeneration, path: Path, max_tokens: int, dt
         "image_std": [0.5, 0.5, 0.5],
     }
     (path / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
+    transformers_logging.disable_progress_bar()
     copy = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
     model.save_pretrained(path, state_dict=copy)
