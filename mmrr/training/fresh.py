@@ -155,6 +155,6 @@ def save(model: Qwen3VLForConditionalGeneration, path: Path, max_tokens: int, dt
         "image_std": [0.5, 0.5, 0.5],
     }
     (path / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     copy = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
     model.save_pretrained(path, state_dict=copy)

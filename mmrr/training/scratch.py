@@ -73,11 +73,7 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
 def train_embedder(config: ScratchConfig, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
     crew = join()
-    path = _start(config, run)
-    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
-    scorer = _scorer(config, checkpoint, crew)
-    features, keys = yield from _features(config, run, scorer.backbone)
-    yield from _spell(config, run, crew, scorer, features, keys)
+    checkpoint, scorer, features, keys = yield from _begin(config, run, crew)
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     embedder.backbone.text.requires_grad_(True)
@@ -91,11 +87,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
 def train_reranker(config: ScratchConfig, run: Path) -> Records:
     """Teach spelling, then judging, with band, exit and pruning on. Raises MmrrError without a trained reader."""
     crew = join()
-    path = _start(config, run)
-    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
-    scorer = _scorer(config, checkpoint, crew)
-    features, keys = yield from _features(config, run, scorer.backbone)
-    yield from _spell(config, run, crew, scorer, features, keys)
+    _, scorer, features, keys = yield from _begin(config, run, crew)
     keep = 1.0
     if config.embedder and config.keep < 1:
         keep = config.keep
@@ -114,6 +106,16 @@ def _documents(config: ScratchConfig) -> tuple[list[Document], list[Document]]:
 
 def _pool(config: ScratchConfig, run: Path, documents: list[Document]) -> Pool:
     return Pool(config.pool or run / "pool", documents, config.seed)
+
+
+def _begin(config: ScratchConfig, run: Path, crew: Crew) -> Any:
+    """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower."""
+    checkpoint = checkpoints.resolve(str(_start(config, run)), None, HashCache(run / "hashes.json"))
+    prepare = minireranker.resolve(minireranker.Prepare(band=config.band), checkpoint.config())
+    scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
+    features, keys = yield from _features(config, run, scorer.backbone)
+    yield from _spell(config, run, crew, scorer, features, keys)
+    return checkpoint, scorer, features, keys
 
 
 def _start(config: ScratchConfig, run: Path) -> Path:
@@ -139,11 +141,6 @@ def _load_tower(model: Any, reader: Path) -> None:
         model.model.visual.load_state_dict(tower)
     except RuntimeError as error:
         raise MmrrError(f"the vision tower of {reader} has another shape than this config's") from error
-
-
-def _scorer(config: ScratchConfig, checkpoint: checkpoints.Checkpoint, crew: Crew) -> Any:
-    prepare = minireranker.resolve(minireranker.Prepare(band=config.band), checkpoint.config())
-    return minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
 
 
 def _features(config: ScratchConfig, run: Path, backbone: Any) -> Any:
