@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
 from mmrr.factory.canvas import Word
-from mmrr.geometry import snap
-from mmrr.training.reader import CELL_PX, Reader, patchify
+from mmrr.geometry import CELL_PX, snap
+from mmrr.training.reader import Reader, patchify
 from mmrr.training.targets import PageTargets
 
 #: Pages with fewer characters in their text layer are scans or pictures: there is no truth to compare with.

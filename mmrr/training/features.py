@@ -14,9 +14,8 @@ from torch import Tensor
 from mmrr.backbones.qwen3_vl import Visual
 from mmrr.factory.pool import Asked, Pool
 from mmrr.files import save_tensors
+from mmrr.geometry import CELL_PX
 from mmrr.training.targets import fold
-
-CELL_PX = 32
 
 
 @dataclass(frozen=True, slots=True)

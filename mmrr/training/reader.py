@@ -21,10 +21,10 @@ from mmrr.backbones.qwen3_vl import linear_patches
 from mmrr.factory.canvas import DrawnPage
 from mmrr.factory.pool import Pool
 from mmrr.factory.snippets import draw_snippet
+from mmrr.geometry import CELL_PX
 from mmrr.training.loop import Losses
 from mmrr.training.targets import ALPHABET, N_HASHES, PageTargets
 
-CELL_PX = 32
 FIRST_REPORTS, STEPS_PER_REPORT = 100, 6
 
 
