@@ -208,6 +208,24 @@ def precache(
 
 
 @app.command()
+def view(
+    page: Annotated[str, typer.Argument(help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False)],
+    work: o.Work = o.WORK,
+    output: Annotated[Path, typer.Option(help="The picture to write.")] = Path("page.png"),
+    from_: o.From = None,
+) -> None:
+    """Draw a page with the visual tokens that pruning kept; the others are faded."""
+    with open_session(work, chosen=from_, choices=("prune",)) as session:
+        from mmrr import pipeline
+
+        check_output(output)
+        if output.suffix.lower() != ".png":
+            raise MmrrError(f"--output {output}: expected a name that ends in .png")
+        report.picture(pipeline.kept_picture(session, page), output)
+        typer.echo(output)
+
+
+@app.command()
 def rerank(
     query: Annotated[Optional[str], typer.Argument(help="A question; or use --queries.", show_default=False)] = None,
     queries: Annotated[Optional[Path], typer.Option(help="JSONL: query_id, text, perhaps doc_id.")] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import math
 import os
 import platform
@@ -17,6 +18,8 @@ import typer
 from .show import emit, note, size, table
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmrr.artifacts import Manifest, Workspace
     from mmrr.housekeeping import Removal
     from mmrr.pipeline import BenchmarkResult, Judgement, Ranking, Session
@@ -112,6 +115,15 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
             row |= {"score": probability, "logit": hit.score}
         rows.append({**row, "first_stage_rank": first[hit.page_id]})
     return rows
+
+
+def picture(image: Image.Image, output: Path) -> None:
+    """A PNG, whole or not at all."""
+    from mmrr.files import write_atomically
+
+    data = io.BytesIO()
+    image.save(data, "png")
+    write_atomically(output, data.getvalue())
 
 
 def evaluation(judgement: Judgement, *, as_json: bool) -> None:

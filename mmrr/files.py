@@ -112,11 +112,11 @@ def _checksum(values: dict[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(values, ensure_ascii=False).encode())
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader, or a crash, sees the old text or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a small file so that a reader, or a crash, sees the old content or the new one."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         flush(aside)
         aside.replace(path)
     finally:

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmrr import mmdocir
+from PIL import Image
+
+from mmrr import mmdocir, picture
 from mmrr.artifacts import Manifest, Workspace, command
-from mmrr.collection import Collection, load
+from mmrr.collection import Collection, load, read_image
 from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
 from mmrr.documents import find_sources
 from mmrr.errors import MmrrError
 from mmrr.files import digest
 from mmrr.geometry import CELL_PX
 from mmrr.mmdocir import Benchmark, Text
+from mmrr.shards import read_keeps
 from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render, rerank, retrieve
 from mmrr.stages.precache import Plan
 from mmrr.trec import read_qrels, read_run
@@ -159,6 +162,18 @@ def _keep(session: Session, scoring: Scoring, indexed: Manifest) -> float:
     if head and head.inputs["embed"] == indexed.inputs["embed"]:
         return float(head.config["keep"])
     return Prune().keep
+
+
+def kept_picture(session: Session, page_id: str, chosen: Manifest | None = None) -> Image.Image:
+    """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not there."""
+    pruned = chosen or session.current("prune")
+    collection = session.collection(pruned)
+    if page_id not in collection.row_of:
+        raise MmrrError(f"no page {page_id} in the index; its pages are named like {collection.pages[0].page_id}")
+    row = collection.row_of[page_id]
+    page, shard = collection.pages[row], pruned.content["shards"][collection.shards[row]]
+    keep = read_keeps(session.workspace, shard)[page.number]
+    return picture.kept_tokens(read_image(session.workspace, page), keep)
 
 
 def search(

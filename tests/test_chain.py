@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.console import (
     FP32,
@@ -546,6 +547,20 @@ def test_pruning_is_followed_by_precache(chain: Chain) -> None:
     cached = chain.precache()
     assert manifest(cached)["inputs"]["prune"] == pruned.name
     assert manifest(pruned)["content"]["kept"] < manifest(pruned)["content"]["tokens"] / 2
+
+
+def test_view_draws_the_kept_tokens(made: Chain, tmp_path: Path) -> None:
+    picture = tmp_path / "kept.png"
+    shown = mmrr("view", "thesis.pdf/0001", "--work", made.work, "--output", picture)
+    assert shown.stdout.strip() == str(picture)
+    assert Image.open(picture).size in {Image.open(page).size for page in made.work.rglob("0001.png")}
+
+
+def test_view_refuses_in_one_line(made: Chain, tmp_path: Path) -> None:
+    view = ("view", "--work", made.work, "--output")
+    assert "no page thesis.pdf/0099 in the index" in refused(*view, tmp_path / "a.png", "thesis.pdf/0099")
+    assert "expected a name that ends in .png" in refused(*view, tmp_path / "a.jpg", "thesis.pdf/0001")
+    assert not list(tmp_path.glob("a.*"))
 
 
 # Removing
