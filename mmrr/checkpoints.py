@@ -1,4 +1,4 @@
-"""Finds a checkpoint by Hub id or local path and says exactly which one it is. Loads no weights."""
+"""Finds a checkpoint by name, Hub id or local path and says exactly which one it is. Loads no weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mmrr.files import HashCache, digest
 
 #: All a checkpoint needs to load. Weights in safetensors alone: other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+#: Small models of mmrr's own, part of the package; each folder's name is a checkpoint's name.
+_BUILT_IN = Path(__file__).parent / "models"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -37,8 +39,13 @@ class Checkpoint:
         return _read_json(self.id, self.path / "config.json")
 
 
+def built_in() -> list[str]:
+    """The names of the checkpoints that come with mmrr."""
+    return sorted(path.parent.name for path in _BUILT_IN.glob("*/config.json"))
+
+
 def resolve(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
-    """Find a checkpoint, downloading it from the Hub if it is neither a folder nor cached.
+    """Find a checkpoint, downloading it from the Hub if it is neither a folder, nor built in, nor cached.
 
     A folder with ``adapter_config.json`` is a LoRA adapter: its base model is resolved too.
     Raises MmrrError: not found, offline, not safetensors, or an architecture no backbone module is for.
@@ -63,7 +70,7 @@ def _resolve(name: str, revision: str | None, base_revision: str | None, hashes:
     """``base_revision`` of an adapter's base model; None: the one the adapter names, or the newest."""
     folder, found = _locate(name, revision, hashes)
     # A manifest is read again from any folder: a relative path would be none there, or look like a Hub id.
-    name = name if _COMMIT.fullmatch(found) else str(folder)
+    name = name if _COMMIT.fullmatch(found) or name in built_in() else str(folder)
     adapter_config = folder / "adapter_config.json"
     if not adapter_config.exists():
         return Checkpoint(name, found, folder, _model_type(name, folder))
@@ -80,17 +87,20 @@ def _resolve(name: str, revision: str | None, base_revision: str | None, hashes:
 
 
 def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
-    folder = Path(name).expanduser()
+    folder = _BUILT_IN / name if name in built_in() else Path(name).expanduser()
     if name and folder.is_dir():  # no name at all is no name for the current folder
         if revision:
-            raise MmrrError(f"{name} is a local folder: a revision ({revision}) goes with a Hub id only")
+            raise MmrrError(f"{name} is on this disk: a revision ({revision}) goes with a Hub id only")
         files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
         try:
             return folder.resolve(), "sha256:" + digest({path.name: hashes.sha256(path) for path in files})
         except OSError as error:
             raise MmrrError(f"{error.filename} of {name} cannot be read: {error.strerror}") from error
     if not _HUB_ID.fullmatch(name):
-        raise MmrrError(f"no folder '{name}', and it is not a Hub id (owner/name)")
+        raise MmrrError(
+            f"no folder '{name}', and it is neither a Hub id (owner/name) nor a model that comes with mmrr "
+            f"({', '.join(built_in())})"
+        )
     return _download(name, revision)
 
 

@@ -18,7 +18,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from mmrr.artifacts import Spec
 from mmrr.backbones.qwen3_vl import Backbone
-from mmrr.checkpoints import recorded, resolve
+from mmrr.checkpoints import built_in, recorded, resolve
 from mmrr.embedders.qwen3_vl import Embedder
 from mmrr.embedders.qwen3_vl import Prepare as EmbedPrepare
 from mmrr.errors import MmrrError
@@ -127,8 +127,25 @@ def test_a_recorded_checkpoint_that_changed_is_refused(folder, hashes):
 
 
 def test_a_revision_goes_with_a_hub_id_only(folder, hashes):
-    with pytest.raises(MmrrError, match=r"is a local folder: a revision \(main\) goes with a Hub id only"):
+    with pytest.raises(MmrrError, match=r"is on this disk: a revision \(main\) goes with a Hub id only"):
         resolve(str(folder), "main", hashes)
+
+
+def test_a_built_in_checkpoint_is_named_wherever_mmrr_lies(original, tmp_path, monkeypatch, hashes):
+    """A workspace made with it moves to another machine; a local folder of its name takes a path to reach."""
+    monkeypatch.setattr("mmrr.checkpoints._BUILT_IN", tmp_path / "models")
+    shutil.copytree(original, tmp_path / "models" / "small")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    assert built_in() == ["small"]
+    found = resolve("small", None, hashes)
+    assert found.id == "small"
+    assert found.path == tmp_path / "models" / "small"
+    assert recorded(found.identity("float32"), hashes) == found
+    with pytest.raises(MmrrError, match=r"no config\.json"):
+        resolve("./small", None, hashes)
+    with pytest.raises(MmrrError, match=r"nor a model that comes with mmrr \(small\)"):
+        resolve("smaller", None, hashes)
 
 
 # What is refused before it is loaded
@@ -136,7 +153,7 @@ def test_a_revision_goes_with_a_hub_id_only(folder, hashes):
 
 @pytest.mark.parametrize("name", ["qwen", "./none", "/none/at/all", "a/b/c", "owner/", "", "-x/y", "../x/y", "a b/c"])
 def test_neither_a_folder_nor_a_hub_id(hashes, name):
-    with pytest.raises(MmrrError, match=rf"no folder '{name}', and it is not a Hub id \(owner/name\)"):
+    with pytest.raises(MmrrError, match=rf"no folder '{name}', and it is neither a Hub id \(owner/name\)"):
         resolve(name, None, hashes)
 
 
@@ -373,7 +390,7 @@ def in_offline_process(cache, code):
     """The Hub's client reads its settings when it is imported, so they are another process's."""
     script = (
         "import json, sys; from pathlib import Path\n"
-        "from mmrr.files import HashCache; from mmrr.checkpoints import recorded, resolve\n"
+        "from mmrr.files import HashCache; from mmrr.checkpoints import built_in, recorded, resolve\n"
         "from mmrr.errors import MmrrError\n"
         f"hashes = HashCache(Path({str(cache.parent / 'hashes.json')!r}))\n"
         "def show(c): print(json.dumps([c.id, c.revision, str(c.path), c.model_type, str(c.adapter)]))\n" + code
