@@ -44,15 +44,18 @@ def train(
 
     Several GPUs: accelerate launch --multi_gpu -m mmrr.cli.main train ...
     """
-    with plain_errors():
+    with plain_errors(), contextlib.ExitStack() as held:
         from mmrr.training import config as configs
         from mmrr.training.crew import leads
+        from mmrr.training.loop import alone
 
         if task not in configs.TASKS:
             raise MmrrError(f"mmrr train {task}: expected {', '.join(configs.TASKS)}")
         settings = configs.read(config, task)
         if steps is not None:
             settings = configs.with_steps(settings, steps)
+        if leads():
+            held.enter_context(alone(run))
         configs.begin(run, task, settings)
         last: dict[str, Any] = {}
         try:

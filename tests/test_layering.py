@@ -29,7 +29,7 @@ ONLY_IN = {
     "datasets": {"mmrr.parquet"},
     "ir_measures": {"mmrr.metrics"},
     "huggingface_hub": {"mmrr.checkpoints", "mmrr.parquet"},
-    "filelock": {"mmrr.artifacts"},
+    "filelock": {"mmrr.artifacts", "mmrr.training"},
     "typer": set(),
     "rich": set(),
     "click": set(),

@@ -492,6 +492,15 @@ def test_the_command_trains_and_goes_on(folder, tmp_path, tiny_path):
     assert "was begun with lr = 0.01, now it is 0.02" in refused(*command)
 
 
+def test_two_commands_in_one_run_folder_are_refused(folder, tmp_path, tiny_path):
+    settings = tmp_path / "reranker.toml"
+    settings.write_text(f'model = "{tiny_path}"\npairs = "{folder / "pairs.jsonl"}"\n')
+    with loop.alone(tmp_path / "run"):
+        line = refused("train", "reranker", "--config", settings, "--run", tmp_path / "run")
+    assert "another mmrr train is at work in" in line
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_the_command_refuses_in_one_line(folder, tmp_path, tiny_path):
     reranking(folder, tiny_path)
     command = ("--config", folder / "train.toml", "--run", tmp_path / "run")

@@ -6,6 +6,7 @@ weights, optimiser state and step are all there is to restore.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -124,6 +126,19 @@ class RunFolder:
             if moments:
                 optimizer.state[parameter] = moments
         return step
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Hold a run folder. Raises MmrrError where another process holds it: two would overwrite each other's states."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / "run.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise MmrrError(f"another mmrr train is at work in {run}; wait for it, or use another --run folder") from error
+    with lock:
+        yield
 
 
 class Steps(Dataset[Any]):
