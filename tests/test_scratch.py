@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from mmrr import checkpoints
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
+from mmrr.factory.pool import Asked
 from mmrr.factory.snippets import draw_snippet
 from mmrr.files import HashCache
 from mmrr.scorers import minireranker
 from mmrr.training import fresh
 from mmrr.training.config import ScratchConfig, read
+from mmrr.training.features import ReadPage
 from mmrr.training.queries import word_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
@@ -66,13 +68,13 @@ def runs(folder: Path) -> Path:
         (
             "embedder",
             train_embedder,
-            'reader = "reader"\nsteps = 3\nspelling = 2\npages = 2\nqueries = 2\nband = "1:2"\n',
+            'reader = "reader"\nsteps = 3\nspelling = 2\npages = 2\nqueries = 2\nspelled = 1\n',
         ),
         (
             "reranker",
             train_reranker,
             'reader = "reader"\nembedder = "embedder"\nsteps = 3\nspelling = 2\npages = 2\nqueries = 4\n'
-            'band = "1:2"\nexit = 2\n',
+            'band = "1:2"\nexit = 2\nspelled = 1\n',
         ),
     ):
         last[task] = list(start(config(folder, task, task, lines), folder / task))[-1]
@@ -144,11 +146,42 @@ def test_a_missing_reader_is_named(folder: Path) -> None:
         list(train_reranker(settings, folder / "lost"))
 
 
-def test_answers_are_one_token_and_other_words_bytes() -> None:
-    tokenizer = fresh.byte_tokenizer()
-    assert len(tokenizer.encode("yes").ids) == len(tokenizer.encode("no").ids) == 1
-    assert len(tokenizer.encode("yesterday knows").ids) == len("yesterday knows")
-    assert tokenizer.decode(tokenizer.encode("né 7").ids) == "né 7"
+def test_pointing_needs_the_band(folder: Path) -> None:
+    settings = config(folder, "blind", "reranker", 'reader = "reader"\nband = "1:2"\nexit = 2\n')
+    with pytest.raises(MmrrError, match=r"spelled = 2: .*must lie in the band 1:2"):
+        list(train_reranker(settings, folder / "blind"))
+
+
+def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(runs: Path) -> None:
+    """As transformers loads it from the checkpoint."""
+    tokenizer = AutoTokenizer.from_pretrained(runs / "reader" / "checkpoint")
+    for text in ("yes", "no", *fresh.PHRASES):
+        assert len(tokenizer(text)["input_ids"]) == 1, text
+    for text in ("yesterday knows", "Query: system user", "<Query>:né 7", fresh.PHRASES[1].lower()):
+        ids = tokenizer(text)["input_ids"]
+        assert len(ids) == len(text.encode())
+        assert tokenizer.decode(ids) == text
+
+
+def test_strips_are_rows_of_the_page() -> None:
+    page = ReadPage(
+        tokens=torch.arange(12.0)[:, None],
+        deepstack=torch.arange(12.0)[None, :, None],
+        grid=(4, 3),
+        saliency=torch.arange(12.0),
+        words=("One", "two", "three"),
+        folded=("one", "two", "three"),
+        blocks=(0, 0, 1),
+        cells=((1, 2), (4, 5), (5, 8)),
+        questions=(Asked("what?", "this", (0,)),),
+    )
+    strip = page.strip(1, 2)
+    assert strip.grid == (2, 3)
+    assert strip.tokens.flatten().tolist() == strip.deepstack.flatten().tolist() == [3, 4, 5, 6, 7, 8]
+    assert strip.words == ("two", "three")
+    assert strip.cells == ((1, 2), (2, 5))
+    assert page.strip(0, 2).words == ("One", "two")
+    assert strip.questions == ()
 
 
 def test_patches_are_those_of_the_image_processor(runs: Path) -> None:

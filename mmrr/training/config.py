@@ -53,7 +53,9 @@ class ScratchConfig:
     # Embedder and reranker
     reader: Path | None = None  # the run of a trained reader
     spelling: int = 1500  # steps that teach the first layers to spell
+    spelled: int = 2  # those layers; the one after them is taught to point
     reports: int = 1000  # drawn reports to train on
+    strips: float = 0.5  # share of the steps on strips of pages, as all of spelling is
     pages: int = 4  # a batch
     queries: int = 8  # a page
     # Reranker
@@ -146,13 +148,14 @@ _AT_LEAST = {
             "exit",
             "letters",
             "spelling",
+            "spelled",
         ),
         0,
     ),
     **dict.fromkeys(("pointing", "hash_weight"), 0),
 }
 _POSITIVE = ("lr", "epochs", "clip", "temperature")
-_SHARES = ("keep", "held_out")
+_SHARES = ("keep", "held_out", "strips")
 #: May differ when a run goes on; anything else would make it another run.
 _FREE = {"steps", "save_every", "evaluate_every", "workers", "device", "validation", "recompute"}
 
@@ -260,7 +263,7 @@ def _check(config: Config, path: Path) -> None:
             raise MmrrError(f"{path}: {name} = {value}; expected {_AT_LEAST[name]} or more")
         if name in _POSITIVE and not value > 0:
             raise MmrrError(f"{path}: {name} = {value}; expected a number above 0")
-        if name in _SHARES and not (0 <= value < 1 if name == "held_out" else 0 < value <= 1):
+        if name in _SHARES and not (0 < value <= 1 if name == "keep" else 0 <= value < 1):
             raise MmrrError(f"{path}: {name} = {value}; expected a share")
     if isinstance(config, RerankerConfig) and config.keep is not None and config.keep < 1 and not config.embedder:
         raise MmrrError(f"{path}: keep = {config.keep} needs an embedder, whose attention says which tokens to keep")

@@ -32,6 +32,24 @@ class ReadPage:
     cells: tuple[tuple[int, ...], ...]  # of each word, raster indices
     questions: tuple[Asked, ...]  # those answered on this page
 
+    def strip(self, top: int, rows: int) -> ReadPage:
+        """Some of its rows of cells as a page of their own: the words they hold, and no questions."""
+        columns = self.grid[1]
+        cells = range(top * columns, (top + rows) * columns)
+        held = [i for i, of_word in enumerate(self.cells) if all(cell in cells for cell in of_word)]
+        span = slice(cells.start, cells.stop)
+        return ReadPage(
+            tokens=self.tokens[span],
+            deepstack=self.deepstack[:, span],
+            grid=(rows, columns),
+            saliency=None if self.saliency is None else self.saliency[span],
+            words=tuple(self.words[i] for i in held),
+            folded=tuple(self.folded[i] for i in held),
+            blocks=tuple(self.blocks[i] for i in held),
+            cells=tuple(tuple(cell - cells.start for cell in self.cells[i]) for i in held),
+            questions=(),
+        )
+
 
 class Features:
     """Features by (report, page); made once and found again after a restart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
+
+from mmrr.embedders import qwen3_vl as embedder
+from mmrr.scorers import minireranker
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -23,6 +27,19 @@ SPECIAL_TOKENS = (
 )
 #: The answers are one token each; everything else is read byte by byte, so that any word can be matched by letters.
 WORDS = ("yes", "no")
+#: One token each, too: the wording that every prompt repeats, 280 bytes around a page and 24 around a query.
+PHRASES = (
+    minireranker.SYSTEM,
+    minireranker.INSTRUCTION,
+    embedder.Prepare().instruction,
+    embedder.Search().instruction,
+    "<Instruct>: ",
+    "\n<Document>: ",
+    "<Query>: ",
+    "system\n",
+    "user\n",
+    "assistant\n",
+)
 
 CHAT_TEMPLATE = """{%- for message in messages -%}
 {{ '<|im_start|>' + message.role + '\\n' }}
@@ -56,28 +73,26 @@ class Shape:
 
 
 def byte_tokenizer() -> Tokenizer:
-    """Bytes, the two answers, and the special tokens of the chat template."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: i for i, character in enumerate(alphabet)}
-    merges: list[tuple[str, str]] = []
-    for word in WORDS:
-        piece = word[0]
-        for character in word[1:]:
-            if (piece, character) not in merges:
-                merges.append((piece, character))
-            piece += character
-            vocabulary.setdefault(piece, len(vocabulary))
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    """Bytes, the two answers, the prompts' fixed phrases, and the special tokens of the chat template."""
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *WORDS, *map(_byte_level, PHRASES)]
+    # Without merges a piece is a token where it is in the vocabulary, or else its bytes are.
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.normalizer = normalizers.NFC()
-    # A merge joins whole words only: "yesterday" and "know" stay bytes.
-    answer = "|".join(WORDS)
-    pieces = Regex(rf"(?<![\p{{L}}\p{{N}}])(?:{answer})(?![\p{{L}}\p{{N}}])|[\s\S]")
+    # Answers are whole words only: "yesterday" and "know" stay bytes.
+    words = rf"(?<![\p{{L}}\p{{N}}])(?:{'|'.join(WORDS)})(?![\p{{L}}\p{{N}}])"
+    cut = Regex("|".join([*map(re.escape, PHRASES), words, r"[\s\S]"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [pre_tokenizers.Split(cut, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     return tokenizer
+
+
+def _byte_level(text: str) -> str:
+    """A text as the vocabulary of a byte-level tokenizer writes it."""
+    return pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)[0][0]
 
 
 def config(shape: Shape, tokenizer: Tokenizer) -> Qwen3VLConfig:
@@ -134,7 +149,7 @@ def save(model: Qwen3VLForConditionalGeneration, path: Path, max_tokens: int, dt
     tokenizer = byte_tokenizer()
     tokenizer.save(str(path / "tokenizer.json"))
     tokenizer_config = {
-        "tokenizer_class": "Qwen2Tokenizer",
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "unk_token": None,

@@ -2,9 +2,9 @@
 
 Three steps. *Spelling*: the first layers turn the bytes of a word into the same hashed n-grams that the vision tower
 was taught to find in cells, so both sides speak one language where the band begins. *Contrast*: page and query vectors.
-*Judging*: yes or no, with the band, the exit and the pruning switched on, and a pointing loss: in the band's first
-layer, half of the heads must attend from a word of the query to the cells in which it stands, or to the instruction
-where it stands in none. A loss on the answer alone leaves chance much later.
+*Judging*: yes or no, with the band, the exit and the pruning switched on, and a pointing loss: in the layer after
+those that spell, half of the heads must attend from a word of the query to the cells in which it stands, or to the
+instruction where it stands in none. A loss on the answer alone leaves chance much later.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mmrr.training.queries import Labelled, labelled, phrase, usable, word_ends
 from mmrr.training.targets import N_HASHES, word_hashes
 from mmrr.types import Embedding
 
-#: Tokens before the query in the scorer's second segment, read byte by byte.
-QUERY_OFFSET = len("<Query>: ")
 #: Pages that earlier batches leave behind as negatives of the contrast.
 REMEMBERED = 384
+#: Rows of cells in a strip of a page.
+STRIP_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,13 @@ class BatchMaker:
         pages: int,
         queries: int,
         answered_only: bool,
+        strips: int = 0,
     ) -> None:
-        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer."""
-        self.features, self.keys, self.seed = features, list(keys), seed
+        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer.
+
+        The first ``strips`` steps are on strips of pages: several times cheaper, and enough to learn matching on.
+        """
+        self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
         self.pages, self.queries, self.answered_only = pages, queries, answered_only
 
     def __call__(self, step: int) -> Batch:
@@ -66,6 +70,8 @@ class BatchMaker:
         near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
         far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
         pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
+        if step < self.strips:
+            pages = [_strip(page, rng) for page in pages]
         queries = []
         for page in pages:
             others = [other for other in pages if other is not page]
@@ -83,6 +89,11 @@ class BatchMaker:
             if text:
                 texts.append(text.lower() if rng.random() < 0.5 else text)
         return [Labelled(text, True) for text in texts]
+
+
+def _strip(page: ReadPage, rng: random.Random) -> ReadPage:
+    rows = min(STRIP_ROWS, page.grid[0])
+    return page.strip(rng.randint(0, page.grid[0] - rows), rows)
 
 
 class Spelling(nn.Module):
@@ -104,7 +115,8 @@ class Spelling(nn.Module):
         embeddings = backbone.text.embed_tokens(ids.to(backbone.device))
         hidden = read_batch(backbone, embeddings, self.layers)
         spelt = [(row, *found) for row, text in enumerate(texts) for found in word_ends(text)]
-        rows, columns = [row for row, _, _ in spelt], [QUERY_OFFSET + end for _, _, end in spelt]
+        offset = query_offset(self.scorer)
+        rows, columns = [row for row, _, _ in spelt], [offset + end for _, _, end in spelt]
         by_word = self._loss(hidden[rows, columns] * self.scale[0], [word_hashes(word) for _, word, _ in spelt])
         by_cell = torch.stack([self._page_loss(page) for page in batch.pages[:2]]).mean()
         return {"loss": by_word + by_cell, "words": by_word, "cells": by_cell}
@@ -128,10 +140,16 @@ class Spelling(nn.Module):
 class Judge(nn.Module):
     """A reranker in training."""
 
-    def __init__(self, scorer: Any, band: tuple[int, int], exit_layer: int, keep: float, pointing: float) -> None:
-        """``pointing``: weight of the pointing loss; ``keep``: share of the visual tokens, by the page's saliency."""
+    def __init__(
+        self, scorer: Any, band: tuple[int, int], exit_layer: int, keep: float, pointing: float, pointer: int
+    ) -> None:
+        """``keep``: share of the visual tokens, by the page's saliency.
+
+        ``pointing``: weight of the pointing loss; ``pointer``: the layer it is taken in, one of the band.
+        """
         super().__init__()
-        self.scorer, self.band, self.exit_layer, self.keep, self.pointing = scorer, band, exit_layer, keep, pointing
+        self.scorer, self.band, self.exit_layer, self.keep = scorer, band, exit_layer, keep
+        self.pointing, self.pointer = pointing, pointer
         self.text = scorer.backbone.text
 
     def forward(self, page: ReadPage, queries: Sequence[str], watch: Watch | None = None) -> Tensor:
@@ -160,11 +178,11 @@ class Judge(nn.Module):
 
 
 class _Pointer:
-    """Where half of the heads of the band's first layer look from the last letter of each word."""
+    """Where half of the heads of one layer look from the last letter of each word."""
 
     def __init__(self, judge: Judge, page: ReadPage, texts: Sequence[str]) -> None:
         self.loss = torch.zeros((), device=judge.scorer.backbone.device)
-        self.layer = judge.band[0]
+        self.layer = judge.pointer
         kept = kept_cells(page, judge.keep)
         before = len(judge.scorer.before)
         on_page = range(len(page.tokens)) if kept is None else kept.tolist()
@@ -174,7 +192,7 @@ class _Pointer:
             cells.setdefault(word, set()).update(place[cell] for cell in of_word if cell in place)
         found = [(row, *end) for row, text in enumerate(texts) for end in word_ends(text) if len(end[0]) >= 3]
         self.rows = [row for row, _, _ in found]
-        self.columns = [QUERY_OFFSET + end for _, _, end in found]
+        self.columns = [query_offset(judge.scorer) + end for _, _, end in found]
         self.targets = [sorted(cells.get(word) or range(before)) for _, word, _ in found]
 
     def watch(self, layer: int, queries: Tensor, keys: Tensor) -> None:
@@ -240,6 +258,12 @@ class Contrast(nn.Module):
         n = min(len(pages), REMEMBERED)
         self.memory.copy_(torch.cat([pages[:n].to(self.memory), self.memory[: REMEMBERED - n]]))
         self.filled.fill_(min(REMEMBERED, int(self.filled) + n))
+
+
+def query_offset(scorer: Any) -> int:
+    """Tokens before the query in the scorer's second segment."""
+    one, other = (scorer.segments(text)[1] for text in "ab")
+    return next(i for i, (this, that) in enumerate(zip(one, other, strict=True)) if this != that)
 
 
 def kept_cells(page: ReadPage, share: float) -> Tensor | None:

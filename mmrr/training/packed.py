@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Attention of so many cells a head or fewer is computed plainly on a CPU.
+_PLAIN_CELLS = 1 << 21
 #: Called per band layer with (layer, queries (Q, H, M, d), keys of the page's segment (H_kv, P, d)), both rotated.
 Watch = Callable[[int, Tensor, Tensor], None]
 
@@ -97,7 +99,16 @@ def read_page(backbone: Any, page: Any, layers: int) -> Tensor:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """(.., H, n, d) over (.., H_kv, k, d); causal without a mask."""
-    value = value.to(query.dtype)
-    return F.scaled_dot_product_attention(
-        query, key.to(query.dtype), value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-    )
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    n, k = query.shape[-2], key.shape[-2]
+    if query.device.type != "cpu" or n * k > _PLAIN_CELLS:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        )
+    # On a CPU the gradient of the fused kernel takes several times as long as that of two plain products.
+    if mask is None:
+        mask = torch.ones(n, k, dtype=torch.bool).tril()
+    group = query.shape[-3] // key.shape[-3]
+    key, value = (part.repeat_interleave(group, dim=-3) for part in (key, value))
+    logits = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).masked_fill(~mask, -torch.inf)
+    return torch.softmax(logits, dim=-1).to(value.dtype) @ value

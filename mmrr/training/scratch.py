@@ -73,12 +73,12 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
 def train_embedder(config: ScratchConfig, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
     crew = join()
-    checkpoint, scorer, features, keys = yield from _begin(config, run, crew)
+    checkpoint, scorer, features, keys = yield from _begin(config, run, crew, minireranker.Prepare(band="0:1"))
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search()).to(crew.device)
-    make = BatchMaker(features, keys, config.seed, pages=config.pages, queries=config.queries, answered_only=True)
+    make = _matching(config, features, keys, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
     if crew.leads:
         fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -86,15 +86,23 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
 
 def train_reranker(config: ScratchConfig, run: Path) -> Records:
     """Teach spelling, then judging, with band, exit and pruning on. Raises MmrrError without a trained reader."""
+    shape = {"text_config": {"num_hidden_layers": config.shape.layers}}
+    prepare = minireranker.resolve(minireranker.Prepare(band=config.band), shape)
+    start, end = map(int, prepare.band.split(":"))
+    if config.pointing and not start <= config.spelled < min(end, config.exit):
+        raise MmrrError(
+            f"spelled = {config.spelled}: the layer after those that spell, number {config.spelled}, points, so it "
+            f"must lie in the band {prepare.band} and below the exit {config.exit}"
+        )
     crew = join()
-    _, scorer, features, keys = yield from _begin(config, run, crew)
+    _, scorer, features, keys = yield from _begin(config, run, crew, prepare)
     keep = 1.0
     if config.embedder and config.keep < 1:
         keep = config.keep
         features = yield from _saliency(config, run, crew, features, keys)
     scorer.backbone.text.requires_grad_(True)
-    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing)
-    make = BatchMaker(features, keys, config.seed, pages=config.pages, queries=config.queries, answered_only=False)
+    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled)
+    make = _matching(config, features, keys, answered_only=False)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, None)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -108,10 +116,9 @@ def _pool(config: ScratchConfig, run: Path, documents: list[Document]) -> Pool:
     return Pool(config.pool or run / "pool", documents, config.seed)
 
 
-def _begin(config: ScratchConfig, run: Path, crew: Crew) -> Any:
+def _begin(config: ScratchConfig, run: Path, crew: Crew, prepare: minireranker.Prepare) -> Any:
     """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower."""
     checkpoint = checkpoints.resolve(str(_start(config, run)), None, HashCache(run / "hashes.json"))
-    prepare = minireranker.resolve(minireranker.Prepare(band=config.band), checkpoint.config())
     scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
     features, keys = yield from _features(config, run, scorer.backbone)
     yield from _spell(config, run, crew, scorer, features, keys)
@@ -177,22 +184,35 @@ def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, 
 def _spell(
     config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: Features, keys: list[tuple[int, int]]
 ) -> Records:
-    """The layers below the band, by words' hashes; in a run folder of its own, inside this one."""
-    start, _ = scorer.band
-    if not start or not config.spelling:
+    """The first layers, by words' hashes; in a run folder of its own, inside this one."""
+    if not config.spelled or not config.spelling:
         return
     assert config.reader is not None
     head = nn.Linear(config.shape.hidden, N_HASHES)
     heads = load_file(config.reader / HEADS)
     head.load_state_dict({name: heads[f"hashes.{name}"] for name in ("weight", "bias")})
     scorer.backbone.text.requires_grad_(True)
-    spelling = Spelling(scorer, head.to(crew.device), start).to(crew.device)
-    make = BatchMaker(features, keys, config.seed, pages=4, queries=12, answered_only=False)
+    spelling = Spelling(scorer, head.to(crew.device), config.spelled).to(crew.device)
+    make = BatchMaker(features, keys, config.seed, pages=4, queries=12, answered_only=False, strips=config.spelling)
     schedule = Schedule(config.spelling, config.lr, warmup=config.warmup, save_every=config.save_every)
     folder = RunFolder(run / "spelling")
     for record in _train(config, crew, folder, spelling, schedule, make, spelling.losses, None):
         yield record | {"stage": "spelling"}
     scorer.backbone.model.zero_grad(set_to_none=True)
+
+
+def _matching(
+    config: ScratchConfig, features: Features, keys: list[tuple[int, int]], *, answered_only: bool
+) -> BatchMaker:
+    return BatchMaker(
+        features,
+        keys,
+        config.seed,
+        pages=config.pages,
+        queries=config.queries,
+        answered_only=answered_only,
+        strips=round(config.strips * config.steps),
+    )
 
 
 def _train(
