@@ -18,6 +18,7 @@ from . import options as o
 from . import report
 from .draw import draw
 from .mine import mine
+from .probe import probe
 from .session import open_session, search_options
 from .show import check_output, note, pairs, plain_errors
 from .train import train
@@ -387,6 +388,7 @@ def run(
 
 app.command()(draw)
 app.command()(mine)
+app.command()(probe)
 app.command()(train)
 
 

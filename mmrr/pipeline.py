@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -13,6 +14,7 @@ from mmrr import mmdocir, picture
 from mmrr.artifacts import Manifest, Workspace, command
 from mmrr.collection import Collection, load, read_image
 from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
+from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.documents import find_sources
 from mmrr.errors import MmrrError
 from mmrr.files import digest
@@ -215,6 +217,13 @@ def rerank_run(
     )
     final = _read_run(session, reranked, ranking.queries)
     return dataclasses.replace(ranking, reranked=reranked, final=final)
+
+
+def load_scorer(session: Session, name: str, revision: str | None) -> Any:
+    """A miniReranker with its default options, for probing."""
+    family = precache.family_of(session.workspace, "minireranker", Model(name, revision), {})
+    device = resolve_device(session.machine.device)
+    return family.module.Scorer(family.checkpoint, family.prepare, device, resolve_dtype(session.machine.dtype, device))
 
 
 def remember(session: Session, ranking: Ranking) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 _PLAIN_CELLS = 1 << 21
 #: Called per band layer with (layer, queries (Q, H, M, d), keys of the page's segment (H_kv, P, d)), both rotated.
 Watch = Callable[[int, Tensor, Tensor], None]
+#: Called behind each layer with (layer, states of the queries' tokens (Q, M, D)).
+Seen = Callable[[int, Tensor], None]
 
 
 def pad(suffixes: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Tensor]:
@@ -35,6 +37,7 @@ def score_states(
     band: tuple[int, int],
     exit_layer: int,
     watch: Watch | None = None,
+    seen: Seen | None = None,
 ) -> list[Tensor]:
     """Hidden states (Q, D) of each query's last token behind every layer from the band's first to the exit.
 
@@ -72,6 +75,8 @@ def score_states(
         else:
             attended = _attend(own_query, own_key, own_value, None)
         suffix = backbone.finish(index, suffix, attended)
+        if seen:
+            seen(index, suffix)
         if index >= start:
             found.append(suffix[last])
     return found

@@ -34,18 +34,23 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def draw_curves(log: Path, picture: Path) -> Path:
-    """One panel a number over the steps, as PNG. Raises MmrrError if matplotlib is not installed."""
+def new_figure(**options: Any) -> Any:
+    """A matplotlib figure. Raises MmrrError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MmrrError("drawing needs matplotlib; run: pip install 'mmrr[train]'") from error
+    return Figure(**options)
+
+
+def draw_curves(log: Path, picture: Path) -> Path:
+    """One panel a number over the steps, as PNG. Raises MmrrError if matplotlib is not installed."""
     records = read_log(log)
     names = list(dict.fromkeys(name for record in records for name in record if name not in _SKIPPED))
     curves = {name: _curve(records, name) for name in names}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     rows = math.ceil(len(curves) / _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * _WIDTH, rows * _HEIGHT), layout="constrained")
+    figure = new_figure(figsize=(_COLUMNS * _WIDTH, rows * _HEIGHT), layout="constrained")
     for place, (name, (steps, values)) in enumerate(curves.items(), 1):
         panel = figure.add_subplot(rows, _COLUMNS, place)
         many = len(steps) > _SMOOTHED
