@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 import typer
 
 from mmrr import __version__
-from mmrr.config import DenseOrder, Index, Machine, Model, Render
+from mmrr.config import DenseOrder, Index, Machine, Model, Prune, PruneBy, Render
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -173,14 +173,19 @@ def retrieve(
 @app.command()
 def prune(
     work: o.Work = o.WORK,
-    keep: Annotated[float, typer.Option(help="Share of visual tokens kept, by the embedder's attention.")] = 0.5,
+    keep: Annotated[
+        float, typer.Option(help="Share of visual tokens kept, by the embedder's attention.")
+    ] = o.PRUNE.keep,
+    by: Annotated[str, typer.Option(help="attention, the embedder's; or random, as a baseline.")] = o.PRUNE.by,
     from_: o.From = None,
 ) -> None:
     """Only choose each page's visual tokens. mmrr precache does this too."""
     with open_session(work, chosen=from_) as session:
         from mmrr import pipeline
 
-        made = pipeline.prune_pages(session, keep)
+        if by not in ("attention", "random"):
+            raise MmrrError(f"--by {by}: expected attention or random")
+        made = pipeline.prune_pages(session, Prune(keep, cast("PruneBy", by)))
         session.workspace.set_head(made)
         note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
         typer.echo(made.path)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from mmrr.config import Index, Machine, Render, Retrieve
+from mmrr.config import Index, Machine, Prune, Render, Retrieve
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
@@ -173,5 +173,5 @@ From = Annotated[
 ]
 
 WORK = Path("mmrr-work")
-RENDER, INDEX, RETRIEVE, MACHINE = Render(), Index(), Retrieve(), Machine()
+RENDER, INDEX, RETRIEVE, MACHINE, PRUNE = Render(), Index(), Retrieve(), Machine(), Prune()
 SCORER = "minireranker"

@@ -11,6 +11,7 @@ from typing import Literal
 FirstStage = Literal["dense", "bm25", "hybrid"]
 Scope = Literal["corpus", "document"]
 DenseOrder = Literal["vision-first", "query-first"]
+PruneBy = Literal["attention", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Retrieve:
 @dataclass(frozen=True, slots=True)
 class Prune:
     keep: float = 0.5  # share of a page's visual tokens
+    by: PruneBy = "attention"  # the embedder's; random: a baseline
 
 
 @dataclass(frozen=True, slots=True)

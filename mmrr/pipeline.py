@@ -115,7 +115,7 @@ def index_pages(
 
 
 def prune_pages(
-    session: Session, keep: float, geometry: tuple[int, int | None] | None = None, indexed: Manifest | None = None
+    session: Session, options: Prune, geometry: tuple[int, int | None] | None = None, indexed: Manifest | None = None
 ) -> Manifest:
     """``embed`` -> ``prune``, on the grid of a scorer's ``geometry`` (by default Qwen3-VL's, pages as rendered)."""
     indexed = indexed or session.current("index")
@@ -126,9 +126,7 @@ def prune_pages(
             "pruning follows the embedder's attention, and this index has none; run mmrr index with --embedder"
         )
     cell_px, max_tokens = geometry or (CELL_PX, None)
-    return prune.prune(
-        session.workspace, collection, embedded, Prune(keep), cell_px, max_tokens, progress=session.progress
-    )
+    return prune.prune(session.workspace, collection, embedded, options, cell_px, max_tokens, progress=session.progress)
 
 
 def precache_pages(
@@ -142,13 +140,13 @@ def precache_pages(
     collection = session.collection(indexed)
     family = precache.family_of(session.workspace, scoring.family, scoring.model, scoring.options)
     pruned = None
-    keep = _keep(session, scoring, indexed)
-    if keep < 1:
-        pruned = prune_pages(session, keep, family.geometry, indexed)
+    options = _pruning(session, scoring, indexed)
+    if options.keep < 1:
+        pruned = prune_pages(session, options, family.geometry, indexed)
     return precache.precache(session.workspace, collection, pruned, family, session.machine, report, session.progress)
 
 
-def _keep(session: Session, scoring: Scoring, indexed: Manifest) -> float:
+def _pruning(session: Session, scoring: Scoring, indexed: Manifest) -> Prune:
     if scoring.keep is not None:
         if not 0 < scoring.keep <= 1:
             raise MmrrError(f"--keep {scoring.keep}: expected a share of the tokens, above 0 and at most 1")
@@ -157,13 +155,13 @@ def _keep(session: Session, scoring: Scoring, indexed: Manifest) -> float:
                 f"--keep {scoring.keep} needs the embedder's attention, and this index has no page vectors; "
                 "run mmrr index with --embedder, or leave --keep out to keep every token"
             )
-        return scoring.keep
+        return Prune(scoring.keep)
     if "embed" not in indexed.inputs:
-        return 1.0
+        return Prune(1.0)
     head = session.workspace.head("prune")
     if head and head.inputs["embed"] == indexed.inputs["embed"]:
-        return float(head.config["keep"])
-    return Prune().keep
+        return Prune(float(head.config["keep"]), head.config["by"])
+    return Prune()
 
 
 def kept_picture(session: Session, page_id: str, chosen: Manifest | None = None) -> Image.Image:

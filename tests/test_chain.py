@@ -549,6 +549,24 @@ def test_pruning_is_followed_by_precache(chain: Chain) -> None:
     assert manifest(pruned)["content"]["kept"] < manifest(pruned)["content"]["tokens"] / 2
 
 
+def test_random_pruning_keeps_as_many_and_the_same_again(chain: Chain) -> None:
+    """A baseline: as many tokens, others, no two pages alike; precache follows it."""
+    by_attention = artifact(mmrr("prune", "--work", chain.work, "--keep", "0.2"))
+    at_random = artifact(mmrr("prune", "--work", chain.work, "--keep", "0.2", "--by", "random"))
+    assert at_random != by_attention
+    contents = [manifest(path)["content"] for path in (by_attention, at_random)]
+    assert contents[0]["kept"] == contents[1]["kept"]
+    key = next(iter(contents[1]["shards"].values()))
+    folder = chain.work / "shards" / "prune" / key
+    chosen = {path.name: path.read_bytes() for path in folder.iterdir()}
+    cached = chain.precache()
+    assert manifest(cached)["inputs"]["prune"] == at_random.name
+    mmrr("rm", f"prune/{at_random.name}", "--work", chain.work, "--cascade")
+    artifact(mmrr("prune", "--work", chain.work, "--keep", "0.2", "--by", "random"))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == chosen
+    assert "expected attention or random" in refused("prune", "--work", chain.work, "--by", "chance")
+
+
 def test_view_draws_the_kept_tokens(made: Chain, tmp_path: Path) -> None:
     picture = tmp_path / "kept.png"
     shown = mmrr("view", "thesis.pdf/0001", "--work", made.work, "--output", picture)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import torch
+
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.collection import Collection
 from mmrr.config import Prune
@@ -9,7 +13,7 @@ from mmrr.errors import MmrrError
 from mmrr.geometry import CELL_PX, snap
 from mmrr.keep import choose
 from mmrr.shards import read_embeddings, write_keeps
-from mmrr.types import Grid, Page, Progress, silent
+from mmrr.types import Embedding, Grid, Page, Progress, silent
 
 
 def prune(
@@ -30,7 +34,7 @@ def prune(
     spec = Spec(
         "prune",
         1,
-        {"keep": options.keep, "cell_px": cell_px, "max_tokens": max_tokens},
+        {"keep": options.keep, "by": options.by, "cell_px": cell_px, "max_tokens": max_tokens},
         {"pages": collection.manifest.fingerprint, "embed": embedded.fingerprint},
     )
     if done := workspace.done(spec):
@@ -44,7 +48,7 @@ def prune(
             embeddings = read_embeddings(workspace, embed_shards[pages_key])
             grids = [_grid(page, cell_px, max_tokens) for page in pages]
             keeps = {
-                page.number: choose(embeddings[page.number], grid, options.keep)
+                page.number: choose(_seen(embeddings[page.number], page, options), grid, options.keep)
                 for page, grid in zip(pages, grids, strict=True)
             }
             resampled = sum(embeddings[page.number].grid != keeps[page.number].grid for page in pages)
@@ -61,6 +65,14 @@ def prune(
         **{name: sum(record[name] for record in records) for name in ("tokens", "kept", "resampled")},
     }
     return workspace.commit(spec, content, workspace.shard_bytes("prune", shards.values()))
+
+
+def _seen(embedding: Embedding, page: Page, options: Prune) -> Embedding:
+    """The embedding whose saliency chooses: the page's own, or random numbers that a page always gets again."""
+    if options.by == "attention":
+        return embedding
+    generator = torch.Generator().manual_seed(int(page.sha256[:15], 16))
+    return dataclasses.replace(embedding, saliency=torch.rand(len(embedding.saliency), generator=generator))
 
 
 def _grid(page: Page, cell_px: int, max_tokens: int | None) -> Grid:
