@@ -272,6 +272,7 @@ def evaluate(
     work: o.Work = o.WORK,
     qrels: Annotated[Optional[Path], typer.Option(help="TREC judgements: query_id 0 page_id relevance.")] = None,
     run: Annotated[Optional[Path], typer.Option(help="Judge this TREC run instead of the newest.")] = None,
+    baseline: Annotated[Optional[Path], typer.Option(help="With --run: the TREC run to compare it with.")] = None,
     measure: Annotated[Optional[list[str]], typer.Option(help="ir_measures names, e.g. nDCG@5; repeatable.")] = None,
     no_rerank: Annotated[bool, typer.Option("--no-rerank", help="The first stage alone.")] = False,
     data: Annotated[Optional[str], typer.Option(help="mmdocir: folder or Hub dataset id.")] = None,
@@ -310,8 +311,10 @@ def evaluate(
                 raise MmrrError(
                     "what to judge by? pass --qrels FILE, or name a benchmark: mmrr eval mmdocir --data DIR"
                 )
+            if baseline and not run:
+                raise MmrrError("--baseline goes with --run: which run is to be compared with it?")
             if run:
-                judged = pipeline.judge_file(session, run, qrels, measure)
+                judged = pipeline.judge_file(session, run, qrels, measure, baseline)
             else:
                 judged = pipeline.judge_head(session, qrels, measure, reranked=not no_rerank)
             report.evaluation(judged, as_json=json_)

@@ -127,7 +127,7 @@ def picture(image: Image.Image, output: Path) -> None:
 
 
 def evaluation(judgement: Judgement, *, as_json: bool) -> None:
-    """First stage against reranked, with the difference."""
+    """One run, or two with what changed; intervals by bootstrap over documents."""
     judged, unknown = judgement.metrics, judgement.unknown
     if unknown:
         note(
@@ -138,20 +138,25 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     if as_json:
         emit({"artifact": str(judged.path), "queries": judged.content["queries"], "metrics": metrics})
         return
-    columns = ["measure", *(name.replace("_", " ") for name in metrics)]
-    measures = list(next(iter(metrics.values())))
-    rows = [
-        [
-            name,
-            *(
-                f"{values[name]:+.4f}" if kind == "difference" else f"{values[name]:.4f}"
-                for kind, values in metrics.items()
-            ),
-        ]
-        for name in measures
-    ]
+    runs = [name for name in metrics if name not in ("difference", "interval", "kept", "kept_interval")]
+    columns = ["measure", *(name.replace("_", " ") for name in runs)]
+    rows = [[name, *(f"{metrics[run][name]:.4f}" for run in runs)] for name in metrics[runs[0]]]
+    if "difference" in metrics:
+        columns += ["difference", "95 % interval", "kept", "95 % interval"]
+        for row in rows:
+            name = row[0]
+            row += [f"{metrics['difference'][name]:+.4f}", _interval(metrics["interval"][name], "+.3f")]
+            row += [_share(metrics["kept"][name]), _interval(metrics["kept_interval"][name], ".1%")]
     table(f"{judged.content['queries']} judged queries", columns, rows, to_stdout=True)
     typer.echo(judged.path)
+
+
+def _interval(ends: list[float | None], form: str) -> str:
+    return " to ".join("-" if end is None else format(end, form) for end in ends)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def mmdocir(result: BenchmarkResult, *, as_json: bool) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
+import numpy as np
+
 from mmrr.errors import MmrrError
 from mmrr.types import Hit, Qrels, Run
 
@@ -83,6 +85,56 @@ def compare(base: Evaluation, new: Evaluation) -> dict[str, tuple[float, float, 
         odd = sorted(base.per_query.keys() ^ new.per_query.keys())
         raise MmrrError(f"the evaluations judge different queries: {len(odd)} are in only one, such as {odd[0]}")
     return {name: (value, new.mean[name], new.mean[name] - value) for name, value in base.mean.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one run has over another, with 95 % bootstrap intervals (low, high)."""
+
+    difference: float  # new - base
+    difference_interval: tuple[float, float]
+    kept: float  # new / base; not a number where base is 0
+    kept_interval: tuple[float, float]
+
+
+def bootstrap(
+    base: Evaluation, new: Evaluation, group_of: Mapping[str, str], samples: int = 2000, seed: int = 0
+) -> dict[str, Change]:
+    """``{measure: Change}``. ``group_of``: the document of each query; documents are drawn with replacement.
+
+    The questions of one document stand or fall together, so an interval over questions would be too narrow. Raises
+    MmrrError as ``compare`` does.
+    """
+    names = list(compare(base, new))
+    groups = sorted({group_of[query_id] for query_id in base.per_query})
+    row_of = {group: row for row, group in enumerate(groups)}
+    sums = np.zeros((len(groups), 2, len(names)))
+    counts = np.zeros(len(groups))
+    for query_id in base.per_query:
+        row = row_of[group_of[query_id]]
+        counts[row] += 1
+        for side, evaluation in enumerate((base, new)):
+            sums[row, side] += [evaluation.per_query[query_id][name] for name in names]
+    drawn = np.random.default_rng(seed).integers(0, len(groups), (samples, len(groups)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)[:, None, None]  # (samples, 2, measures)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kept = np.where(means[:, 0] > 0, means[:, 1] / means[:, 0], np.nan)
+    changes = {}
+    for column, name in enumerate(names):
+        before, after = base.mean[name], new.mean[name]
+        changes[name] = Change(
+            after - before,
+            _interval(means[:, 1, column] - means[:, 0, column]),
+            after / before if before else math.nan,
+            _interval(kept[:, column]),
+        )
+    return changes
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (math.nan, math.nan)
+    return float(low), float(high)
 
 
 def page_recall(run: Run, questions: Mapping[str, Question], ks: Sequence[int] = (1, 3, 5)) -> dict[str, Recall]:

@@ -256,10 +256,13 @@ def judge_head(session: Session, qrels_path: Path, measures: list[str] | None, *
     return _judge(session, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
 
 
-def judge_file(session: Session, run_path: Path, qrels_path: Path, measures: list[str] | None) -> Judgement:
-    """Any TREC run against judgements."""
-    run = read_run(run_path)
-    return _judge(session, {"run": run}, qrels_path, measures, {"run": digest(run)})
+def judge_file(
+    session: Session, run_path: Path, qrels_path: Path, measures: list[str] | None, baseline: Path | None = None
+) -> Judgement:
+    """Any TREC run against judgements, perhaps beside another."""
+    paths = ({"baseline": baseline} if baseline else {}) | {"run": run_path}
+    runs = {name: read_run(path) for name, path in paths.items()}
+    return _judge(session, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
 
 
 def _judge(

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mmrr.errors import MmrrError
-from mmrr.metrics import MEASURES, Evaluation, compare, evaluate, layout_recall, page_recall
+from mmrr.metrics import MEASURES, Evaluation, bootstrap, compare, evaluate, layout_recall, page_recall
 from mmrr.mmdocir import BBox, Box, Layout, Question
 from mmrr.types import Hit, Run
 
@@ -268,3 +268,36 @@ class TestLayoutRecall:
     def test_an_unknown_layout_is_an_error(self) -> None:
         with pytest.raises(MmrrError, match="query q: the run has the layout zzz"):
             layout_recall({"q": [Hit("zzz", 1.0)]}, {"q": self.QUESTION}, {}, [1])
+
+
+class TestBootstrap:
+    def evaluation(self, values: dict[str, float]) -> Evaluation:
+        per_query = {query_id: {"m": value} for query_id, value in values.items()}
+        return Evaluation({"m": sum(values.values()) / len(values)}, per_query)
+
+    def test_against_every_draw_of_two_documents(self) -> None:
+        """Document a holds two queries, b one: four equally likely draws, so the ends are those of aa and bb."""
+        base = self.evaluation({"q1": 1.0, "q2": 0.5, "q3": 0.5})
+        new = self.evaluation({"q1": 0.5, "q2": 0.5, "q3": 1.0})
+        change = bootstrap(base, new, {"q1": "a", "q2": "a", "q3": "b"})["m"]
+        assert change.difference == pytest.approx(0.0)
+        assert change.difference_interval == pytest.approx((-0.25, 0.5))
+        assert change.kept == pytest.approx(1.0)
+        assert change.kept_interval == pytest.approx((1.0 / 1.5, 2.0))
+
+    def test_one_document_leaves_no_room_and_nothing_found_has_no_ratio(self) -> None:
+        base, new = self.evaluation({"q1": 0.0, "q2": 0.0}), self.evaluation({"q1": 1.0, "q2": 0.0})
+        change = bootstrap(base, new, {"q1": "a", "q2": "a"})["m"]
+        assert change.difference_interval == (0.5, 0.5)
+        assert math.isnan(change.kept)
+        assert all(map(math.isnan, change.kept_interval))
+
+    def test_more_documents_narrow_the_interval(self) -> None:
+        rng = random.Random(0)
+        widths = []
+        for n in (20, 500):
+            base = self.evaluation({str(i): rng.random() for i in range(n)})
+            new = self.evaluation({str(i): rng.random() for i in range(n)})
+            low, high = bootstrap(base, new, {str(i): str(i) for i in range(n)})["m"].difference_interval
+            widths.append(high - low)
+        assert widths[1] < widths[0] / 3

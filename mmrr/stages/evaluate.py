@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.errors import MmrrError
 from mmrr.files import digest
-from mmrr.metrics import MEASURES, compare, evaluate, layout_recall, page_recall
+from mmrr.metrics import MEASURES, bootstrap, evaluate, layout_recall, page_recall
 from mmrr.mmdocir import Layout, Question
 from mmrr.types import Qrels, Run
 
@@ -23,7 +24,7 @@ def judge(
     inputs: dict[str, str],
     measures: Sequence[str] = MEASURES,
 ) -> Manifest:
-    """Standard measures of ``runs``, ``{"first_stage": ..., "reranked": ...}`` or one of them alone.
+    """Standard measures of ``runs``, one alone or ``{"first_stage": ..., "reranked": ...}`` to compare.
 
     Raises MmrrError if the runs answer none of the judged queries.
     """
@@ -37,12 +38,16 @@ def judge(
     metrics: dict[str, Any] = {name: result.mean for name, result in results.items()}
     if len(results) == 2:
         base, new = results.values()
-        metrics["difference"] = {name: row[2] for name, row in compare(base, new).items()}
+        changes = bootstrap(base, new, {query_id: _document(row) for query_id, row in qrels.items()})
+        metrics["difference"] = {name: change.difference for name, change in changes.items()}
+        metrics["interval"] = {name: list(change.difference_interval) for name, change in changes.items()}
+        metrics["kept"] = {name: _number(change.kept) for name, change in changes.items()}
+        metrics["kept_interval"] = {name: [*map(_number, change.kept_interval)] for name, change in changes.items()}
     per_query = [
         {"query_id": query_id, **{name: result.per_query[query_id] for name, result in results.items()}}
         for query_id in sorted(qrels)
     ]
-    spec = Spec("eval", 1, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
+    spec = Spec("eval", 2, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
     return _commit(workspace, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
 
 
@@ -82,6 +87,17 @@ def _commit(workspace: Workspace, spec: Spec, content: dict[str, Any], per_query
     manifest = workspace.done(spec) or workspace.commit(spec, content, 0, write=write)
     workspace.set_head(manifest)
     return manifest
+
+
+def _document(judged: Mapping[str, int]) -> str:
+    """The document that a query's answer lies in, or the first of them."""
+    pages = [page_id for page_id, grade in judged.items() if grade > 0] or list(judged)
+    return min(pages).rpartition("/")[0]
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _some(ids: Mapping[str, object]) -> str:
