@@ -61,7 +61,7 @@ def _embedder(name: str | None, revision: str | None, first_stage: str | None) -
 
 
 def _scoring(
-    family: str, model: str | None, revision: str | None, keep: float | None, band: str | None, extra: list[str] | None
+    family: str, model: str | None, revision: str | None, keep: float | None, options: dict[str, str]
 ) -> Scoring:
     from mmrr.pipeline import Scoring
 
@@ -70,7 +70,7 @@ def _scoring(
             "which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path, "
             "or a Hub id such as Qwen/Qwen3-VL-Reranker-2B (4 GB to download)"
         )
-    return Scoring(family, Model(model, revision), pairs(extra, band=band), keep)
+    return Scoring(family, Model(model, revision), options, keep)
 
 
 def _order(dense: bool, prompt: str) -> DenseOrder | None:
@@ -199,6 +199,7 @@ def precache(
     scorer: o.Scorer = o.SCORER,
     keep: o.Keep = None,
     band: o.Band = None,
+    codec: o.Codec = None,
     option: o.PrepareOptions = None,
     from_: o.From = None,
     device: o.Device = o.MACHINE.device,
@@ -208,7 +209,7 @@ def precache(
     with open_session(work, Machine(device, dtype), from_) as session:
         from mmrr import pipeline
 
-        scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
+        scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         made = pipeline.precache_pages(session, scoring, report.plan)
         typer.echo(made.path)
 
@@ -288,6 +289,7 @@ def evaluate(
     scorer: o.Scorer = o.SCORER,
     keep: o.Keep = None,
     band: o.Band = None,
+    codec: o.Codec = None,
     option: o.PrepareOptions = None,
     exit_layer: o.ExitLayer = None,
     dense: o.Dense = False,
@@ -327,7 +329,7 @@ def evaluate(
         if not no_rerank and scorer_model is None:
             note("no --scorer-model: evaluating the first stage alone")
         elif not no_rerank:
-            scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
+            scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         result = pipeline.mmdocir_benchmark(
             session,
             data,
@@ -365,6 +367,7 @@ def run(
     scorer: o.Scorer = o.SCORER,
     keep: o.Keep = None,
     band: o.Band = None,
+    codec: o.Codec = None,
     option: o.PrepareOptions = None,
     exit_layer: o.ExitLayer = None,
     renderer: o.Renderer = o.RENDER.renderer,
@@ -380,7 +383,7 @@ def run(
 
         asked = _queries(None, queries)
         check_output(output)
-        scoring = _scoring(scorer, scorer_model, scorer_revision, keep, band, option)
+        scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         model = _embedder(embedder, embedder_revision, first_stage)
         pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
         report.documents(pages)

@@ -75,6 +75,14 @@ Band = Annotated[
         show_default=False,
     ),
 ]
+Codec = Annotated[
+    Optional[str],
+    typer.Option(
+        help="How caches are stored: none, as computed (default); bf16; int8, half of bf16; int4, a quarter.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
 PrepareOptions = Annotated[
     Optional[list[str]],
     typer.Option(

@@ -478,6 +478,7 @@ def test_what_changes_a_cache_changes_its_name(chain: Chain, tiny_embedder_path:
         "band": ("--band", "1:3"),
         "instruction": ("-o", "instruction=Find the page."),
         "tokens": ("-o", "max_tokens=16"),
+        "codec": ("--codec", "int8"),
         "model": ("--scorer-model", tiny_embedder_path, "--band", "2:3"),
         "format": ("--dtype", "bfloat16"),
     }.items():

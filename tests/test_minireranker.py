@@ -238,6 +238,20 @@ def test_the_cache_holds_the_band_and_nothing_more(tiny, page_images):
     assert estimate == state["k"].nbytes + state["v"].nbytes
 
 
+@pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.02), ("int8", 0.02), ("int4", 0.25)])
+def test_quantised_caches_score_near_exact_ones(tiny, page_images, codec, tolerance):
+    """``tolerance`` in shares of the spread of scores over the pages; and a cache as large as was planned."""
+    plain, coded = (Scorer(tiny, Prepare(band="1:4", codec=name), CPU, torch.float32) for name in ("none", codec))
+    for query in QUERIES:
+        exact, rough = (cached_scores(scorer, page_images, [None] * 4, query) for scorer in (plain, coded))
+        assert not torch.equal(exact, rough)
+        assert (exact - rough).abs().max() <= tolerance * exact.std()
+    (state,) = coded.prepare(page_images[:1], [None])
+    n_tokens = state["k"].shape[2] - 2
+    estimate = minireranker.state_bytes(coded.prepare_options, tiny.config(), n_tokens, 4)
+    assert estimate == sum(tensor.nbytes for name, tensor in state.items() if name != "next_pos")
+
+
 def test_bfloat16_scores_stay_near_float32(tiny, page_images):
     """Not exact, by nature: 8 bits of mantissa. The ranking of clearly different pages holds."""
     exact = cached_scores(scorer_with(tiny, "1:4"), page_images, [None] * 4, QUERIES[0])

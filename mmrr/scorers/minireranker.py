@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr import families
+from mmrr import codecs, families
 from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
 from mmrr.prompts import Mark, Message, Part
@@ -51,6 +51,7 @@ class Prepare:
     band: str = "auto"  # "b:e", the layers in which the query sees the page; auto: the paper's, by depth
     instruction: str = INSTRUCTION
     max_tokens: int = 0  # visual tokens a page before pruning; 0: the page image as rendered
+    codec: str = "none"  # how the cache is stored: none, as computed; bf16, int8, int4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
 
     Raises MmrrError for a band that does not fit the model.
     """
+    codecs.check(prepare.codec)
     depth = int(config["text_config"]["num_hidden_layers"])
     if prepare.band == "auto":
         # Other depths: the paper's own share of the depth, 8/28 and 57.5 %.
@@ -94,7 +96,8 @@ def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_b
     """Bytes of one page's cache with ``n_tokens`` visual tokens kept: keys and values of the band's layers."""
     start, end = _parse_band(prepare.band)
     text = config["text_config"]
-    return 2 * (end - start) * int(text["num_key_value_heads"]) * (n_tokens + 2) * int(text["head_dim"]) * dtype_bytes
+    sizes = (end - start, int(text["num_key_value_heads"]), int(text["head_dim"]))
+    return codecs.stored_bytes(n_tokens + 2, *sizes, dtype_bytes, prepare.codec)
 
 
 class Scorer:
@@ -134,6 +137,8 @@ class Scorer:
     def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
         """Each page's cache: ``k``, ``v`` (L_band, H_kv, K+2, d) after RoPE, and ``next_pos``, where the query starts.
 
+        With a codec that quantises, ``k`` and ``v`` are as ``codecs.encode`` makes them.
+
         The two tokens after the page (the image's end and a newline) see the page, so they belong to it. A Keep made
         on another grid is an error.
         """
@@ -146,13 +151,9 @@ class Scorer:
             page = self.backbone.page_sequence(self.before, visual, self.after, kept)
             cache = self.backbone.prefix(page, self.band)
             own = len(self.before)
-            states.append(
-                {
-                    "k": cache.keys[:, :, own:].contiguous().cpu(),
-                    "v": cache.values[:, :, own:].contiguous().cpu(),
-                    "next_pos": torch.tensor(page.next_pos),
-                }
-            )
+            stored = codecs.encode(cache.keys[:, :, own:], cache.values[:, :, own:], self.prepare_options.codec)
+            state = {name: tensor.cpu() for name, tensor in stored.items()}
+            states.append(state | {"next_pos": torch.tensor(page.next_pos)})
         return states
 
     # With a query
@@ -169,13 +170,13 @@ class Scorer:
                 f"exit layer {leave} is outside {start + 1}..{self.backbone.n_layers}: it must lie behind the band's "
                 f"first layer, or the query never meets the page"
             )
-        end = min(end, leave)
+        end, codec = min(end, leave), self.prepare_options.codec
         _, ids = self.segments(query)
         x = self.backbone.suffix_alone(self.backbone.embed(ids), 0, start)  # once per query
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(states))
         for batch in self._batches(states, len(ids), shared["k"].shape[2]):
-            pages = [self.keyvalues(states[i]["k"], states[i]["v"]) for i in batch]
+            pages = [self.keyvalues(*codecs.decode(states[i], codec, self.backbone.dtype)) for i in batch]
             next_pos = torch.stack([states[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
             hidden = self.backbone.suffix_alone(hidden, end, leave)
