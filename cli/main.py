@@ -433,6 +433,27 @@ def remove(
 
 
 @app.command()
+def verify(
+    work: o.Work = o.WORK,
+    rescore: Annotated[
+        int, typer.Option(min=0, help="Also compare this many cached scores with forwards that use no cache.")
+    ] = 0,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Read all of a workspace and say what is damaged or missing, and what mends it. Exit code 1 if anything is."""
+    with open_session(work, Machine(device)) as session:
+        from mmrr import pipeline
+        from mmrr.verify import verify as verify_workspace
+
+        checked = verify_workspace(session.workspace, session.progress)
+        rescored = pipeline.rescore(session, rescore) if rescore and not checked.problems else None
+        report.verification(checked, rescored, as_json=json_)
+        if checked.problems:
+            raise typer.Exit(1)
+
+
+@app.command()
 def models(json_: o.Json = False) -> None:
     """List the model families here, their options, and published checkpoints they load."""
     with plain_errors():

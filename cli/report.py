@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .show import emit, note, size, table
+from .show import emit, note, printable, size, table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mmrr.housekeeping import Removal
     from mmrr.pipeline import BenchmarkResult, Judgement, Ranking, Session
     from mmrr.stages.precache import Plan
+    from mmrr.stages.rerank import Rescored
+    from mmrr.verify import Verified
 
 _SHOWN = 20
 
@@ -270,6 +272,26 @@ def removal(removed: Removal) -> None:
     for name in removed.artifacts:
         note(f"removed {name}")
     note(f"removed {removed.shards} shards that nothing lists any more; {size(removed.bytes)} freed")
+
+
+def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool) -> None:
+    """What was read and what is wrong with it, then how far the caches are from plain forwards."""
+    if as_json:
+        result: dict[str, Any] = dataclasses.asdict(checked)
+        if rescored:
+            result["rescored"] = {"pairs": len(rescored.pairs), "largest_difference": rescored.largest}
+        emit(result)
+        return
+    for problem in checked.problems:
+        note(printable(problem))
+    what = f"{checked.artifacts} artifacts, {checked.shards} shards, {size(checked.bytes)}"
+    typer.echo(f"{what}: {f'{len(checked.problems)} damaged or missing' if checked.problems else 'all as written'}")
+    if rescored:
+        typer.echo(
+            f"{len(rescored.pairs)} scores from the caches and without them: largest difference "
+            f"{rescored.largest:.2g}, scores from {min(one[3] for one in rescored.pairs):.3f} "
+            f"to {max(one[3] for one in rescored.pairs):.3f}"
+        )
 
 
 def models(*, as_json: bool) -> None:

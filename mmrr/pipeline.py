@@ -23,7 +23,8 @@ from mmrr.mmdocir import Benchmark, Text
 from mmrr.shards import read_keeps
 from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render, rerank, retrieve
 from mmrr.stages.precache import Plan
-from mmrr.trec import read_qrels, read_run
+from mmrr.stages.rerank import Rescored
+from mmrr.trec import read_qrels, read_queries, read_run
 from mmrr.types import Progress, Query, Run, silent
 
 
@@ -215,6 +216,18 @@ def rerank_run(
     )
     final = _read_run(session, reranked, ranking.queries)
     return dataclasses.replace(ranking, reranked=reranked, final=final)
+
+
+def rescore(session: Session, n: int) -> Rescored:
+    """Compare ``n`` scores of the newest caches, on the newest queries, with plain forwards."""
+    cached, retrieved = session.current("precache"), session.current("retrieve")
+    collection = session.collection(session.same_pages(retrieved, session.collection(cached)))
+    pruned = session.workspace.find("prune", cached.inputs["prune"]) if "prune" in cached.inputs else None
+    queries = read_queries(session.workspace.own_file(retrieved, "queries.jsonl"))
+    run = _read_run(session, retrieved, queries)
+    return rerank.rescore(
+        session.workspace, collection, cached, pruned, run, queries, n, session.machine, session.progress
+    )
 
 
 def load_scorer(session: Session, name: str, revision: str | None) -> Any:

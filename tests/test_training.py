@@ -19,10 +19,10 @@ from mmrr.embedders import qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
 from mmrr.keep import choose
+from mmrr.packed import score_states
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from mmrr.training import config, finetune, loop, lora, scratch
 from mmrr.training.crew import Crew, placed
-from mmrr.training.packed import score_states
 from mmrr.training.pairs import JudgedPages, SearchBatches, read_pairs
 from mmrr.training.plot import draw_curves
 from mmrr.types import Keep

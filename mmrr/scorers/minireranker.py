@@ -18,6 +18,7 @@ from torch import Tensor
 from mmrr import codecs, families
 from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
+from mmrr.packed import score_states
 from mmrr.prompts import Mark, Message, Part
 from mmrr.types import Grid, Keep, State
 
@@ -193,6 +194,17 @@ class Scorer:
         ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
         hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in images]
         return self.logit(torch.stack(hidden)).cpu()
+
+    @torch.inference_mode()
+    def plain(self, query: str, image: Image.Image, keep: Keep | None, options: Score) -> float:
+        """The score of one page in one forward over the same kept tokens, band and exit, with no cache between."""
+        start, end = self.band
+        leave = options.exit_layer or end
+        (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
+        page = self.backbone.page_sequence(self.before, visual, self.after, keep.indices if keep else None)
+        _, ids = self.segments(query)
+        states = score_states(self.backbone, page, [ids], (start, min(end, leave)), leave)
+        return float(self.logit(self.backbone.final_norm(states[-1])))
 
     def logit(self, hidden: Tensor) -> Tensor:
         """z (N,) of hidden states (N, D) behind the final norm."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mmrr.collection import Collection, read_image
 from mmrr.config import DenseOrder, Machine
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.shards import StateReader, page_name
+from mmrr.shards import StateReader, page_name, read_keeps
 from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, rank, silent
 
@@ -71,7 +72,7 @@ def rerank(
     if missing:
         started = time.perf_counter()
         score = _dense(workspace, collection, cached, machine, dense) if dense else None
-        score = score or _from_cache(workspace, collection, cached, machine, options)
+        score = score or _from_cache(workspace, collection, cached, _scorer(workspace, cached, machine), options)
         load_ms = 1000 * (time.perf_counter() - started)
         with progress("rerank", len(missing)) as advance:
             for query in missing:
@@ -100,6 +101,48 @@ def rerank(
     return workspace.commit(spec, content, 0, {"load_ms": round(load_ms, 1)}, write)
 
 
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """Scores from the caches beside those of plain forwards over the same tokens."""
+
+    pairs: list[tuple[str, str, float, float]]  # query id, page id, cached, plain
+
+    @property
+    def largest(self) -> float:
+        return max((abs(cached - plain) for _, _, cached, plain in self.pairs), default=0.0)
+
+
+def rescore(
+    workspace: Workspace,
+    collection: Collection,
+    cached: Manifest,
+    pruned: Manifest | None,
+    run: Run,
+    queries: list[Query],
+    n: int,
+    machine: Machine,
+    progress: Progress = silent,
+) -> Rescored:
+    """Score ``n`` pairs of a run, spread over it evenly, from the caches and without them."""
+    pairs = [(query, hit.page_id) for query in queries for hit in run[query.query_id]]
+    chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
+    scorer = _scorer(workspace, cached, machine)
+    options = families.load("scorers", cached.config["family"]).Score()
+    from_cache = _from_cache(workspace, collection, cached, scorer, options)
+    found = []
+    with progress("rescore", len(chosen)) as advance:
+        for query, page_id in chosen:
+            row = collection.row_of[page_id]
+            page = collection.pages[row]
+            keep = (
+                read_keeps(workspace, pruned.content["shards"][collection.shards[row]])[page.number] if pruned else None
+            )
+            plain = scorer.plain(query.text, read_image(workspace, page), keep, options)
+            found.append((query.query_id, page_id, float(from_cache(query, [row])), plain))
+            advance(1)
+    return Rescored(found)
+
+
 def _name(collection: Collection, cached: Manifest, row: int) -> str:
     """A candidate's name in a query's shard: by content, so that a copy of a document shares its scores."""
     return f"{cached.content['shards'][collection.shards[row]]}/{collection.pages[row].number}"
@@ -124,10 +167,7 @@ def _score_query(
     workspace.commit_shard("rerank", key, workspace.scratch(), record)
 
 
-def _from_cache(
-    workspace: Workspace, collection: Collection, cached: Manifest, machine: Machine, options: Any
-) -> _Score:
-    scorer = _scorer(workspace, cached, machine)
+def _from_cache(workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any) -> _Score:
     reader = StateReader(workspace)
     shared = reader.read(cached.content["shared"], "shared")
 

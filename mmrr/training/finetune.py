@@ -25,12 +25,12 @@ from mmrr.devices import resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
 from mmrr.keep import choose
+from mmrr.packed import pad, read_batch, read_page, score_states
 from mmrr.prompts import Mark
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
 from mmrr.training.crew import Crew, join
 from mmrr.training.loop import Losses, RunFolder, mixed, train
-from mmrr.training.packed import pad, read_batch, read_page, score_states
 from mmrr.training.pairs import Judged, JudgedPages, Pair, SearchBatches, Searches, read_pairs
 
 SCORER = "minireranker"

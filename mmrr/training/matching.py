@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import PageSequence, Visual
 from mmrr.keep import choose
+from mmrr.packed import Watch, pad, read_batch, read_page, score_states
 from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
-from mmrr.training.packed import Watch, pad, read_batch, read_page, score_states
 from mmrr.training.queries import Labelled, labelled, phrase, usable, word_ends
 from mmrr.training.targets import N_HASHES, word_hashes
 from mmrr.types import Embedding

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmrr.errors import MmrrError
 from mmrr.metrics import evaluate
-from mmrr.training.packed import score_states
+from mmrr.packed import score_states
 from mmrr.types import Progress, Qrels, Run, rank, silent
 
 
