@@ -16,6 +16,7 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
+from .bench import bench
 from .draw import draw
 from .mine import mine
 from .probe import probe
@@ -397,6 +398,7 @@ def run(
             report.evaluation(judged, as_json=False)
 
 
+app.command()(bench)
 app.command()(draw)
 app.command()(mine)
 app.command()(probe)

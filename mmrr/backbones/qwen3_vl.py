@@ -272,18 +272,29 @@ class Backbone:
 
     # The plain path
 
-    @torch.inference_mode()
     def dense(self, ids: Sequence[int], image: Image.Image, max_tokens: int | None = None) -> Tensor:
         """transformers' own forward over one prompt with one image; last hidden state (D,) float32, after the norm."""
-        inputs = self.pixels(image, max_tokens)
+        return self.dense_batch(ids, [image], max_tokens)[0]
+
+    @torch.inference_mode()
+    def dense_batch(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
+        """The same over several pages at once, (N, D). They must be cut into as many tokens each: nothing is padded."""
+        inputs = [self.pixels(image, max_tokens) for image in images]
+        grids = torch.cat([one["image_grid_thw"] for one in inputs])
         merge = self.config.vision_config.spatial_merge_size
-        n_visual = int(inputs["image_grid_thw"].prod()) // merge**2
+        (n_visual,) = set((grids.prod(1) // merge**2).tolist())
         before, after = self.split_at_image(ids)
         image_id = self.config.image_token_id
-        full = torch.tensor([[*before, *[image_id] * n_visual, *after]], device=self.device)
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
-        out = self.model.model(input_ids=full, mm_token_type_ids=(full == image_id).int(), use_cache=False, **inputs)
-        return out.last_hidden_state[0, -1].float()
+        full = torch.tensor([[*before, *[image_id] * n_visual, *after]] * len(images), device=self.device)
+        pixels = torch.cat([one["pixel_values"] for one in inputs]).to(self.dtype)
+        out = self.model.model(
+            input_ids=full,
+            mm_token_type_ids=(full == image_id).int(),
+            use_cache=False,
+            pixel_values=pixels,
+            image_grid_thw=grids,
+        )
+        return out.last_hidden_state[:, -1].float()
 
     # One layer
 

@@ -7,6 +7,7 @@ docs/minireranker.md.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -123,6 +124,13 @@ class Scorer:
         #: The first segment's token ids around the page.
         self.before, self.after = self.backbone.split_at_image(first)
 
+    def sharing(self, prepare: Prepare) -> Scorer:
+        """The same model with other options, its weights shared."""
+        other = copy.copy(self)
+        other.prepare_options, other.band = prepare, _parse_band(prepare.band)
+        other.before, other.after = other.backbone.split_at_image(other.segments("q")[0])
+        return other
+
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(h, w) of the visual tokens of a page image of this size."""
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare_options.max_tokens or None)
@@ -194,6 +202,12 @@ class Scorer:
         ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
         hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in images]
         return self.logit(torch.stack(hidden)).cpu()
+
+    def dense_batch(self, query: str, images: Sequence[Image.Image]) -> Tensor:
+        """``dense``, vision-first, in one stock forward over pages of one size."""
+        segments = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
+        ids = [i for segment in segments for i in segment]
+        return self.logit(self.backbone.dense_batch(ids, images, self.prepare_options.max_tokens or None)).cpu()
 
     @torch.inference_mode()
     def plain(self, query: str, image: Image.Image, keep: Keep | None, options: Score) -> float:

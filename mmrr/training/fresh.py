@@ -72,6 +72,32 @@ class Shape:
     max_tokens: int = 1280
 
 
+def _published(layers: int, hidden: int, mlp: int, heads: int, vision: dict[str, Any] | None = None) -> Shape:
+    tower: dict[str, Any] = {
+        "vision_layers": 24,
+        "vision_hidden": 1024,
+        "vision_heads": 16,
+        "vision_mlp": 4096,
+        "deepstack": (5, 11, 17),
+    }
+    return Shape(layers, hidden, mlp, heads, kv_heads=8, head_dim=128, **tower | (vision or {}))
+
+
+#: Sizes by name: mmrr's own, and those of the published Qwen3-VL models, but for their vocabulary.
+SHAPES = {
+    "reader": Shape(),
+    "qwen3-vl-2b": _published(28, 2048, 6144, 16),
+    "qwen3-vl-4b": _published(36, 2560, 9728, 32),
+    "qwen3-vl-8b": _published(
+        36,
+        4096,
+        12288,
+        32,
+        {"vision_layers": 27, "vision_hidden": 1152, "vision_mlp": 4304, "deepstack": (8, 16, 24)},
+    ),
+}
+
+
 def byte_tokenizer() -> Tokenizer:
     """Bytes, the two answers, the prompts' fixed phrases, and the special tokens of the chat template."""
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *WORDS, *map(_byte_level, PHRASES)]
@@ -135,9 +161,15 @@ def config(shape: Shape, tokenizer: Tokenizer) -> Qwen3VLConfig:
     )
 
 
-def new_model(shape: Shape, seed: int = 0) -> Qwen3VLForConditionalGeneration:
+def new_model(shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3VLForConditionalGeneration:
+    """Random weights of these sizes."""
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer()))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # from the start: in float32 a large shape would take twice the memory
+    try:
+        model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer()))
+    finally:
+        torch.set_default_dtype(before)
     with torch.no_grad():  # learned positions start at nothing: rotary positions carry reading
         model.model.visual.pos_embed.weight.zero_()
     return model

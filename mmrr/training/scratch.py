@@ -25,7 +25,7 @@ from mmrr.training import fresh
 from mmrr.training.config import CHECKPOINT, ScratchConfig
 from mmrr.training.crew import Crew, join
 from mmrr.training.features import Features
-from mmrr.training.loop import RunFolder, Schedule, train
+from mmrr.training.loop import RunFolder, Schedule, mixed, train
 from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
@@ -159,8 +159,9 @@ def _features(config: ScratchConfig, run: Path, backbone: Any) -> Any:
     keys = []
     for report in range(config.reports):
         numbers = range(pool.pages(report))
-        for number in numbers:
-            features.make(backbone, report, number)
+        with mixed(backbone.device, torch.bfloat16):  # as the tower was trained
+            for number in numbers:
+                features.make(backbone, report, number)
         keys += [(report, number) for number in numbers]
         yield {"stage": "features", "step": report + 1, "steps": config.reports, "lr": 0.0}
     return features, keys
@@ -175,7 +176,8 @@ def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, 
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     pruned = Features(features.folder, features.pool, checksum_file(path / "model.safetensors")[:12])
     for done, key in enumerate(keys, 1):
-        pruned.make_saliency(embedder, *key)
+        with mixed(embedder.backbone.device, torch.bfloat16):
+            pruned.make_saliency(embedder, *key)
         if done % 16 == 0 or done == len(keys):
             yield {"stage": "saliency", "step": done, "steps": len(keys), "lr": 0.0}
     return pruned

@@ -1,0 +1,149 @@
+"""``mmrr bench``: how fast this machine reranks, against dense forwards and against its own limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from mmrr.config import Machine
+from mmrr.errors import MmrrError
+
+from . import options as o
+from .show import check_output, emit, note, plain_errors, progress, size, table
+
+if TYPE_CHECKING:
+    from mmrr.bench import Bench
+
+
+def bench(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A shape with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b), or any checkpoint."
+        ),
+    ] = "reader",
+    candidates: Annotated[str, typer.Option(help="Numbers of candidates, with commas.")] = "10,20,50,100",
+    tokens: Annotated[int, typer.Option(min=4, help="Visual tokens of a page, at most.")] = 1280,
+    keep: Annotated[float, typer.Option(help="Share of them that is kept.")] = 0.5,
+    band: o.Band = None,
+    codec: Annotated[Optional[list[str]], typer.Option(help="Codecs to time; repeatable. Default: all.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each line; the median counts.")] = 3,
+    dense_pages: Annotated[int, typer.Option(min=1, help="Dense forwards to time; the rest is in proportion.")] = 2,
+    folder: Annotated[
+        Optional[Path], typer.Option(help="Where caches are written, to be read from. Default: a temporary folder.")
+    ] = None,
+    output: Annotated[Optional[Path], typer.Option(help="Draw latency over candidates here, as PNG.")] = None,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.MACHINE.dtype,
+) -> None:
+    """Time one query: dense, with ordinary prefix caching, and from page caches.
+
+    Everything on the same random pages in one process. A shape needs no
+    download: its weights are random and of the true sizes, but for the
+    vocabulary, which no score depends on.
+    """
+    with plain_errors(), tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as scratch:
+        from mmrr.bench import Plan
+        from mmrr.bench import bench as run
+
+        check_output(output)
+        counts = _numbers(candidates)
+        plan = Plan(candidates=counts, keep=keep, repeats=repeats, dense_pages=dense_pages)
+        if codec:
+            from mmrr import codecs
+
+            for name in codec:
+                codecs.check(name)
+            plan = dataclasses.replace(plan, codecs=tuple(codec))
+        scorer = _scorer(model, band, Machine(device, dtype), Path(scratch))
+        side = scorer.backbone.cell_px
+        rows = round((tokens * 1.29) ** 0.5)  # a letter page is 1.29 times as high as wide
+        found = run(scorer, (max(1, tokens // rows) * side, rows * side), plan, Path(scratch) / "work", progress)
+        if output:
+            _draw(found, output)
+        if json_:
+            emit({"model": model, **dataclasses.asdict(found)})
+            return
+        _show(found)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        counts = ()
+    if not counts or counts[0] < 1:
+        raise MmrrError(f"--candidates {text}: expected numbers from 1, with commas, such as 10,100")
+    return counts
+
+
+def _scorer(model: str, band: str | None, machine: Machine, scratch: Path) -> Any:
+    from mmrr.checkpoints import resolve
+    from mmrr.devices import resolve_device, resolve_dtype
+    from mmrr.files import HashCache
+    from mmrr.scorers import minireranker
+    from mmrr.training import fresh
+
+    device = resolve_device(machine.device)
+    dtype = resolve_dtype(machine.dtype, device)
+    if model in fresh.SHAPES:
+        note(f"writing {model} with random weights")
+        shape = fresh.SHAPES[model]
+        fresh.save(fresh.new_model(shape, dtype=dtype), scratch / "model", shape.max_tokens, dtype)
+        model = str(scratch / "model")
+    checkpoint = resolve(model, None, HashCache(scratch / "hashes.json"))
+    options = minireranker.Prepare(band=band) if band else minireranker.Prepare()
+    prepare = minireranker.resolve(options, checkpoint.config())
+    return minireranker.Scorer(checkpoint, prepare, device, dtype)
+
+
+def _show(found: Bench) -> None:
+    base = next(row for row in found.rows if row.what == "dense, one by one")
+    lines = []
+    for row in found.rows:
+        dense = base.ms * row.candidates / base.candidates
+        seconds = row.ms / 1000
+        read = row.page_bytes * row.candidates
+        lines.append(
+            [
+                row.what + ("" if row.timed == row.candidates else f" ({row.timed} timed)"),
+                str(row.candidates),
+                f"{row.ms:,.1f}",
+                f"{row.ms / dense:.2%}",
+                size(row.page_bytes) if row.page_bytes else "",
+                f"{row.flops / seconds / found.limit.flops:.0%}",
+                f"{read / seconds / found.limit.bytes:.0%}" if read else "",
+                size(row.peak_bytes) if row.peak_bytes else "",
+            ]
+        )
+    columns = ["", "candidates", "ms a query", "of dense", "a page", "of FLOP/s", "of copy", "peak memory"]
+    table(
+        f"{found.tokens} tokens a page, {found.kept} kept, {found.query_tokens} of the query's segment; this machine: "
+        f"{found.limit.flops / 1e9:,.0f} GFLOP/s, {found.limit.bytes / 1e9:,.1f} GB/s copied",
+        columns,
+        lines,
+        to_stdout=True,
+    )
+
+
+def _draw(found: Bench, picture: Path) -> None:
+    """Latency over candidates, both logarithmic; a line a way of scoring, a point where there is one number alone."""
+    from mmrr.training.plot import new_figure
+
+    figure = new_figure(figsize=(8.0, 5.0), layout="constrained")
+    panel = figure.add_subplot(1, 1, 1)
+    for what in dict.fromkeys(row.what for row in found.rows if row.queries == 1):
+        points = [(row.candidates, row.ms) for row in found.rows if row.what == what]
+        panel.plot(*zip(*points, strict=True), marker="o", label=what)
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlabel("candidates")
+    panel.set_ylabel("ms a query")
+    panel.grid(alpha=0.3, which="both")
+    panel.legend(fontsize="small")
+    figure.savefig(picture, dpi=110)

@@ -1,0 +1,324 @@
+"""Times one query over many candidates: dense forwards, ordinary prefix caching, and miniReranker from its caches.
+
+All in one process, on the same pages and the same query; beside the times the arithmetic and the bytes they took, and
+what a plain matrix product and a plain copy reach on this machine. A few distinct pages stand for all candidates:
+arithmetic and bytes do not depend on what is on a page, and every candidate's cache lies on disk under its own name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mmrr import codecs
+from mmrr.artifacts import Workspace
+from mmrr.scorers.minireranker import Prepare, Score
+from mmrr.shards import StateReader, write_states
+from mmrr.types import Keep, Progress, State, silent
+
+_PER_SHARD = 16
+_STATES_FILE = "states.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is timed."""
+
+    candidates: tuple[int, ...] = (10, 20, 50, 100)
+    queries: tuple[int, ...] = (8, 64)  # at the largest number of candidates, one after the other
+    query: str = "What was the largest item of expenditure in the second quarter, and who approved it?"
+    keep: float = 0.5
+    codecs: tuple[str, ...] = codecs.CODECS
+    repeats: int = 3
+    dense_pages: int = 2  # forwards timed: a dense one over every candidate may take an hour
+    batch: int = 4  # pages of a batched dense forward
+    distinct: int = 2  # pages that are really read
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    candidates: int
+    ms: float  # median, of one query over all candidates
+    timed: int  # candidates really run; fewer than ``candidates``: ms is in proportion
+    flops: float  # of one query
+    page_bytes: int = 0  # of one candidate's cache
+    queries: int = 1
+    peak_bytes: int | None = None  # largest resident memory meanwhile, everything included
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What this machine reaches at best, per second."""
+
+    flops: float  # of a plain matrix product
+    bytes: float  # of a plain copy
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    limit: Limit
+    tokens: int  # visual tokens of a page
+    kept: int
+    query_tokens: int
+    rows: list[Row]
+
+
+@dataclass(slots=True)
+class _Clock:
+    repeats: int
+    advance: Callable[[int], None]
+    rows: list[Row] = field(default_factory=list)
+
+    def time(
+        self,
+        what: str,
+        candidates: int,
+        work: Callable[[], object],
+        *,
+        flops: float,
+        timed: int = 0,
+        before: Callable[[], object] | None = None,
+        queries: int = 1,
+        page_bytes: int = 0,
+    ) -> None:
+        """``before`` runs ahead of every repeat and is not timed; without one, a first run is left out as warm-up."""
+        if before is None:
+            work()
+        _forget_peak()
+        seconds = []
+        for _ in range(self.repeats):
+            if before:
+                before()
+            _wait()
+            start = time.perf_counter()
+            work()
+            _wait()
+            seconds.append(time.perf_counter() - start)
+        timed = timed or candidates
+        ms = 1000 * statistics.median(seconds) * candidates / timed / queries
+        self.rows.append(Row(what, candidates, ms, timed, flops, page_bytes, queries, _peak()))
+        self.advance(1)
+
+
+def bench(scorer: Any, image_size: tuple[int, int], plan: Plan, folder: Path, progress: Progress = silent) -> Bench:
+    """Run it all. ``scorer`` is a miniReranker; page caches are written below ``folder``, a new workspace."""
+    grid = scorer.grid(*image_size)
+    images = [_page(image_size, seed) for seed in range(plan.distinct)]
+    keeps = [_keep(grid, plan.keep, seed) for seed in range(plan.distinct)]
+    kept, most = len(keeps[0].indices), max(plan.candidates)
+    _, suffix = scorer.segments(plan.query)
+    cost = _Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
+    total = 2 + len(plan.candidates) + len(plan.codecs) * (2 * len(plan.candidates) + 1) + len(plan.queries)
+    with progress("bench", total) as advance, Workspace.open(folder, create=True) as workspace:
+        clock = _Clock(plan.repeats, advance)
+        limit = measure_limit(scorer.backbone.dtype, scorer.backbone.device)
+        dense = images[: plan.dense_pages]
+        flops = cost.dense(grid) * most
+        clock.time(
+            "dense, one by one",
+            most,
+            lambda: scorer.dense(plan.query, dense, "vision-first"),
+            flops=flops,
+            timed=len(dense),
+        )
+        batch = [images[i % plan.distinct] for i in range(plan.batch)]
+        clock.time("dense, batched", most, lambda: scorer.dense_batch(plan.query, batch), flops=flops, timed=len(batch))
+
+        everything = scorer.sharing(Prepare(band=f"0:{scorer.backbone.n_layers}"))
+        states, shared = everything.prepare(images, [None] * plan.distinct), everything.shared_state()
+        for n in plan.candidates:
+            page_bytes = _bytes(states[0])
+            flops = cost.cached(grid[0] * grid[1], (0, scorer.backbone.n_layers)) * n
+            some = [states[i % plan.distinct] for i in range(n)]
+            clock.time(
+                "page KV in memory, whole model",
+                n,
+                partial(_ask, everything, [plan.query], some, shared),
+                flops=flops,
+                page_bytes=page_bytes,
+            )
+        del states, some
+
+        computed = scorer.sharing(Prepare(band=_band(scorer))).prepare(images, keeps)
+        shared = scorer.shared_state()
+        for codec in plan.codecs:
+            mini = scorer.sharing(Prepare(band=_band(scorer), codec=codec))
+            coded = [
+                codecs.encode(state["k"], state["v"], codec) | {"next_pos": state["next_pos"]} for state in computed
+            ]
+            places = _write(workspace, codec, [coded[i % plan.distinct] for i in range(most)])
+            page_bytes = _bytes(coded[0])
+            for n in plan.candidates:
+                flops = cost.cached(kept, scorer.band) * n
+
+                answer = partial(_answer, mini, plan.query, workspace, places[:n], shared)
+                evict = partial(_evict, workspace, places[:n])
+                clock.time(f"mini {codec}, cold disk", n, answer, flops=flops, page_bytes=page_bytes, before=evict)
+                clock.time(f"mini {codec}, page cache", n, answer, flops=flops, page_bytes=page_bytes)
+            reader = StateReader(workspace)
+            resident = [reader.read(*place) for place in places]
+            flops = cost.cached(kept, scorer.band) * most
+            clock.time(
+                f"mini {codec}, resident",
+                most,
+                partial(_ask, mini, [plan.query], resident, shared),
+                flops=flops,
+                page_bytes=page_bytes,
+            )
+            if codec == plan.codecs[0]:
+                for queries in plan.queries:
+                    texts = [f"{plan.query} {i}" for i in range(queries)]
+                    clock.time(
+                        f"mini {codec}, resident, {queries} queries",
+                        most,
+                        partial(_ask, mini, texts, resident, shared),
+                        flops=flops,
+                        page_bytes=page_bytes,
+                        queries=queries,
+                    )
+    return Bench(limit, grid[0] * grid[1], kept, len(suffix), clock.rows)
+
+
+def measure_limit(dtype: torch.dtype, device: torch.device) -> Limit:
+    """The best of five of a 2,048-cubed matrix product and of a copy of 256 MB."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    source, target = (torch.zeros(1 << 28, dtype=torch.uint8, device=device) for _ in range(2))
+
+    def best(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(6):
+            _wait()
+            start = time.perf_counter()
+            work()
+            _wait()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    return Limit(2 * 2048**3 / best(lambda: a @ b), (1 << 28) / best(lambda: target.copy_(source)))
+
+
+class _Cost:
+    """Multiplications and additions, two a pair, of products and attention; what is linear in the width is left out."""
+
+    def __init__(self, config: Any, query: int, instruction: int, band: tuple[int, int]) -> None:
+        self.text, self.vision = config.text_config, config.vision_config
+        self.query, self.instruction, self.band = query, instruction, band
+        heads, width = self.text.num_attention_heads, self.text.head_dim
+        self.keys = 2 * 2 * self.text.hidden_size * self.text.num_key_value_heads * width  # keys and values, a token
+        self.rest = 2 * self.text.hidden_size * (2 * heads * width + 3 * self.text.intermediate_size)
+        self.attend = 4 * heads * width  # a token for each it sees
+
+    def cached(self, kept: int, band: tuple[int, int]) -> float:
+        """One candidate from its cache: the band's layers, of the last only the last token."""
+        seen = self.instruction + kept + 2 + self.query  # its own segment in full: a mask saves nothing
+        layer = self.query * (self.keys + self.rest + self.attend * seen)
+        last = self.query * self.keys + self.rest + self.attend * seen
+        return (band[1] - band[0] - 1) * layer + last
+
+    def dense(self, grid: tuple[int, int]) -> float:
+        """One page and query, vision tower included."""
+        merge, vision = self.vision.spatial_merge_size, self.vision
+        patches = grid[0] * grid[1] * merge**2
+        block = 2 * vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
+        tower = vision.depth * patches * (block + 4 * vision.hidden_size * patches)
+        tower += (
+            patches * 2 * vision.hidden_size * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        )
+        merged = vision.hidden_size * merge**2
+        mergers = 1 + len(vision.deepstack_visual_indexes)
+        tower += mergers * patches // merge**2 * 2 * merged * (merged + vision.out_hidden_size)
+        tokens = self.instruction + grid[0] * grid[1] + 2 + self.query
+        depth = self.text.num_hidden_layers
+        return float(tower + depth * tokens * (self.keys + self.rest + self.attend * tokens / 2))
+
+
+def _page(size: tuple[int, int], seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def _keep(grid: tuple[int, int], share: float, seed: int) -> Keep:
+    n = grid[0] * grid[1]
+    chosen = np.random.default_rng(seed).permutation(n)[: max(1, round(n * share))]
+    return Keep(torch.tensor(np.sort(chosen), dtype=torch.int32), grid)
+
+
+def _band(scorer: Any) -> str:
+    return f"{scorer.band[0]}:{scorer.band[1]}"
+
+
+def _bytes(state: State) -> int:
+    return sum(tensor.nbytes for tensor in state.values())
+
+
+def _write(workspace: Workspace, codec: str, states: Sequence[State]) -> list[tuple[str, str]]:
+    """Shards of page caches as precache writes them; (key, page) of each."""
+    places = []
+    for first in range(0, len(states), _PER_SHARD):
+        key = f"{codecs.CODECS.index(codec):04x}{first:020x}"
+        named = {f"{i:04d}": state for i, state in enumerate(states[first : first + _PER_SHARD])}
+        scratch = workspace.scratch()
+        workspace.commit_shard("precache", key, scratch, write_states(scratch, _apart(named)))
+        places += [(key, name) for name in named]
+    return places
+
+
+def _apart(states: dict[str, State]) -> dict[str, State]:
+    """Copies: safetensors keeps no tensor twice under two names."""
+    return {page: {name: tensor.clone() for name, tensor in state.items()} for page, state in states.items()}
+
+
+def _ask(scorer: Any, queries: Sequence[str], states: Sequence[State], shared: State) -> None:
+    for query in queries:
+        scorer.score(query, states, shared, Score())
+
+
+def _answer(scorer: Any, query: str, workspace: Workspace, places: Sequence[tuple[str, str]], shared: State) -> None:
+    reader = StateReader(workspace)
+    _ask(scorer, [query], [reader.read(*place) for place in places], shared)
+
+
+def _evict(workspace: Workspace, places: Sequence[tuple[str, str]]) -> None:
+    """Ask the system to forget what it holds of the files, so that the next read is the disk's."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for key in {key for key, _ in places}:
+        descriptor = os.open(workspace.shard("precache", key) / _STATES_FILE, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int | None:
+    """The largest resident memory since ``_forget_peak``; None where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
