@@ -20,7 +20,7 @@ from .bench import bench
 from .draw import draw
 from .mine import mine
 from .probe import probe
-from .session import open_session, search_options
+from .session import memory_size, open_session, search_options
 from .show import check_output, note, pairs, plain_errors
 from .train import train
 
@@ -251,10 +251,13 @@ def rerank(
     prompt: o.Prompt = "vision-first",
     from_: o.From = None,
     json_: o.Json = False,
+    memory_budget: o.MemoryBudget = "4GiB",
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Find pages for a question and rerank them from their caches."""
-    with open_session(work, Machine(device), from_, ("index", "precache")) as session:
+    with plain_errors():
+        machine = Machine(device, memory=memory_size(memory_budget))
+    with open_session(work, machine, from_, ("index", "precache")) as session:
         from mmrr import pipeline
 
         asked = _queries(query, queries, document, scope)

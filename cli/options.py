@@ -170,6 +170,15 @@ SearchOptions = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)]
 Workers = Annotated[int, typer.Option(help="Processes that render; 0: one per core.", rich_help_panel=_MACHINE)]
+MemoryBudget = Annotated[
+    str,
+    typer.Option(
+        "--memory-budget",
+        metavar="SIZE",
+        help="What page caches may take while they are scored, e.g. 512MiB; the model comes on top.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 From = Annotated[
     Optional[list[str]],
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -38,6 +39,15 @@ def open_session(
                 raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
         with Workspace.open(work, create=create) as workspace:
             yield Session(workspace, machine or Machine(), progress, names)
+
+
+def memory_size(text: str) -> int:
+    """Bytes of a size such as 512MiB or 4GB. Raises MmrrError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise MmrrError(f"--memory-budget {text}: expected a size such as 512MiB or 4GiB")
+    step = 1024 if match[3] else 1000
+    return int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " "))
 
 
 def search_options(first_stage: str | None, scope: str, candidates: int) -> Retrieve:

@@ -21,6 +21,7 @@ class Machine:
     device: str = "auto"
     dtype: str = "auto"
     workers: int = 0  # processes that render; 0: one per core
+    memory: int = 4 << 30  # bytes that page caches may take while they are scored, model excluded
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from mmrr.stages.rerank import _ahead, _portions
+from mmrr.types import State
 from tests.console import (
     FP32,
     INDEX,
@@ -573,6 +577,35 @@ def test_random_pruning_keeps_as_many_and_the_same_again(chain: Chain) -> None:
     artifact(mmrr("prune", "--work", chain.work, "--keep", "0.2", "--by", "random"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == chosen
     assert "expected attention or random" in refused("prune", "--work", chain.work, "--by", "chance")
+
+
+def test_a_small_memory_budget_changes_no_score(chain: Chain) -> None:
+    """Page caches are then read and scored a page at a time; within 1e-5 in float32."""
+    whole = run_lines(chain.rerank() / "run.trec")
+    for folder in ("rerank", "shards/rerank"):
+        shutil.rmtree(chain.work / folder)
+    piecemeal = run_lines(chain.rerank("--memory-budget", "1KiB") / "run.trec")
+    assert whole.keys() == piecemeal.keys()
+    for query_id, hits in whole.items():
+        assert dict(piecemeal[query_id]) == pytest.approx(dict(hits), abs=1e-5)
+    for size in ("0", "much", "4 apples", "-1GiB"):
+        wrong = refused("rerank", "a", "--work", chain.work, "--memory-budget", size)
+        assert "expected a size such as 512MiB" in wrong
+
+
+def test_page_caches_come_in_portions_that_fit_read_ahead_in_order() -> None:
+    read = []
+
+    def states() -> Iterator[State]:
+        for i, n in enumerate((4, 4, 9, 1, 1, 1)):
+            read.append(i)
+            yield {"k": torch.full((n,), i, dtype=torch.uint8)}
+
+    parts = []
+    for part in _ahead(_portions(states(), 8)):
+        parts.append([int(state["k"][0]) for state in part])
+    assert parts == [[0, 1], [2], [3, 4, 5]]
+    assert read == [0, 1, 2, 3, 4, 5]
 
 
 def test_view_draws_the_kept_tokens(made: Chain, tmp_path: Path) -> None:

@@ -56,15 +56,17 @@ class Pool:
         return len(self._listing(report)["pages"])
 
     def page(self, report: int, number: int) -> DrawnPage:
-        listing = self._listing(report)
-        record = listing["pages"][number]
+        words = self.words(report, number)
         with Image.open(self._report(report) / f"{number}.png") as file:
-            image = file.convert("RGB")
+            return DrawnPage(file.convert("RGB"), words)
+
+    def words(self, report: int, number: int) -> tuple[Word, ...]:
+        """What stands on a page, without its picture."""
+        record = self._listing(report)["pages"][number]
         points = np.asarray(record["centres"], dtype=np.float32).reshape(-1, 2)
         ends = np.cumsum([len(text) for text in record["texts"]])[:-1]
         parts = np.split(points, ends) if record["texts"] else []
-        words = [Word(*word) for word in zip(record["texts"], parts, record["blocks"], strict=True)]
-        return DrawnPage(image, tuple(words))
+        return tuple(Word(*word) for word in zip(record["texts"], parts, record["blocks"], strict=True))
 
     def questions(self, report: int) -> list[Asked]:
         """Questions whose pages are known.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,8 +22,12 @@ from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.shards import StateReader, page_name, read_keeps
 from mmrr.trec import write_run
-from mmrr.types import Progress, Query, Run, rank, silent
+from mmrr.types import Progress, Query, Run, State, rank, silent
 
+T = TypeVar("T")
+#: Of a portion's stored bytes, what scoring holds at once, at most: this portion and the next one as stored; decoded
+#: (of int4, four times as much); and laid side by side for attention (as much again), with room for one page's float32.
+_COPIES = 12
 _Score = Callable[[Query, list[int]], torch.Tensor]
 
 
@@ -72,7 +77,9 @@ def rerank(
     if missing:
         started = time.perf_counter()
         score = _dense(workspace, collection, cached, machine, dense) if dense else None
-        score = score or _from_cache(workspace, collection, cached, _scorer(workspace, cached, machine), options)
+        score = score or _from_cache(
+            workspace, collection, cached, _scorer(workspace, cached, machine), options, machine.memory
+        )
         load_ms = 1000 * (time.perf_counter() - started)
         with progress("rerank", len(missing)) as advance:
             for query in missing:
@@ -128,7 +135,7 @@ def rescore(
     chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
     scorer = _scorer(workspace, cached, machine)
     options = families.load("scorers", cached.config["family"]).Score()
-    from_cache = _from_cache(workspace, collection, cached, scorer, options)
+    from_cache = _from_cache(workspace, collection, cached, scorer, options, machine.memory)
     found = []
     with progress("rescore", len(chosen)) as advance:
         for query, page_id in chosen:
@@ -167,19 +174,45 @@ def _score_query(
     workspace.commit_shard("rerank", key, workspace.scratch(), record)
 
 
-def _from_cache(workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any) -> _Score:
+def _from_cache(
+    workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any, memory: int
+) -> _Score:
     reader = StateReader(workspace)
     shared = reader.read(cached.content["shared"], "shared")
 
     def score(query: Query, rows: list[int]) -> torch.Tensor:
-        states = [
+        states = (
             reader.read(cached.content["shards"][collection.shards[row]], page_name(collection.pages[row]))
             for row in rows
-        ]
-        logits: torch.Tensor = scorer.score(query.text, states, shared, options)
-        return logits
+        )
+        parts = _ahead(_portions(states, memory // _COPIES))
+        return torch.cat([scorer.score(query.text, part, shared, options) for part in parts])
 
     return score
+
+
+def _portions(states: Iterator[State], most_bytes: int) -> Iterator[list[State]]:
+    """Page caches in turn, as many at a time as fit; at least one."""
+    portion: list[State] = []
+    size = 0
+    for state in states:
+        own = sum(tensor.nbytes for tensor in state.values())
+        if portion and size + own > most_bytes:
+            yield portion
+            portion, size = [], 0
+        portion.append(state)
+        size += own
+    if portion:
+        yield portion
+
+
+def _ahead(parts: Iterator[T]) -> Iterator[T]:
+    """The same, each read while the one before it is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming = pool.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = pool.submit(next, parts, None)
+            yield part
 
 
 def _dense(

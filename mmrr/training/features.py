@@ -57,6 +57,7 @@ class Features:
     def __init__(self, folder: Path, pool: Pool, saliency: str = "") -> None:
         """``saliency``: a name for the embedder whose attention is kept beside the features; empty: none."""
         self.folder, self.pool, self.saliency = folder, pool, saliency
+        self._written: dict[tuple[int, int], dict[str, Any]] = {}  # parsing it costs as much as a small model's step
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, report: int, page: int) -> Path:
@@ -95,24 +96,27 @@ class Features:
     def load(self, report: int, number: int) -> ReadPage:
         tensors = load_file(self.path(report, number))
         rows, columns = tensors["grid"].tolist()
-        drawn = self.pool.page(report, number)
+        key = (report, number)
+        if key not in self._written:
+            self._written[key] = self._read(report, number, rows, columns)
+        saliency = load_file(self._saliency_path(report, number))["saliency"] if self.saliency else None
+        return ReadPage(tensors["tokens"], tensors["deepstack"], (rows, columns), saliency, **self._written[key])
+
+    def _read(self, report: int, number: int, rows: int, columns: int) -> dict[str, Any]:
+        """What a ReadPage holds beside its tensors."""
+        words = self.pool.words(report, number)
         cells = []
-        for word in drawn.words:
+        for word in words:
             x = (word.centres[:, 0] // CELL_PX).astype(int).clip(0, columns - 1)
             y = (word.centres[:, 1] // CELL_PX).astype(int).clip(0, rows - 1)
             cells.append(tuple(sorted({int(cell) for cell in y * columns + x})))
-        saliency = load_file(self._saliency_path(report, number))["saliency"] if self.saliency else None
-        return ReadPage(
-            tokens=tensors["tokens"],
-            deepstack=tensors["deepstack"],
-            grid=(rows, columns),
-            saliency=saliency,
-            words=tuple(word.text for word in drawn.words),
-            folded=tuple(fold(word.text) for word in drawn.words),
-            blocks=tuple(word.block for word in drawn.words),
-            cells=tuple(cells),
-            questions=tuple(asked for asked in self.pool.questions(report) if number in asked.pages),
-        )
+        return {
+            "words": tuple(word.text for word in words),
+            "folded": tuple(fold(word.text) for word in words),
+            "blocks": tuple(word.block for word in words),
+            "cells": tuple(cells),
+            "questions": tuple(asked for asked in self.pool.questions(report) if number in asked.pages),
+        }
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:

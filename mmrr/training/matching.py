@@ -25,11 +25,13 @@ from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
 from mmrr.training.queries import Labelled, labelled, phrase, usable, word_ends
-from mmrr.training.targets import N_HASHES, word_hashes
+from mmrr.training.targets import N_HASHES, fold, word_hashes
 from mmrr.types import Embedding
 
 #: Pages that earlier batches leave behind as negatives of the contrast.
 REMEMBERED = 384
+#: Weight of the words' hashes beside the contrast.
+BAG_WEIGHT = 0.05
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
 
@@ -131,9 +133,7 @@ class Spelling(nn.Module):
         return self._loss(states * self.scale[1], [found.get(i, ()) for i in range(len(states))])
 
     def _loss(self, hidden: Tensor, targets: Sequence[Collection[int]]) -> Tensor:
-        wanted = torch.zeros(len(targets), N_HASHES, device=hidden.device)
-        for row, buckets in enumerate(targets):
-            wanted[row, list(buckets)] = 1.0
+        wanted = hashed(targets, hidden.device)
         return F.binary_cross_entropy_with_logits(self.head(hidden).float(), wanted) * N_HASHES
 
 
@@ -211,14 +211,19 @@ class _Pointer:
 
 
 class Contrast(nn.Module):
-    """An embedder in training: queries find their page among the batch's and those of the last batches."""
+    """An embedder in training: queries find their page among the batch's and those of the last batches.
+
+    Which words went into a vector is asked of it too, by the head that cells and letters were taught with: contrast
+    alone stays at chance for as long as neither side says anything.
+    """
 
     memory: Tensor
     filled: Tensor
 
-    def __init__(self, embedder: Any, search: Any) -> None:
+    def __init__(self, embedder: Any, search: Any, head: nn.Linear) -> None:
+        """``head``: from states (D) to hashes, the reader's."""
         super().__init__()
-        self.embedder, self.search = embedder, search
+        self.embedder, self.search, self.head = embedder, search, head
         self.text = embedder.backbone.text
         self.temperature = nn.Parameter(torch.tensor(3.0))  # log of the scale
         # Buffers, so that a run that goes on has the negatives it had.
@@ -226,38 +231,53 @@ class Contrast(nn.Module):
         self.register_buffer("memory", torch.zeros(REMEMBERED, width))
         self.register_buffer("filled", torch.tensor(0))
 
-    def page_vector(self, page: ReadPage) -> Tensor:
-        """Unit vector (D,)."""
+    def page_state(self, page: ReadPage) -> Tensor:
+        """The last token's state (D,), behind the final norm."""
         backbone = self.embedder.backbone
         chat = self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE)
         before, after = backbone.split_at_image(chat)
         states = read_page(backbone, _sequence(backbone, before, page, after, None), backbone.n_layers)
-        return F.normalize(self.text.norm(states[-1].float()).float(), dim=0)
+        return self.text.norm(states[-1].float()).float()
 
-    def query_vectors(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (Q, D)."""
+    def query_states(self, texts: Sequence[str]) -> Tensor:
+        """The same of queries, (Q, D)."""
         backbone = self.embedder.backbone
         ids, lengths = pad([self.embedder.chat(self.search.instruction, text) for text in texts])
         states = read_batch(backbone, backbone.text.embed_tokens(ids.to(backbone.device)), backbone.n_layers)
         last = states[torch.arange(len(texts)), lengths - 1]
-        return F.normalize(self.text.norm(last.float()).float(), dim=1)
+        return self.text.norm(last.float()).float()
 
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of each query over the pages."""
-        pages = torch.stack([self.page_vector(page) for page in batch.pages])
+        """Cross-entropy of each query over the pages, and of the words' hashes given each vector."""
         texts = [query.text for asked in batch.queries for query in asked]
+        page_states = torch.stack([self.page_state(page) for page in batch.pages])
+        query_states = self.query_states(texts)
+        words = [*(page.folded for page in batch.pages), *(map(fold, text.split()) for text in texts)]
+        said = self.head(torch.cat([page_states, query_states])).float()
+        true = hashed([{bucket for word in its for bucket in word_hashes(word)} for its in words], said.device)
+        bags = F.binary_cross_entropy_with_logits(said, true) * N_HASHES
+        pages = F.normalize(page_states, dim=1)
         owner = torch.tensor([i for i, asked in enumerate(batch.queries) for _ in asked], device=pages.device)
         bank = torch.cat([pages, self.memory[: int(self.filled)].to(pages)])
-        logits = self.query_vectors(texts) @ bank.T * self.temperature.exp()
-        loss = F.cross_entropy(logits, owner)
+        logits = F.normalize(query_states, dim=1) @ bank.T * self.temperature.exp()
+        found = F.cross_entropy(logits, owner)
         if self.training:
             self._remember(pages.detach())
-        return {"loss": loss, "right": (logits.argmax(1) == owner).float().mean()}
+        right = (logits.argmax(1) == owner).float().mean()
+        return {"loss": found + BAG_WEIGHT * bags, "found": found, "bags": bags, "right": right}
 
     def _remember(self, pages: Tensor) -> None:
         n = min(len(pages), REMEMBERED)
         self.memory.copy_(torch.cat([pages[:n].to(self.memory), self.memory[: REMEMBERED - n]]))
         self.filled.fill_(min(REMEMBERED, int(self.filled) + n))
+
+
+def hashed(targets: Sequence[Collection[int]], device: torch.device) -> Tensor:
+    """Buckets as rows of zeros and ones, (n, N_HASHES)."""
+    rows = torch.zeros(len(targets), N_HASHES)
+    for row, buckets in enumerate(targets):
+        rows[row, list(buckets)] = 1.0
+    return rows.to(device)
 
 
 def query_offset(scorer: Any) -> int:

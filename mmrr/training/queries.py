@@ -13,7 +13,7 @@ from mmrr.training.targets import fold
 
 #: Whole words that the tokenizer knows; word positions are counted in bytes, so queries with them are left out.
 _ANSWERS = re.compile(r"\b(yes|no)\b")
-MAX_CHARACTERS = 120
+MAX_CHARACTERS = 88
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     embedder.backbone.text.requires_grad_(True)
-    contrast = Contrast(embedder, embedders.Search()).to(crew.device)
+    contrast = Contrast(embedder, embedders.Search(), _hash_head(config)).to(crew.device)
     make = _matching(config, features, keys, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
     if crew.leads:
@@ -189,18 +189,23 @@ def _spell(
     """The first layers, by words' hashes; in a run folder of its own, inside this one."""
     if not config.spelled or not config.spelling:
         return
-    assert config.reader is not None
-    head = nn.Linear(config.shape.hidden, N_HASHES)
-    heads = load_file(config.reader / HEADS)
-    head.load_state_dict({name: heads[f"hashes.{name}"] for name in ("weight", "bias")})
     scorer.backbone.text.requires_grad_(True)
-    spelling = Spelling(scorer, head.to(crew.device), config.spelled).to(crew.device)
+    spelling = Spelling(scorer, _hash_head(config).to(crew.device), config.spelled).to(crew.device)
     make = BatchMaker(features, keys, config.seed, pages=4, queries=12, answered_only=False, strips=config.spelling)
     schedule = Schedule(config.spelling, config.lr, warmup=config.warmup, save_every=config.save_every)
     folder = RunFolder(run / "spelling")
     for record in _train(config, crew, folder, spelling, schedule, make, spelling.losses, None):
         yield record | {"stage": "spelling"}
     scorer.backbone.model.zero_grad(set_to_none=True)
+
+
+def _hash_head(config: ScratchConfig) -> nn.Linear:
+    """From states to words' hashes, as the reader learnt it."""
+    assert config.reader is not None
+    head = nn.Linear(config.shape.hidden, N_HASHES)
+    heads = load_file(config.reader / HEADS)
+    head.load_state_dict({name: heads[f"hashes.{name}"] for name in ("weight", "bias")})
+    return head
 
 
 def _matching(
