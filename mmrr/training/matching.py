@@ -272,6 +272,26 @@ class Contrast(nn.Module):
         self.filled.fill_(min(REMEMBERED, int(self.filled) + n))
 
 
+def let_copy(layer: Any, gain: float = 8.0) -> None:
+    """Begin a layer's attention as a copy: what a token attends to is added to it, ``gain`` times.
+
+    Attention is near uniform at first, so the last token's state begins as the mean of the cells', or the letters',
+    which speak of words already; from random weights contrast was still at chance after 270 steps.
+    """
+    attention = layer.self_attn
+    width = attention.head_dim
+    hidden, heads = attention.o_proj.weight.shape[0], attention.o_proj.weight.shape[1] // width
+    kept = attention.v_proj.weight.shape[0]
+    group = heads * width // kept
+    with torch.no_grad():
+        attention.v_proj.weight.copy_(torch.eye(kept, hidden))
+        attention.o_proj.weight.zero_()
+        for head in range(heads):
+            first = head // group * width
+            block = attention.o_proj.weight[first : first + width, head * width : (head + 1) * width]
+            block.copy_(gain / group * torch.eye(*block.shape))
+
+
 def hashed(targets: Sequence[Collection[int]], device: torch.device) -> Tensor:
     """Buckets as rows of zeros and ones, (n, N_HASHES)."""
     rows = torch.zeros(len(targets), N_HASHES)

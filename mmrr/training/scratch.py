@@ -26,7 +26,7 @@ from mmrr.training.config import CHECKPOINT, ScratchConfig
 from mmrr.training.crew import Crew, join
 from mmrr.training.features import Features
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
-from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling
+from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, let_copy
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
 
@@ -76,6 +76,8 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     checkpoint, scorer, features, keys = yield from _begin(config, run, crew, minireranker.Prepare(band="0:1"))
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
+    if config.spelled < config.shape.layers:
+        let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search(), _hash_head(config)).to(crew.device)
     make = _matching(config, features, keys, answered_only=True)
