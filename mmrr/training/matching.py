@@ -25,13 +25,9 @@ from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
 from mmrr.training.queries import Labelled, labelled, phrase, usable, word_ends
-from mmrr.training.targets import N_HASHES, fold, word_hashes
+from mmrr.training.targets import N_HASHES, word_hashes
 from mmrr.types import Embedding
 
-#: Pages that earlier batches leave behind as negatives of the contrast.
-REMEMBERED = 384
-#: Weight of the words' hashes beside the contrast.
-BAG_WEIGHT = 0.05
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
 
@@ -211,25 +207,17 @@ class _Pointer:
 
 
 class Contrast(nn.Module):
-    """An embedder in training: queries find their page among the batch's and those of the last batches.
+    """An embedder in training: queries find their page among the batch's.
 
-    Which words went into a vector is asked of it too, by the head that cells and letters were taught with: contrast
-    alone stays at chance for as long as neither side says anything.
+    Pages of earlier batches are no negatives here: the encoder moves so fast that telling old vectors from new ones is
+    the first thing it learns, and the last.
     """
 
-    memory: Tensor
-    filled: Tensor
-
-    def __init__(self, embedder: Any, search: Any, head: nn.Linear) -> None:
-        """``head``: from states (D) to hashes, the reader's."""
+    def __init__(self, embedder: Any, search: Any) -> None:
         super().__init__()
-        self.embedder, self.search, self.head = embedder, search, head
+        self.embedder, self.search = embedder, search
         self.text = embedder.backbone.text
         self.temperature = nn.Parameter(torch.tensor(3.0))  # log of the scale
-        # Buffers, so that a run that goes on has the negatives it had.
-        width = int(embedder.backbone.config.text_config.hidden_size)
-        self.register_buffer("memory", torch.zeros(REMEMBERED, width))
-        self.register_buffer("filled", torch.tensor(0))
 
     def page_state(self, page: ReadPage) -> Tensor:
         """The last token's state (D,), behind the final norm."""
@@ -248,28 +236,16 @@ class Contrast(nn.Module):
         return self.text.norm(last.float()).float()
 
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of each query over the pages, and of the words' hashes given each vector."""
+        """Cross-entropy of each query over the pages."""
         texts = [query.text for asked in batch.queries for query in asked]
         page_states = torch.stack([self.page_state(page) for page in batch.pages])
         query_states = self.query_states(texts)
-        words = [*(page.folded for page in batch.pages), *(map(fold, text.split()) for text in texts)]
-        said = self.head(torch.cat([page_states, query_states])).float()
-        true = hashed([{bucket for word in its for bucket in word_hashes(word)} for its in words], said.device)
-        bags = F.binary_cross_entropy_with_logits(said, true) * N_HASHES
         pages = F.normalize(page_states, dim=1)
         owner = torch.tensor([i for i, asked in enumerate(batch.queries) for _ in asked], device=pages.device)
-        bank = torch.cat([pages, self.memory[: int(self.filled)].to(pages)])
-        logits = F.normalize(query_states, dim=1) @ bank.T * self.temperature.exp()
+        logits = F.normalize(query_states, dim=1) @ pages.T * self.temperature.exp()
         found = F.cross_entropy(logits, owner)
-        if self.training:
-            self._remember(pages.detach())
         right = (logits.argmax(1) == owner).float().mean()
-        return {"loss": found + BAG_WEIGHT * bags, "found": found, "bags": bags, "right": right}
-
-    def _remember(self, pages: Tensor) -> None:
-        n = min(len(pages), REMEMBERED)
-        self.memory.copy_(torch.cat([pages[:n].to(self.memory), self.memory[: REMEMBERED - n]]))
-        self.filled.fill_(min(REMEMBERED, int(self.filled) + n))
+        return {"loss": found, "right": right}
 
 
 def let_copy(layer: Any, gain: float = 8.0) -> None:

@@ -79,7 +79,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     if config.spelled < config.shape.layers:
         let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
-    contrast = Contrast(embedder, embedders.Search(), _hash_head(config)).to(crew.device)
+    contrast = Contrast(embedder, embedders.Search()).to(crew.device)
     make = _matching(config, features, keys, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
     if crew.leads:
