@@ -17,17 +17,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tools in it
 
-demo: install ## Run the chain on data/sample: documents to a printed ranking
-	@$(BIN)/python -m tests.tiny $(DEMO)/random-checkpoint >/dev/null 2>&1
-	@echo; echo "mmrr carries no trained model yet. The ranking below is BM25's, over the text layer:"
-	$(BIN)/mmrr index data/sample --work $(DEMO)/work --first-stage bm25
-	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
-	@$(BIN)/mmrr retrieve --queries data/sample/queries.jsonl --work $(DEMO)/work >/dev/null 2>&1
-	$(BIN)/mmrr eval --work $(DEMO)/work --qrels data/sample/qrels.trec --no-rerank
-	@echo; echo "The same pages through caches and reranker, on a checkpoint of RANDOM weights, which has learnt nothing:"
-	@echo "the steps are real, the order of these pages means nothing."
-	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model $(DEMO)/random-checkpoint
+demo: install ## Run the chain on data/sample with the models that come with mmrr: PDFs to a ranking and a picture
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder
+	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
+	@$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work >/dev/null
+	$(BIN)/mmrr eval --work $(DEMO)/work --qrels data/sample/qrels.trec
+	$(BIN)/mmrr view graduate-handbook.pdf/0008 --work $(DEMO)/work --output $(DEMO)/page.png
 
 test: install ## Run the tests (a CPU, no network, a few minutes)
 	$(BIN)/python -m pytest -n auto -q -rs

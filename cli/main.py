@@ -68,8 +68,8 @@ def _scoring(
 
     if model is None:
         raise MmrrError(
-            "which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path, "
-            "or a Hub id such as Qwen/Qwen3-VL-Reranker-2B (4 GB to download)"
+            "which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path, a Hub id such as "
+            "Qwen/Qwen3-VL-Reranker-2B (4 GB to download), or reader-reranker, the small one that comes with mmrr"
         )
     return Scoring(family, Model(model, revision), options, keep)
 

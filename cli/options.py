@@ -21,7 +21,8 @@ Embedder = Annotated[
     Optional[str],
     typer.Option(
         envvar="MMRR_EMBEDDER",
-        help="Qwen3-VL embedding checkpoint: local path or Hub id, e.g. Qwen/Qwen3-VL-Embedding-2B. "
+        help="Qwen3-VL embedding checkpoint: local path, Hub id (Qwen/Qwen3-VL-Embedding-2B), or reader-embedder, "
+        "the small one that comes with mmrr. "
         "Without one, pages are found by their text layer alone.",
         rich_help_panel=_MODELS,
         show_default=False,
@@ -47,7 +48,8 @@ ScorerModel = Annotated[
     Optional[str],
     typer.Option(
         envvar="MMRR_SCORER_MODEL",
-        help="Qwen3-VL reranker checkpoint or LoRA adapter: local path or Hub id, e.g. Qwen/Qwen3-VL-Reranker-2B.",
+        help="Qwen3-VL reranker checkpoint or LoRA adapter: local path, Hub id (Qwen/Qwen3-VL-Reranker-2B), or "
+        "reader-reranker, the small one that comes with mmrr.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),

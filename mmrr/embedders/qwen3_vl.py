@@ -21,8 +21,8 @@ from mmrr.errors import MmrrError
 from mmrr.prompts import Mark
 from mmrr.types import Embedding, Grid
 
-#: Published checkpoints this family loads.
-CHECKPOINTS = ("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
+#: mmrr's own, and published checkpoints this family loads.
+CHECKPOINTS = ("reader-embedder", "Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
 #: Longest input of the published recipe, in tokens.
 MAX_LENGTH = 8192
 

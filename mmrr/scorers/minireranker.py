@@ -29,8 +29,10 @@ SYSTEM = (
 )
 INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 
-#: Published checkpoints this family loads. None of them was trained with band and exit on: see docs/minireranker.md.
+#: mmrr's own, and published checkpoints this family loads; none of those was trained with band and exit on: see
+#: docs/minireranker.md.
 CHECKPOINTS = (
+    "reader-reranker",
     "Qwen/Qwen3-VL-Reranker-2B",
     "Qwen/Qwen3-VL-Reranker-8B",
     "Qwen/Qwen3-VL-2B-Instruct",

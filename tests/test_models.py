@@ -1,0 +1,86 @@
+"""The contract of the models that come with mmrr: small, genuine, and they tell a page that answers from others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+import mmrr
+from mmrr import checkpoints
+from mmrr.checkpoints import Checkpoint
+from mmrr.embedders import qwen3_vl as embedders
+from mmrr.files import HashCache
+from mmrr.scorers import minireranker
+from tests.conftest import CPU
+
+FOLDER = Path(mmrr.__file__).parent / "models"
+NAMES = ("reader-embedder", "reader-reranker")
+#: Pages of plain words; every query below is answered by exactly one of them.
+PAGES = (
+    ("Ferry timetable", "The morning boat leaves the harbour", "at seven and carries thirty passengers."),
+    ("Soil moisture", "Rainfall in spring was measured", "by eleven sensors under the orchard."),
+    ("Espresso machine", "Descale the boiler every month", "with citric acid and plenty of water."),
+    ("Thesis regulations", "Two examiners read the thesis", "and report to the graduate school."),
+)
+QUERIES = ("morning boat harbour", "rainfall sensors orchard", "descale the boiler", "examiners thesis graduate school")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    hashes = HashCache(tmp_path_factory.mktemp("models") / "hashes.json")
+    return {name: checkpoints.resolve(name, None, hashes) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[Image.Image]:
+    drawn = []
+    for lines in PAGES:
+        page = Image.new("RGB", (640, 416), "white")
+        draw = ImageDraw.Draw(page)
+        for i, line in enumerate(lines):
+            draw.text((50, 60 + 80 * i), line, fill="black", font=ImageFont.load_default(size=20))
+        drawn.append(page)
+    return drawn
+
+
+def test_they_are_small_and_genuine(found: dict[str, Checkpoint]) -> None:
+    """15 M parameters each at most, 40 MB together; no format that could run code."""
+    assert checkpoints.built_in() == sorted(NAMES)
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 40e6
+    for checkpoint in found.values():
+        weights = load_file(checkpoint.path / "model.safetensors")
+        assert sum(tensor.numel() for tensor in weights.values()) < 15e6
+        assert AutoConfig.from_pretrained(checkpoint.path).model_type == "qwen3_vl"
+        suffixes = {path.suffix for path in checkpoint.path.iterdir()}
+        assert suffixes == {".json", ".jinja", ".safetensors"}
+
+
+def test_the_two_share_a_vision_tower(found: dict[str, Checkpoint]) -> None:
+    weights = [load_file(found[name].path / "model.safetensors") for name in NAMES]
+    tower = [name for name in weights[0] if ".visual." in name]
+    assert tower
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in tower)
+
+
+def test_the_reranker_puts_each_querys_page_first(found: dict[str, Checkpoint], pages: list[Image.Image]) -> None:
+    checkpoint = found["reader-reranker"]
+    prepare = minireranker.resolve(minireranker.Prepare(), checkpoint.config())
+    assert prepare.band == "2:5"
+    scorer = minireranker.Scorer(checkpoint, prepare, CPU, torch.float32)
+    states, shared = scorer.prepare(pages, [None] * len(pages)), scorer.shared_state()
+    for wanted, query in enumerate(QUERIES):
+        scores = scorer.score(query, states, shared, minireranker.Score())
+        assert int(scores.argmax()) == wanted, (query, scores)
+
+
+def test_the_embedder_finds_each_querys_page(found: dict[str, Checkpoint], pages: list[Image.Image]) -> None:
+    embedder = embedders.Embedder(found["reader-embedder"], embedders.Prepare(), CPU, torch.float32)
+    vectors = torch.stack([page.vector for page in embedder.embed_pages(pages)])
+    similar = embedder.embed_queries(QUERIES, embedders.Search()) @ vectors.T
+    right = int((similar.argmax(1) == torch.arange(len(QUERIES))).sum())
+    assert right >= 3, similar
