@@ -19,6 +19,9 @@ install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tool
 
 demo: install ## Run the chain on data/sample with the models that come with mmrr: PDFs to a ranking and a picture
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder
+	@echo; echo "By text (BM25):"
+	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --first-stage bm25 --top-k 5
+	@echo; echo "By sight, on the small models that come with mmrr. They are early weights, below BM25 on PDFs with text:"
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
 	@$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work >/dev/null

@@ -141,7 +141,7 @@ def test_a_reader_goes_on_from_another(runs: Path) -> None:
 
 
 def test_a_missing_reader_is_named(folder: Path) -> None:
-    settings = config(folder, "lost", "reranker", 'reader = "nowhere"\n')
+    settings = config(folder, "lost", "reranker", 'reader = "nowhere"\nband = "1:2"\nexit = 2\nspelled = 1\n')
     with pytest.raises(MmrrError, match=r"no trained reader at .*nowhere: run mmrr train reader first"):
         list(train_reranker(settings, folder / "lost"))
 
