@@ -529,7 +529,7 @@ def test_a_damaged_checkpoint_is_named(copy: Made, tmp_path: Path, name: str, ha
         (["--band", "3:2"], "band 3:2"),
         (["--band", "0:7"], "band 0:7 does not fit a model of 6 layers"),
         (["--band", "-1:3"], "band"),
-        (["-o", "unknown=1"], "unknown option unknown; valid options: band, instruction, max_tokens"),
+        (["-o", "unknown=1"], "unknown option unknown; valid options: band, codec, instruction, max_tokens"),
         (["-o", "nonsense"], "option 'nonsense': expected KEY=VALUE"),
         (["-o", "max_tokens=many"], "max_tokens=many"),
         (["-o", "max_tokens=-3"], "max_tokens"),
