@@ -102,6 +102,17 @@ def read_page(backbone: Any, page: Any, layers: int) -> Tensor:
     return x
 
 
+def read_last(backbone: Any, page: Any) -> Tensor:
+    """The last token's hidden state (D,) behind the last layer, which runs for that token alone."""
+    last = backbone.n_layers - 1
+    x, rotary = read_page(backbone, page, last), backbone.rotary(page.positions)
+    query, key, value = backbone.project(last, x, rotary, n_queries=1)
+    everything = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
+    attended = _attend(query[None], key[None], value[None], everything)[0]
+    state: Tensor = backbone.finish(last, x[-1:], attended)[0]
+    return state
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """(.., H, n, d) over (.., H_kv, k, d); causal without a mask."""
     key, value = key.to(query.dtype), value.to(query.dtype)

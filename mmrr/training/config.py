@@ -52,6 +52,7 @@ class ScratchConfig:
     hash_weight: float = 0.1  # weight of the words' loss beside the characters'
     # Embedder and reranker
     reader: Path | None = None  # the run of a trained reader
+    start: Path | None = None  # a run whose weights this one goes on from, instead of spelling; default: fresh weights
     spelling: int = 1500  # steps that teach the first layers to spell
     spelled: int = 2  # those layers; the one after them is taught to point
     reports: int = 1000  # drawn reports to train on

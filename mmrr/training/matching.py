@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import PageSequence, Visual
 from mmrr.keep import choose
-from mmrr.packed import Watch, pad, read_batch, read_page, score_states
+from mmrr.packed import Watch, pad, read_batch, read_last, read_page, score_states
 from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
@@ -224,8 +224,8 @@ class Contrast(nn.Module):
         backbone = self.embedder.backbone
         chat = self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE)
         before, after = backbone.split_at_image(chat)
-        states = read_page(backbone, _sequence(backbone, before, page, after, None), backbone.n_layers)
-        return self.text.norm(states[-1].float()).float()
+        state = read_last(backbone, _sequence(backbone, before, page, after, None))
+        return self.text.norm(state.float()).float()
 
     def query_states(self, texts: Sequence[str]) -> Tensor:
         """The same of queries, (Q, D)."""
@@ -298,6 +298,8 @@ def _sequence(
     backbone: Any, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
 ) -> PageSequence:
     weight = backbone.text.embed_tokens.weight
-    visual = Visual(page.tokens.to(weight), page.deepstack.to(weight), page.grid)
+    wider = (0, weight.shape[1] - page.tokens.shape[1])  # than the reader: with zeros, as its tower was widened
+    levels = page.deepstack[: len(backbone.config.vision_config.deepstack_visual_indexes)]
+    visual = Visual(F.pad(page.tokens.to(weight), wider), F.pad(levels.to(weight), wider), page.grid)
     sequence: PageSequence = backbone.page_sequence(before, visual, after, kept)
     return sequence

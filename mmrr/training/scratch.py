@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from mmrr import checkpoints
 from mmrr.embedders import qwen3_vl as embedders
@@ -35,6 +35,8 @@ Records = Iterator[dict[str, Any]]
 #: (columns, rows, crops a batch) in cells. Longer crops teach words and lines, larger ones attention over a page.
 CROPS = ((8, 8, 16), (8, 8, 16), (8, 8, 16), (16, 8, 8), (16, 16, 4))
 HEADS = "heads.safetensors"
+#: Of the vision tower's weights: what makes its early features ready for the language model.
+DEEPSTACK = "deepstack_merger_list."
 #: Reports drawn from the held-out documents, to measure reading on.
 HELD_OUT_REPORTS = 30
 
@@ -76,7 +78,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     checkpoint, scorer, features, keys = yield from _begin(config, run, crew, minireranker.Prepare(band="0:1"))
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
-    if config.spelled < config.shape.layers:
+    if config.start is None and config.spelled < config.shape.layers:
         let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search()).to(crew.device)
@@ -122,13 +124,18 @@ def _begin(config: ScratchConfig, run: Path, crew: Crew, prepare: minireranker.P
     """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower."""
     checkpoint = checkpoints.resolve(str(_start(config, run)), None, HashCache(run / "hashes.json"))
     scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
-    features, keys = yield from _features(config, run, scorer.backbone)
-    yield from _spell(config, run, crew, scorer, features, keys)
+    features, keys = yield from _features(config, run, crew)
+    if config.start is None:
+        yield from _spell(config, run, crew, scorer, features, keys)
     return checkpoint, scorer, features, keys
 
 
 def _start(config: ScratchConfig, run: Path) -> Path:
-    """A fresh model with the reader's vision tower, as a checkpoint in float32."""
+    """The checkpoint to go on from: another run's, or a fresh model with the reader's vision tower, in float32."""
+    if config.start is not None:
+        if not (config.start / CHECKPOINT / "model.safetensors").exists():
+            raise MmrrError(f"no trained model at {config.start}: `start` is the --run folder of a run that has ended")
+        return config.start / CHECKPOINT
     path = run / "start"
     if (path / "model.safetensors").exists():
         return path
@@ -146,16 +153,31 @@ def _load_tower(model: Any, reader: Path) -> None:
         raise MmrrError(f"no trained reader at {reader}: run mmrr train reader first, and name its --run folder")
     prefix = "model.visual."
     tower = {name.removeprefix(prefix): value for name, value in load_file(file).items() if name.startswith(prefix)}
+    own = model.model.visual.state_dict()
+    if not any(name.startswith(DEEPSTACK) for name in own):  # a model may do without
+        tower = {name: value for name, value in tower.items() if not name.startswith(DEEPSTACK)}
+    for name in ("merger.linear_fc2", *(f"{DEEPSTACK}{i}.linear_fc2" for i in range(len(own)))):
+        for part in (f"{name}.weight", f"{name}.bias"):
+            if part in tower and part in own:
+                tower[part] = _widened(tower[part], own[part].shape[0])
     try:
         model.model.visual.load_state_dict(tower)
     except RuntimeError as error:
         raise MmrrError(f"the vision tower of {reader} has another shape than this config's") from error
 
 
-def _features(config: ScratchConfig, run: Path, backbone: Any) -> Any:
+def _widened(rows: Tensor, n: int) -> Tensor:
+    """With rows of zeros up to ``n``: a language model wider than the reader's sees its tokens followed by zeros."""
+    return torch.cat([rows, rows.new_zeros(max(0, n - len(rows)), *rows.shape[1:])])
+
+
+def _features(config: ScratchConfig, run: Path, crew: Crew) -> Any:
+    """What the reader makes of the pages: one width for all models that are trained on it."""
     known, _ = _documents(config)
     pool = _pool(config, run, known)
     assert config.reader is not None
+    reader = checkpoints.resolve(str(config.reader / CHECKPOINT), None, HashCache(run / "hashes.json"))
+    backbone = embedders.Embedder(reader, embedders.Prepare(), crew.device, torch.float32).backbone
     tower = checksum_file(config.reader / CHECKPOINT / "model.safetensors")[:12]
     features = Features(pool.folder / f"features-{tower}", pool)
     keys = []
@@ -206,7 +228,8 @@ def _hash_head(config: ScratchConfig) -> nn.Linear:
     assert config.reader is not None
     head = nn.Linear(config.shape.hidden, N_HASHES)
     heads = load_file(config.reader / HEADS)
-    head.load_state_dict({name: heads[f"hashes.{name}"] for name in ("weight", "bias")})
+    weight = _widened(heads["hashes.weight"].T, config.shape.hidden).T
+    head.load_state_dict({"weight": weight, "bias": heads["hashes.bias"]})
     return head
 
 
