@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,25 +45,35 @@ def built_in() -> list[str]:
     return sorted(path.parent.name for path in _BUILT_IN.glob("*/config.json"))
 
 
-def resolve(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
+def resolve(
+    name: str, revision: str | None, hashes: HashCache, model_types: Collection[str] | None = None
+) -> Checkpoint:
     """Find a checkpoint, downloading it from the Hub if it is neither a folder, nor built in, nor cached.
 
-    A folder with ``adapter_config.json`` is a LoRA adapter: its base model is resolved too.
-    Raises MmrrError: not found, offline, not safetensors, or an architecture no backbone module is for.
+    A folder with ``adapter_config.json`` is a LoRA adapter: its base model is resolved too. ``model_types``: those its
+    config.json may name; by default those there is a backbone for.
+    Raises MmrrError: not found, offline, not safetensors, or another architecture.
     """
-    return _resolve(name, revision, None, hashes)
+    return _expect(_resolve(name, revision, None, hashes), model_types)
 
 
-def recorded(model: dict[str, str], hashes: HashCache) -> Checkpoint:
+def recorded(model: dict[str, str], hashes: HashCache, model_types: Collection[str] | None = None) -> Checkpoint:
     """The checkpoint a manifest names. Raises MmrrError if it has changed since, because its caches would not fit."""
     own, _, base = model["revision"].partition("+")
     commit, base_commit = (part if _COMMIT.fullmatch(part) else None for part in (own, base))
-    checkpoint = _resolve(model["id"], commit, base_commit, hashes)
+    checkpoint = _expect(_resolve(model["id"], commit, base_commit, hashes), model_types)
     if checkpoint.revision != model["revision"]:
         raise MmrrError(
             f"{model['id']} has changed since it was used here ({model['revision'][:15]}... then, "
             f"{checkpoint.revision[:15]}... now); run the earlier commands again with the new one"
         )
+    return checkpoint
+
+
+def _expect(checkpoint: Checkpoint, model_types: Collection[str] | None) -> Checkpoint:
+    known = families.names("backbones") if model_types is None else sorted(model_types)
+    if checkpoint.model_type not in known:
+        raise MmrrError(f"{checkpoint.id} is a '{checkpoint.model_type}' model; expected: {', '.join(known)}")
     return checkpoint
 
 
@@ -80,7 +91,7 @@ def _resolve(name: str, revision: str | None, base_revision: str | None, hashes:
     base_name = settings.get("base_model_name_or_path")
     if not base_name:
         raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
-    base = resolve(str(base_name), base_revision or settings.get("revision"), hashes)
+    base = _resolve(str(base_name), base_revision or settings.get("revision"), None, hashes)
     if base.adapter:
         raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
     return Checkpoint(name, f"{found}+{base.revision}", base.path, base.model_type, folder)
@@ -133,9 +144,6 @@ def _model_type(name: str, folder: Path) -> str:
     if not config.exists():
         raise MmrrError(f"{name}: no config.json in {folder}; expected a transformers checkpoint")
     model_type = str(_read_json(name, config).get("model_type"))
-    known = families.names("backbones")
-    if model_type not in known:
-        raise MmrrError(f"{name} is a '{model_type}' model; there is a backbone for: {', '.join(known)}")
     if not any(folder.glob("*.safetensors")):
         raise MmrrError(
             f"{name}: no *.safetensors in {folder}; other weight formats are not read, because they can run code"

@@ -142,6 +142,14 @@ def read_image(workspace: Workspace, page: Page) -> Image.Image:
     return Image.open(io.BytesIO(read_image_file(workspace, page))).convert("RGB")
 
 
+def read_content(workspace: Workspace, collection: Collection, page: Page, what: str) -> Image.Image | str:
+    """What a scorer reads of a page: its ``image``, or its ``text`` layer."""
+    if what == "text":
+        (text,) = read_texts(workspace, collection, [collection.row_of[page.page_id]])
+        return text
+    return read_image(workspace, page)
+
+
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
     """The page image as it lies on disk, checked as in ``read_image``."""
     try:

@@ -141,7 +141,9 @@ def precache_pages(
     collection = session.collection(indexed)
     family = precache.family_of(session.workspace, scoring.family, scoring.model, scoring.options)
     pruned = None
-    options = _pruning(session, scoring, indexed)
+    options = _pruning(session, scoring, indexed) if family.module.PRUNES else Prune(1.0)
+    if scoring.keep is not None and not family.module.PRUNES:
+        raise MmrrError(f"{scoring.family} caches whole pages: leave out --keep")
     if options.keep < 1:
         pruned = prune_pages(session, options, family.geometry, indexed)
     return precache.precache(session.workspace, collection, pruned, family, session.machine, report, session.progress)

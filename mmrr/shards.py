@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -138,6 +138,26 @@ class StateReader:
     def _damaged(self, key: str, what: str) -> Exception:
         self._open.pop(key, None)
         return self._workspace.damaged("precache", key, what)
+
+
+class States(Sequence[State]):
+    """Page caches by position, each read when it is asked for and not kept."""
+
+    def __init__(self, reader: StateReader, places: Sequence[tuple[str, str]]) -> None:
+        """``places``: (shard, page) of each."""
+        self._reader, self._places = reader, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> State: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[State]: ...
+    def __getitem__(self, index: int | slice) -> State | list[State]:
+        if isinstance(index, slice):
+            return [self._reader.read(*place) for place in self._places[index]]
+        return self._reader.read(*self._places[index])
 
 
 def _offsets(lengths: Sequence[int]) -> torch.Tensor:

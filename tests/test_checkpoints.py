@@ -168,7 +168,7 @@ def test_a_hub_id_that_is_not_here_offline_is_one_clear_line(hashes):
 
 def test_another_architecture_is_told_what_there_is(folder, hashes):
     edit_json(folder / "config.json", model_type="llama")
-    assert refused(folder, hashes, load=False).endswith("is a 'llama' model; there is a backbone for: qwen3_vl")
+    assert refused(folder, hashes, load=False).endswith("is a 'llama' model; expected: qwen3_vl")
 
 
 def test_weights_that_can_run_code_are_refused(folder, hashes):

@@ -39,6 +39,9 @@ CHECKPOINTS = (
     "Qwen/Qwen3-VL-4B-Instruct",
     "Qwen/Qwen3-VL-8B-Instruct",
 )
+#: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
+MODEL_TYPES = ("qwen3_vl",)
+PRUNES, LISTWISE = True, False
 #: Band and exit of the paper, by the LM's depth: 2B has 28 layers, 4B and 8B have 36 (section 3).
 PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
 #: Longest query, in tokens of the second segment.
@@ -80,6 +83,11 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
     if not 0 <= start < end <= depth:
         raise MmrrError(f"band {start}:{end} does not fit a model of {depth} layers; expected 0 <= b < e <= {depth}")
     return replace(prepare, band=f"{start}:{end}")
+
+
+def reads(prepare: Prepare) -> str:
+    """What a page is given as: ``image`` or ``text``."""
+    return "image"
 
 
 def wording(prepare: Prepare) -> dict[str, str]:

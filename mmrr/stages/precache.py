@@ -12,7 +12,7 @@ from typing import Any
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.checkpoints import Checkpoint, resolve
-from mmrr.collection import Collection, read_image
+from mmrr.collection import Collection, read_content
 from mmrr.config import Machine, Model
 from mmrr.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
@@ -53,7 +53,7 @@ class Plan:
 def family_of(workspace: Workspace, name: str, model: Model, options: dict[str, str]) -> Family:
     """Find the scorer and write out what its ``auto`` options mean for this checkpoint."""
     module = families.load("scorers", name)
-    checkpoint = resolve(model.name, model.revision, workspace.hashes)
+    checkpoint = resolve(model.name, model.revision, workspace.hashes, module.MODEL_TYPES)
     config = checkpoint.config()
     return Family(
         name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config
@@ -114,8 +114,8 @@ def precache(
                 keeps = read_keeps(workspace, keep_shards[pages_key]) if pruned else {}
                 states = {}
                 for page in collection.by_shard[pages_key]:
-                    image = read_image(workspace, page)
-                    (states[page_name(page)],) = scorer.prepare([image], [keeps.get(page.number)])
+                    content = read_content(workspace, collection, page, family.module.reads(family.prepare))
+                    (states[page_name(page)],) = scorer.prepare([content], [keeps.get(page.number)])
                     advance(1)
                 folder = workspace.scratch()
                 workspace.commit_shard("precache", key, folder, write_states(folder, states))

@@ -16,11 +16,11 @@ import torch
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.checkpoints import recorded
-from mmrr.collection import Collection, read_image
+from mmrr.collection import Collection, read_content, read_image
 from mmrr.config import DenseOrder, Machine
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.shards import StateReader, page_name, read_keeps
+from mmrr.shards import StateReader, States, page_name, read_keeps
 from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, State, rank, silent
 
@@ -65,10 +65,11 @@ def rerank(
         return done
 
     candidates = {query.query_id: [collection.row_of[hit.page_id] for hit in run[query.query_id]] for query in queries}
-    # Sorted: the score of a page does not depend on where the first stage put it.
+    # Sorted: the score of a page does not depend on where the first stage put it, unless it is scored in a list.
+    ordered = list if module.LISTWISE else sorted
     keys = {
         query.query_id: spec.shard_key(
-            query.text, *sorted(_name(collection, cached, row) for row in candidates[query.query_id])
+            query.text, *ordered(_name(collection, cached, row) for row in candidates[query.query_id])
         )
         for query in queries
     }
@@ -134,7 +135,10 @@ def rescore(
     pairs = [(query, hit.page_id) for query in queries for hit in run[query.query_id]]
     chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
     scorer = _scorer(workspace, cached, machine)
-    options = families.load("scorers", cached.config["family"]).Score()
+    module = families.load("scorers", cached.config["family"])
+    if not hasattr(scorer, "plain"):
+        raise MmrrError(f"{cached.config['family']} has no forward without a cache to compare a pair's score with")
+    options, reads = module.Score(), module.reads(scorer.prepare_options)
     from_cache = _from_cache(workspace, collection, cached, scorer, options, machine.memory)
     found = []
     with progress("rescore", len(chosen)) as advance:
@@ -144,7 +148,7 @@ def rescore(
             keep = (
                 read_keeps(workspace, pruned.content["shards"][collection.shards[row]])[page.number] if pruned else None
             )
-            plain = scorer.plain(query.text, read_image(workspace, page), keep, options)
+            plain = scorer.plain(query.text, read_content(workspace, collection, page, reads), keep, options)
             found.append((query.query_id, page_id, float(from_cache(query, [row])), plain))
             advance(1)
     return Rescored(found)
@@ -179,13 +183,14 @@ def _from_cache(
 ) -> _Score:
     reader = StateReader(workspace)
     shared = reader.read(cached.content["shared"], "shared")
+    listwise = families.load("scorers", cached.config["family"]).LISTWISE
 
     def score(query: Query, rows: list[int]) -> torch.Tensor:
-        states = (
-            reader.read(cached.content["shards"][collection.shards[row]], page_name(collection.pages[row]))
-            for row in rows
-        )
-        parts = _ahead(_portions(states, memory // _COPIES))
+        places = [(cached.content["shards"][collection.shards[row]], page_name(collection.pages[row])) for row in rows]
+        if listwise:
+            scores: torch.Tensor = scorer.score(query.text, States(reader, places), shared, options)
+            return scores
+        parts = _ahead(_portions(iter(States(reader, places)), memory // _COPIES))
         return torch.cat([scorer.score(query.text, part, shared, options) for part in parts])
 
     return score
@@ -219,6 +224,8 @@ def _dense(
     workspace: Workspace, collection: Collection, cached: Manifest, machine: Machine, order: DenseOrder
 ) -> _Score:
     scorer = _scorer(workspace, cached, machine)
+    if not hasattr(scorer, "dense"):
+        raise MmrrError(f"{cached.config['family']} has no dense forward: leave out --dense")
 
     def score(query: Query, rows: list[int]) -> torch.Tensor:
         images = (read_image(workspace, collection.pages[row]) for row in rows)
@@ -236,4 +243,4 @@ def _scorer(workspace: Workspace, cached: Manifest, machine: Machine) -> Any:
         raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
     device = resolve_device(machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)
-    return module.Scorer(recorded(cached.model, workspace.hashes), prepare, device, dtype)
+    return module.Scorer(recorded(cached.model, workspace.hashes, module.MODEL_TYPES), prepare, device, dtype)
