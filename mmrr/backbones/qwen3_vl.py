@@ -105,6 +105,10 @@ class Backbone:
         """Two rows of the LM head, (2, D) float32: the dot products with them are taken in fp32, then subtracted."""
         return self.model.lm_head.weight[[positive, negative]].float()
 
+    def head_rows(self, ids: Sequence[int]) -> Tensor:
+        """The rows of the LM head for some tokens, (n, D) float32."""
+        return self.model.lm_head.weight[list(ids)].float()
+
     # Vision
 
     def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
@@ -119,17 +123,34 @@ class Backbone:
     @torch.inference_mode()
     def vision(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> list[Visual]:
         """Vision tower and merger, one page at a time: attention is within a page, so batching saves no arithmetic."""
-        pages = []
-        for image in images:
-            inputs = self.pixels(image, max_tokens)
-            out = self.model.model.get_image_features(**inputs, return_dict=True)
-            _, rows, columns = inputs["image_grid_thw"][0].tolist()
-            merge = self.config.vision_config.spatial_merge_size
-            features = [level[0] for level in out.deepstack_features]
-            tokens = out.pooler_output[0].to(self.dtype)
-            deepstack = torch.stack(features).to(self.dtype) if features else tokens.new_zeros(0, *tokens.shape)
-            pages.append(Visual(tokens, deepstack, (rows // merge, columns // merge)))
-        return pages
+        return [self._visual(self.pixels(image, max_tokens)) for image in images]
+
+    @property
+    def pixel_limits(self) -> tuple[int, int]:
+        """Fewest and most pixels of a page as the checkpoint's own image processor resizes it."""
+        size = self.image_processor.size
+        return int(size["shortest_edge"]), int(size["longest_edge"])
+
+    @torch.inference_mode()
+    def vision_as_processed(self, image: Image.Image) -> Visual:
+        """Vision tower and merger over a page in the size that the checkpoint's own image processor gives it.
+
+        Raises MmrrError for an image that the processor refuses: one side over 200 times the other.
+        """
+        try:
+            inputs = self.image_processor(images=[image.convert("RGB")], return_tensors="pt")
+        except ValueError as error:
+            raise MmrrError(f"a page image of {image.width} x {image.height} pixels: {_first_line(error)}") from error
+        return self._visual({name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")})
+
+    def _visual(self, inputs: dict[str, Tensor]) -> Visual:
+        out = self.model.model.get_image_features(**inputs, return_dict=True)
+        _, rows, columns = inputs["image_grid_thw"][0].tolist()
+        merge = self.config.vision_config.spatial_merge_size
+        features = [level[0] for level in out.deepstack_features]
+        tokens = out.pooler_output[0].to(self.dtype)
+        deepstack = torch.stack(features).to(self.dtype) if features else tokens.new_zeros(0, *tokens.shape)
+        return Visual(tokens, deepstack, (rows // merge, columns // merge))
 
     # Language model, page side
 
@@ -160,6 +181,44 @@ class Backbone:
         embeddings = torch.cat([self.embed(before), chosen.tokens, self.embed(after)])
         span = slice(start, start + len(cells))
         return PageSequence(embeddings, positions.to(self.device), chosen.deepstack, span, tail + len(after))
+
+    def pages_sequence(
+        self, ids: Sequence[int], visuals: Sequence[Visual], cells: Sequence[Tensor | None]
+    ) -> PageSequence:
+        """Embeddings and M-RoPE positions of a prompt with one image token for each page of ``visuals``.
+
+        ``cells`` (K,) are the places in the page's grid, in raster order, of tokens that were kept; None: all of them.
+        Kept tokens have the positions they would have among all, and so has the text behind them.
+        """
+        runs: list[list[int]] = [[]]
+        for i in ids:
+            if i == self.config.image_token_id:
+                runs.append([])
+            else:
+                runs[-1].append(i)
+        if len(runs) != len(visuals) + 1:
+            raise MmrrError(f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages")
+        embeddings, positions, standing = [], [], []
+        n_tokens = next_pos = 0
+        for index, run in enumerate(runs):
+            embeddings.append(self.embed(run))
+            positions.append((next_pos + torch.arange(len(run))).expand(3, -1))
+            n_tokens, next_pos = n_tokens + len(run), next_pos + len(run)
+            if index < len(visuals):
+                visual, kept = visuals[index], cells[index]
+                height, width = visual.grid
+                places = torch.arange(height * width) if kept is None else kept.cpu().long()
+                embeddings.append(visual.tokens)
+                positions.append(torch.stack([torch.zeros_like(places), places // width, places % width]) + next_pos)
+                standing.append(n_tokens + torch.arange(len(places)))
+                n_tokens, next_pos = n_tokens + len(places), next_pos + max(height, width)
+        return PageSequence(
+            torch.cat(embeddings),
+            torch.cat(positions, dim=1).to(self.device),
+            torch.cat([visual.deepstack for visual in visuals], dim=1),
+            torch.cat(standing).to(self.device),
+            next_pos,
+        )
 
     @torch.inference_mode()
     def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
@@ -234,13 +293,14 @@ class Backbone:
 
         # One buffer, [instruction | page, padded | own] per layer: each page's cache is copied once.
         shape = (end - first_layer, n, n_heads, own + m, d_head)
-        keys, values = x.new_zeros(shape), x.new_zeros(shape)
+        keys, values = x.new_empty(shape), x.new_empty(shape)
         for buffer, cache in ((keys, instruction.keys), (values, instruction.values)):
             buffer[..., :n_instruction, :] = cache[: end - first_layer, None].to(x)
         for i, page in enumerate(pages):
             stop = n_instruction + page.keys.shape[2]
             keys[:, i, :, n_instruction:stop] = page.keys[: end - first_layer].to(x)
             values[:, i, :, n_instruction:stop] = page.values[: end - first_layer].to(x)
+            keys[:, i, :, stop:own], values[:, i, :, stop:own] = 0, 0  # masked, but no number may be missing
 
         visible = torch.ones(n, m, own + m, dtype=torch.bool)
         visible[:, :, n_instruction:own] = (torch.arange(n_page) < lengths[:, None])[:, None]
@@ -249,21 +309,20 @@ class Backbone:
 
         positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
         rotary = self.rotary(positions.expand(3, n, m))
-        x = x.expand(n, m, -1)
-        for index in range(first_layer, end):
+        for index in range(first_layer, end):  # the first one projects what all pages share: x has no N yet
             rows = 1 if last_only and index == end - 1 else m
             query, key, value = self.project(index, x, rotary, n_queries=rows)
             keys[index - first_layer, :, :, own:] = key
             values[index - first_layer, :, :, own:] = value
             # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
-            group = query.shape[1] // n_heads
+            group = query.shape[-3] // n_heads
             attended = F.scaled_dot_product_attention(
                 query.reshape(n, n_heads, group * rows, d_head),
                 keys[index - first_layer],
                 values[index - first_layer],
                 attn_mask=visible[:, m - rows :].repeat(1, group, 1)[:, None],
             )
-            x = self.finish(index, x[:, m - rows :], attended.reshape(n, group * n_heads, rows, d_head))
+            x = self.finish(index, x[..., m - rows :, :], attended.reshape(n, group * n_heads, rows, d_head))
         return x
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -310,20 +369,22 @@ class Backbone:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries (..., H, n, d), rotated keys and values (..., H_kv, n, d) of one layer.
 
-        ``n_queries``: how many of the last rows need queries; all of them by default.
+        ``n_queries``: how many of the last rows need queries; all of them by default. One sequence (n, D) may be
+        rotated to N places at once: queries and keys are then (N, ..).
         """
         layer = self.text.layers[index]
         attention = layer.self_attn
         hidden = layer.input_layernorm(x)
         first = 0 if n_queries is None else x.shape[-2] - n_queries
         cos, sin = rotary
-        if x.dim() == 2:
+        if x.dim() == 2 and len(cos) == 1:
             cos, sin = cos[0], sin[0]
 
         def heads(projection: nn.Module, rows: Tensor) -> Tensor:
             return projection(rows).unflatten(-1, (-1, attention.head_dim))
 
-        query = attention.q_norm(heads(attention.q_proj, hidden[..., first:, :])).transpose(-2, -3)
+        asking = hidden[..., first:, :].contiguous()  # of strided rows, a product would copy the weights per batch item
+        query = attention.q_norm(heads(attention.q_proj, asking)).transpose(-2, -3)
         key = attention.k_norm(heads(attention.k_proj, hidden)).transpose(-2, -3)
         value = heads(attention.v_proj, hidden).transpose(-2, -3)
         return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
@@ -337,12 +398,12 @@ class Backbone:
 
 @dataclass(frozen=True, slots=True)
 class PageSequence:
-    """Text, page, text: what the language model reads."""
+    """Text and pages: what the language model reads."""
 
     embeddings: Tensor  # (n, D)
     positions: Tensor  # (3, n)
     deepstack: Tensor  # (S, K, D)
-    visual: slice  # where the page's tokens stand
+    visual: slice | Tensor  # where the page's tokens stand; of several pages, their indices (K,)
     next_pos: int  # M-RoPE position of a token that would follow
 
     def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
