@@ -219,15 +219,21 @@ class _Cost:
         self.query, self.instruction, self.band = query, instruction, band
         heads, width = self.text.num_attention_heads, self.text.head_dim
         self.keys = 2 * 2 * self.text.hidden_size * self.text.num_key_value_heads * width  # keys and values, a token
-        self.rest = 2 * self.text.hidden_size * (2 * heads * width + 3 * self.text.intermediate_size)
+        self.ask = 2 * self.text.hidden_size * heads * width  # a query, a token
+        self.rest = 2 * self.text.hidden_size * (heads * width + 3 * self.text.intermediate_size)
         self.attend = 4 * heads * width  # a token for each it sees
 
     def cached(self, kept: int, band: tuple[int, int]) -> float:
-        """One candidate from its cache: the band's layers, of the last only the last token."""
+        """One more candidate from its cache: the band's layers, of the last only the last token.
+
+        What the first of them projects, all candidates share.
+        """
         seen = self.instruction + kept + 2 + self.query  # its own segment in full: a mask saves nothing
-        layer = self.query * (self.keys + self.rest + self.attend * seen)
-        last = self.query * self.keys + self.rest + self.attend * seen
-        return (band[1] - band[0] - 1) * layer + last
+        layers = band[1] - band[0]
+        layer = self.query * (self.keys + self.ask + self.rest + self.attend * seen)
+        last = self.query * self.keys + self.ask + self.rest + self.attend * seen
+        shared = self.query * self.keys + (self.query if layers > 1 else 1) * self.ask
+        return (layers - 1) * layer + last - shared
 
     def dense(self, grid: tuple[int, int]) -> float:
         """One page and query, vision tower included."""
@@ -243,7 +249,7 @@ class _Cost:
         tower += mergers * patches // merge**2 * 2 * merged * (merged + vision.out_hidden_size)
         tokens = self.instruction + grid[0] * grid[1] + 2 + self.query
         depth = self.text.num_hidden_layers
-        return float(tower + depth * tokens * (self.keys + self.rest + self.attend * tokens / 2))
+        return float(tower + depth * tokens * (self.keys + self.ask + self.rest + self.attend * tokens / 2))
 
 
 def _page(size: tuple[int, int], seed: int) -> Image.Image:
