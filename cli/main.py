@@ -112,6 +112,7 @@ def index(
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.MACHINE.dtype,
     workers: o.Workers = o.MACHINE.workers,
@@ -121,7 +122,7 @@ def index(
         from mmrr import pipeline
 
         model = _embedder(embedder, embedder_revision, first_stage)
-        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
+        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
         report.documents(pages)
         made = pipeline.index_pages(session, pages, model, pairs(embed_option, dim=dim or None), Index(faiss_factory))
         typer.echo(made.path)
@@ -134,13 +135,14 @@ def render(
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Only render documents to page images and text. mmrr index does this too."""
     with open_session(work, Machine(workers=workers), create=True) as session:
         from mmrr import pipeline
 
-        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
+        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
         report.documents(pages)
         typer.echo(pages.path)
 
@@ -212,6 +214,7 @@ def precache(
 
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         made = pipeline.precache_pages(session, scoring, report.plan)
+        report.without_text(session, made)
         typer.echo(made.path)
 
 
@@ -252,11 +255,13 @@ def rerank(
     from_: o.From = None,
     json_: o.Json = False,
     memory_budget: o.MemoryBudget = "4GiB",
+    resident: o.Resident = "0",
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Find pages for a question and rerank them from their caches."""
     with plain_errors():
-        machine = Machine(device, memory=memory_size(memory_budget))
+        budget, kept = memory_size("--memory-budget", memory_budget), memory_size("--resident", resident, or_none=True)
+        machine = Machine(device, memory=budget, resident=kept)
     with open_session(work, machine, from_, ("index", "precache")) as session:
         from mmrr import pipeline
 
@@ -301,6 +306,7 @@ def evaluate(
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
     json_: o.Json = False,
     from_: o.From = None,
     device: o.Device = o.MACHINE.device,
@@ -337,7 +343,7 @@ def evaluate(
         result = pipeline.mmdocir_benchmark(
             session,
             data,
-            Render(renderer, dpi, max_tokens),
+            Render(renderer, dpi, max_tokens, ocr),
             cast("Any", text),
             _embedder(embedder, embedder_revision, first_stage),
             {},
@@ -377,6 +383,7 @@ def run(
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.MACHINE.dtype,
     workers: o.Workers = o.MACHINE.workers,
@@ -389,10 +396,10 @@ def run(
         check_output(output)
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         model = _embedder(embedder, embedder_revision, first_stage)
-        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens))
+        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
         report.documents(pages)
         pipeline.index_pages(session, pages, model, {}, Index())
-        pipeline.precache_pages(session, scoring, report.plan)
+        report.without_text(session, pipeline.precache_pages(session, scoring, report.plan))
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), {})
         found = pipeline.rerank_run(session, found, pairs(None, exit_layer=exit_layer))
         report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)

@@ -138,6 +138,15 @@ Dpi = Annotated[int, typer.Option(help="Resolution of PDF pages before the token
 MaxTokens = Annotated[
     int, typer.Option(help="Visual tokens a page at most, 32x32 pixels each.", rich_help_panel=_PAGES)
 ]
+Ocr = Annotated[
+    bool,
+    typer.Option(
+        "--ocr",
+        help="Read the text of pages without a text layer from their images; seconds a page. "
+        "Needs: pip install 'mmrr[ocr]'.",
+        rich_help_panel=_PAGES,
+    ),
+]
 Faiss = Annotated[
     str,
     typer.Option(
@@ -171,13 +180,22 @@ SearchOptions = Annotated[
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)]
-Workers = Annotated[int, typer.Option(help="Processes that render; 0: one per core.", rich_help_panel=_MACHINE)]
+Workers = Annotated[int, typer.Option(help="Processes that render and do OCR; 0: one per core.", rich_help_panel=_MACHINE)]
 MemoryBudget = Annotated[
     str,
     typer.Option(
         "--memory-budget",
         metavar="SIZE",
         help="What page caches may take while they are scored, e.g. 512MiB; the model comes on top.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Resident = Annotated[
+    str,
+    typer.Option(
+        "--resident",
+        metavar="SIZE",
+        help="Keep so much of the page caches on the device from query to query, e.g. 4GiB; on top of the budget.",
         rich_help_panel=_MACHINE,
     ),
 ]

@@ -41,11 +41,11 @@ def open_session(
             yield Session(workspace, machine or Machine(), progress, names)
 
 
-def memory_size(text: str) -> int:
-    """Bytes of a size such as 512MiB or 4GB. Raises MmrrError for anything else."""
+def memory_size(option: str, text: str, *, or_none: bool = False) -> int:
+    """Bytes of a size such as 512MiB or 4GB; 0 if there may be none. Raises MmrrError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise MmrrError(f"--memory-budget {text}: expected a size such as 512MiB or 4GiB")
+    if not match or not (or_none or float(match[1])):
+        raise MmrrError(f"{option} {text}: expected a size such as 512MiB or 4GiB")
     step = 1024 if match[3] else 1000
     return int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " "))
 

@@ -20,8 +20,9 @@ class Machine:
 
     device: str = "auto"
     dtype: str = "auto"
-    workers: int = 0  # processes that render; 0: one per core
+    workers: int = 0  # processes that render and do OCR; 0: one per core
     memory: int = 4 << 30  # bytes that page caches may take while they are scored, model excluded
+    resident: int = 0  # bytes of page caches that stay on the device from query to query
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Render:
     renderer: str = "auto"  # poppler, pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens a page, 32 x 32 pixels each
+    ocr: bool = False  # read the pages that have no text layer
 
 
 @dataclass(frozen=True, slots=True)

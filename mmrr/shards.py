@@ -140,10 +140,38 @@ class StateReader:
         return self._workspace.damaged("precache", key, what)
 
 
+class Resident:
+    """Page caches kept on the device as they are stored, those used last, for queries that share candidates."""
+
+    def __init__(self, reader: StateReader, device: torch.device, most_bytes: int) -> None:
+        """``most_bytes``: of all that is kept; 0 keeps nothing."""
+        self._reader, self._device, self._most = reader, device, most_bytes
+        self._kept: OrderedDict[tuple[str, str], State] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, key: str, page: str) -> State:
+        """As ``StateReader.read``, from the device where the page is there."""
+        place = (key, page)
+        if place in self._kept:
+            self._kept.move_to_end(place)
+            return self._kept[place]
+        state = self._reader.read(key, page)
+        size = sum(tensor.nbytes for tensor in state.values())
+        if size > self._most:
+            return state
+        # A copy: what is mapped from a file may be taken out of memory, or the file may go.
+        self._kept[place] = state = {name: tensor.to(self._device, copy=True) for name, tensor in state.items()}
+        self._bytes += size
+        while self._bytes > self._most:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= sum(tensor.nbytes for tensor in oldest.values())
+        return state
+
+
 class States(Sequence[State]):
     """Page caches by position, each read when it is asked for and not kept."""
 
-    def __init__(self, reader: StateReader, places: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, reader: StateReader | Resident, places: Sequence[tuple[str, str]]) -> None:
         """``places``: (shard, page) of each."""
         self._reader, self._places = reader, places
 

@@ -593,6 +593,17 @@ def test_a_small_memory_budget_changes_no_score(chain: Chain) -> None:
         assert "expected a size such as 512MiB" in wrong
 
 
+def test_pages_that_stay_on_the_device_change_no_score(chain: Chain) -> None:
+    """Many queries share pages: with all of them resident, with room for some, and with none."""
+    runs = []
+    for size in ("1GiB", "20kB", "0"):
+        runs.append(run_lines(chain.rerank("--resident", size) / "run.trec"))
+        for folder in ("rerank", "shards/rerank"):
+            shutil.rmtree(chain.work / folder)
+    assert runs[0] == runs[1] == runs[2]
+    assert "expected a size such as 512MiB" in refused("rerank", "a", "--work", chain.work, "--resident", "some")
+
+
 def test_page_caches_come_in_portions_that_fit_read_ahead_in_order() -> None:
     read = []
 

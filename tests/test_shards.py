@@ -8,6 +8,7 @@ import torch
 from mmrr.artifacts import Workspace
 from mmrr.errors import MmrrError
 from mmrr.shards import (
+    Resident,
     StateReader,
     read_embeddings,
     read_keeps,
@@ -237,3 +238,35 @@ def test_a_reader_that_met_damage_reads_the_new_shard(workspace):
     put_states(workspace, states)
     for page in states:
         assert same(reader.read(KEY, page), states[page])
+
+
+class Counting:
+    """A reader that notes what it is asked for."""
+
+    def __init__(self, states):
+        self.states, self.asked = states, []
+
+    def read(self, key, page):
+        self.asked.append(page)
+        return self.states[page]
+
+
+def test_resident_pages_are_read_once_and_the_one_used_longest_ago_goes_first():
+    states = states_of(("a", "b", "c"))
+    size = max(sum(tensor.nbytes for tensor in state.values()) for state in states.values())
+    files = Counting(states)
+    resident = Resident(files, torch.device("cpu"), 2 * size)
+    for page in "abaacab":
+        assert same(resident.read(KEY, page), states[page])
+    assert files.asked == ["a", "b", "c", "b"]
+    kept = resident.read(KEY, "b")
+    assert all(kept[name].data_ptr() != states["b"][name].data_ptr() for name in kept)
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_pages_that_do_not_fit_are_read_every_time(room):
+    files = Counting(states_of(("a",)))
+    resident = Resident(files, torch.device("cpu"), room)
+    resident.read(KEY, "a")
+    resident.read(KEY, "a")
+    assert files.asked == ["a", "a"]

@@ -20,7 +20,7 @@ from mmrr.collection import Collection, read_content, read_image
 from mmrr.config import DenseOrder, Machine
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.shards import StateReader, States, page_name, read_keeps
+from mmrr.shards import Resident, StateReader, States, page_name, read_keeps
 from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, State, rank, silent
 
@@ -79,7 +79,7 @@ def rerank(
         started = time.perf_counter()
         score = _dense(workspace, collection, cached, machine, dense) if dense else None
         score = score or _from_cache(
-            workspace, collection, cached, _scorer(workspace, cached, machine), options, machine.memory
+            workspace, collection, cached, _scorer(workspace, cached, machine), options, machine
         )
         load_ms = 1000 * (time.perf_counter() - started)
         with progress("rerank", len(missing)) as advance:
@@ -139,7 +139,7 @@ def rescore(
     if not hasattr(scorer, "plain"):
         raise MmrrError(f"{cached.config['family']} has no forward without a cache to compare a pair's score with")
     options, reads = module.Score(), module.reads(scorer.prepare_options)
-    from_cache = _from_cache(workspace, collection, cached, scorer, options, machine.memory)
+    from_cache = _from_cache(workspace, collection, cached, scorer, options, machine)
     found = []
     with progress("rescore", len(chosen)) as advance:
         for query, page_id in chosen:
@@ -179,10 +179,11 @@ def _score_query(
 
 
 def _from_cache(
-    workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any, memory: int
+    workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any, machine: Machine
 ) -> _Score:
-    reader = StateReader(workspace)
-    shared = reader.read(cached.content["shared"], "shared")
+    files = StateReader(workspace)
+    shared = files.read(cached.content["shared"], "shared")
+    reader = Resident(files, resolve_device(machine.device), machine.resident)
     listwise = families.load("scorers", cached.config["family"]).LISTWISE
 
     def score(query: Query, rows: list[int]) -> torch.Tensor:
@@ -190,7 +191,7 @@ def _from_cache(
         if listwise:
             scores: torch.Tensor = scorer.score(query.text, States(reader, places), shared, options)
             return scores
-        parts = _ahead(_portions(iter(States(reader, places)), memory // _COPIES))
+        parts = _ahead(_portions(iter(States(reader, places)), machine.memory // _COPIES))
         return torch.cat([scorer.score(query.text, part, shared, options) for part in parts])
 
     return score
