@@ -1,0 +1,329 @@
+"""ZipRerank (arXiv 2605.11864): list-wise reranking, up to 20 page images in one prompt, read off one position.
+
+``prepare`` keeps what the vision tower makes of a page; the query stands before the pages, so nothing behind the tower
+can be kept. ``score`` runs the language model over windows of candidates, from the back of the list to its front.
+docs/ziprerank.md says where the paper, its public code and this file differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from mmrr import families
+from mmrr.checkpoints import Checkpoint
+from mmrr.errors import MmrrError
+from mmrr.prompts import Mark, Message, Part
+from mmrr.types import Grid, Keep, State
+
+#: Published checkpoints this family loads.
+CHECKPOINTS = ("mtri-admin/ZipRerank",)
+#: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
+MODEL_TYPES = ("qwen3_vl",)
+PRUNES, LISTWISE = False, True
+#: A page's name in the prompt. The model was trained on these 20 and no others.
+LETTERS = ascii_uppercase[:20]
+#: Longest query, in tokens.
+MAX_QUERY_TOKENS = 8192
+#: Fewest and most pixels of an image in the published preprocessor_config.json.
+PIXEL_LIMITS = (65_536, 16_777_216)
+INTERACTIONS = ("input", "hidden")
+HEADS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Options that change the cache."""
+
+    max_side: int = 1024  # pixels of a page's longer side, larger ones are shrunk; 0: no cap
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Options of scoring alone: changing them reuses the cache. Raises MmrrError for what cannot be done."""
+
+    window: int = 20  # pages the model sees at once
+    stride: int = 10  # places by which the window moves forward
+    keep: float = 1.0  # share of a page's tokens that enter the language model, 0.25 to 1
+    interaction: str = "input"  # what a page's tokens are compared with when some are dropped: input, hidden
+    head: str = "float32"  # number format of the letters' logits: float32; bfloat16, as published, with its ties
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.window <= len(LETTERS):
+            raise MmrrError(
+                f"window {self.window}: expected 2 to {len(LETTERS)}; the model knows pages {LETTERS[0]} to "
+                f"{LETTERS[-1]} by their letters and no others"
+            )
+        if not 1 <= self.stride < self.window:
+            raise MmrrError(f"stride {self.stride}: expected 1 to {self.window - 1}, so that windows overlap")
+        if not 0.25 <= self.keep <= 1:
+            raise MmrrError(f"keep {self.keep}: expected a share of a page's tokens from 0.25 to 1")
+        if self.interaction not in INTERACTIONS:
+            raise MmrrError(f"interaction '{self.interaction}': expected {' or '.join(INTERACTIONS)}")
+        if self.head not in HEADS:
+            raise MmrrError(f"head '{self.head}': expected {' or '.join(HEADS)}")
+
+
+def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
+    """The options as they are: none is ``auto``. Raises MmrrError for a cap below one token's side."""
+    cell_px = _cell_px(config)
+    if prepare.max_side and prepare.max_side < cell_px:
+        raise MmrrError(f"max_side {prepare.max_side}: expected {cell_px} or more pixels, or 0 for no cap")
+    return prepare
+
+
+def reads(prepare: Prepare) -> str:
+    """What a page is given as: ``image`` or ``text``."""
+    return "image"
+
+
+def wording(prepare: Prepare) -> dict[str, str]:
+    """The prompt for two pages, to be hashed into every run."""
+    ((role, parts),) = _messages("{query}", 2)
+    return {role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts), "assistant": "["}
+
+
+def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+    """Pixels of a token's side, and an upper bound of a page's tokens; ``grid`` says how many it really has."""
+    cell_px = _cell_px(config)
+    least, most = (limit // cell_px**2 for limit in PIXEL_LIMITS)
+    return cell_px, max(least, round(prepare.max_side / cell_px) ** 2) if prepare.max_side else most
+
+
+def grid(prepare: Prepare, config: dict[str, Any], width_px: int, height_px: int) -> Grid:
+    """(h, w) of the visual tokens of a page image of this size, with the published limits of an image's size."""
+    return cells(*capped(width_px, height_px, prepare.max_side), _cell_px(config), PIXEL_LIMITS)
+
+
+def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+    """Bytes of one page's cache with ``n_tokens`` visual tokens: them, their DeepStack features, and the grid."""
+    vision = config["vision_config"]
+    levels = 1 + len(vision["deepstack_visual_indexes"])
+    return n_tokens * levels * int(vision["out_hidden_size"]) * dtype_bytes + 2 * 8
+
+
+class Scorer:
+    """Orders pages for queries with one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
+        """``prepare`` must be resolved. Raises MmrrError if the checkpoint, its tokenizer or template does not fit."""
+        module = families.load("backbones", checkpoint.model_type)
+        self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
+        self.make_visual = module.Visual
+        self.prepare_options = prepare
+        chat = self.backbone.chat
+        try:
+            self.bracket: int = chat.token_id("[")
+            self.letters: list[int] = [chat.token_id(letter) for letter in LETTERS]
+        except ValueError as error:
+            raise MmrrError(f"{checkpoint.id}: the tokenizer does not fit a list-wise reranker: {error}") from error
+        self.answers = self.backbone.head_rows(self.letters)
+        config = self.backbone.config
+        #: What an image brings into the prompt beside text.
+        self.marks = {
+            config.vision_start_token_id,
+            config.image_token_id,
+            config.vision_end_token_id,
+            config.video_token_id,
+        }
+        segments = chat.encode(_messages("q", 3))
+        if [[i for segment in segments for i in segment]] != chat.encode(_messages("q", 3, split=False)):
+            raise MmrrError(f"{checkpoint.id}: its tokenizer joins the query with the words around it")
+        image = [config.vision_start_token_id, config.image_token_id, config.vision_end_token_id]
+        places = [at for at, i in enumerate(segments[-1]) if i in self.marks]
+        if [segments[-1][at] for at in places] != 3 * image or places != list(range(places[0], places[0] + 9)):
+            raise MmrrError(f"{checkpoint.id}: its chat template does not place the images one behind the other")
+        #: The white space around the query, where it is no part of the query's own tokens.
+        self.space, self.blank = (chat.encode([("user", [Mark.SPLIT, text, Mark.SPLIT])])[1] for text in (" ", "\n\n"))
+
+    def grid(self, width_px: int, height_px: int) -> Grid:
+        """(h, w) of the visual tokens of a page image of this size."""
+        size = capped(width_px, height_px, self.prepare_options.max_side)
+        return cells(*size, self.backbone.cell_px, self.backbone.pixel_limits)
+
+    # Without a query
+
+    def shared_state(self) -> State:
+        """What all pages share: the token ids (20,) of the letters. Of the prompt itself nothing can be kept."""
+        return {"letters": torch.tensor(self.letters)}
+
+    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+        """Each page's cache: ``tokens`` (T, D) for the language model's input, ``deepstack`` (S, T, D), ``grid`` (2,).
+
+        Raises MmrrError for a page that comes pruned: here the query says which tokens matter.
+        """
+        if any(keep is not None for keep in keeps):
+            raise MmrrError("ziprerank caches whole pages: its pruning needs the query")
+        states = []
+        for image in images:
+            image = image.convert("RGB")
+            size = capped(*image.size, self.prepare_options.max_side)
+            if image.size != size:
+                image = image.resize(size, Image.Resampling.LANCZOS)
+            visual = self.backbone.vision_as_processed(image)
+            states.append(
+                {
+                    "tokens": visual.tokens.cpu(),
+                    "deepstack": visual.deepstack.cpu(),
+                    "grid": torch.tensor(visual.grid, dtype=torch.long),
+                }
+            )
+        return states
+
+    # With a query
+
+    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+        """n - r for the candidate that ends at place r (from 0) of n, (N,) float32.
+
+        ``states`` are all candidates in the first stage's order, which decides between equal logits; each is read
+        when its window comes up and let go behind it. Logits themselves say nothing outside their own window.
+        """
+        order = list(range(len(states)))
+        for start, end in windows(len(states), options.window, options.stride):
+            items = order[start:end]
+            logits = self.logits(query, states, items, options).tolist()
+            best = sorted(range(len(items)), key=lambda place: -logits[place])  # stable: ties stay as they were
+            order[start:end] = [items[place] for place in best]
+        scores = torch.empty(len(states))
+        scores[order] = torch.arange(len(states), 0, -1, dtype=torch.float32)
+        return scores
+
+    @torch.inference_mode()
+    def logits(self, query: str, states: Sequence[State], items: Sequence[int], options: Score) -> Tensor:
+        """The letters' logits (n,) float32 in one forward over the pages ``items`` of ``states``, in that order.
+
+        They are the model's prediction behind the opening bracket of its answer; no other row of the head is computed.
+        Raises MmrrError for more pages than letters, for a query beyond 8,192 tokens, and where a logit is no number.
+        """
+        before, question, after = self.segments(query, len(items))
+        ids = [*before, *question, *after]
+        words = self.interacting(before, question, after, options.interaction) if options.keep < 1 else None
+        visuals, kept = [], []
+        for item in items:
+            state = states[item]
+            tokens, deepstack = (state[name].to(self.backbone.device) for name in ("tokens", "deepstack"))
+            height, width = state["grid"].tolist()
+            visual = self.make_visual(tokens, deepstack, (height, width))
+            chosen = None if words is None else choose(words, tokens, options.keep)
+            visuals.append(visual if chosen is None else visual.keep(chosen))
+            kept.append(chosen)
+        hidden = self.backbone.read(self.backbone.pages_sequence(ids, visuals, kept))
+        logits = self.answers[: len(items)] @ hidden.float()
+        if not torch.isfinite(logits).all():
+            raise MmrrError("the model gave logits that are not numbers; try --dtype float32")
+        return (logits.bfloat16().float() if options.head == "bfloat16" else logits).cpu()
+
+    def segments(self, query: str, n: int) -> tuple[list[int], list[int], list[int]]:
+        """Token ids of the prompt: up to the query, the query with the white space around it, and the rest.
+
+        Each page stands as one image token; the last id is the bracket that opens the answer.
+        """
+        before, question, after = self.backbone.chat.encode(_messages(query, n))
+        if len(question) > MAX_QUERY_TOKENS:
+            raise MmrrError(f"a query of {len(question)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")
+        return before, question, [*after, self.bracket]
+
+    def interacting(
+        self, before: Sequence[int], question: Sequence[int], after: Sequence[int], interaction: str
+    ) -> Tensor:
+        """What page tokens are compared with, (t, D) float32.
+
+        ``input``, the public code: the input embeddings of all text before the first image, instructions included.
+        ``hidden``, the paper: the language model's last hidden states, behind the final norm, at the query's tokens.
+        """
+        if interaction == "input":
+            first = next(at for at, i in enumerate(after) if i in self.marks)
+            distinct = sorted({*before, *question, *after[:first]} - self.marks)  # repeats change no maximum
+            return self.backbone.embed(distinct).float()
+        start, end = 0, len(question)
+        if list(question[: len(self.space)]) == self.space:
+            start = len(self.space)
+        if list(question[-len(self.blank) :]) == self.blank:
+            end -= len(self.blank)
+        if start >= end:  # nothing but white space
+            start, end = 0, len(question)
+        # Later tokens do not reach back: the prefix may end with the query.
+        prefix = self.backbone.embed([*before, *question[:end]])
+        states = self.backbone.suffix_alone(prefix, 0, self.backbone.n_layers)
+        return self.backbone.final_norm(states[len(before) + start :])
+
+
+def windows(n: int, window: int, stride: int) -> Iterator[tuple[int, int]]:
+    """[start, end) of the windows over n candidates, from the back to the front; the last begins at 0."""
+    end = n
+    while end > 0:
+        start = max(0, end - window)
+        yield start, end
+        end = end - stride if start else 0
+
+
+def choose(words: Tensor, tokens: Tensor, share: float) -> Tensor:
+    """Places (K,), ascending, of the K = max(1, round(share * T)) page tokens nearest to any of ``words`` (t, D).
+
+    Nearness is the cosine, in float32; of equally near ones the first in raster order (paper, section on QI-EI).
+    """
+    cosines = F.normalize(words, dim=-1) @ F.normalize(tokens.float(), dim=-1).T
+    nearest = cosines.amax(dim=0).sort(descending=True, stable=True).indices
+    return nearest[: max(1, round(share * len(tokens)))].sort().values
+
+
+def capped(width_px: int, height_px: int, max_side: int) -> tuple[int, int]:
+    """Width and height of an image shrunk until its longer side is ``max_side`` pixels or less; 0: as it is."""
+    longer = max(width_px, height_px)
+    if not max_side or longer <= max_side:
+        return width_px, height_px
+    scale = max_side / longer
+    return max(1, int(width_px * scale)), max(1, int(height_px * scale))  # cut off, not rounded
+
+
+def cells(width_px: int, height_px: int, cell_px: int, pixel_limits: tuple[int, int]) -> Grid:
+    """(h, w) in tokens as Qwen's image processor cuts an image: to the nearest whole token, halves to even.
+
+    Beyond the limits both sides are scaled, and rounded up to the lower or down to the upper one.
+    """
+    least, most = pixel_limits
+    height, width = (round(side / cell_px) for side in (height_px, width_px))
+    pixels = height * width * cell_px**2
+    if pixels > most:
+        shrink = math.sqrt(height_px * width_px / most)
+        height, width = (max(1, math.floor(side / shrink / cell_px)) for side in (height_px, width_px))
+    elif pixels < least:
+        grow = math.sqrt(least / (height_px * width_px))
+        height, width = (math.ceil(side * grow / cell_px) for side in (height_px, width_px))
+    return height, width
+
+
+def _cell_px(config: dict[str, Any]) -> int:
+    vision = config["vision_config"]
+    return int(vision["patch_size"]) * int(vision["spatial_merge_size"])
+
+
+def _messages(query: str, n: int, *, split: bool = True) -> list[Message]:
+    """The prompt: one user message, all text first, then the pages. Segments end before and behind the query."""
+    if not 1 <= n <= len(LETTERS):
+        raise MmrrError(f"{n} pages in one prompt: expected 1 to {len(LETTERS)}, a letter each")
+    pictures = ", ".join(f"Picture {i} is passage [{letter}]" for i, letter in enumerate(LETTERS[:n], 1))
+    before = (
+        "You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"
+        f"I will provide you with {n} passages as images.\n"
+        "Rank the passages based on their relevance to the search query.\n\n"
+        f"The images are provided in order: {pictures}.\n\n"
+        "Search Query:"
+    )
+    after = (
+        "Rank the passages above based on their relevance to the search query.\n"
+        "The passages should be listed in descending order using identifiers.\n"
+        "The most relevant passages should be listed first.\n"
+        "The output format should be [A] > [B], etc.\n"
+        "Only output the ranking results, do not say anything else."
+    )
+    seam: list[Part] = [Mark.SPLIT] if split else []
+    return [("user", [before, *seam, " ", query, "\n\n", *seam, after, *[Mark.IMAGE] * n])]
