@@ -180,7 +180,9 @@ SearchOptions = Annotated[
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)]
-Workers = Annotated[int, typer.Option(help="Processes that render and do OCR; 0: one per core.", rich_help_panel=_MACHINE)]
+Workers = Annotated[
+    int, typer.Option(help="Processes that render and do OCR; 0: one per core.", rich_help_panel=_MACHINE)
+]
 MemoryBudget = Annotated[
     str,
     typer.Option(

@@ -44,7 +44,9 @@ def documents(pages: Manifest) -> None:
     counts = ", ".join(
         f"{statuses[status]} {status}" for status in sorted(statuses, key=lambda name: (name != "ok", name))
     )
-    note(f"{pages.content['pages']} pages of {len(entries)} documents ({counts})")
+    read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
+    texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
+    note(f"{pages.content['pages']} pages of {len(entries)} documents ({counts})" + (f"; {texts}" if texts else ""))
 
 
 def plan(plan: Plan) -> None:
@@ -53,6 +55,15 @@ def plan(plan: Plan) -> None:
         f"{plan.pages} pages, {plan.missing} to read; {size(plan.page_bytes)} a page, "
         f"{size(plan.total_bytes)} in all, {size(plan.free_bytes)} free"
     )
+
+
+def without_text(session: Session, cached: Manifest) -> None:
+    """How many pages a scorer that reads text was given none of."""
+    without = cached.content.get("without_text", 0)
+    if without:
+        by_ocr = "ocr" in session.collection(cached).manifest.config
+        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr reads it from their images"
+        note(f"{without} of {cached.content['pages']} pages have no text for the scorer to read; {remedy}")
 
 
 def ranking(
@@ -228,7 +239,7 @@ def _how(manifest: Manifest) -> str:
     model = f" with {manifest.model['id']} in {manifest.model['dtype']}" if manifest.model else ""
     counts = ", ".join(f"{content[name]} {name}" for name in ("pages", "queries") if name in content)
     dials = {
-        "pages": ("renderer", "dpi", "max_tokens"),
+        "pages": ("renderer", "dpi", "max_tokens", "ocr"),
         "index": ("faiss_factory",),
         "retrieve": ("first_stage", "scope", "depth"),
         "prune": ("keep",),

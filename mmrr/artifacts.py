@@ -96,7 +96,8 @@ class Manifest:
     def shards(self) -> set[tuple[str, str]]:
         """(stage, key) of every shard that the artifact lists."""
         if self.stage == "pages":
-            return {("pages", key) for entry in self.content["documents"] for key in entry["shards"]}
+            entries = self.content["documents"]
+            return {("pages", key) for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values())}
         shards = self.content.get("shards", [])
         keys = set(shards.values() if isinstance(shards, dict) else shards)
         if "shared" in self.content:

@@ -28,6 +28,7 @@ class Collection:
     manifest: Manifest
     pages: list[Page]
     shards: list[str]  # the pages shard that each page lies in
+    text_shards: list[str]  # the one that its text lies in: the same, unless OCR read it
 
     @cached_property
     def by_shard(self) -> dict[str, list[Page]]:
@@ -56,27 +57,38 @@ class Collection:
 
 def load(workspace: Workspace, manifest: Manifest) -> Collection:
     """Raises MmrrError if the artifact's listing is damaged."""
-    pages, shards = [], []
+    pages, shards, text_shards = [], [], []
     listing = workspace.own_file(manifest, "pages.jsonl")
     try:
         for line in listing.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             shard = record.pop("shard")
+            text_shard = record.pop("ocr", shard)
             # The file name follows from the page number: no path is ever taken from a listing.
             image = workspace.shard("pages", shard) / f"{int(record['number']):04d}.png"
             pages.append(Page(**record, image=image))
             shards.append(shard)
+            text_shards.append(text_shard)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise MmrrError(f"{manifest.path / 'pages.jsonl'} is damaged ({error}); run mmrr index again") from error
-    return Collection(manifest, pages, shards)
+    return Collection(manifest, pages, shards, text_shards)
 
 
 def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[RenderedPage]) -> None:
     """Make a scratch folder with drawn pages a shard: their text beside the images, the rest in its record."""
     texts = [{"number": page.number, "text": page.text} for page in pages]
     (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
-    records = [{**dataclasses.asdict(page), "text": len(page.text)} for page in pages]
+    records = [{**dataclasses.asdict(page), "text": len(page.text.strip())} for page in pages]
     workspace.commit_shard("pages", key, folder, {"pages": records})
+
+
+def commit_ocr(workspace: Workspace, key: str, engine: str, pages: list[tuple[int, str, str]]) -> None:
+    """Make a shard of what OCR read of some pages of another shard: page number, text, and why there is none."""
+    folder = workspace.scratch()
+    texts = [{"number": number, "text": text, "ocr": engine} for number, text, _ in pages]
+    (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
+    records = [{"number": number, "text": len(text), "detail": detail} for number, text, detail in pages]
+    workspace.commit_shard("pages", key, folder, {"ocr": engine, "pages": records})
 
 
 def list_pages(
@@ -88,26 +100,39 @@ def list_pages(
 ) -> Manifest:
     """Commit the artifact: every page with an image, and each document's status and failed pages.
 
-    ``entries``: doc_id, sha256, status, n_pages, detail, shards.
+    ``entries``: doc_id, sha256, status, n_pages, detail, shards; perhaps ocr, {shard: shard of what OCR read of it}.
     """
     records = []
+    n_without = n_by_ocr = 0
     for entry in entries:
         entry["failed_pages"] = {}
+        ocr = entry.get("ocr", {})
         for key in entry["shards"]:
+            read = workspace.shard_record("pages", ocr[key])["pages"] if key in ocr else []
+            read_chars = {page["number"]: page["text"] for page in read}
             for page in workspace.shard_record("pages", key)["pages"]:
                 if page["status"] != "ok":
                     entry["failed_pages"][str(page["number"])] = page["detail"]
                     continue
                 page_id = f"{entry['doc_id']}/{page_name.format(page['number'])}"
                 fields = {name: page[name] for name in ("number", "width_px", "height_px", "sha256")}
-                records.append({"page_id": page_id, "doc_id": entry["doc_id"], **fields, "shard": key})
+                record = {"page_id": page_id, "doc_id": entry["doc_id"], **fields, "shard": key}
+                n_chars = page["text"]
+                if page["number"] in read_chars:
+                    record["ocr"] = ocr[key]
+                    n_chars = read_chars[page["number"]]
+                    n_by_ocr += n_chars > 0
+                n_without += n_chars == 0
+                records.append(record)
         if entry["failed_pages"]:
             entry["status"] = "partial" if len(entry["failed_pages"]) < entry["n_pages"] else "corrupt"
             entry["detail"] = f"{len(entry['failed_pages'])} of {entry['n_pages']} pages could not be drawn"
     if not records:
         raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
-    content = {"pages": len(records), "documents": entries}
-    size = workspace.shard_bytes("pages", (key for entry in entries for key in entry["shards"]))
+    content = {"pages": len(records), "without_text": n_without, "by_ocr": n_by_ocr, "documents": entries}
+    size = workspace.shard_bytes(
+        "pages", (key for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values()))
+    )
     return workspace.commit(
         spec, content, size, provenance, lambda folder: (folder / "pages.jsonl").write_text(_lines(records), "utf-8")
     )
@@ -123,12 +148,12 @@ def _lines(records: list[dict[str, Any]]) -> str:
 
 
 def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
-    """The text layer of the pages at ``rows`` (all by default); "" where a page has none."""
+    """The text of the pages at ``rows`` (all by default), their layer's or OCR's; "" where a page has none."""
     wanted = range(len(collection.pages)) if rows is None else rows
     known: dict[str, dict[int, str]] = {}
     texts = []
     for row in wanted:
-        shard = collection.shards[row]
+        shard = collection.text_shards[row]
         if shard not in known:
             lines = workspace.read_shard_file("pages", shard, "text.jsonl").decode().split("\n")
             records = [json.loads(line) for line in lines if line]
@@ -143,7 +168,7 @@ def read_image(workspace: Workspace, page: Page) -> Image.Image:
 
 
 def read_content(workspace: Workspace, collection: Collection, page: Page, what: str) -> Image.Image | str:
-    """What a scorer reads of a page: its ``image``, or its ``text`` layer."""
+    """What a scorer reads of a page: its ``image``, or its ``text``."""
     if what == "text":
         (text,) = read_texts(workspace, collection, [collection.row_of[page.page_id]])
         return text

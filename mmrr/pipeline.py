@@ -346,6 +346,8 @@ def mmdocir_benchmark(
     benchmark = mmdocir.open_benchmark(data)
     if with_layouts and benchmark.form != "published":
         raise MmrrError("layouts come with the published parquet files; the PDFs and annotations hold none to rank")
+    if options.ocr and benchmark.form == "published":
+        raise MmrrError("the published parquet files come with their pages' text (--text): leave out --ocr")
     retrieve_options = dataclasses.replace(retrieve_options, scope="document")
 
     def rank_items(pages: Manifest) -> Ranking:

@@ -30,6 +30,8 @@ ONLY_IN = {
     "ir_measures": {"mmrr.metrics"},
     "huggingface_hub": {"mmrr.checkpoints", "mmrr.parquet"},
     "filelock": {"mmrr.artifacts", "mmrr.training"},
+    "rapidocr": {"mmrr.ocr"},
+    "cv2": {"mmrr.ocr"},
     "typer": set(),
     "rich": set(),
     "click": set(),
@@ -54,6 +56,7 @@ NEVER = {
     "mmrr.factory": (HEAVY - {"numpy"}) | (MODULES - {"mmrr.errors", "mmrr.factory"}),
     "mmrr.index": {"torch", "mmrr.artifacts"},
     "mmrr.metrics": {"torch", "mmrr.artifacts"},
+    "mmrr.ocr": HEAVY | (MODULES - {"mmrr.errors"}),
     "mmrr.prompts": {"torch", "mmrr"},
     "mmrr.trec": HEAVY | {"mmrr.artifacts"},
     # mmrr.checkpoints is allowed: a scorer is given a Checkpoint.

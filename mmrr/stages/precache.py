@@ -12,7 +12,7 @@ from typing import Any
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.checkpoints import Checkpoint, resolve
-from mmrr.collection import Collection, read_content
+from mmrr.collection import Collection, read_content, read_texts
 from mmrr.config import Machine, Model
 from mmrr.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
@@ -71,7 +71,8 @@ def precache(
 ) -> Manifest:
     """Compute the page caches that no shard has yet; ``pruned`` None keeps every token. Makes the result the head.
 
-    ``report`` is told the plan before the model is loaded. Raises MmrrError if the disk cannot hold it.
+    ``report`` is told the plan before the model is loaded. Of a scorer that reads text, the manifest says how many
+    pages have none (``without_text``). Raises MmrrError if the disk cannot hold the caches.
     """
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.dtype, device)
@@ -91,7 +92,11 @@ def precache(
         workspace.set_head(*filter(None, (pruned, done)))
         return done
     keep_shards = pruned.content["shards"] if pruned else {}
-    shards = {pages: spec.shard_key(pages, keep_shards.get(pages, "all")) for pages in collection.by_shard}
+    reads = family.module.reads(family.prepare)
+    # Where OCR read pages, their text lies in another shard than their images.
+    by_ocr = {p: text for p, text in zip(collection.shards, collection.text_shards, strict=True) if text != p}
+    texts = {pages: [by_ocr[pages]] if reads == "text" and pages in by_ocr else [] for pages in collection.by_shard}
+    shards = {p: spec.shard_key(p, keep_shards.get(p, "all"), *texts[p]) for p in collection.by_shard}
     shared = spec.shard_key("shared")
     missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("precache", key)}
     needs_shared = not workspace.has_shard("precache", shared)
@@ -114,7 +119,7 @@ def precache(
                 keeps = read_keeps(workspace, keep_shards[pages_key]) if pruned else {}
                 states = {}
                 for page in collection.by_shard[pages_key]:
-                    content = read_content(workspace, collection, page, family.module.reads(family.prepare))
+                    content = read_content(workspace, collection, page, reads)
                     (states[page_name(page)],) = scorer.prepare([content], [keeps.get(page.number)])
                     advance(1)
                 folder = workspace.scratch()
@@ -127,6 +132,8 @@ def precache(
         "shards": shards,
         "shared": shared,
     }
+    if reads == "text":
+        content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
     timing = {"pages_computed": plan.missing, "seconds": round(time.perf_counter() - started, 3)}
     manifest = workspace.commit(spec, content, size, timing)
     workspace.set_head(*filter(None, (pruned, manifest)))

@@ -1,8 +1,13 @@
-"""Stage ``pages``: documents -> page images and text layer, one shard per 16 pages of a document."""
+"""Stage ``pages``: documents -> page images and text layer, one shard per 16 pages of a document.
+
+What OCR reads of the pages without a text layer lies in shards of its own beside those of the images, so that it can be
+had later without anything that was made of the images being made again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import shutil
@@ -15,8 +20,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmrr import ocr
 from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.collection import commit_pages, complaint, list_pages
+from mmrr.collection import commit_ocr, commit_pages, complaint, list_pages
 from mmrr.config import Machine, Render
 from mmrr.documents import Source, inspect
 from mmrr.errors import MmrrError
@@ -41,9 +47,10 @@ def render(
     machine: Machine,
     progress: Progress = silent,
 ) -> Manifest:
-    """Render what no shard has yet, and list the pages. Makes the result the head.
+    """Render what no shard has yet, read by OCR what has no text if it is to be, and list the pages.
 
-    A document that does not open is listed with its status and skipped. Raises MmrrError if none opens.
+    Makes the result the head. A document that does not open is listed with its status and skipped. Raises MmrrError if
+    none opens, or if OCR is asked for and its package is missing.
     """
     renderer = default_renderer() if options.renderer == "auto" else options.renderer
     if renderer not in ("poppler", "pdfium"):
@@ -53,10 +60,13 @@ def render(
         raise MmrrError(f"--workers {machine.workers}: expected 0 (one per core) or more")
     hashes = {source.doc_id: _hash(workspace, source) for source in sources}
     documents = {"documents": digest(sorted(hashes.items()))}
-    spec = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
+    drawn = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
+    spec = dataclasses.replace(drawn, config={**drawn.config, "ocr": ocr.ENGINE}) if options.ocr else drawn
     if done := workspace.done(spec):
         workspace.set_head(done)
         return done
+    if options.ocr:
+        ocr.require()
 
     known = _known_inspections(workspace)
     entries: list[dict[str, Any]] = []
@@ -76,7 +86,7 @@ def render(
             if entry["status"] == "ok":
                 for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
                     last = min(first + SHARD_PAGES - 1, entry["n_pages"])
-                    key = spec.shard_key(entry["sha256"], f"{first}-{last}")
+                    key = drawn.shard_key(entry["sha256"], f"{first}-{last}")
                     tasks[key] = _Task(key, source, entry["sha256"], first, last)
                     entry["shards"].append(key)
             entries.append(entry)
@@ -86,9 +96,10 @@ def render(
 
     missing = [task for task in tasks.values() if not workspace.has_shard("pages", task.key)]
     pages_computed = sum(task.last - task.first + 1 for task in missing)
+    workers = machine.workers or os.cpu_count() or 1
     started = time.perf_counter()
     with progress("render", pages_computed) as advance:
-        for task, folder, pages in _run(workspace, missing, drawing, machine.workers or os.cpu_count() or 1):
+        for task, folder, pages in _run(workspace, missing, drawing, workers):
             if _hash(workspace, task.source) == task.sha256:
                 commit_pages(workspace, task.key, folder, pages)
             else:
@@ -105,10 +116,59 @@ def render(
     if lost:
         documents = {"documents": digest(sorted((entry["doc_id"], entry["sha256"]) for entry in entries))}
         spec = dataclasses.replace(spec, inputs=documents)
-    timing = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+    timing: dict[str, Any] = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+    if options.ocr:
+        started = time.perf_counter()
+        timing["pages_read"] = _read_by_ocr(workspace, spec, entries, workers, progress)
+        timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     manifest = list_pages(workspace, spec, entries, provenance=timing)
     workspace.set_head(manifest)
     return manifest
+
+
+def _read_by_ocr(
+    workspace: Workspace, spec: Spec, entries: list[dict[str, Any]], workers: int, progress: Progress
+) -> int:
+    """Read the pages without a text layer; each document's ``ocr`` says in which shard. Returns how many were read."""
+    missing: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for entry in entries:
+        entry["ocr"] = {}
+        for key in entry["shards"]:
+            lines = workspace.read_shard_file("pages", key, "text.jsonl").decode().split("\n")
+            texts = {record["number"]: record["text"] for record in map(json.loads, filter(None, lines))}
+            pages = [
+                page
+                for page in workspace.shard_record("pages", key)["pages"]
+                if page["status"] == "ok" and not texts.get(page["number"], "").strip()
+            ]
+            if pages:
+                entry["ocr"][key] = spec.shard_key(key)
+                if not workspace.has_shard("pages", entry["ocr"][key]):
+                    missing[entry["ocr"][key]] = key, pages
+    images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
+    if not images:
+        return 0
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(images)), context, start_worker)
+    try:
+        paths = (folder / page["file"] for folder, page in images)
+        answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
+        with progress("ocr", len(images)) as advance:
+            for key, (drawn, pages) in missing.items():
+                read = []
+                for page, answer in zip(pages, answers, strict=False):  # each shard takes its pages' answers
+                    if answer is None:
+                        raise workspace.damaged("pages", drawn, f"{page['file']} does not match its hash")
+                    read.append((page["number"], *answer))
+                    advance(1)
+                commit_ocr(workspace, key, ocr.ENGINE, read)
+    except BrokenProcessPool:
+        raise MmrrError(
+            "a process that read pages by OCR died, perhaps for want of memory; run the command again with --workers 1"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return len(images)
 
 
 def _hash(workspace: Workspace, source: Source) -> str:
