@@ -17,6 +17,7 @@ from mmrr.errors import MmrrError
 from . import options as o
 from . import report
 from .bench import bench
+from .compare import compare
 from .draw import draw
 from .mine import mine
 from .probe import probe
@@ -409,6 +410,7 @@ def run(
 
 
 app.command()(bench)
+app.command()(compare)
 app.command()(draw)
 app.command()(mine)
 app.command()(probe)

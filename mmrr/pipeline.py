@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,10 @@ from mmrr.stages import build, corpus, embed, evaluate, precache, prune, render,
 from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Rescored
 from mmrr.trec import read_qrels, read_queries, read_run
-from mmrr.types import Progress, Query, Run, silent
+from mmrr.types import Progress, Qrels, Query, Run, silent
+
+#: What scorers are compared by.
+COMPARED = ("R@1", "R@3", "R@5", "nDCG@5")
 
 
 @dataclass(frozen=True)
@@ -306,6 +311,47 @@ def _first_stage(session: Session, manifest: Manifest) -> Manifest:
     if found is None:
         raise MmrrError(f"the first stage of rerank/{manifest.fingerprint} was removed; run mmrr rerank again")
     return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One way of ranking, measured."""
+
+    name: str  # of the scorer and its model; "first stage"
+    metrics: dict[str, float]  # fractions
+    page_bytes: int = 0  # of a page's cache
+    pages_per_second: float | None = None  # of precaching, when the caches were made; None: it was done by others
+    query_ms: float | None = None  # median, from the caches
+
+
+def compare(
+    session: Session,
+    queries: list[Query],
+    qrels: Qrels,
+    options: Retrieve,
+    scorings: Mapping[str, Scoring],
+    report: Callable[[Plan], None] = lambda plan: None,
+) -> list[Compared]:
+    """The first stage and each scorer over its candidates, on the newest index. The caches are made where missing."""
+    indexed = session.current("index")
+    ranking = search(session, queries, options, {}, indexed)
+    runs, found = {"first stage": ranking.first}, {}
+    for name, scoring in scorings.items():
+        cached = precache_pages(session, scoring, report, indexed)
+        reranked = rerank_run(session, ranking, {}, None, cached)
+        assert reranked.reranked
+        assert reranked.final is not None
+        runs[name] = reranked.final
+        lines = session.workspace.own_file(reranked.reranked, "timings.jsonl").read_text("utf-8").splitlines()
+        made, seconds = cached.provenance["pages_computed"], cached.provenance["seconds"]
+        found[name] = {
+            "page_bytes": int(cached.content["page_bytes"]),
+            "pages_per_second": made / seconds if made and seconds else None,
+            "query_ms": statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None,
+        }
+    inputs = {"pages": indexed.inputs["pages"], "runs": digest(runs)}
+    metrics = evaluate.judge(session.workspace, runs, qrels, inputs, COMPARED).content["metrics"]
+    return [Compared(name, metrics[name], **found.get(name, {})) for name in runs]
 
 
 @dataclass(frozen=True)
