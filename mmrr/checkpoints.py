@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from mmrr import families
 from mmrr.errors import MmrrError
@@ -15,15 +17,23 @@ from mmrr.files import HashCache, digest
 
 #: All a checkpoint needs to load. Weights in safetensors alone: other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
+#: In a family's model types: it knows its checkpoints by their tensors, whatever config.json says, if there is one.
+ANY = "*"
 #: Small models of mmrr's own, part of the package; each folder's name is a checkpoint's name.
 _BUILT_IN = Path(__file__).parent / "models"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A companion is found where no workspace is at hand to remember its hashes: a path that can be neither read nor
+#: written makes this process remember them.
+_IN_PROCESS = HashCache(Path(__file__) / "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on this disk. ``revision`` is the Hub commit, or ``sha256:...`` of a local folder's content."""
+    """A checkpoint on this disk. ``revision`` is the Hub commit, or ``sha256:...`` of a local folder's content.
+
+    ``model_type`` is "" where the tensors say what it is (``ANY``).
+    """
 
     id: str
     revision: str
@@ -36,8 +46,33 @@ class Checkpoint:
         return {"id": self.id, "revision": self.revision, "dtype": dtype}
 
     def config(self) -> dict[str, Any]:
-        """The checkpoint's config.json."""
-        return _read_json(self.id, self.path / "config.json")
+        """The checkpoint's config.json.
+
+        Where the tensors say what it is, there may be none, and ``tensors`` holds their shapes: ``{name: [sizes]}``.
+        Raises MmrrError if a file is damaged or two files hold a tensor of one name.
+        """
+        path = self.path / "config.json"
+        if self.model_type:
+            return _read_json(self.id, path)
+        return (_read_json(self.id, path) if path.exists() else {}) | {"tensors": _shapes(self.id, self.path)}
+
+    @staticmethod
+    def companion(name: str, revision: str = "", model_types: Collection[str] = ()) -> Checkpoint:
+        """Another checkpoint that a family needs beside its own, found like any other.
+
+        ``revision``: a Hub revision, the one recorded before, or "" for what is there now. Without ``model_types`` its
+        tokenizer alone is wanted: neither weights nor config.json are asked for.
+        Raises MmrrError as ``resolve`` and ``recorded`` do.
+        """
+        commit = None if revision.startswith("sha256:") else revision or None
+        if model_types:
+            found = _expect(_resolve(name, commit, None, _IN_PROCESS), model_types)
+        else:
+            folder, own = _locate(name, commit, _IN_PROCESS)
+            found = Checkpoint(_recorded_name(name, folder, own), own, folder, "")
+        if revision and not commit:
+            _expect_same(found, revision)
+        return found
 
 
 def built_in() -> list[str]:
@@ -62,15 +97,23 @@ def recorded(model: dict[str, str], hashes: HashCache, model_types: Collection[s
     own, _, base = model["revision"].partition("+")
     commit, base_commit = (part if _COMMIT.fullmatch(part) else None for part in (own, base))
     checkpoint = _expect(_resolve(model["id"], commit, base_commit, hashes), model_types)
-    if checkpoint.revision != model["revision"]:
-        raise MmrrError(
-            f"{model['id']} has changed since it was used here ({model['revision'][:15]}... then, "
-            f"{checkpoint.revision[:15]}... now); run the earlier commands again with the new one"
-        )
+    _expect_same(checkpoint, model["revision"])
     return checkpoint
 
 
+def _expect_same(checkpoint: Checkpoint, revision: str) -> None:
+    if checkpoint.revision != revision:
+        raise MmrrError(
+            f"{checkpoint.id} has changed since it was used here ({revision[:15]}... then, "
+            f"{checkpoint.revision[:15]}... now); run the earlier commands again with the new one"
+        )
+
+
 def _expect(checkpoint: Checkpoint, model_types: Collection[str] | None) -> Checkpoint:
+    if model_types is not None and ANY in model_types:
+        return replace(checkpoint, model_type="")
+    if not checkpoint.model_type:
+        raise MmrrError(f"{checkpoint.id}: no config.json in {checkpoint.path}; expected a transformers checkpoint")
     known = families.names("backbones") if model_types is None else sorted(model_types)
     if checkpoint.model_type not in known:
         raise MmrrError(f"{checkpoint.id} is a '{checkpoint.model_type}' model; expected: {', '.join(known)}")
@@ -80,8 +123,7 @@ def _expect(checkpoint: Checkpoint, model_types: Collection[str] | None) -> Chec
 def _resolve(name: str, revision: str | None, base_revision: str | None, hashes: HashCache) -> Checkpoint:
     """``base_revision`` of an adapter's base model; None: the one the adapter names, or the newest."""
     folder, found = _locate(name, revision, hashes)
-    # A manifest is read again from any folder: a relative path would be none there, or look like a Hub id.
-    name = name if _COMMIT.fullmatch(found) or name in built_in() else str(folder)
+    name = _recorded_name(name, folder, found)
     adapter_config = folder / "adapter_config.json"
     if not adapter_config.exists():
         return Checkpoint(name, found, folder, _model_type(name, folder))
@@ -95,6 +137,11 @@ def _resolve(name: str, revision: str | None, base_revision: str | None, hashes:
     if base.adapter:
         raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
     return Checkpoint(name, f"{found}+{base.revision}", base.path, base.model_type, folder)
+
+
+def _recorded_name(name: str, folder: Path, revision: str) -> str:
+    # A manifest is read again from any folder: a relative path would be none there, or look like a Hub id.
+    return name if _COMMIT.fullmatch(revision) or name in built_in() else str(folder)
 
 
 def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
@@ -140,15 +187,30 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _model_type(name: str, folder: Path) -> str:
+    """What config.json says; "" where there is none."""
     config = folder / "config.json"
-    if not config.exists():
-        raise MmrrError(f"{name}: no config.json in {folder}; expected a transformers checkpoint")
-    model_type = str(_read_json(name, config).get("model_type"))
     if not any(folder.glob("*.safetensors")):
-        raise MmrrError(
-            f"{name}: no *.safetensors in {folder}; other weight formats are not read, because they can run code"
-        )
-    return model_type
+        found = "no *.safetensors" if config.exists() else "no config.json and no *.safetensors"
+        raise MmrrError(f"{name}: {found} in {folder}; other weight formats are not read, because they can run code")
+    return str(_read_json(name, config).get("model_type")) if config.exists() else ""
+
+
+def _shapes(name: str, folder: Path) -> dict[str, list[int]]:
+    """Of every tensor, from the headers of the safetensors files alone."""
+    shapes: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                found = {tensor: list(file.get_slice(tensor).get_shape()) for tensor in names}
+        except (OSError, SafetensorError) as error:
+            raise MmrrError(f"{name}: {path.name} is no readable safetensors file ({error})") from error
+        if twice := shapes.keys() & found.keys():
+            raise MmrrError(
+                f"{name}: {path.name} and another file of {folder} both hold {min(twice)}; leave one checkpoint there"
+            )
+        shapes |= found
+    return shapes
 
 
 def _read_json(name: str, path: Path) -> dict[str, Any]:
