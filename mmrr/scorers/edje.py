@@ -1,0 +1,254 @@
+"""EDJE (arXiv 2510.06820): a page as a handful of compressed vision tokens, scored by a small joint encoder.
+
+``prepare`` keeps what the adapter makes of a frozen SigLIP2 encoder's tokens, 49,152 bytes a page in the published
+shape; ``score`` runs BERT over the query's word pieces and those tokens. See docs/edje.md.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import string
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmrr import families
+from mmrr.checkpoints import Checkpoint
+from mmrr.errors import MmrrError
+from mmrr.types import Keep, State
+
+#: Published checkpoints; what their config.json says is not known, so the tensors alone say what one is.
+CHECKPOINTS = ("shahafw/edje-vl-image-retrieval-reranker",)
+MODEL_TYPES = ("*",)
+PRUNES, LISTWISE = False, False
+#: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included.
+VISION_TYPES = ("siglip", "siglip_vision_model")
+#: Most word pieces of a query: 64 places for [CLS], text and the two [SEP] (paper's code).
+MAX_PIECES = 61
+_SPECIALS = 3
+#: Largest magnitude stored: float16 ends at 65,504.
+_MAX_VALUE = 6e4
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Options that change the cache. The empty ones are written out by ``resolve``."""
+
+    tiles: int = 1  # equal parts a page is cut into, each read on its own; 1: the page as a whole
+    tokens: int = 0  # tokens a tile; 0: as many as the checkpoint makes, and it can make no other number
+    vision: str = "google/siglip2-large-patch16-384"  # the frozen vision encoder: a Hub id or a folder
+    vision_revision: str = ""  # its Hub revision or content; empty: what is there now
+    language: str = ""  # where the word pieces are read from; empty: the checkpoint itself
+    language_revision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Options of scoring alone: changing them reuses the cache."""
+
+    batch: int = 64  # pages scored at once
+
+
+def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
+    """Find the vision encoder and the tokenizer, and write out which they are and how many tokens a tile gives.
+
+    Raises MmrrError if the checkpoint's tensors are not EDJE's, the vision encoder is of another width, or the tiles
+    do not fit the joint encoder's positions.
+    """
+    backbone = families.load("backbones", "edje")
+    made = backbone.layout(config["tensors"])
+    vision = _vision_checkpoint(prepare)
+    vision_tokens, vision_width = backbone.vision_tokens(vision.config())
+    if vision_width != made.vision_width:
+        raise MmrrError(
+            f"{vision.id} makes tokens of width {vision_width}; the checkpoint's adapter reads {made.vision_width}: "
+            "name the encoder it was trained with, -o vision=..."
+        )
+    tokens = made.queries or vision_tokens
+    if prepare.tokens not in (0, tokens):
+        raise MmrrError(f"tokens {prepare.tokens}: this checkpoint makes {tokens} of a tile")
+    most = max(0, (made.positions - _SPECIALS - MAX_PIECES) // tokens)
+    if made.tiles:
+        most = min(most, made.tiles)
+    if not 1 <= prepare.tiles <= most:
+        raise MmrrError(
+            f"tiles {prepare.tiles}: expected 1 to {most}, because {_SPECIALS} + {MAX_PIECES} + {tokens} a tile must "
+            f"fit {made.positions} positions"
+            + (f", and the tile embedding has {made.tiles} rows" if made.tiles else "")
+        )
+    resolved = replace(prepare, tokens=tokens, vision=vision.id, vision_revision=vision.revision)
+    if not prepare.language:
+        return resolved
+    language = Checkpoint.companion(prepare.language, prepare.language_revision)
+    return replace(resolved, language=language.id, language_revision=language.revision)
+
+
+def _vision_checkpoint(prepare: Prepare) -> Checkpoint:
+    found = Checkpoint.companion(prepare.vision, prepare.vision_revision, VISION_TYPES)
+    if found.adapter:
+        raise MmrrError(f"{found.id} is a LoRA adapter; EDJE's vision encoder is a whole checkpoint")
+    return found
+
+
+def reads(prepare: Prepare) -> str:
+    """What a page is given as: ``image`` or ``text``."""
+    return "image"
+
+
+def wording(prepare: Prepare) -> dict[str, str]:
+    """No prompt goes into the cache."""
+    return {}
+
+
+def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+    """Pixels a token's side and the most tokens, for the plan alone: a page is squeezed whatever its size."""
+    return 16, None
+
+
+def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+    """Bytes of one page's cache: float16 whatever ``dtype_bytes``, and as many tokens whatever ``n_tokens``."""
+    (shape,) = (shape for name, shape in config["tensors"].items() if name.endswith(".token_type_embeddings.weight"))
+    return 2 * prepare.tiles * prepare.tokens * int(shape[1])
+
+
+class Scorer:
+    """Scores pages against queries with one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
+        """``prepare`` must be resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
+        if checkpoint.adapter:
+            raise MmrrError(f"{checkpoint.id} is a LoRA adapter; EDJE takes whole checkpoints")
+        config = checkpoint.config()
+        self._module = families.load("backbones", "edje")
+        self.prepare_options, self.device, self.dtype = prepare, device, dtype
+        self.layout = self._module.layout(config["tensors"])
+        self._weights = self._module.load(checkpoint.path, self.layout)
+        language = checkpoint.path
+        if prepare.language:
+            language = Checkpoint.companion(prepare.language, prepare.language_revision).path
+        self.pieces = self._module.WordPieces(language, self.layout.words)
+        heads = self._module.joint_heads(config)
+        self.encoder = self._module.JointEncoder(self._weights, self.layout, heads, device, dtype)
+
+    @cached_property
+    def vision(self) -> Any:
+        """The frozen vision encoder, loaded when the first page is read: scoring needs none."""
+        found = _vision_checkpoint(self.prepare_options)
+        return self._module.Vision(found.path, found.config(), self.device, self.dtype)
+
+    @cached_property
+    def adapter(self) -> Any:
+        """The adapter, with as many heads as the vision encoder has."""
+        return self._module.Adapter(self._weights, self.layout, self.vision.heads, self.device, self.dtype)
+
+    # Without a query
+
+    def shared_state(self) -> State:
+        """What all pages share: how many rows each tile has."""
+        return {"tokens": torch.tensor(self.prepare_options.tokens)}
+
+    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+        """Each page's cache: ``z`` (tiles * m, d) float16, the tiles one after the other.
+
+        Raises MmrrError for values that float16 does not hold.
+        """
+        states = []
+        for image, _ in zip(images, keeps, strict=True):
+            z = self.compress(image)
+            if not torch.isfinite(z).all() or z.abs().max() >= _MAX_VALUE:
+                raise MmrrError(
+                    f"the adapter gave values that are not below {_MAX_VALUE:g}, so float16 cannot hold them; "
+                    "try --dtype float32, or check that checkpoint and vision encoder belong together"
+                )
+            states.append({"z": z.half().cpu()})
+        return states
+
+    @torch.inference_mode()
+    def compress(self, image: Image.Image) -> Tensor:
+        """Z (tiles * m, d) float32 of a page, tile by tile; a learned tile embedding, if there is one, is in it."""
+        z: Tensor = self.adapter(self.vision.tokens(cut(image, self.prepare_options.tiles))).float()
+        if self.layout.tiles:
+            z = z + self._weights["tile_embedding.weight"][: len(z), None].to(z)
+        return z.flatten(0, 1)
+
+    # With a query
+
+    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+        """The classification head's logit for each page, (N,) float32; higher is better (paper, joint encoder).
+
+        A query beyond 61 word pieces is cut. Raises MmrrError for a batch below 1.
+        """
+        if options.batch < 1:
+            raise MmrrError(f"batch {options.batch}: expected 1 or more")
+        scores = [torch.zeros(0)]
+        for start in range(0, len(states), options.batch):
+            z = torch.stack([state["z"].to(self.device) for state in states[start : start + options.batch]])
+            scores.append(self._logits(query, z))
+        return torch.cat(scores)
+
+    def plain(self, query: str, image: Image.Image, keep: Keep | None, options: Score) -> float:
+        """The score of one page with no cache between: its vectors are not rounded to float16."""
+        return float(self._logits(query, self.compress(image)[None]))
+
+    def text_ids(self, query: str) -> list[int]:
+        """``[CLS] text [SEP]`` in token ids, the text canonical and cut to 61 pieces."""
+        pieces = self.pieces.encode(canonical(query))[:MAX_PIECES]
+        return [self.pieces.cls, *pieces, self.pieces.sep]
+
+    def _logits(self, query: str, z: Tensor) -> Tensor:
+        logits: Tensor = self.encoder.score(self.text_ids(query), self.pieces.sep, z)
+        return logits.cpu()
+
+
+def cut(image: Image.Image, tiles: int) -> list[Image.Image]:
+    """A page in ``tiles`` equal parts, row by row: of all grids of that many cells the one whose cells are squarest.
+
+    Where two grids tie, the one with more rows.
+    """
+    width, height = image.size
+    rows = min(
+        (rows for rows in range(tiles, 0, -1) if tiles % rows == 0),
+        key=lambda rows: round(abs(math.log(width * rows * rows / (height * tiles))), 9),
+    )
+    columns = tiles // rows
+
+    def edges(n: int, length: int) -> list[int]:
+        return [round(i * length / n) for i in range(n + 1)]
+
+    return [
+        image.crop((left, top, right, bottom))
+        for top, bottom in pairwise(edges(rows, height))
+        for left, right in pairwise(edges(columns, width))
+    ]
+
+
+def _width_forms() -> dict[int, str]:
+    """Letters of another width, and joined letters: their plain forms."""
+    code_points = [*range(0xFF01, 0xFFEF), *range(0xFB00, 0xFB07), *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4)]
+    return {point: unicodedata.normalize("NFKC", chr(point)) for point in [*code_points, 0x132, 0x133, 0x149]}
+
+
+_CONTROL = [*range(0x9), 0xB, *range(0xE, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)]
+_CLEAN: dict[int, str | None] = {**_width_forms(), **dict.fromkeys(_CONTROL)}
+#: Curly quotation marks count as the ASCII ones, which are deleted as all ASCII punctuation is.
+_DROPPED = string.punctuation.replace("_", "") + "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f"
+_CANONICAL: dict[int, str | None] = {ord("_"): " ", **dict.fromkeys(map(ord, _DROPPED))}
+
+
+def canonical(text: str) -> str:
+    """Text as EDJE was trained on it: HTML entities read, no ASCII punctuation, lower case, single spaces.
+
+    The published pipeline also runs ftfy, of which the parts that say what a character is (width, joined letters,
+    quotation marks, control characters, NFC) are here and the repair of wrongly decoded text is not.
+    """
+    text = html.unescape(html.unescape(text)).translate(_CLEAN)
+    text = unicodedata.normalize("NFC", text).translate(_CANONICAL)
+    return " ".join(text.lower().split())
