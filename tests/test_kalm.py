@@ -7,6 +7,7 @@ Tolerance: 1e-5 of the scores' size in float32, unless a test says otherwise.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,14 +15,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, T5Gemma2Config, T5Gemma2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from mmrr.backbones import t5gemma2
-from mmrr.checkpoints import resolve
+from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.files import HashCache
 from mmrr.scorers import kalm
 from mmrr.scorers.kalm import Prepare, Score, Scorer
 from mmrr.types import Keep
@@ -59,8 +59,6 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    from tokenizers import AddedToken
-
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
     tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in (*BLANK, *ORDINARY)])
     return tokenizer
@@ -151,7 +149,7 @@ def stock(original):
 
 
 def load(path, prepare=None, dtype=torch.float32):
-    checkpoint = resolve(str(path), None, HashCache(path.parent / "hashes.json"), kalm.MODEL_TYPES)
+    checkpoint = Checkpoint(path.name, "0" * 40, path, json.loads((path / "config.json").read_text())["model_type"])
     return Scorer(checkpoint, kalm.resolve(prepare or Prepare(), checkpoint.config()), CPU, dtype)
 
 
@@ -572,12 +570,30 @@ def test_a_head_of_its_own_is_used_and_seen(folder, scorer):
 
 def test_what_does_not_fit_is_refused_in_one_line(folder):
     assert "float16" in refusal(folder, dtype=torch.float16)
+    adapted = Checkpoint("tuned", "0" * 40, folder, "t5gemma2", adapter=folder)
+    with pytest.raises(MmrrError, match="tuned is a LoRA adapter; merge it"):
+        Scorer(adapted, Prepare(), CPU, torch.float32)
+    config = json.loads((folder / "config.json").read_text())
+    capped = config | {"decoder": config["decoder"] | {"final_logit_softcapping": 30.0}}
+    (folder / "config.json").write_text(json.dumps(capped))
+    assert "caps its logits" in refusal(folder)
+    (folder / "config.json").write_text(json.dumps(config))
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] != "<end_of_turn>"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "no control token <end_of_turn>" in refusal(folder)
     (folder / "tokenizer.json").unlink()
     assert "tokenizer or image processor does not load" in refusal(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MMRR_TEST_KALM" not in os.environ, reason="MMRR_TEST_KALM names no folder of published weights")
+def test_published_weights_give_the_cards_margins():
+    """The example of V1-Large's model card, computed there in bfloat16, whose logits lie 0.06 to 0.125 apart."""
+    scorer = load(Path(os.environ["MMRR_TEST_KALM"]))
+    pages = ["The capital of China is Beijing.", "Gravity attracts bodies toward one another."]
+    scores = scores_of(scorer, pages, "What is the capital of China?")
+    assert scores.tolist() == pytest.approx([8.78125, -14.1875], abs=0.5)
 
 
 # The command line
