@@ -353,11 +353,12 @@ def _load(path: Path, dtype: torch.dtype, *, sees: bool) -> Any:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MmrrError(f"{path} does not load as T5Gemma 2: {_first_line(error)}") from error
-    skip = () if sees else _VISION
-    for kind, complaint in (
-        ("missing_keys", "lacks {} tensors of a T5Gemma 2"),
-        ("mismatched_keys", "has {} tensors of another shape than its config.json says"),
-        ("unexpected_keys", "has {} tensors that no T5Gemma 2 has"),
+    unseen = () if sees else _VISION
+    for kind, skip, complaint in (
+        ("missing_keys", unseen, "lacks {} tensors of a T5Gemma 2"),
+        ("mismatched_keys", unseen, "has {} tensors of another shape than its config.json says"),
+        # SigLIP saves may hold a pooling head, which this model has no use for.
+        ("unexpected_keys", _VISION, "has {} tensors that no T5Gemma 2 has"),
     ):
         found = sorted(key if isinstance(key, str) else str(key[0]) for key in report[kind])
         if names := [name for name in found if not name.startswith(skip)]:
