@@ -7,6 +7,8 @@ engine. Tolerance: |ds| <= 1e-5 in float32, unless a test says otherwise.
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -417,6 +419,14 @@ def test_every_tensor_is_consumed_but_the_groups_of_training(found, original):
     assert backbone.load(found.path, made).keys() == made.names
 
 
+@pytest.mark.parametrize(("queries", "n_adapter"), [(64, 23_545_216), (0, 11_542_912)])
+def test_the_published_sizes_have_the_papers_parameters(queries, n_adapter):
+    made = backbone.Layout("", queries, 1024, 384, 12, 512, 30523, 0, frozenset())
+    assert sum(map(math.prod, backbone._adapter_shapes(made, 8192).values())) == n_adapter
+    joint = backbone._joint_shapes(made, 1536)
+    assert sum(math.prod(joint[name]) for name in joint if name.startswith("language_model.")) == 33_212_544
+
+
 @pytest.mark.parametrize("prefix", ["model.", "module.model."])
 def test_any_common_prefix_and_no_config_will_do(tmp_path, original, scorer, vision_path, hashes, page_images, prefix):
     half = {name: tensor.half() for name, tensor in original.state_dict().items()}
@@ -486,6 +496,21 @@ def test_pickles_are_refused(tmp_path, original, hashes):
     torch.save({"model": original.state_dict()}, tmp_path / "checkpoint.pth")
     with pytest.raises(MmrrError, match=r"no \*\.safetensors in .*because they can run code"):
         resolve(str(tmp_path), None, hashes, edje.MODEL_TYPES)
+
+
+def test_the_documented_way_from_a_pickle(tmp_path, original, vision_path, hashes, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = original.state_dict()
+    torch.save(
+        {"model": state, "optimizer": {}, "config": {"lr": 1e-4}, "epoch": 3, "global_step": 9}, "checkpoint.pth"
+    )
+    page = (Path(__file__).parents[1] / "docs" / "edje.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    write_edje(tmp_path / "words", original)
+    converted = resolve("./edje", None, hashes, edje.MODEL_TYPES)
+    scorer_of(converted, vision_path, language=str(tmp_path / "words"))
+    assert not [name for name in converted.config()["tensors"] if name.startswith(("clip", "language_model.cls"))]
 
 
 def test_two_checkpoints_in_one_folder_are_refused(tmp_path, original, hashes):
