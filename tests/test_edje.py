@@ -560,6 +560,7 @@ def test_the_tokenizer_may_lie_elsewhere(tmp_path, original, scorer, vision_path
         scorer_of(checkpoint, vision_path)
     words = tmp_path / "words"
     words.mkdir()
+    (words / "tokenizer_config.json").write_text("{\n}")  # all that MiniLM's repository says
     (words / "vocab.txt").write_text("".join(f"{piece}\n" for piece in VOCABULARY))
     other = scorer_of(checkpoint, vision_path, language=str(words))
     assert other.prepare_options.language_revision.startswith("sha256:")
