@@ -1,6 +1,6 @@
 """Reads the text of page images with RapidOCR, an optional package: PP-OCRv6 small, on a CPU. Its only importer.
 
-The models (31 MB) lie inside the package, so nothing is downloaded. A process reads on one core and takes about 0.6 GB;
+The models (31 MB) lie inside the package, so nothing is downloaded. A process reads on one core and takes about 0.8 GB;
 several may read at once, each with an engine of its own.
 """
 

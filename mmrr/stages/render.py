@@ -148,7 +148,7 @@ def _read_by_ocr(
     images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
     if not images:
         return 0
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, len(images)), context, start_worker)
     try:
         paths = (folder / page["file"] for folder, page in images)
@@ -166,6 +166,10 @@ def _read_by_ocr(
         raise MmrrError(
             "a process that read pages by OCR died, perhaps for want of memory; run the command again with --workers 1"
         ) from None
+    except BaseException:  # they write nothing: Ctrl-C waits for none of their pages
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return len(images)
