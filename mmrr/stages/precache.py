@@ -119,13 +119,13 @@ def precache(
                 keeps = read_keeps(workspace, keep_shards[pages_key]) if pruned else {}
                 states = {}
                 for page in collection.by_shard[pages_key]:
-                    content = read_content(workspace, collection, page, reads)
-                    (states[page_name(page)],) = scorer.prepare([content], [keeps.get(page.number)])
+                    read = read_content(workspace, collection, page, reads)
+                    (states[page_name(page)],) = scorer.prepare([read], [keeps.get(page.number)])
                     advance(1)
                 folder = workspace.scratch()
                 workspace.commit_shard("precache", key, folder, write_states(folder, states))
     size = workspace.shard_bytes("precache", [*shards.values(), shared])
-    content = {
+    content: dict[str, Any] = {
         "pages": len(collection.pages),
         "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
         "keep": pruned.config["keep"] if pruned else 1.0,
