@@ -92,7 +92,8 @@ def ranking(
         emit({"artifact": str(found.manifest.path), "queries": answers})
         return
     reranked = found.final is not None
-    columns = ["rank", "document", "page", "score", *(["logit", "first stage"] if reranked else [])]
+    logit = ["logit"] if _by_logit(found) else []
+    columns = ["rank", "document", "page", "score", *logit, *(["first stage"] if reranked else [])]
     for answer in answers if not is_file or len(answers) <= _SHOWN else answers[:_SHOWN]:
         rows = [
             [
@@ -100,7 +101,8 @@ def ranking(
                 row["doc_id"],
                 row["page_id"].rsplit("/", 1)[1].lstrip("0") or "0",
                 f"{row['score']:.4f}",
-                *([f"{row['logit']:.3f}", str(row["first_stage_rank"])] if reranked else []),
+                *([f"{row['logit']:.3f}"] if logit else []),
+                *([str(row["first_stage_rank"])] if reranked else []),
             ]
             for row in answer["results"]
         ]
@@ -115,19 +117,30 @@ def ranking(
 
 
 def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
-    """``score`` is a page's own probability (never relative to the other pages), ``logit`` what it is ranked by."""
+    """``score`` is a page's own probability (never relative to the other pages), ``logit`` what it is ranked by.
+
+    Of a scorer that ranks lists, as of a first stage, ``score`` is what the page is ranked by.
+    """
+    by_logit = _by_logit(found)
     first = {hit.page_id: position for position, hit in enumerate(found.first.get(query_id, []), 1)}
     rows = []
     for position, hit in enumerate(found.run.get(query_id, [])[:top_k], 1):
         page = found.collection.pages[found.collection.row_of[hit.page_id]]
         row: dict[str, Any] = {"rank": position, "page_id": hit.page_id, "doc_id": page.doc_id, "page": page.number}
-        if found.final is None:
+        if not by_logit:
             row["score"] = hit.score
         else:
             probability = 1 / (1 + math.exp(-hit.score)) if hit.score > -700 else 0.0
             row |= {"score": probability, "logit": hit.score}
         rows.append({**row, "first_stage_rank": first[hit.page_id]})
     return rows
+
+
+def _by_logit(found: Ranking) -> bool:
+    """Whether a page was scored by itself: a place in a list is no logit."""
+    from mmrr import families
+
+    return found.reranked is not None and not families.load("scorers", found.reranked.config["family"]).LISTWISE
 
 
 def picture(image: Image.Image, output: Path) -> None:

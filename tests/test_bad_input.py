@@ -498,7 +498,7 @@ def test_models_that_are_not_there_or_not_fit(copy: Made, tmp_path: Path) -> Non
     assert "is a 'bert' model" in message
     assert "qwen3_vl" in message
     assert "is a 'bert' model" in refused("index", copy.docs, "--work", copy.work, "--embedder", other, *INDEX)
-    assert "no scorer family 'edje'" in refused(*precache, "--scorer-model", copy.model, "--scorer", "edje")
+    assert "no scorer family 'bert'" in refused(*precache, "--scorer-model", copy.model, "--scorer", "bert")
     assert "--embedder" in refused("index", copy.docs, "--work", copy.work, "--first-stage", "dense")
 
 

@@ -18,7 +18,7 @@ from mmrr.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.geometry import MIN_TOKENS, snap
 from mmrr.shards import page_name, read_keeps, write_states
-from mmrr.types import Keep, Progress, silent
+from mmrr.types import Keep, Page, Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,15 @@ class Family:
         if max_tokens is not None and max_tokens < MIN_TOKENS:
             raise MmrrError(f"max_tokens {max_tokens}: expected {MIN_TOKENS} or more, or 0 for pages as rendered")
         return cell_px, max_tokens
+
+    def tokens(self, page: Page) -> int:
+        """Visual tokens of a whole page."""
+        if hasattr(self.module, "grid"):
+            rows, columns = self.module.grid(self.prepare, self.config, page.width_px, page.height_px)
+            return int(rows * columns)
+        cell_px, max_tokens = self.geometry
+        width, height = snap(page.width_px, page.height_px, cell_px, max_tokens)
+        return width * height // cell_px**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +157,12 @@ def _plan(
     keep_shards: dict[str, str],
     dtype_bytes: int,
 ) -> Plan:
-    cell_px, max_tokens = family.geometry
     sizes = []
     for pages_key in missing:
         keeps: dict[int, Keep] = read_keeps(workspace, keep_shards[pages_key]) if keep_shards else {}
         for page in collection.by_shard[pages_key]:
-            width, height = snap(page.width_px, page.height_px, cell_px, max_tokens)
             keep = keeps.get(page.number)
-            n_tokens = len(keep.indices) if keep else width * height // cell_px**2
+            n_tokens = len(keep.indices) if keep else family.tokens(page)
             sizes.append(family.module.state_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
     free = shutil.disk_usage(workspace.root).free
     return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free)
