@@ -335,7 +335,8 @@ def compare(
     """The first stage and each scorer over its candidates, on the newest index. The caches are made where missing."""
     indexed = session.current("index")
     ranking = search(session, queries, options, {}, indexed)
-    runs, found = {"first stage": ranking.first}, {}
+    runs = {"first stage": ranking.first}
+    found: dict[str, tuple[int, float | None, float | None]] = {}
     for name, scoring in scorings.items():
         cached = precache_pages(session, scoring, report, indexed)
         reranked = rerank_run(session, ranking, {}, None, cached)
@@ -344,14 +345,12 @@ def compare(
         runs[name] = reranked.final
         lines = session.workspace.own_file(reranked.reranked, "timings.jsonl").read_text("utf-8").splitlines()
         made, seconds = cached.provenance["pages_computed"], cached.provenance["seconds"]
-        found[name] = {
-            "page_bytes": int(cached.content["page_bytes"]),
-            "pages_per_second": made / seconds if made and seconds else None,
-            "query_ms": statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None,
-        }
+        per_second = made / seconds if made and seconds else None
+        query_ms = statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None
+        found[name] = (int(cached.content["page_bytes"]), per_second, query_ms)
     inputs = {"pages": indexed.inputs["pages"], "runs": digest(runs)}
     metrics = evaluate.judge(session.workspace, runs, qrels, inputs, COMPARED).content["metrics"]
-    return [Compared(name, metrics[name], **found.get(name, {})) for name in runs]
+    return [Compared(name, metrics[name], *found.get(name, ())) for name in runs]
 
 
 @dataclass(frozen=True)
