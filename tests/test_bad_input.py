@@ -494,6 +494,7 @@ def test_models_that_are_not_there_or_not_fit(copy: Made, tmp_path: Path) -> Non
     other = tmp_path / "bert"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')
+    (other / "model.safetensors").touch()
     message = refused(*precache, "--scorer-model", other)
     assert "is a 'bert' model" in message
     assert "qwen3_vl" in message
