@@ -68,7 +68,7 @@ def train(
             raise typer.Exit(130) from error
         if not leads():
             return
-        made = run / (configs.CHECKPOINT if isinstance(settings, configs.ScratchConfig) else configs.ADAPTER)
+        made = run / settings.result
         curves = _draw(run)
         if json_:
             result = {"result": str(made), "log": str(run / "log.jsonl"), "curves": curves and str(curves)}
@@ -80,7 +80,8 @@ def train(
 
 
 def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator[dict[str, Any]]:
-    from mmrr.training.config import EmbedderConfig, RerankerConfig
+    from mmrr import families
+    from mmrr.training.config import EmbedderConfig, RerankerConfig, ScratchConfig
 
     def tell(line: str) -> None:
         if not quiet:
@@ -92,6 +93,11 @@ def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator
         if isinstance(settings, RerankerConfig):
             return finetune.train_reranker(settings, run, tell)
         return finetune.train_embedder(settings, run, tell)
+    if not isinstance(settings, ScratchConfig):
+        records: Iterator[dict[str, Any]] = families.load("training.scorers", settings.scorer).train(
+            settings, run, tell
+        )
+        return records
     from mmrr.training.scratch import train_embedder, train_reader, train_reranker
 
     starts = {"reader": train_reader, "embedder": train_embedder, "reranker": train_reranker}

@@ -13,8 +13,9 @@ import tomllib
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mmrr import families
 from mmrr.config import Render
 from mmrr.errors import MmrrError
 from mmrr.files import write_atomically
@@ -66,6 +67,8 @@ class ScratchConfig:
     pointing: float = 1.0  # weight of the pointing loss
     embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
 
+    result: ClassVar[str] = CHECKPOINT
+
     def schedule(self) -> Schedule:
         return Schedule(self.steps, self.lr, warmup=self.warmup, decay=self.decay, save_every=self.save_every)
 
@@ -97,6 +100,8 @@ class FinetuneConfig:
     workers: int = 1
     device: str = "auto"
     dtype: str = "auto"  # bfloat16 or float32
+
+    result: ClassVar[str] = ADAPTER
 
     def schedule(self, steps: int) -> Schedule:
         return Schedule(
@@ -133,7 +138,8 @@ class EmbedderConfig(FinetuneConfig):
     temperature: float = 0.05
 
 
-Config = ScratchConfig | RerankerConfig | EmbedderConfig
+#: Or that of a module in ``training.scorers``: a frozen dataclass with ``scorer``, ``steps`` and ``result``.
+Config = Any
 
 _AT_LEAST = {
     **dict.fromkeys(("pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports"), 1),
@@ -169,13 +175,20 @@ def read(path: Path, task: str) -> Config:
         raise MmrrError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except tomllib.TOMLDecodeError as error:
         raise MmrrError(f"{path} is no valid TOML: {error}") from error
+    scorer = values.get("scorer", "minireranker")
+    if task == "reranker" and scorer != "minireranker":
+        config: Config = _build(families.load("training.scorers", str(scorer)).Config, values, path, "")
+        _check(config, path)
+        return config
+    if "scorer" in values:
+        values = {key: value for key, value in values.items() if key != "scorer"}
     if ("model" in values) == ("documents" in values):
         found = "both" if "model" in values else "neither"
         raise MmrrError(
             f"{path} has {found} of `model` and `documents`: fine-tuning names a model and pairs, "
             "training from nothing names documents"
         )
-    kind: type[Config] = ScratchConfig
+    kind: type[Any] = ScratchConfig
     if "model" in values:
         if task == "reader":
             raise MmrrError(f"{path} names a model: a reader is trained from nothing, on `documents`")
