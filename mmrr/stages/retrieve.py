@@ -174,6 +174,13 @@ def _dense(
     return ranked
 
 
+def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:
+    """Rows and scores of the pages that share a word, the best ``depth`` and ties at the edge, in no order."""
+    scores = index.scores(query)
+    edge = np.partition(scores, -depth)[-depth] if len(scores) > depth else 0.0
+    return [(int(row), float(scores[row])) for row in np.flatnonzero((scores > 0) & (scores >= edge))]
+
+
 def _text(
     workspace: Workspace, collection: Collection, indexed: Manifest, queries: list[Query], options: Retrieve
 ) -> list[list[Hit]]:
@@ -182,11 +189,8 @@ def _text(
         index = TextIndex.load(workspace.own_file(indexed, TEXT), len(collection.pages))
         ranked = []
         for query in queries:
-            scores = index.scores(query.text)
-            # Only the best can be in the run, ties at the edge included.
-            edge = np.partition(scores, -options.depth)[-options.depth] if len(scores) > options.depth else 0.0
-            found = np.flatnonzero((scores > 0) & (scores >= edge))
-            ranked.append(rank({collection.pages[i].page_id: float(scores[i]) for i in found}, options.depth))
+            found = best_by_text(index, query.text, options.depth)
+            ranked.append(rank({collection.pages[row].page_id: score for row, score in found}, options.depth))
         return ranked
     cached: dict[str, TextIndex] = {}
     ranked = []

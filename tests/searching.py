@@ -1,0 +1,62 @@
+"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH]]``, by default 100,000 pages of 2,048.
+
+Random unit vectors, and texts of 300 words drawn as often as words are in English (Zipf). Building, loading, and the
+time of a query, alone and among 32 asked together.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from mmrr.index import TextIndex, build_dense, search_dense
+from mmrr.stages.retrieve import best_by_text, fuse
+from mmrr.types import Hit
+
+T = TypeVar("T")
+DEPTH, WORDS, VOCABULARY = 100, 300, 100_000
+
+
+def timed(what: str, work: Callable[[], T], per: int = 1) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = work()
+    ms = 1000 * (time.perf_counter() - start) / per
+    print(f"{what:<44}{ms:12.1f} ms", flush=True)
+    return result, ms
+
+
+def main(pages: int = 100_000, width: int = 2048) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((pages, width), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    likely = 1 / np.arange(1, VOCABULARY + 1)
+    likely /= likely.sum()
+    texts = [" ".join(f"w{word}" for word in row) for row in rng.choice(VOCABULARY, (pages, WORDS), p=likely)]
+    asked = [" ".join(f"w{word}" for word in row) for row in rng.choice(VOCABULARY, (32, 8), p=likely)]
+    with tempfile.TemporaryDirectory() as folder:
+        for factory in ("Flat", "SQfp16", "IVF1024,Flat"):
+            path = Path(folder) / "index"
+            timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
+            print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")
+            one, ms = timed(f"load {factory} and ask one", lambda p=path: search_dense(p, vectors[:1], DEPTH))
+            _, more = timed(f"load {factory} and ask 33", lambda p=path: search_dense(p, vectors[:33], DEPTH))
+            print(f"{'each further query':<44}{(more - ms) / 32:12.1f} ms")
+        index, _ = timed("build BM25", lambda: TextIndex.build(texts))
+        index.save(Path(folder) / "text")
+        print(f"{'bytes':<44}{sum(p.stat().st_size for p in (Path(folder) / 'text').iterdir()) / 1e6:12.1f} MB")
+        loaded, _ = timed("load BM25", lambda: TextIndex.load(Path(folder) / "text", pages))
+        best_by_text(loaded, asked[0], DEPTH)
+        by_text, _ = timed("ask BM25", lambda: [best_by_text(loaded, text, DEPTH) for text in asked], len(asked))
+        dense = [Hit(str(row), float(score)) for score, row in zip(one[0][0], one[1][0], strict=True)]
+        text = [Hit(str(row), score) for row, score in by_text[0]]
+        timed("fuse", lambda: [fuse([dense, text], 60, DEPTH) for _ in range(100)], 100)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
