@@ -14,7 +14,7 @@ from mmrr.errors import MmrrError
 from . import options as o
 from . import report
 from .session import open_session, search_options
-from .show import check_output, emit, note, size, table
+from .show import check_output, emit, note, pairs, size, table
 
 if TYPE_CHECKING:
     from mmrr.pipeline import Compared, Scoring
@@ -24,8 +24,8 @@ def compare(
     scorers: Annotated[
         str,
         typer.Option(
-            metavar="NAME[=MODEL],...",
-            help="Scorer families with their checkpoints; without one, the model that comes with mmrr.",
+            metavar="NAME[=MODEL][:KEY=VALUE]...,...",
+            help="Scorer families, each with a checkpoint (by default the one that comes with mmrr) and cache options.",
         ),
     ] = "minireranker",
     work: o.Work = o.WORK,
@@ -34,10 +34,6 @@ def compare(
     data: Annotated[
         Optional[str],
         typer.Option(help="MMDocIR's folder or Hub id instead, in a workspace that mmrr eval mmdocir has indexed."),
-    ] = None,
-    option: Annotated[
-        Optional[list[str]],
-        typer.Option("--option", "-o", metavar="NAME.KEY=VALUE", help="A cache option of one family; repeatable."),
     ] = None,
     first_stage: o.FirstStageOption = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
@@ -50,13 +46,15 @@ def compare(
     """Rerank the same candidates with several scorers and show quality, size and speed side by side.
 
     Page caches that are missing are made; the first stage is the row to beat.
+    One family may stand there several times:
+    --scorers minireranker,minireranker:codec=int8,kalm=PATH:ratio=8
     """
     with open_session(work, Machine(device, dtype)) as session:
         from mmrr import mmdocir, pipeline
         from mmrr.trec import read_qrels, read_queries
 
         check_output(output)
-        scorings = _scorings(scorers, option or [])
+        scorings = _scorings(scorers)
         if data is not None:
             if queries or qrels:
                 raise MmrrError("--data brings its own questions: leave out --queries and --qrels")
@@ -76,30 +74,22 @@ def compare(
         _show(found)
 
 
-def _scorings(text: str, options: list[str]) -> dict[str, Scoring]:
+def _scorings(text: str) -> dict[str, Scoring]:
     from mmrr import checkpoints, families
     from mmrr.pipeline import Scoring
 
-    wanted: dict[str, dict[str, str]] = {}
-    for pair in options:
-        name, dot, rest = pair.partition(".")
-        key, equals, value = rest.partition("=")
-        if not (name and dot and key and equals):
-            raise MmrrError(f"--option {pair}: expected NAME.KEY=VALUE, such as minireranker.codec=int8")
-        wanted.setdefault(name, {})[key] = value
     scorings = {}
     for part in text.split(","):
-        name, _, model = part.strip().partition("=")
+        head, *options = part.strip().split(":")
+        name, _, model = head.partition("=")
         module = families.load("scorers", name)
         if not model:
             own = [known for known in module.CHECKPOINTS if known in checkpoints.built_in()]
             if not own:
                 raise MmrrError(f"no model of {name} comes with mmrr: pass {name}=MODEL, a local path or a Hub id")
             model = own[0]
-        scorings[f"{name} ({model})"] = Scoring(name, Model(model), wanted.get(name, {}))
-    unused = sorted(set(wanted) - {scoring.family for scoring in scorings.values()})
-    if unused:
-        raise MmrrError(f"--option {unused[0]}.{next(iter(wanted[unused[0]]))}: {unused[0]} is not among --scorers")
+        label = " ".join([f"{name} ({model})", *options])
+        scorings[label] = Scoring(name, Model(model), pairs(options))
     return scorings
 
 

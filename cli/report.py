@@ -164,7 +164,7 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     if as_json:
         emit({"artifact": str(judged.path), "queries": judged.content["queries"], "metrics": metrics})
         return
-    runs = [name for name in metrics if name not in ("difference", "interval", "kept", "kept_interval")]
+    runs = [name for name in metrics if name not in ("difference", "interval", "kept", "kept_interval", "kendall_tau")]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]
     rows = [[name, *(f"{metrics[run][name]:.4f}" for run in runs)] for name in metrics[runs[0]]]
     if "difference" in metrics:
@@ -173,7 +173,9 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             name = row[0]
             row += [f"{metrics['difference'][name]:+.4f}", _interval(metrics["interval"][name], "+.3f")]
             row += [_share(metrics["kept"][name]), _interval(metrics["kept_interval"][name], ".1%")]
-    table(f"{judged.content['queries']} judged queries", columns, rows, to_stdout=True)
+    alike = metrics.get("kendall_tau")
+    title = f"{judged.content['queries']} judged queries"
+    table(title if alike is None else f"{title}; Kendall tau {alike:.3f}", columns, rows, to_stdout=True)
     typer.echo(judged.path)
 
 

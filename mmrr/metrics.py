@@ -131,6 +131,18 @@ def bootstrap(
     return changes
 
 
+def kendall_tau(base: Run, new: Run) -> float:
+    """How alike two runs order what both hold: 1 the same order, -1 the opposite; mean over queries, NaN if none."""
+    found = []
+    for query_id in base.keys() & new.keys():
+        place = {hit.page_id: i for i, hit in enumerate(new[query_id])}
+        places = np.array([place[hit.page_id] for hit in base[query_id] if hit.page_id in place])
+        if len(places) > 1:
+            above = np.triu_indices(len(places), 1)
+            found.append(float(np.sign(places[above[1]] - places[above[0]]).mean()))
+    return math.fsum(found) / len(found) if found else math.nan
+
+
 def _interval(values: np.ndarray) -> tuple[float, float]:
     known = values[~np.isnan(values)]
     low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (math.nan, math.nan)

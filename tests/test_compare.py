@@ -29,14 +29,13 @@ def test_every_scorer_ranks_the_same_candidates_and_its_numbers_are_those_of_the
     work: Path, tiny_path: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "compare.png"
-    scorers = f"minireranker={tiny_path},ziprerank={tiny_path}"
-    coded = ("-o", "minireranker.codec=int8", "-o", "minireranker.band=1:4")
-    asked = ask(work, "--scorers", scorers, *coded, "--output", picture, "--json")
+    scorers = f"minireranker={tiny_path}:codec=int8:band=1:4,ziprerank={tiny_path}"
+    asked = ask(work, "--scorers", scorers, "--output", picture, "--json")
     first, mini, zipped = (found := json.loads(mmrr(*asked).stdout))["rows"]
     assert found["queries"] == 1
     assert first["name"] == "first stage"
     assert first["page_bytes"] == 0
-    assert mini["name"] == f"minireranker ({tiny_path})"
+    assert mini["name"] == f"minireranker ({tiny_path}) codec=int8 band=1:4"
     assert zipped["name"] == f"ziprerank ({tiny_path})"
     for row in (mini, zipped):
         assert row["page_bytes"] > 0
@@ -66,8 +65,8 @@ def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
     [
         (("--scorers", "ziprerank"), "no model of ziprerank comes with mmrr: pass ziprerank=MODEL"),
         (("--scorers", "nobody"), "no scorer family 'nobody'"),
-        (("-o", "codec=int8"), "expected NAME.KEY=VALUE"),
-        (("-o", "kalm.ratio=8"), "kalm is not among --scorers"),
+        (("--scorers", "minireranker:int8"), "expected KEY=VALUE"),
+        (("--scorers", "minireranker:colour=red"), "unknown option colour"),
         (("--data", "somewhere"), "leave out --queries and --qrels"),
     ],
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
 import pytest
 
 from mmrr.errors import MmrrError
-from mmrr.metrics import MEASURES, Evaluation, bootstrap, compare, evaluate, layout_recall, page_recall
+from mmrr.metrics import MEASURES, Evaluation, bootstrap, compare, evaluate, kendall_tau, layout_recall, page_recall
 from mmrr.mmdocir import BBox, Box, Layout, Question
-from mmrr.types import Hit, Run
+from mmrr.types import Hit, Run, rank
 
 QRELS = {"q1": {"d/0001": 1, "d/0004": 1}, "q2": {"d/0002": 1, "d/0003": 0}}
 RUN = {
@@ -301,3 +302,18 @@ class TestBootstrap:
             low, high = bootstrap(base, new, {str(i): str(i) for i in range(n)})["m"].difference_interval
             widths.append(high - low)
         assert widths[1] < widths[0] / 3
+
+
+def test_kendall_tau_counts_pairs_of_what_both_runs_hold():
+    rng = random.Random(0)
+    names = [f"d/{i:04d}" for i in range(12)]
+    base, new = ({name: rng.random() for name in names} for _ in range(2))
+    agree = [
+        1 if (base[one] > base[other]) == (new[one] > new[other]) else -1
+        for one, other in itertools.combinations(names, 2)
+    ]
+    runs = {"q": rank(base | {"only/0001": 0.5})}, {"q": rank(new | {"only/0002": 0.5}), "other": rank(new)}
+    assert kendall_tau(*runs) == pytest.approx(sum(agree) / len(agree))
+    assert kendall_tau(runs[0], runs[0]) == 1
+    assert kendall_tau({"q": rank({name: -score for name, score in base.items()})}, {"q": rank(base)}) == -1
+    assert math.isnan(kendall_tau({"q": rank({"a": 1.0})}, {"q": rank({"a": 1.0})}))

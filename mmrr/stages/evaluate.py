@@ -12,7 +12,7 @@ from typing import Any
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.errors import MmrrError
 from mmrr.files import digest
-from mmrr.metrics import MEASURES, bootstrap, evaluate, layout_recall, page_recall
+from mmrr.metrics import MEASURES, bootstrap, evaluate, kendall_tau, layout_recall, page_recall
 from mmrr.mmdocir import Layout, Question
 from mmrr.types import Qrels, Run
 
@@ -42,12 +42,13 @@ def judge(
         metrics["difference"] = {name: change.difference for name, change in changes.items()}
         metrics["interval"] = {name: list(change.difference_interval) for name, change in changes.items()}
         metrics["kept"] = {name: _number(change.kept) for name, change in changes.items()}
+        metrics["kendall_tau"] = _number(kendall_tau(*runs.values()))
         metrics["kept_interval"] = {name: [*map(_number, change.kept_interval)] for name, change in changes.items()}
     per_query = [
         {"query_id": query_id, **{name: result.per_query[query_id] for name, result in results.items()}}
         for query_id in sorted(qrels)
     ]
-    spec = Spec("eval", 2, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
+    spec = Spec("eval", 3, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
     return _commit(workspace, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
 
 
