@@ -24,7 +24,7 @@ def compare(
     scorers: Annotated[
         str,
         typer.Option(
-            metavar="NAME[=MODEL][:KEY=VALUE]...,...",
+            metavar="NAME[=MODEL][+KEY=VALUE]...,...",
             help="Scorer families, each with a checkpoint (by default the one that comes with mmrr) and cache options.",
         ),
     ] = "minireranker",
@@ -47,7 +47,7 @@ def compare(
 
     Page caches that are missing are made; the first stage is the row to beat.
     One family may stand there several times:
-    --scorers minireranker,minireranker:codec=int8,kalm=PATH:ratio=8
+    --scorers minireranker,minireranker+codec=int8,kalm=PATH+ratio=8
     """
     with open_session(work, Machine(device, dtype)) as session:
         from mmrr import mmdocir, pipeline
@@ -80,7 +80,7 @@ def _scorings(text: str) -> dict[str, Scoring]:
 
     scorings = {}
     for part in text.split(","):
-        head, *options = part.strip().split(":")
+        head, *options = part.strip().split("+")
         name, _, model = head.partition("=")
         module = families.load("scorers", name)
         if not model:

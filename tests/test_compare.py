@@ -29,7 +29,7 @@ def test_every_scorer_ranks_the_same_candidates_and_its_numbers_are_those_of_the
     work: Path, tiny_path: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "compare.png"
-    scorers = f"minireranker={tiny_path}:codec=int8:band=1:4,ziprerank={tiny_path}"
+    scorers = f"minireranker={tiny_path}+codec=int8+band=1:4,ziprerank={tiny_path}"
     asked = ask(work, "--scorers", scorers, "--output", picture, "--json")
     first, mini, zipped = (found := json.loads(mmrr(*asked).stdout))["rows"]
     assert found["queries"] == 1
@@ -65,8 +65,8 @@ def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
     [
         (("--scorers", "ziprerank"), "no model of ziprerank comes with mmrr: pass ziprerank=MODEL"),
         (("--scorers", "nobody"), "no scorer family 'nobody'"),
-        (("--scorers", "minireranker:int8"), "expected KEY=VALUE"),
-        (("--scorers", "minireranker:colour=red"), "unknown option colour"),
+        (("--scorers", "minireranker+int8"), "expected KEY=VALUE"),
+        (("--scorers", "minireranker+colour=red"), "unknown option colour"),
         (("--data", "somewhere"), "leave out --queries and --qrels"),
     ],
 )
