@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,16 +291,16 @@ class Backbone:
         own = n_instruction + n_page
         _, n_heads, _, d_head = instruction.keys.shape
 
-        # One buffer, [instruction | page, padded | own] per layer: each page's cache is copied once.
-        shape = (end - first_layer, n, n_heads, own + m, d_head)
-        keys, values = x.new_empty(shape), x.new_empty(shape)
-        for buffer, cache in ((keys, instruction.keys), (values, instruction.values)):
-            buffer[..., :n_instruction, :] = cache[: end - first_layer, None].to(x)
-        for i, page in enumerate(pages):
-            stop = n_instruction + page.keys.shape[2]
-            keys[:, i, :, n_instruction:stop] = page.keys[: end - first_layer].to(x)
-            values[:, i, :, n_instruction:stop] = page.values[: end - first_layer].to(x)
-            keys[:, i, :, stop:own], values[:, i, :, stop:own] = 0, 0  # masked, but no number may be missing
+        # One layer's [instruction | page, padded | own], filled again for each: new memory costs as much as the copy.
+        keys, values = (x.new_empty(n, n_heads, own + m, d_head) for _ in range(2))
+        for i, length in enumerate(lengths.tolist()):  # masked, but no number may be missing
+            keys[i, :, n_instruction + length : own], values[i, :, n_instruction + length : own] = 0, 0
+
+        def fill(buffer: Tensor, shared: Tensor, of_pages: Iterable[Tensor], suffix: Tensor) -> None:
+            buffer[:, :, :n_instruction] = shared.to(x)
+            for i, cache in enumerate(of_pages):
+                buffer[i, :, n_instruction : n_instruction + cache.shape[1]] = cache.to(x)
+            buffer[:, :, own:] = suffix
 
         visible = torch.ones(n, m, own + m, dtype=torch.bool)
         visible[:, :, n_instruction:own] = (torch.arange(n_page) < lengths[:, None])[:, None]
@@ -312,14 +312,15 @@ class Backbone:
         for index in range(first_layer, end):  # the first one projects what all pages share: x has no N yet
             rows = 1 if last_only and index == end - 1 else m
             query, key, value = self.project(index, x, rotary, n_queries=rows)
-            keys[index - first_layer, :, :, own:] = key
-            values[index - first_layer, :, :, own:] = value
+            layer = index - first_layer
+            fill(keys, instruction.keys[layer], (page.keys[layer] for page in pages), key)
+            fill(values, instruction.values[layer], (page.values[layer] for page in pages), value)
             # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
             group = query.shape[-3] // n_heads
             attended = F.scaled_dot_product_attention(
                 query.reshape(n, n_heads, group * rows, d_head),
-                keys[index - first_layer],
-                values[index - first_layer],
+                keys,
+                values,
                 attn_mask=visible[:, m - rows :].repeat(1, group, 1)[:, None],
             )
             x = self.finish(index, x[..., m - rows :, :], attended.reshape(n, group * n_heads, rows, d_head))
