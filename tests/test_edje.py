@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, BertConfig, BertForMaskedLM, Siglip
 from transformers.models.bert.modeling_bert import BertPooler
 
 from mmrr.backbones import edje as backbone
+from mmrr.backbones.qwen3_vl import Backbone
 from mmrr.checkpoints import Checkpoint, recorded, resolve
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
@@ -52,14 +53,14 @@ VOCABULARY = [*WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
 class Compressed(nn.Module):
     """The adapter as the paper's code builds it: two linear maps before each of keys and values."""
 
-    def __init__(self, m, d, inner):
+    def __init__(self, m, d, inner, width):
         super().__init__()
-        self.query = nn.Parameter(torch.zeros(1, m, D))
-        self.key, self.value = nn.Linear(D, D), nn.Linear(D, D)
-        self.attention = nn.MultiheadAttention(D, HEADS, batch_first=True)
-        self.layernorm = nn.LayerNorm(D, eps=1e-6)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(D, inner), "fc2": nn.Linear(inner, D)})
-        self.projection = nn.Linear(D, d)
+        self.query = nn.Parameter(torch.zeros(1, m, width))
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.attention = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.layernorm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
+        self.projection = nn.Linear(width, d)
 
     def forward(self, x):
         query = self.query.expand(len(x), -1, -1)
@@ -71,7 +72,7 @@ class Compressed(nn.Module):
 class Original(nn.Module):
     """All that a published checkpoint holds, under its names."""
 
-    def __init__(self, m=4, d=12, layers=3, local=False, positions=512, inner=24):
+    def __init__(self, m=4, d=12, layers=3, local=False, positions=512, inner=24, width=D):
         super().__init__()
         config = BertConfig(
             vocab_size=len(VOCABULARY) + 1,  # the published table has a row for its image placeholder
@@ -82,7 +83,9 @@ class Original(nn.Module):
             max_position_embeddings=positions,
         )
         self.vision_projection = (
-            nn.Sequential(nn.Linear(D, inner), nn.GELU(), nn.Linear(inner, d)) if local else Compressed(m, d, inner)
+            nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, d))
+            if local
+            else Compressed(m, d, inner, width)
         )
         self.language_model = BertForMaskedLM(config)
         self.classification_head = nn.Sequential(BertPooler(config), nn.Linear(d, 1))
@@ -536,7 +539,7 @@ def test_a_vision_encoder_that_does_not_fit_is_refused(tmp_path, found, vision_p
         scorer_of(found, path)
     config["model_type"] = "clip"
     (path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(MmrrError, match="is a 'clip' model; expected: siglip, siglip_vision_model"):
+    with pytest.raises(MmrrError, match="is a 'clip' model; expected: qwen3_vl, siglip, siglip_vision_model"):
         scorer_of(found, path)
     with pytest.raises(MmrrError, match="google/siglip2-large-patch16-384 is not on this machine"):
         edje.resolve(Prepare(), found.config())
@@ -590,6 +593,77 @@ def test_a_companion_is_found_by_its_recorded_revision(vision_path, hashes):
     assert recorded(first.identity("float32"), hashes, edje.VISION_TYPES) == first
     with pytest.raises(MmrrError, match="goes with a Hub id only"):
         Checkpoint.companion(str(vision_path), "main", edje.VISION_TYPES)
+
+
+# Qwen3-VL as the vision encoder
+
+
+@pytest.fixture(scope="module")
+def over_qwen(tmp_path_factory):
+    """A checkpoint over the tiny Qwen3-VL's tokens of width 64, compressed or Local; its config.json says more."""
+
+    def write(name, local=False, **config):
+        path = tmp_path_factory.mktemp("over") / name
+        torch.manual_seed(9)
+        original = Original(local=local, positions=64 + 48 if local else 512, width=64)
+        write_edje(path, original)
+        values = {"num_attention_heads": HEADS, "adapter_attention_heads": 4, **config}
+        (path / "config.json").write_text(json.dumps(values))
+        return resolve(str(path), None, HashCache(path.parent / "hashes.json"), edje.MODEL_TYPES), original
+
+    return write
+
+
+def test_pages_are_read_as_rendered_by_a_qwen3_vl(over_qwen, tiny_path, page_images):
+    checkpoint, original = over_qwen("compressed")
+    scorer = scorer_of(checkpoint, tiny_path)
+    stock = Backbone(tiny_path, None, CPU, torch.float32, needs_head=False)
+    expected = [visual.tokens for visual in stock.vision(page_images)]
+    assert [len(tokens) for tokens in expected] == [35, 32, 36, 6]
+    original.vision_projection.attention.num_heads = 4
+    original.vision_projection.attention.head_dim = 16
+    z = torch.stack([original.vision_projection(tokens[None])[0] for tokens in expected])
+    for image, page in zip(page_images, z, strict=True):
+        assert (scorer.compress(image) - page).abs().max() <= TOLERANCE * page.abs().max()
+    scores = torch.tensor([scorer.plain(QUERIES[0], image, None, Score()) for image in page_images])
+    assert (scores - original.score([pieces(QUERIES[0])] * 4, z)).abs().max() <= TOLERANCE
+    assert scorer.prepare(page_images[:1], [None])[0]["z"].shape == (4, 12)
+    assert scorer_of(checkpoint, tiny_path, tiles=2).compress(page_images[0]).shape == (8, 12)
+
+
+def test_a_local_page_over_qwen3_vl_has_as_many_tokens_as_it_takes(over_qwen, tiny_path, page_images):
+    checkpoint, _ = over_qwen("local", local=True)
+    scorer = scorer_of(checkpoint, tiny_path)
+    assert scorer.prepare_options.tokens == 48
+    pages = [*page_images, page_images[0].resize((320, 256))]  # the last of 80 tokens, more than there are positions
+    states = scorer.prepare(pages, [None] * 5)
+    assert [len(state["z"]) for state in states] == [35, 32, 36, 6, 42]
+    planned = [edje.state_bytes(scorer.prepare_options, checkpoint.config(), len(state["z"]), 4) for state in states]
+    assert planned == [state["z"].nbytes for state in states]
+    assert edje.geometry(scorer.prepare_options, checkpoint.config()) == (32, 48)
+    together = scorer.score(QUERIES[0], [*states, states[0]], {}, Score())
+    alone = torch.cat([scorer.score(QUERIES[0], [state], {}, Score()) for state in [*states, states[0]]])
+    assert (together - alone).abs().max() <= TOLERANCE
+    assert together.std() > 100 * TOLERANCE
+    with pytest.raises(MmrrError, match="tiles 2: expected 1 to 1"):
+        scorer_of(checkpoint, tiny_path, tiles=2)
+
+
+def test_heads_of_the_adapter_are_the_visions_where_config_does_not_say(over_qwen, tiny_path, page_images):
+    checkpoint, _ = over_qwen("three", adapter_attention_heads=3)
+    with pytest.raises(MmrrError, match="an adapter of width 64 cannot have 3 attention heads"):
+        scorer_of(checkpoint, tiny_path).prepare(page_images[:1], [None])
+    assert backbone.adapter_heads({}, 2) == backbone.vision_heads(json.loads((tiny_path / "config.json").read_text()))
+
+
+def test_a_checkpoint_may_read_punctuation(over_qwen, tiny_path):
+    with_it, without = (
+        scorer_of(over_qwen(f"p{punctuation}", punctuation=punctuation)[0], tiny_path) for punctuation in (True, False)
+    )
+    assert canonical("It\u2019s 3.5_%", punctuation=True) == "it\u2019s 3.5_%"
+    unknown = VOCABULARY.index("[UNK]")
+    assert with_it.text_ids("box. page")[1:-1] == [*pieces("box"), unknown, *pieces("page")]
+    assert without.text_ids("box. page")[1:-1] == pieces("box page")
 
 
 # The command line

@@ -1,7 +1,8 @@
-"""EDJE's network (arXiv 2510.06820): frozen SigLIP tokens, the adapter that compresses them, a small joint encoder.
+"""EDJE's network (arXiv 2510.06820): frozen vision tokens, the adapter that compresses them, a small joint encoder.
 
-Written on plain tensors under the checkpoint's own names; transformers gives the vision encoder, its image processor
-and the word-piece tokenizer. It knows no files but checkpoints, no pages and no cleaning of text.
+Written on plain tensors under the checkpoint's own names, so that gradients flow to tensors that ask for them;
+transformers gives the vision encoder, its image processor and the word-piece tokenizer. It knows no files but
+checkpoints, no pages and no cleaning of text.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, BertTokenizer, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils import logging as transformers_logging
 
+from mmrr.backbones import qwen3_vl
 from mmrr.errors import MmrrError
 
 #: What a checkpoint may hold beside: training's heads and its two copies of the vision encoder, which is frozen.
@@ -179,19 +181,24 @@ def joint_heads(config: Mapping[str, Any]) -> int:
     return _HEADS
 
 
+def adapter_heads(config: Mapping[str, Any], vision_heads: int) -> int:
+    """Attention heads of the adapter: config.json's ``adapter_attention_heads``, if it says, else the vision's."""
+    return int(config.get("adapter_attention_heads", vision_heads))
+
+
 class Adapter:
     """Vision tokens to Z: learned queries attend to them, or (Local) each goes through an MLP of its own."""
 
     def __init__(
         self, weights: Mapping[str, Tensor], made: Layout, heads: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        """``weights`` in float32; ``heads``: the vision encoder's own number.
+        """``weights`` in float32; ``heads``: see ``adapter_heads``.
 
         Keys and values each pass two linear maps with nothing between, so they are folded into one, in float64; the
         queries are constants, so they are projected here.
         """
         if made.vision_width % heads:
-            raise MmrrError(f"an adapter of width {made.vision_width} cannot have the vision encoder's {heads} heads")
+            raise MmrrError(f"an adapter of width {made.vision_width} cannot have {heads} attention heads")
         self.heads, self.local = heads, not made.queries
         own = {
             name.removeprefix("vision_projection."): tensor
@@ -208,7 +215,6 @@ class Adapter:
             own["query"] = query.unflatten(-1, (heads, -1)).transpose(0, 1)  # (H, m, D/H)
         self.weights = {name: tensor.to(device, dtype) for name, tensor in own.items()}
 
-    @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
         """(n, T, D) -> Z (n, m, d); of the Local variant (n, T, d)."""
         if self.local:
@@ -251,17 +257,23 @@ class JointEncoder:
             if name.startswith("classification_head.")
         }
 
-    @torch.inference_mode()
     def score(self, first: Sequence[int], last: int, z: Tensor) -> Tensor:
         """Logits (N,) float32 of one text against N pages; no sequence is padded, because all are of one length.
 
         ``first``: token ids of ``[CLS] text [SEP]``; ``last``: of the final ``[SEP]``; ``z`` (N, V, d).
         """
+        return self.logits(self.states(first, last, z, 1)[:, 0])
+
+    def states(self, first: Sequence[int], last: int, z: Tensor, rows: int) -> Tensor:
+        """The last layer's states of the first ``rows`` tokens, (N, rows, d); of them alone it asks."""
         x = self.embed(first, last, z)
         for index in range(self.layers):
-            # Of the last layer [CLS] alone is read.
-            x = self._layer(index, x[:, :1] if index == self.layers - 1 else x, x)
-        pooled = torch.tanh(F.linear(x[:, 0].float(), self.head["0.dense.weight"], self.head["0.dense.bias"]))
+            x = self._layer(index, x[:, :rows] if index == self.layers - 1 else x, x)
+        return x
+
+    def logits(self, state: Tensor) -> Tensor:
+        """The classification head over states of ``[CLS]`` (N, d): (N,) float32."""
+        pooled = torch.tanh(F.linear(state.float(), self.head["0.dense.weight"], self.head["0.dense.bias"]))
         return F.linear(pooled, self.head["1.weight"], self.head["1.bias"])[:, 0]
 
     def embed(self, first: Sequence[int], last: int, z: Tensor) -> Tensor:
@@ -317,6 +329,7 @@ class WordPieces:
         except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
             raise MmrrError(f"{path}: the tokenizer does not load: {error}") from error
         self.cls, self.sep = (int(tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]"))
+        self.mask: int | None = self._plain.token_to_id("[MASK]")  # training alone asks for it
         if self._plain.get_vocab_size() > words or {self.cls, self.sep} & {tokenizer.unk_token_id, None}:
             raise MmrrError(
                 f"{path}: a tokenizer of {self._plain.get_vocab_size()} pieces does not fit a table of {words} words "
@@ -334,10 +347,24 @@ def vision_config(config: Mapping[str, Any]) -> SiglipVisionConfig:
     return SiglipVisionConfig(**{**values, "vision_use_head": False})
 
 
+def reads_any_size(config: Mapping[str, Any]) -> bool:
+    """Whether a vision checkpoint reads pages as they are rendered, as Qwen3-VL does, or squeezed to a square."""
+    return config.get("model_type") == "qwen3_vl"
+
+
 def vision_tokens(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Tokens an image and their width D, from a SigLIP checkpoint's config.json."""
+    """Tokens an image and their width D, from a vision checkpoint's config.json; 0 tokens: it depends on the image."""
+    if reads_any_size(config):
+        return 0, int(config["vision_config"]["out_hidden_size"])
     vision = vision_config(config)
     return (_side(vision.image_size) // _side(vision.patch_size)) ** 2, int(vision.hidden_size)
+
+
+def vision_heads(config: Mapping[str, Any]) -> int:
+    """Attention heads of a vision checkpoint's layers, from its config.json."""
+    if reads_any_size(config):
+        return int(config["vision_config"]["num_heads"])
+    return int(vision_config(config).num_attention_heads)
 
 
 def _side(size: Any) -> int:
@@ -352,7 +379,7 @@ class Vision:
     def __init__(self, path: Path, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
         """Raises MmrrError if weights are missing or the image processor does not fit."""
         made = vision_config(config)
-        self.heads = int(made.num_attention_heads)
+        self.heads = vision_heads(config)
         self.side = _side(made.image_size)
         try:
             with _quiet():  # it would list the text tower, which is left out on purpose
@@ -390,6 +417,28 @@ class Vision:
         pixels = self.pixels(images).to(self.model.device, self.model.dtype)
         hidden: Tensor = self.model(pixel_values=pixels).last_hidden_state
         return hidden
+
+
+class PageVision:
+    """The frozen vision tower of a Qwen3-VL: a page as rendered, a token for each 32 x 32 pixels.
+
+    The tokens are what the tower gives the language model, without DeepStack's.
+    """
+
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], max_tokens: int | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """``max_tokens`` an image, a larger one is made smaller; None: as many as Qwen3-VL takes.
+
+        Raises MmrrError if the checkpoint does not load.
+        """
+        self.backbone = qwen3_vl.Backbone(path, None, device, dtype, needs_head=False)
+        self.heads = vision_heads(config)
+        self.max_tokens = max_tokens
+
+    def tokens(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """(T, D) of each image, row by row."""
+        return [visual.tokens for visual in self.backbone.vision(images, self.max_tokens)]
 
 
 @contextmanager

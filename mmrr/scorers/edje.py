@@ -1,6 +1,6 @@
 """EDJE (arXiv 2510.06820): a page as a handful of compressed vision tokens, scored by a small joint encoder.
 
-``prepare`` keeps what the adapter makes of a frozen SigLIP2 encoder's tokens, 49,152 bytes a page in the published
+``prepare`` keeps what the adapter makes of a frozen vision encoder's tokens, 49,152 bytes a page in the published
 shape; ``score`` runs BERT over the query's word pieces and those tokens. See docs/edje.md.
 """
 
@@ -12,7 +12,7 @@ import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -23,14 +23,16 @@ from torch import Tensor
 from mmrr import families
 from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
+from mmrr.geometry import CELL_PX
 from mmrr.types import Keep, State
 
 #: Published checkpoints; what their config.json says is not known, so the tensors alone say what one is.
 CHECKPOINTS = ("shahafw/edje-vl-image-retrieval-reranker",)
 MODEL_TYPES = ("*",)
 PRUNES, LISTWISE = False, False
-#: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included.
-VISION_TYPES = ("siglip", "siglip_vision_model")
+#: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included, or Qwen3-VL, which
+#: reads pages as rendered.
+VISION_TYPES = ("siglip", "siglip_vision_model", "qwen3_vl")
 #: Most word pieces of a query: 64 places for [CLS], text and the two [SEP] (paper's code).
 MAX_PIECES = 61
 _SPECIALS = 3
@@ -43,7 +45,9 @@ class Prepare:
     """Options that change the cache. The empty ones are written out by ``resolve``."""
 
     tiles: int = 1  # equal parts a page is cut into, each read on its own; 1: the page as a whole
-    tokens: int = 0  # tokens a tile; 0: as many as the checkpoint makes, and it can make no other number
+    tokens: int = (
+        0  # tokens a tile (at most, if they depend on its size); 0: what the checkpoint makes, no other will do
+    )
     vision: str = "google/siglip2-large-patch16-384"  # the frozen vision encoder: a Hub id or a folder
     vision_revision: str = ""  # its Hub revision or content; empty: what is there now
     language: str = ""  # where the word pieces are read from; empty: the checkpoint itself
@@ -72,7 +76,7 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
             f"{vision.id} makes tokens of width {vision_width}; the checkpoint's adapter reads {made.vision_width}: "
             "name the encoder it was trained with, -o vision=..."
         )
-    tokens = made.queries or vision_tokens
+    tokens = made.queries or vision_tokens or max(1, made.positions - _SPECIALS - MAX_PIECES)
     if prepare.tokens not in (0, tokens):
         raise MmrrError(f"tokens {prepare.tokens}: this checkpoint makes {tokens} of a tile")
     most = max(0, (made.positions - _SPECIALS - MAX_PIECES) // tokens)
@@ -109,14 +113,30 @@ def wording(prepare: Prepare) -> dict[str, str]:
 
 
 def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
-    """Pixels a token's side and the most tokens, for the plan alone: a page is squeezed whatever its size."""
-    return 16, None
+    """Pixels a token's side and the most tokens, for the plan alone: most caches are of one size whatever the page."""
+    return (CELL_PX, prepare.tokens) if _grows(prepare, config) else (16, None)
 
 
 def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
-    """Bytes of one page's cache: float16 whatever ``dtype_bytes``, and as many tokens whatever ``n_tokens``."""
+    """Bytes of one page's cache: float16 whatever ``dtype_bytes``.
+
+    As many tokens whatever ``n_tokens``, but for a Local checkpoint over a vision encoder that reads any size.
+    """
     (shape,) = (shape for name, shape in config["tensors"].items() if name.endswith(".token_type_embeddings.weight"))
-    return 2 * prepare.tiles * prepare.tokens * int(shape[1])
+    tokens = min(n_tokens, prepare.tokens) if _grows(prepare, config) else prepare.tiles * prepare.tokens
+    return 2 * tokens * int(shape[1])
+
+
+def _grows(prepare: Prepare, config: dict[str, Any]) -> bool:
+    """Whether a page's cache grows with the page: nothing is compressed, and the vision encoder reads any size."""
+    local = any(name.endswith("vision_projection.0.weight") for name in config["tensors"])
+    return local and _reads_any_size(prepare.vision, prepare.vision_revision)
+
+
+@lru_cache(maxsize=8)  # asked for every page of a plan
+def _reads_any_size(vision: str, revision: str) -> bool:
+    found = Checkpoint.companion(vision, revision, VISION_TYPES)
+    return bool(families.load("backbones", "edje").reads_any_size(found.config()))
 
 
 class Scorer:
@@ -135,19 +155,23 @@ class Scorer:
         if prepare.language:
             language = Checkpoint.companion(prepare.language, prepare.language_revision).path
         self.pieces = self._module.WordPieces(language, self.layout.words)
-        heads = self._module.joint_heads(config)
+        self.config, heads = config, self._module.joint_heads(config)
         self.encoder = self._module.JointEncoder(self._weights, self.layout, heads, device, dtype)
 
     @cached_property
     def vision(self) -> Any:
         """The frozen vision encoder, loaded when the first page is read: scoring needs none."""
         found = _vision_checkpoint(self.prepare_options)
+        if self._module.reads_any_size(found.config()):
+            most = None if self.layout.queries else self.prepare_options.tokens
+            return self._module.PageVision(found.path, found.config(), most, self.device, self.dtype)
         return self._module.Vision(found.path, found.config(), self.device, self.dtype)
 
     @cached_property
     def adapter(self) -> Any:
-        """The adapter, with as many heads as the vision encoder has."""
-        return self._module.Adapter(self._weights, self.layout, self.vision.heads, self.device, self.dtype)
+        """The adapter, with as many heads as the vision encoder has, or as config.json says."""
+        heads = self._module.adapter_heads(self.config, self.vision.heads)
+        return self._module.Adapter(self._weights, self.layout, heads, self.device, self.dtype)
 
     # Without a query
 
@@ -174,7 +198,8 @@ class Scorer:
     @torch.inference_mode()
     def compress(self, image: Image.Image) -> Tensor:
         """Z (tiles * m, d) float32 of a page, tile by tile; a learned tile embedding, if there is one, is in it."""
-        z: Tensor = self.adapter(self.vision.tokens(cut(image, self.prepare_options.tiles))).float()
+        tiles = self.vision.tokens(cut(image, self.prepare_options.tiles))
+        z = torch.stack([self.adapter(tokens[None])[0].float() for tokens in tiles])
         if self.layout.tiles:
             z = z + self._weights["tile_embedding.weight"][: len(z), None].to(z)
         return z.flatten(0, 1)
@@ -188,11 +213,16 @@ class Scorer:
         """
         if options.batch < 1:
             raise MmrrError(f"batch {options.batch}: expected 1 or more")
-        scores = [torch.zeros(0)]
-        for start in range(0, len(states), options.batch):
-            z = torch.stack([state["z"].to(self.device) for state in states[start : start + options.batch]])
-            scores.append(self._logits(query, z))
-        return torch.cat(scores)
+        by_length: dict[int, list[int]] = {}  # as a rule one: then nothing is reordered
+        for place, state in enumerate(states):
+            by_length.setdefault(len(state["z"]), []).append(place)
+        scores = torch.zeros(len(states))
+        for places in by_length.values():
+            for start in range(0, len(places), options.batch):
+                batch = places[start : start + options.batch]
+                z = torch.stack([states[place]["z"].to(self.device) for place in batch])
+                scores[batch] = self._logits(query, z)
+        return scores
 
     def plain(self, query: str, image: Image.Image, keep: Keep | None, options: Score) -> float:
         """The score of one page with no cache between: its vectors are not rounded to float16."""
@@ -200,12 +230,17 @@ class Scorer:
 
     def text_ids(self, query: str) -> list[int]:
         """``[CLS] text [SEP]`` in token ids, the text canonical and cut to 61 pieces."""
-        pieces = self.pieces.encode(canonical(query))[:MAX_PIECES]
-        return [self.pieces.cls, *pieces, self.pieces.sep]
+        return text_ids(self.pieces, query, punctuation=bool(self.config.get("punctuation")))
 
+    @torch.inference_mode()
     def _logits(self, query: str, z: Tensor) -> Tensor:
         logits: Tensor = self.encoder.score(self.text_ids(query), self.pieces.sep, z)
         return logits.cpu()
+
+
+def text_ids(pieces: Any, query: str, *, punctuation: bool) -> list[int]:
+    """``[CLS] text [SEP]`` in token ids of ``pieces``, the text canonical and cut to 61 of them."""
+    return [pieces.cls, *pieces.encode(canonical(query, punctuation=punctuation))[:MAX_PIECES], pieces.sep]
 
 
 def cut(image: Image.Image, tiles: int) -> list[Image.Image]:
@@ -243,12 +278,16 @@ _DROPPED = string.punctuation.replace("_", "") + "\u02bc\u2018\u2019\u201a\u201b
 _CANONICAL: dict[int, str | None] = {ord("_"): " ", **dict.fromkeys(map(ord, _DROPPED))}
 
 
-def canonical(text: str) -> str:
+def canonical(text: str, *, punctuation: bool = False) -> str:
     """Text as EDJE was trained on it: HTML entities read, no ASCII punctuation, lower case, single spaces.
+
+    ``punctuation``: leave it in, and underscores too, for a checkpoint whose config.json says so.
 
     The published pipeline also runs ftfy, of which the parts that say what a character is (width, joined letters,
     quotation marks, control characters, NFC) are here and the repair of wrongly decoded text is not.
     """
     text = html.unescape(html.unescape(text)).translate(_CLEAN)
-    text = unicodedata.normalize("NFC", text).translate(_CANONICAL)
+    text = unicodedata.normalize("NFC", text)
+    if not punctuation:
+        text = text.translate(_CANONICAL)
     return " ".join(text.lower().split())
