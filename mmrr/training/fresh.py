@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,17 @@ SHAPES = {
 }
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Bytes, the two answers, the prompts' fixed phrases, and the special tokens of the chat template."""
-    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *WORDS, *map(_byte_level, PHRASES)]
+def byte_tokenizer(phrases: Sequence[str] = ()) -> Tokenizer:
+    """Bytes, the two answers, the prompts' fixed phrases, ``phrases``, and the special tokens of the chat template."""
+    phrases = (*PHRASES, *phrases)
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *WORDS, *map(_byte_level, phrases)]
     # Without merges a piece is a token where it is in the vocabulary, or else its bytes are.
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.normalizer = normalizers.NFC()
     # Answers are whole words only: "yesterday" and "know" stay bytes.
     words = rf"(?<![\p{{L}}\p{{N}}])(?:{'|'.join(WORDS)})(?![\p{{L}}\p{{N}}])"
-    cut = Regex("|".join([*map(re.escape, PHRASES), words, r"[\s\S]"]))
+    cut = Regex("|".join([*map(re.escape, phrases), words, r"[\s\S]"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(cut, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
@@ -161,13 +163,15 @@ def config(shape: Shape, tokenizer: Tokenizer) -> Qwen3VLConfig:
     )
 
 
-def new_model(shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen3VLForConditionalGeneration:
-    """Random weights of these sizes."""
+def new_model(
+    shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32, phrases: Sequence[str] = ()
+) -> Qwen3VLForConditionalGeneration:
+    """Random weights of these sizes, for ``byte_tokenizer(phrases)``."""
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # from the start: in float32 a large shape would take twice the memory
     try:
-        model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer()))
+        model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer(phrases)))
     finally:
         torch.set_default_dtype(before)
     with torch.no_grad():  # learned positions start at nothing: rotary positions carry reading
@@ -175,10 +179,16 @@ def new_model(shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32) -
     return model
 
 
-def save(model: Qwen3VLForConditionalGeneration, path: Path, max_tokens: int, dtype: torch.dtype) -> None:
+def save(
+    model: Qwen3VLForConditionalGeneration,
+    path: Path,
+    max_tokens: int,
+    dtype: torch.dtype,
+    phrases: Sequence[str] = (),
+) -> None:
     """Write weights, config, tokenizer, chat template and image processor as a published checkpoint has them."""
     path.mkdir(parents=True, exist_ok=True)
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(phrases)
     tokenizer.save(str(path / "tokenizer.json"))
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

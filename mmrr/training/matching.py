@@ -294,12 +294,16 @@ def sequence_of(scorer: Any, page: ReadPage, kept: Tensor | None) -> PageSequenc
     return _sequence(scorer.backbone, scorer.before, page, scorer.after, kept)
 
 
-def _sequence(
-    backbone: Any, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
-) -> PageSequence:
+def visual_of(backbone: Any, page: ReadPage) -> Visual:
+    """A page's features as this language model takes them."""
     weight = backbone.text.embed_tokens.weight
     wider = (0, weight.shape[1] - page.tokens.shape[1])  # than the reader: with zeros, as its tower was widened
     levels = page.deepstack[: len(backbone.config.vision_config.deepstack_visual_indexes)]
-    visual = Visual(F.pad(page.tokens.to(weight), wider), F.pad(levels.to(weight), wider), page.grid)
-    sequence: PageSequence = backbone.page_sequence(before, visual, after, kept)
+    return Visual(F.pad(page.tokens.to(weight), wider), F.pad(levels.to(weight), wider), page.grid)
+
+
+def _sequence(
+    backbone: Any, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
+) -> PageSequence:
+    sequence: PageSequence = backbone.page_sequence(before, visual_of(backbone, page), after, kept)
     return sequence

@@ -6,7 +6,7 @@ Knows the order of things; what is learnt stands in ``reader`` and ``matching``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
 def train_embedder(config: ScratchConfig, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
     crew = join()
-    checkpoint, scorer, features, keys = yield from _begin(config, run, crew, minireranker.Prepare(band="0:1"))
+    checkpoint, scorer, features, keys = yield from begin(config, run, crew, minireranker.Prepare(band="0:1"))
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     if config.start is None and config.spelled < config.shape.layers:
@@ -99,7 +99,7 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
             f"must lie in the band {prepare.band} and below the exit {config.exit}"
         )
     crew = join()
-    _, scorer, features, keys = yield from _begin(config, run, crew, prepare)
+    _, scorer, features, keys = yield from begin(config, run, crew, prepare)
     keep = 1.0
     if config.embedder and config.keep < 1:
         keep = config.keep
@@ -120,9 +120,15 @@ def _pool(config: ScratchConfig, run: Path, documents: list[Document]) -> Pool:
     return Pool(config.pool or run / "pool", documents, config.seed)
 
 
-def _begin(config: ScratchConfig, run: Path, crew: Crew, prepare: minireranker.Prepare) -> Any:
-    """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower."""
-    checkpoint = checkpoints.resolve(str(_start(config, run)), None, HashCache(run / "hashes.json"))
+def begin(
+    config: ScratchConfig, run: Path, crew: Crew, prepare: minireranker.Prepare, phrases: Sequence[str] = ()
+) -> Any:
+    """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower.
+
+    Yields records; returns the checkpoint it began with, the scorer, the features and their keys. ``phrases``: what
+    the tokenizer knows beside the usual ones.
+    """
+    checkpoint = checkpoints.resolve(str(_start(config, run, phrases)), None, HashCache(run / "hashes.json"))
     scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
     features, keys = yield from _features(config, run, crew)
     if config.start is None:
@@ -130,7 +136,7 @@ def _begin(config: ScratchConfig, run: Path, crew: Crew, prepare: minireranker.P
     return checkpoint, scorer, features, keys
 
 
-def _start(config: ScratchConfig, run: Path) -> Path:
+def _start(config: ScratchConfig, run: Path, phrases: Sequence[str]) -> Path:
     """The checkpoint to go on from: another run's, or a fresh model with the reader's vision tower, in float32."""
     if config.start is not None:
         if not (config.start / CHECKPOINT / "model.safetensors").exists():
@@ -141,9 +147,9 @@ def _start(config: ScratchConfig, run: Path) -> Path:
         return path
     if config.reader is None:
         raise MmrrError("the config names no `reader`: run mmrr train reader first, and name its --run folder")
-    model = fresh.new_model(config.shape, config.seed)
+    model = fresh.new_model(config.shape, config.seed, phrases=phrases)
     _load_tower(model, config.reader)
-    fresh.save(model, path, config.shape.max_tokens, torch.float32)
+    fresh.save(model, path, config.shape.max_tokens, torch.float32, phrases)
     return path
 
 
