@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from mmrr import checkpoints
+from mmrr.backbones.qwen3_vl import Visual
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Asked
@@ -128,6 +130,54 @@ def test_a_finished_run_writes_its_checkpoint_again(runs: Path) -> None:
     settings = config(runs, "reader", "reader", "steps = 4\nletters = 2\nevaluate_every = 4\n")
     assert list(train_reader(settings, runs / "reader")) == []
     assert weights.read_bytes() == before
+
+
+def test_a_model_wider_than_its_reader_sees_the_readers_tokens_and_zeros(runs: Path) -> None:
+    """Here without DeepStack too. In float32 within 1e-6."""
+    lines = 'reader = "reader"\nsteps = 1\nspelling = 1\npages = 2\nqueries = 2\nspelled = 1\n'
+    config(runs, "wide", "embedder", lines)
+    path = runs / "wide.toml"
+    text = path.read_text()
+    for old, new in (
+        ("\nhidden = 64", "\nhidden = 96"),
+        ("\nheads = 2", "\nheads = 3"),
+        ("kv_heads = 1", "kv_heads = 3"),
+    ):
+        text = text.replace(old, new)
+    path.write_text(text.replace("deepstack = [0]", "deepstack = []"))
+    (*_, last) = train_embedder(read(path, "embedder"), runs / "wide")
+    assert np.isfinite(last["loss"])
+    page = draw_snippet(["ferry", "harbour", "lamp"], 160, 128, random.Random(0)).image
+    narrow, wide = (seen(runs / name / "checkpoint", page) for name in ("reader", "wide"))
+    assert len(narrow.deepstack) == 1
+    assert len(wide.deepstack) == 0
+    assert wide.tokens.shape[1] == 96
+    assert torch.allclose(wide.tokens[:, :64], narrow.tokens, atol=1e-6)
+    assert not wide.tokens[:, 64:].any()
+
+
+def seen(checkpoint: Path, page: Image.Image) -> Visual:
+    found = checkpoints.resolve(str(checkpoint), None, HashCache(checkpoint.parent / "hashes.json"))
+    embedder = embedders.Embedder(found, embedders.Prepare(), torch.device("cpu"), torch.float32)
+    (visual,) = embedder.backbone.vision([page])
+    assert isinstance(visual, Visual)
+    return visual
+
+
+def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
+    """Its first loss is the trained one's on the same batch; nothing is spelt again."""
+    lines = 'reader = "reader"\nsteps = 1\nlr = 1e-9\npages = 2\nqueries = 4\nspelled = 1\nspelling = 1\n'
+    cuts = 'band = "0:3"\nexit = 3\nkeep = 1.0\n'
+    config(runs, "onward", "reranker", lines + cuts + 'start = "reranker"\n')
+    (*_, last) = train_reranker(read(runs / "onward.toml", "reranker"), runs / "onward")
+    assert np.isfinite(last["loss"])
+    assert not (runs / "onward" / "spelling").exists()
+    weights = [fresh_weights(runs / name / "checkpoint") for name in ("reranker", "onward")]
+    for name, tensor in weights[0].items():
+        assert torch.allclose(tensor.float(), weights[1][name].float(), atol=1e-3), name
+    config(runs, "nowhere", "reranker", lines + cuts + 'start = "not-there"\n')
+    with pytest.raises(MmrrError, match="`start` is the --run folder of a run that has ended"):
+        list(train_reranker(read(runs / "nowhere.toml", "reranker"), runs / "nowhere"))
 
 
 def test_a_reader_goes_on_from_another(runs: Path) -> None:
