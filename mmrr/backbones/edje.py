@@ -282,10 +282,11 @@ class JointEncoder:
         words, positions, types = (
             self.weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
-        text = self._norm("embeddings", words[list(first)] + positions[:n_first] + types[0])
+        rows = words[[*first, last]]  # at once: each look-up's gradient is as large as the table
+        text = self._norm("embeddings", rows[:-1] + positions[:n_first] + types[0])
         stop = n_first + n_page
         page = self._norm("embeddings", z.to(words) + positions[n_first:stop] + types[1])
-        end = self._norm("embeddings", words[last] + positions[stop] + types[1])
+        end = self._norm("embeddings", rows[-1] + positions[stop] + types[1])
         return torch.cat([text.expand(n, -1, -1), page, end.expand(n, 1, -1)], dim=1)
 
     def _layer(self, index: int, rows: Tensor, x: Tensor) -> Tensor:

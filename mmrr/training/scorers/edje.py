@@ -6,6 +6,7 @@ What the vision encoder makes of a page is computed once and kept beside the poo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections import Counter
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertPooler
 
@@ -50,6 +52,8 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 HELD_OUT_REPORTS, HELD_OUT_BATCHES = 4, 12
 #: Makers of batches to ask in turn: of a strip of a page there may be nothing to ask.
 ATTEMPTS = 8
+#: Tokens of a page up to which attention by plain products is faster and its memory small.
+SHORT = 512
 NONE = ModelName("")
 
 
@@ -286,7 +290,10 @@ class Network(nn.Module):
             else nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, sizes.hidden))
         )
         self.language_model = BertForMaskedLM(config)
-        self.classification_head = nn.Sequential(BertPooler(config), nn.Linear(sizes.hidden, 1))
+        self.classification_head = nn.Sequential(
+            BertPooler(config),  # type: ignore[no-untyped-call]
+            nn.Linear(sizes.hidden, 1),
+        )
         self.layout = backbone.layout({name: tuple(tensor.shape) for name, tensor in self.tensors().items()})
 
     @property
@@ -343,6 +350,16 @@ class Lesson:
 
     def losses(self, batch: Batch) -> Losses:
         """The weighted sum, and each loss of its own; ``right``: queries whose page is above all that do not answer."""
+        with self._attention(batch.pages):
+            return self._losses(batch)
+
+    def _attention(self, pages: Sequence[Tensor]) -> contextlib.AbstractContextManager[Any]:
+        """Plain products: of short sequences on a CPU, the fused kernel's gradient takes several times as long."""
+        longest = self.network.sizes.tokens or max(map(len, pages))
+        plain = self.network.device.type == "cpu" and longest <= SHORT
+        return sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext()
+
+    def _losses(self, batch: Batch) -> Losses:
         config, network = self.config, self.network
         parts = network.parts()
         texts = [self._ids(query) for query in batch.queries]
