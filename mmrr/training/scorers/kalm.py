@@ -172,8 +172,9 @@ class Judge(nn.Module):
         text = self.backbone.text
         self._answers = [text.word("yes"), text.word("no")]
         if words:
-            if len(self.backbone.layer_types) <= POINTER:
-                raise MmrrError(f"layers = 1: the pointing loss needs {POINTER + 1}; or set pointing = 0")
+            n_layers = len(self.backbone.layer_types)
+            if n_layers < POINTER + 2:
+                raise MmrrError(f"layers = {n_layers}: the pointing loss needs {POINTER + 2}; or set pointing = 0")
             self.model.get_decoder().set_attn_implementation("eager")  # the only one that tells its weights
 
     def windows(self, texts: Sequence[str]) -> list[list[int]]:
@@ -230,20 +231,31 @@ class Judge(nn.Module):
             with mixed(pages.device, None):  # the dot products are float32, as in the scorer
                 margins.append(last.float() @ (yes - no).float())
             if self.words and any(row.looks for row in part):
-                weights = torch.cat([out.attentions[POINTER], out.cross_attentions[POINTER]], -1)
-                points.append(self._pointed(weights, part, ids.shape[1], ratio))
+                points.append(self._pointed(out, part, ratio))
         back = torch.tensor(order, device=pages.device).argsort()
         return torch.cat(margins)[back], points
 
-    def _pointed(self, weights: Tensor, part: Sequence[Row], n_own: int, ratio: int) -> Tensor:
-        """Half of the heads look from a word to the chunks that hold it, or to the prompt's beginning if none does."""
-        looks = [(i, at, tokens) for i, row in enumerate(part) for at, tokens in row.looks]
-        targets = torch.zeros(len(looks), weights.shape[-1], device=weights.device)
-        for target, (i, _, tokens) in zip(targets, looks, strict=True):
-            target[[n_own + token // ratio for token in tokens] or range(part[i].n_fixed)] = 1.0
-        heads = max(1, weights.shape[1] // 2)
-        chosen = weights[[i for i, _, _ in looks], :heads, [at for _, at, _ in looks]]
-        return pointed(chosen, targets)
+    def _pointed(self, out: Any, part: Sequence[Row], ratio: int) -> Tensor:
+        """Half of the heads look from a word to the chunks that hold it, or to the prompt's beginning if none does.
+
+        In the layer behind, from the prompt's end back to the words: what was found of them makes the answer.
+        """
+        n_own = out.attentions[0].shape[-1]
+        forth = [
+            (i, at, [n_own + token // ratio for token in tokens] or list(range(row.n_fixed)))
+            for i, row in enumerate(part)
+            for at, tokens in row.looks
+        ]
+        back = [(i, len(row.ids) - 1, [at for at, _ in row.looks]) for i, row in enumerate(part) if row.looks]
+        losses = []
+        for layer, looks in ((POINTER, forth), (POINTER + 1, back)):
+            weights = torch.cat([out.attentions[layer], out.cross_attentions[layer]], -1)
+            targets = torch.zeros(len(looks), weights.shape[-1], device=weights.device)
+            for target, (_, _, columns) in zip(targets, looks, strict=True):
+                target[columns] = 1.0
+            heads = max(1, weights.shape[1] // 2)
+            losses.append(pointed(weights[[i for i, _, _ in looks], :heads, [at for _, at, _ in looks]], targets))
+        return torch.stack(losses).sum()
 
     def losses(self, batch: Batch) -> Losses:
         """Yes and no at each of the batch's ratios, over one reading of its pages."""
