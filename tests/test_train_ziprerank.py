@@ -5,6 +5,7 @@ Tolerance between the training forward and the scorer: |d logit| <= 1e-4 in floa
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -309,6 +310,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(folder, tmp_path, m
     ("values", "problem"),
     [
         ({"documents": "d"}, "both of `model` and `documents`"),
+        ({"reader": "r"}, "has `reader`, which goes with `documents` alone"),
         ({"model": ""}, "neither of `model` and `documents`"),
         ({"stage": 3}, "stage = 3; expected 1 (RankNet) or 2"),
         ({"candidates": 21}, "candidates = 21; expected 2 to 20"),
@@ -316,7 +318,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(folder, tmp_path, m
         ({"lm_weight": -1}, "lm_weight = -1.0"),
         ({"keep": 0.5}, "unknown key keep"),
         ({"dtype": "float16"}, "dtype = 'float16'"),
-        ({"model": "", "documents": "d"}, "must say `steps`"),
+        ({"model": "", "documents": "d"}, "has `lists`, which goes with `model` alone"),
     ],
 )
 def test_a_config_that_cannot_be_meant(folder, values, problem):
@@ -366,6 +368,13 @@ def small(folder: Path, lines: str = "") -> ziprerank.Config:
     return configs.read(folder / "zip.toml", "reranker")
 
 
+def test_a_small_model_needs_its_steps_and_layers_that_point_and_choose(runs):
+    with pytest.raises(MmrrError, match="must say `steps`"):
+        ziprerank.Config(scorer="ziprerank", documents=(runs / "texts.jsonl",))
+    with pytest.raises(MmrrError, match="spelled = 3: expected 2 or less"):
+        dataclasses.replace(small(runs), spelled=3)
+
+
 def last_losses(records):
     return {record["step"]: record["loss"] for record in records if "ranked" in record}
 
@@ -374,7 +383,7 @@ def test_a_small_model_is_trained_goes_on_and_ranks_as_it_was_trained(runs, tmp_
     options = small(runs, "lm_weight = 0.5\nsize = 2\n")
     assert options.result == configs.CHECKPOINT
     whole = list(ziprerank.train(options, runs / "whole"))
-    assert {"ranked", "written", "pointed", "named", "right"} <= set(whole[-1])
+    assert {"ranked", "written", "pointed", "chosen", "named", "judged", "right"} <= set(whole[-1])
     records = ziprerank.train(options, runs / "cut")
     killed = []
     for record in records:
@@ -433,7 +442,7 @@ def test_cells_look_at_the_words_that_stand_in_them(runs):
             ids = [*before, *question, *after]
             sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
             hint = ziprerank.Hints(backbone, shown, 1, scorer.letters)
-            hint.place(sequence, visuals, len(before))
+            hint.place(sequence, visuals, len(before), len(sequence.embeddings) - 1)
             for row, cell, wanted in zip(hint.rows, shown.cells, hint.targets, strict=True):
                 assert torch.equal(sequence.embeddings[row], visuals[cell.page].tokens[cell.cell])
                 places = wanted.nonzero().flatten().tolist()
@@ -442,8 +451,12 @@ def test_cells_look_at_the_words_that_stand_in_them(runs):
                     continue
                 for place in places:
                     assert len(before) < place < len(before) + len(question)
-                    written = bytes_of(backbone, ids[len(before) : place + 1])
+                    written = backbone.chat._plain.decode(ids[len(before) : place + 1])
                     assert fold(written.split()[-1]) in cell.words
+            mark = backbone.embed([backbone.config.vision_end_token_id])
+            assert torch.equal(sequence.embeddings[hint.marks], mark.expand(len(visuals), -1))
+            assert torch.equal(sequence.embeddings[hint.bracket], backbone.embed([scorer.bracket]))
+            assert int(hint.right.sum()) == sum(len(visuals[page].tokens) + 1 for page in shown.relevant)
             assert sorted(shown.ranking) == list(range(len(shown.pages)))
             assert shown.relevant
             assert set(shown.ranking[: len(shown.relevant)]) == set(shown.relevant)
@@ -464,5 +477,32 @@ def drawn(folder: Path, options: ziprerank.Config) -> DrawnLists:
     return DrawnLists(Features(features, pool), keys, 0, lists=2, candidates=4, strips=2)
 
 
-def bytes_of(backbone, ids) -> str:
-    return backbone.chat._plain.decode(ids)
+def test_hints_are_attention_and_states_as_they_say(runs):
+    """Pointing and choosing against plain attention over the whole sequence, in float32 within 1e-4."""
+    options = small(runs)
+    scorer = Scorer(resolve(str(runs / "wide"), None, HashCache(runs / "h.json")), Prepare(0), CPU, torch.float32)
+    backbone = scorer.backbone
+    shown = drawn(runs, options)(0)[0]
+    hint = ziprerank.Hints(backbone, shown, options.spelled, scorer.letters)
+    model = ziprerank.Ranker(scorer, backbone.text, options, ziprerank.see_drawn)
+    given = {}
+    point = hint.point
+
+    def watch(layer, query, key):
+        given[layer] = (query, key)
+        point(layer, query, key)
+
+    hint.point = watch
+    with torch.no_grad():
+        model._read(shown.query, shown.pages, (), hint)
+    assert hint.pointed > 0
+    for layer, rows, targets, found in (
+        (options.spelled, hint.rows, hint.targets, hint.pointed),
+        (backbone.n_layers - 1, hint.bracket, hint.right, hint.chosen),
+    ):
+        query, key = given[layer]
+        n = query.shape[1]
+        logits = query[0] @ key[0].T / query.shape[-1] ** 0.5  # two heads: the first one is the half that is told
+        weights = logits.masked_fill(~torch.ones(n, n, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
+        expected = -(weights[rows] * targets).sum(-1).log().mean()
+        assert found.item() == pytest.approx(expected.item(), abs=1e-4)

@@ -17,7 +17,6 @@ from PIL import Image
 
 from mmrr.errors import MmrrError
 from mmrr.training.features import Features, ReadPage
-from mmrr.training.matching import STRIP_ROWS
 from mmrr.training.pairs import open_image
 from mmrr.training.passages import draw_passage
 from mmrr.training.queries import loosen, phrase, usable
@@ -205,9 +204,13 @@ class DrawnLists:
         lists: int,
         candidates: int,
         strips: int = 0,
+        rows: int = 4,
     ) -> None:
-        """``keys``: (report, page), ordered. The first ``strips`` steps are on strips of pages, which are cheaper."""
-        self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
+        """``keys``: (report, page), ordered.
+
+        The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper.
+        """
+        self.features, self.keys, self.seed, self.strips, self.rows = features, list(keys), seed, strips, rows
         self.lists, self.candidates = lists, candidates
 
     def __call__(self, step: int) -> list[Shown]:
@@ -226,7 +229,7 @@ class DrawnLists:
         others = [key for key in rng.sample(self.keys, min(2 * n, len(self.keys))) if key not in near]
         pages = [self.features.load(*key) for key in [*near, *others[: n - len(near)]]]
         if strips:
-            pages = [_strip(page, rng) for page in pages]
+            pages = [_strip(page, self.rows, rng) for page in pages]
         target = pages[0]
         asked = [question.text for question in target.questions if usable(question.text)]
         if asked and rng.random() < 0.4:
@@ -250,8 +253,8 @@ class DrawnLists:
         return Shown(text, tuple(pages), tuple(best), relevant, tuple(_cells(pages, words, rng)))
 
 
-def _strip(page: ReadPage, rng: random.Random) -> ReadPage:
-    rows = min(STRIP_ROWS, page.grid[0])
+def _strip(page: ReadPage, rows: int, rng: random.Random) -> ReadPage:
+    rows = min(rows, page.grid[0])
     return page.strip(rng.randint(0, page.grid[0] - rows), rows)
 
 

@@ -53,7 +53,6 @@ class Config:
     clip: float = 1.0
     accumulate: int = 1  # batches a step
     save_every: int = 50
-    evaluate_every: int = 200
     workers: int = 1
     size: int = 1  # lists a batch and process
     candidates: int = 20  # a list, at most
@@ -67,6 +66,7 @@ class Config:
     lists: Path | None = None
     images: Path | None = None  # folder that image paths count from; default: the lists file's
     validation: Path | None = None  # lists to measure on, never trained on
+    evaluate_every: int = 200
     shuffle: bool = True  # the candidates of a list, anew each time it comes
     epochs: float = 1.0
     rank: int = 16
@@ -86,8 +86,9 @@ class Config:
     spelled: int = 2  # those layers; the one after them is taught to point
     reports: int = 1000
     strips: float = 0.5  # share of the steps on strips of pages
-    pointing: float = 1.0  # weight of the pointing loss
-    naming: float = 1.0  # weight of the naming loss
+    rows: int = 4  # of cells in a strip
+    pointing: float = 1.0  # weight of the pointing and of the choosing loss
+    naming: float = 1.0  # weight of the naming and of the judging loss
 
     def __post_init__(self) -> None:
         """Raises MmrrError for keys that do not go together."""
@@ -97,6 +98,10 @@ class Config:
                 f"the config has {found} of `model` and `documents`: fine-tuning names a model and lists, training "
                 "from nothing documents and a reader"
             )
+        for name in ("lists", "validation") if self.documents else ("pool", "reader", "start"):
+            if getattr(self, name) is not None:
+                needed = "model" if self.documents else "documents"
+                raise MmrrError(f"the config has `{name}`, which goes with `{needed}` alone")
         if self.model and self.lists is None:
             raise MmrrError("the config names a `model` but no `lists` to fine-tune it on")
         if self.documents and not self.steps:
@@ -109,8 +114,9 @@ class Config:
             raise MmrrError(f"candidates = {self.candidates}; expected 2 to {len(LETTERS)}, a letter each")
         if not 0 < self.gamma <= 1:
             raise MmrrError(f"gamma = {self.gamma}; expected a number above 0, 1 at most")
-        if self.size < 1:
-            raise MmrrError(f"size = {self.size}; expected 1 or more")
+        for name in ("size", "rows"):
+            if getattr(self, name) < 1:
+                raise MmrrError(f"{name} = {getattr(self, name)}; expected 1 or more")
         for name in ("rank_weight", "lm_weight", "naming"):
             if (getattr(self, name) or 0) < 0:
                 raise MmrrError(f"{name} = {getattr(self, name)}; expected 0 or more")
@@ -199,7 +205,7 @@ class Ranker(nn.Module):
                 target = torch.tensor(answer, device=hidden.device)
                 written.append(F.cross_entropy(vocabulary, target, reduction="none"))
             if hint:
-                hints.append((hint.pointed, hint.named))
+                hints.append((hint.pointed, hint.chosen, hint.named, hint.judged))
             right.append(float(int(logits.argmax()) in (shown.relevant or shown.ranking[:1])))
         found = {"ranked": torch.stack(ranked).mean()}
         total = self.rank_weight * found["ranked"]
@@ -207,8 +213,9 @@ class Ranker(nn.Module):
             found["written"] = torch.cat(written).mean()
             total = total + self.lm_weight * found["written"]
         if hints:
-            found["pointed"], found["named"] = (torch.stack(each).mean() for each in zip(*hints, strict=True))
-            total = total + self.config.pointing * found["pointed"] + self.config.naming * found["named"]
+            pointed, chosen, named, judged = (torch.stack(each).mean() for each in zip(*hints, strict=True))
+            found |= {"pointed": pointed, "chosen": chosen, "named": named, "judged": judged}
+            total = total + self.config.pointing * (pointed + chosen) + self.config.naming * (named + judged)
         return {"loss": total, **found, "right": torch.tensor(right).mean().to(total.device)}
 
     def answer(self, best: Sequence[int]) -> list[int]:
@@ -232,7 +239,7 @@ class Ranker(nn.Module):
         ids = [*before, *question, *after, *answer]
         sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
         if hint:
-            hint.place(sequence, visuals, len(before))
+            hint.place(sequence, visuals, len(before), len(sequence.embeddings) - len(answer) - 1)
         x, rotary = sequence.embeddings, backbone.rotary(sequence.positions)
 
         def layer(index: int, x: Tensor) -> Tensor:
@@ -264,23 +271,28 @@ class Hints:
     """What a small model is told beside the answer, of some cells of the pages; published models need none.
 
     *Pointing*: in one layer half of the heads must look from a cell to the query's words that stand in it, or to the
-    instruction where none does. *Naming*: before the last layer, a cell's state must tell its page's letter.
+    instruction where none does. *Naming*: before the last layer, the states of those cells and of the mark behind a
+    page must tell the page's letter. *Judging*: the mark's must also say yes or no, whether the page is relevant.
+    *Choosing*: in the last layer half of the heads must look from the bracket to a relevant page or its mark.
     """
 
     def __init__(self, backbone: Any, shown: Shown, pointer: int, letters: Sequence[int]) -> None:
         """``pointer``: the layer that points."""
         self.backbone, self.shown, self.pointer = backbone, shown, pointer
         self.letters = list(letters[: len(shown.pages)])
-        self.pointed = self.named = torch.zeros((), device=backbone.device)
+        self.answers = [backbone.chat.token_id(word) for word in fresh.WORDS]
+        self.pointed = self.chosen = self.named = self.judged = torch.zeros((), device=backbone.device)
 
-    def place(self, sequence: Any, visuals: Sequence[Visual], before: int) -> None:
-        """Find the cells and the words in the prompt; ``before``: tokens up to the query."""
+    def place(self, sequence: Any, visuals: Sequence[Visual], before: int, bracket: int) -> None:
+        """Find cells and words in the prompt; ``before``: tokens up to the query; ``bracket``: the last one's place."""
         first = [0]
         for visual in visuals:
             first.append(first[-1] + len(visual.tokens))
         cells = self.shown.cells
         self.rows = sequence.visual[[first[one.page] + one.cell for one in cells]]
-        self.pages = torch.tensor([one.page for one in cells], device=self.rows.device)
+        self.marks = sequence.visual[[last - 1 for last in first[1:]]] + 1
+        pages = [*(one.page for one in cells), *range(len(visuals))]
+        self.pages = torch.tensor(pages, device=self.rows.device)
         ends: dict[str, list[int]] = {}
         for word, end in word_ends(self.shown.query):
             ends.setdefault(word, []).append(before + 1 + end)  # behind the blank that the segment begins with
@@ -289,24 +301,39 @@ class Hints:
             places = [place for word in one.words for place in ends.get(word, ())]
             targets[row, places or slice(0, before)] = True
         self.targets = targets.to(self.rows.device)
+        self.bracket = torch.tensor([bracket], device=self.rows.device)
+        self.right = torch.zeros(1, targets.shape[1], dtype=torch.bool, device=self.rows.device)
+        for page in self.shown.relevant:
+            self.right[0, sequence.visual[first[page] : first[page + 1]]] = True
+            self.right[0, self.marks[page]] = True
 
     def point(self, layer: int, query: Tensor, key: Tensor) -> None:
-        if layer != self.pointer or not len(self.rows):
-            return
-        heads = max(1, query.shape[0] // 2)
-        group = query.shape[0] // key.shape[0]  # query heads that share a key head
-        shared = key.repeat_interleave(group, dim=0)[:heads].float()
-        logits = torch.einsum("hcd,hpd->chp", query[:heads, self.rows].float(), shared) * query.shape[-1] ** -0.5
-        later = torch.arange(logits.shape[-1], device=logits.device) > self.rows[:, None]
-        logits = logits.masked_fill(later[:, None], -torch.inf)
-        wanted = logits.masked_fill(~self.targets[:, None], -torch.inf).logsumexp(-1)
-        self.pointed = (logits.logsumexp(-1) - wanted).mean()
+        if layer == self.pointer and len(self.rows):
+            self.pointed = _elsewhere(query, key, self.rows, self.targets)
+        if layer == self.backbone.n_layers - 1 and self.shown.relevant:
+            self.chosen = _elsewhere(query, key, self.bracket, self.right)
 
     def name(self, layer: int, x: Tensor) -> None:
-        if layer != self.backbone.n_layers - 2 or not len(self.rows):
+        if layer != self.backbone.n_layers - 2:
             return
-        logits = self.backbone.text.norm(x[self.rows].float()).float() @ self.backbone.head_rows(self.letters).T
-        self.named = F.cross_entropy(logits, self.pages)
+        states = self.backbone.text.norm(x[torch.cat([self.rows, self.marks])].float()).float()
+        self.named = F.cross_entropy(states @ self.backbone.head_rows(self.letters).T, self.pages)
+        yes, no = self.backbone.head_rows(self.answers)
+        relevant = torch.zeros(len(self.marks), device=x.device)
+        relevant[list(self.shown.relevant)] = 1.0
+        self.judged = F.binary_cross_entropy_with_logits(states[len(self.rows) :] @ (yes - no), relevant)
+
+
+def _elsewhere(query: Tensor, key: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """-log of the attention that half of the heads give to ``targets`` (R, n) from ``rows`` (R,); the mean."""
+    heads = max(1, query.shape[0] // 2)
+    group = query.shape[0] // key.shape[0]  # query heads that share a key head
+    shared = key.repeat_interleave(group, dim=0)[:heads].float()
+    logits = torch.einsum("hrd,hpd->rhp", query[:heads, rows].float(), shared) * query.shape[-1] ** -0.5
+    later = torch.arange(logits.shape[-1], device=logits.device) > rows[:, None]
+    logits = logits.masked_fill(later[:, None], -torch.inf)
+    wanted = logits.masked_fill(~targets[:, None], -torch.inf).logsumexp(-1)
+    return (logits.logsumexp(-1) - wanted).mean()
 
 
 # Runs
@@ -335,8 +362,8 @@ def _finetune(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, Any]]
     steps = config.steps or max(1, math.ceil(config.epochs * an_epoch))
     trained, every = lora.count(adapted)
     where = f"{crew.size} x {crew.device.type}" if crew.size > 1 else crew.device.type
-    tell(f"{len(lists)} lists, stage {config.stage}; {trained / 1e6:.1f} of {every / 1e6:.1f} million weights, ")
-    tell(f"{steps} steps on {where} in {str(dtype)[6:]}")
+    tell(f"{len(lists)} lists, stage {config.stage}")
+    tell(f"{trained / 1e6:.1f} of {every / 1e6:.1f} million weights, {steps} steps on {where} in {str(dtype)[6:]}")
     tested = RankedLists(validation, 0, 1, config.candidates, config.shuffle)
 
     def evaluate() -> dict[str, float]:
@@ -406,7 +433,15 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
     scorer.backbone.text.requires_grad_(True)
     model = Ranker(scorer, scorer.backbone.text, config, see_drawn)
     strips = round(config.strips * config.steps * config.accumulate)
-    make = DrawnLists(features, keys, config.seed, lists=config.size, candidates=config.candidates, strips=strips)
+    make = DrawnLists(
+        features,
+        keys,
+        config.seed,
+        lists=config.size,
+        candidates=config.candidates,
+        strips=strips,
+        rows=config.rows,
+    )
     tell(f"{len(keys)} pages; lists of up to {config.candidates}, {config.size} a batch")
     yield from run_loop(
         RunFolder(run),
@@ -414,7 +449,6 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
         config.schedule(config.steps),
         make,
         model.losses,
-        evaluate_every=config.evaluate_every,
         workers=config.workers,
         crew=crew,
         accumulate=config.accumulate,
