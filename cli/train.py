@@ -38,6 +38,7 @@ def train(
 
     A config with `documents` trains a small model from nothing, on pages drawn
     from texts: first the reader, then embedder and reranker, in RUN/checkpoint.
+    With `scorer` it trains a reranker of another family.
 
     Stopped at any moment, the same command goes on from the last saved state,
     with the losses it would have had.
