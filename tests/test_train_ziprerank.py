@@ -472,9 +472,12 @@ def test_the_answers_of_drawn_lists_stand_at_every_letter(runs):
 def drawn(folder: Path, options: ziprerank.Config) -> DrawnLists:
     documents, _ = split(read_documents(folder / "texts.jsonl"), options.held_out)
     pool = Pool(folder / "pool", documents, options.seed)
-    (features,) = (folder / "pool").glob("features-*")
     keys = [(report, number) for report in range(2) for number in range(pool.pages(report))]
-    return DrawnLists(Features(features, pool), keys, 0, lists=2, candidates=4, strips=2)
+    wide = Scorer(resolve(str(folder / "wide"), None, HashCache(folder / "h.json")), Prepare(0), CPU, torch.float32)
+    features = Features(folder / "features", pool)
+    for key in keys:
+        features.make(wide.backbone, *key)
+    return DrawnLists(features, keys, 0, lists=2, candidates=4, strips=2)
 
 
 def test_hints_are_attention_and_states_as_they_say(runs):
