@@ -17,6 +17,7 @@ from mmrr.errors import MmrrError
 from . import options as o
 from . import report
 from .bench import bench
+from .blend import blend
 from .compare import compare
 from .draw import draw
 from .mine import mine
@@ -410,6 +411,7 @@ def run(
 
 
 app.command()(bench)
+app.command()(blend)
 app.command()(compare)
 app.command()(draw)
 app.command()(mine)
