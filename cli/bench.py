@@ -13,10 +13,12 @@ from mmrr.config import Machine
 from mmrr.errors import MmrrError
 
 from . import options as o
+from .session import scorings
 from .show import check_output, emit, note, plain_errors, progress, size, table
 
 if TYPE_CHECKING:
-    from mmrr.bench import Bench
+    from mmrr.bench import Bench, Other
+    from mmrr.pipeline import Scoring
 
 
 def bench(
@@ -32,6 +34,14 @@ def bench(
     keep: Annotated[float, typer.Option(help="Share of them that is kept.")] = 0.5,
     band: o.Band = None,
     codec: Annotated[Optional[list[str]], typer.Option(help="Codecs to time; repeatable. Default: all.")] = None,
+    scorers: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[=MODEL][+KEY=VALUE]...,...",
+            help="Other scorers to time on the same pages, as mmrr compare takes them. Those that read text get 400 "
+            "words a page.",
+        ),
+    ] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each line; the median counts.")] = 3,
     dense_pages: Annotated[int, typer.Option(min=1, help="Dense forwards to time; the rest is in proportion.")] = 2,
     folder: Annotated[
@@ -69,10 +79,13 @@ def bench(
             for name in codec:
                 codecs.check(name)
             plan = dataclasses.replace(plan, codecs=tuple(codec))
-        scorer = _scorer(model, band, Machine(device, dtype), Path(scratch))
+        machine = Machine(device, dtype)
+        others = _others(scorings(scorers), machine, Path(scratch)) if scorers else []
+        scorer = _scorer(model, band, machine, Path(scratch))
         side = scorer.backbone.cell_px
         rows = round((tokens * 1.29) ** 0.5)  # a letter page is 1.29 times as high as wide
-        found = run(scorer, (max(1, tokens // rows) * side, rows * side), plan, Path(scratch) / "work", progress)
+        page = max(1, tokens // rows) * side, rows * side
+        found = run(scorer, page, plan, Path(scratch) / "work", others, progress)
         if output:
             _draw(found, output)
         if json_:
@@ -111,6 +124,25 @@ def _scorer(model: str, band: str | None, machine: Machine, scratch: Path) -> An
     return minireranker.Scorer(checkpoint, prepare, device, dtype)
 
 
+def _others(chosen: dict[str, Scoring], machine: Machine, scratch: Path) -> list[Other]:
+    from mmrr import families
+    from mmrr.bench import Other
+    from mmrr.checkpoints import resolve
+    from mmrr.devices import resolve_device, resolve_dtype
+    from mmrr.files import HashCache
+
+    device = resolve_device(machine.device)
+    dtype = resolve_dtype(machine.dtype, device)
+    found = []
+    for label, one in chosen.items():
+        module = families.load("scorers", one.family)
+        hashes = HashCache(scratch / "hashes.json")
+        checkpoint = resolve(one.model.name, one.model.revision, hashes, module.MODEL_TYPES)
+        options = module.resolve(families.parse_options(module.Prepare, one.options), checkpoint.config())
+        found.append(Other(label, module, module.Scorer(checkpoint, options, device, dtype)))
+    return found
+
+
 def _show(found: Bench) -> None:
     base = next(row for row in found.rows if row.what == "dense, one by one")
     lines = []
@@ -125,7 +157,7 @@ def _show(found: Bench) -> None:
                 f"{row.ms:,.1f}",
                 f"{row.ms / dense:.2%}",
                 size(row.page_bytes) if row.page_bytes else "",
-                f"{row.flops / seconds / found.limit.flops:.0%}",
+                f"{row.flops / seconds / found.limit.flops:.0%}" if row.flops else "",
                 f"{read / seconds / found.limit.bytes:.0%}" if read else "",
                 size(row.peak_bytes) if row.peak_bytes else "",
             ]

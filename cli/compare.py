@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from mmrr.config import Machine, Model
+from mmrr.config import Machine
 from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
-from .session import open_session, search_options
-from .show import check_output, emit, note, pairs, size, table
+from .session import open_session, scorings, search_options
+from .show import check_output, emit, note, size, table
 
 if TYPE_CHECKING:
-    from mmrr.pipeline import Compared, Scoring
+    from mmrr.pipeline import Compared
 
 
 def compare(
@@ -54,7 +54,7 @@ def compare(
         from mmrr.trec import read_qrels, read_queries
 
         check_output(output)
-        scorings = _scorings(scorers)
+        chosen = scorings(scorers)
         if data is not None:
             if queries or qrels:
                 raise MmrrError("--data brings its own questions: leave out --queries and --qrels")
@@ -65,32 +65,13 @@ def compare(
         else:
             raise MmrrError("compare on what? pass --queries and --qrels, or --data with MMDocIR")
         options = search_options(first_stage, scope, candidates)
-        found = pipeline.compare(session, asked, judged, options, scorings, report.plan)
+        found = pipeline.compare(session, asked, judged, options, chosen, report.plan)
         if output:
             _draw(found, output)
         if json_:
             emit({"queries": len(judged), "rows": [dataclasses.asdict(row) for row in found]})
             return
         _show(found)
-
-
-def _scorings(text: str) -> dict[str, Scoring]:
-    from mmrr import checkpoints, families
-    from mmrr.pipeline import Scoring
-
-    scorings = {}
-    for part in text.split(","):
-        head, *options = part.strip().split("+")
-        name, _, model = head.partition("=")
-        module = families.load("scorers", name)
-        if not model:
-            own = [known for known in module.CHECKPOINTS if known in checkpoints.built_in()]
-            if not own:
-                raise MmrrError(f"no model of {name} comes with mmrr: pass {name}=MODEL, a local path or a Hub id")
-            model = own[0]
-        label = " ".join([f"{name} ({model})", *options])
-        scorings[label] = Scoring(name, Model(model), pairs(options))
-    return scorings
 
 
 def _show(found: list[Compared]) -> None:

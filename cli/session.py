@@ -1,4 +1,4 @@
-"""How a command opens a workspace, and the search options it makes of what was typed."""
+"""How a command opens a workspace, and what it makes of what was typed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from mmrr.config import FirstStage, Machine, Retrieve, Scope
+from mmrr.config import FirstStage, Machine, Model, Retrieve, Scope
 from mmrr.errors import MmrrError
 
-from .show import plain_errors, progress
+from .show import pairs, plain_errors, progress
 
 if TYPE_CHECKING:
-    from mmrr.pipeline import Session
+    from mmrr.pipeline import Scoring, Session
 
 
 @contextlib.contextmanager
@@ -59,3 +59,23 @@ def search_options(first_stage: str | None, scope: str, candidates: int) -> Retr
         if value not in known:
             raise MmrrError(f"{name} {value}: expected {', '.join(filter(None, known))}")
     return Retrieve(cast("FirstStage | None", first_stage), cast("Scope", scope), candidates)
+
+
+def scorings(text: str) -> dict[str, Scoring]:
+    """``NAME[=MODEL][+KEY=VALUE]...,...`` by label. Raises MmrrError for a family without a model of its own here."""
+    from mmrr import checkpoints, families
+    from mmrr.pipeline import Scoring
+
+    found = {}
+    for part in text.split(","):
+        head, *options = part.strip().split("+")
+        name, _, model = head.partition("=")
+        module = families.load("scorers", name)
+        if not model:
+            own = [known for known in module.CHECKPOINTS if known in checkpoints.built_in()]
+            if not own:
+                raise MmrrError(f"no model of {name} comes with mmrr: pass {name}=MODEL, a local path or a Hub id")
+            model = own[0]
+        label = " ".join([f"{name} ({model})", *options])
+        found[label] = Scoring(name, Model(model), pairs(options))
+    return found

@@ -23,6 +23,7 @@ from PIL import Image
 
 from mmrr import codecs
 from mmrr.artifacts import Workspace
+from mmrr.scorers import minireranker
 from mmrr.scorers.minireranker import Prepare, Score
 from mmrr.shards import StateReader, write_states
 from mmrr.types import Keep, Progress, State, silent
@@ -54,10 +55,19 @@ class Row:
     candidates: int
     ms: float  # median, of one query over all candidates
     timed: int  # candidates really run; fewer than ``candidates``: ms is in proportion
-    flops: float  # of one query
+    flops: float  # of one query; 0: not counted
     page_bytes: int = 0  # of one candidate's cache
     queries: int = 1
     peak_bytes: int | None = None  # largest resident memory meanwhile, everything included
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """A scorer that is timed from its caches."""
+
+    name: str
+    module: Any  # its family
+    scorer: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +124,14 @@ class _Clock:
         self.advance(1)
 
 
-def bench(scorer: Any, image_size: tuple[int, int], plan: Plan, folder: Path, progress: Progress = silent) -> Bench:
+def bench(
+    scorer: Any,
+    image_size: tuple[int, int],
+    plan: Plan,
+    folder: Path,
+    others: Sequence[Other] = (),
+    progress: Progress = silent,
+) -> Bench:
     """Run it all. ``scorer`` is a miniReranker; page caches are written below ``folder``, a new workspace."""
     grid = scorer.grid(*image_size)
     images = [_page(image_size, seed) for seed in range(plan.distinct)]
@@ -122,7 +139,8 @@ def bench(scorer: Any, image_size: tuple[int, int], plan: Plan, folder: Path, pr
     kept, most = len(keeps[0].indices), max(plan.candidates)
     _, suffix = scorer.segments(plan.query)
     cost = _Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
-    total = 2 + len(plan.candidates) + len(plan.codecs) * (2 * len(plan.candidates) + 1) + len(plan.queries)
+    ways = len(plan.codecs) + len(others)
+    total = 2 + len(plan.candidates) + ways * 2 * len(plan.candidates) + len(plan.codecs) + len(plan.queries)
     with progress("bench", total) as advance, Workspace.open(folder, create=True) as workspace:
         clock = _Clock(plan.repeats, advance)
         limit = measure_limit(scorer.backbone.dtype, scorer.backbone.device)
@@ -147,7 +165,7 @@ def bench(scorer: Any, image_size: tuple[int, int], plan: Plan, folder: Path, pr
             clock.time(
                 "page KV in memory, whole model",
                 n,
-                partial(_ask, everything, [plan.query], some, shared),
+                partial(_ask, everything, [plan.query], some, shared, Score()),
                 flops=flops,
                 page_bytes=page_bytes,
             )
@@ -160,22 +178,17 @@ def bench(scorer: Any, image_size: tuple[int, int], plan: Plan, folder: Path, pr
             coded = [
                 codecs.encode(state["k"], state["v"], codec) | {"next_pos": state["next_pos"]} for state in computed
             ]
-            places = _write(workspace, codec, [coded[i % plan.distinct] for i in range(most)])
+            places = _write(workspace, codecs.CODECS.index(codec), [coded[i % plan.distinct] for i in range(most)])
             page_bytes = _bytes(coded[0])
-            for n in plan.candidates:
-                flops = cost.cached(kept, scorer.band) * n
-
-                answer = partial(_answer, mini, plan.query, workspace, places[:n], shared)
-                evict = partial(_evict, workspace, places[:n])
-                clock.time(f"mini {codec}, cold disk", n, answer, flops=flops, page_bytes=page_bytes, before=evict)
-                clock.time(f"mini {codec}, page cache", n, answer, flops=flops, page_bytes=page_bytes)
+            of_one = cost.cached(kept, scorer.band)
+            _from_disk(clock, Other(f"mini {codec}", minireranker, mini), plan, workspace, places, page_bytes, of_one)
             reader = StateReader(workspace)
             resident = [reader.read(*place) for place in places]
             flops = cost.cached(kept, scorer.band) * most
             clock.time(
                 f"mini {codec}, resident",
                 most,
-                partial(_ask, mini, [plan.query], resident, shared),
+                partial(_ask, mini, [plan.query], resident, shared, Score()),
                 flops=flops,
                 page_bytes=page_bytes,
             )
@@ -185,12 +198,36 @@ def bench(scorer: Any, image_size: tuple[int, int], plan: Plan, folder: Path, pr
                     clock.time(
                         f"mini {codec}, resident, {queries} queries",
                         most,
-                        partial(_ask, mini, texts, resident, shared),
+                        partial(_ask, mini, texts, resident, shared, Score()),
                         flops=flops,
                         page_bytes=page_bytes,
                         queries=queries,
                     )
+        texts = [_text(seed) for seed in range(plan.distinct)]
+        for number, other in enumerate(others, len(codecs.CODECS)):
+            pages = texts if other.module.reads(other.scorer.prepare_options) == "text" else images
+            states = other.scorer.prepare(pages, [None] * plan.distinct)
+            places = _write(workspace, number, [states[i % plan.distinct] for i in range(most)])
+            _from_disk(clock, other, plan, workspace, places, _bytes(states[0]))
     return Bench(limit, grid[0] * grid[1], kept, len(suffix), clock.rows)
+
+
+def _from_disk(
+    clock: _Clock,
+    one: Other,
+    plan: Plan,
+    workspace: Workspace,
+    places: Sequence[tuple[str, str]],
+    page_bytes: int,
+    flops: float = 0.0,
+) -> None:
+    """Time one query over the first so many of ``places``, with the files forgotten by the system and not."""
+    shared, options = one.scorer.shared_state(), one.module.Score()
+    for n in plan.candidates:
+        answer = partial(_answer, one.scorer, plan.query, workspace, places[:n], shared, options)
+        evict = partial(_evict, workspace, places[:n])
+        clock.time(f"{one.name}, cold disk", n, answer, flops=flops * n, page_bytes=page_bytes, before=evict)
+        clock.time(f"{one.name}, page cache", n, answer, flops=flops * n, page_bytes=page_bytes)
 
 
 def measure_limit(dtype: torch.dtype, device: torch.device) -> Limit:
@@ -257,6 +294,12 @@ def _page(size: tuple[int, int], seed: int) -> Image.Image:
     return Image.fromarray(noise)
 
 
+def _text(seed: int) -> str:
+    """400 words of letters, about a page of print."""
+    rng = np.random.default_rng(seed)
+    return " ".join("".join(rng.choice(list("aeinorstlcdmu"), rng.integers(2, 10))) for _ in range(400))
+
+
 def _keep(grid: tuple[int, int], share: float, seed: int) -> Keep:
     n = grid[0] * grid[1]
     chosen = np.random.default_rng(seed).permutation(n)[: max(1, round(n * share))]
@@ -271,11 +314,11 @@ def _bytes(state: State) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def _write(workspace: Workspace, codec: str, states: Sequence[State]) -> list[tuple[str, str]]:
-    """Shards of page caches as precache writes them; (key, page) of each."""
+def _write(workspace: Workspace, number: int, states: Sequence[State]) -> list[tuple[str, str]]:
+    """Shards of page caches as precache writes them, the ``number``-th set of them; (key, page) of each."""
     places = []
     for first in range(0, len(states), _PER_SHARD):
-        key = f"{codecs.CODECS.index(codec):04x}{first:020x}"
+        key = f"{number:04x}{first:020x}"
         named = {f"{i:04d}": state for i, state in enumerate(states[first : first + _PER_SHARD])}
         scratch = workspace.scratch()
         workspace.commit_shard("precache", key, scratch, write_states(scratch, _apart(named)))
@@ -288,14 +331,21 @@ def _apart(states: dict[str, State]) -> dict[str, State]:
     return {page: {name: tensor.clone() for name, tensor in state.items()} for page, state in states.items()}
 
 
-def _ask(scorer: Any, queries: Sequence[str], states: Sequence[State], shared: State) -> None:
+def _ask(scorer: Any, queries: Sequence[str], states: Sequence[State], shared: State, options: Any) -> None:
     for query in queries:
-        scorer.score(query, states, shared, Score())
+        scorer.score(query, states, shared, options)
 
 
-def _answer(scorer: Any, query: str, workspace: Workspace, places: Sequence[tuple[str, str]], shared: State) -> None:
+def _answer(
+    scorer: Any,
+    query: str,
+    workspace: Workspace,
+    places: Sequence[tuple[str, str]],
+    shared: State,
+    options: Any,
+) -> None:
     reader = StateReader(workspace)
-    _ask(scorer, [query], [reader.read(*place) for place in places], shared)
+    _ask(scorer, [query], [reader.read(*place) for place in places], shared, options)
 
 
 def _evict(workspace: Workspace, places: Sequence[tuple[str, str]]) -> None:

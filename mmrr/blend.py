@@ -7,11 +7,8 @@ import math
 from mmrr.errors import MmrrError
 from mmrr.types import Hit, Run, rank
 
-#: Of the second run; anything from 0.1 to 1 did about as well where it was measured (BENCHMARKS.md).
-WEIGHT = 0.3
 
-
-def blend(first: Run, second: Run, weight: float = WEIGHT) -> Run:
+def blend(first: Run, second: Run, weight: float) -> Run:
     """Per query, a page's score in ``first`` plus ``weight`` times that in ``second``, both standardised.
 
     Standardised: less the mean of the query's scores in that run, by their standard deviation. A page that one run

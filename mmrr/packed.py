@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 #: Attention of so many cells a head or fewer is computed plainly on a CPU.
-_PLAIN_CELLS = 1 << 21
+_PLAIN_CELLS = 1 << 18
 #: Called per band layer with (layer, queries (Q, H, M, d), keys of the page's segment (H_kv, P, d)), both rotated.
 Watch = Callable[[int, Tensor, Tensor], None]
 #: Called behind each layer with (layer, states of the queries' tokens (Q, M, D)).
 Seen = Callable[[int, Tensor], None]
+#: ``one_layer``, or the same compiled.
+Layer = Callable[[Any, int, Tensor, tuple[Tensor, Tensor]], Tensor]
 
 
 def pad(suffixes: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Tensor]:
@@ -82,30 +84,35 @@ def score_states(
     return found
 
 
-def read_batch(backbone: Any, embeddings: Tensor, layers: int) -> Tensor:
+def one_layer(backbone: Any, index: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """One layer over causal sequences (Q, n, D), padded on the right."""
+    query, key, value = backbone.project(index, x, rotary)
+    hidden: Tensor = backbone.finish(index, x, _attend(query, key, value, None))
+    return hidden
+
+
+def read_batch(backbone: Any, embeddings: Tensor, layers: int, layer: Layer = one_layer) -> Tensor:
     """Plain causal texts (Q, M, D), padded on the right, through the first ``layers``; (Q, M, D) before the norm."""
     rotary = backbone.rotary(torch.arange(embeddings.shape[1], device=embeddings.device).expand(3, 1, -1))
     x = embeddings
     for index in range(layers):
-        query, key, value = backbone.project(index, x, rotary)
-        x = backbone.finish(index, x, _attend(query, key, value, None))
+        x = layer(backbone, index, x, rotary)
     return x
 
 
-def read_page(backbone: Any, page: Any, layers: int) -> Tensor:
+def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer) -> Tensor:
     """A page's sequence through the first ``layers``; hidden states (n, D) before the norm."""
     x, rotary = page.embeddings, backbone.rotary(page.positions)
     for index in range(layers):
-        query, key, value = backbone.project(index, x, rotary)
-        x = backbone.finish(index, x, _attend(query[None], key[None], value[None], None)[0])
+        x = layer(backbone, index, x[None], rotary)[0]
         x = page.add_deepstack(index, x)
     return x
 
 
-def read_last(backbone: Any, page: Any) -> Tensor:
+def read_last(backbone: Any, page: Any, layer: Layer = one_layer) -> Tensor:
     """The last token's hidden state (D,) behind the last layer, which runs for that token alone."""
     last = backbone.n_layers - 1
-    x, rotary = read_page(backbone, page, last), backbone.rotary(page.positions)
+    x, rotary = read_page(backbone, page, last, layer), backbone.rotary(page.positions)
     query, key, value = backbone.project(last, x, rotary, n_queries=1)
     everything = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
     attended = _attend(query[None], key[None], value[None], everything)[0]

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmrr.bench import Plan, _Cost, bench
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from tests.conftest import CPU
-from tests.console import mmrr, refused
+from tests.console import FP32, mmrr, refused
+from tests.test_kalm import write_checkpoint
 
 SIZE = (160, 224)
 
@@ -67,6 +68,20 @@ def test_every_way_is_timed(scorer, tmp_path):
     assert by_name["dense, one by one"].timed == 1
     assert by_name["mini none, resident"].flops < by_name["dense, batched"].flops
     assert found.limit.flops > 1e9
+
+
+def test_other_scorers_stand_beside_it(tmp_path, tiny_path):
+    """Theirs are timed from the same shards, and their arithmetic is not counted."""
+    write_checkpoint(tmp_path / "kalm")
+    both = f"ziprerank={tiny_path}+max_side=0,kalm={tmp_path / 'kalm'}"
+    ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "3", "--repeats", "1", "--codec", "int8")
+    ask = (*ask, "--queries", "1", "--scorers", both, *FP32)
+    rows = {row["what"]: row for row in json.loads(mmrr(*ask, "--json").stdout)["rows"]}
+    kalm, zips = ([row for what, row in rows.items() if what.startswith(name)] for name in ("kalm", "ziprerank"))
+    assert [len(kalm), len(zips)] == [2, 2]
+    assert all(row["ms"] > 0 and row["page_bytes"] > 0 and row["flops"] == 0 for row in [*kalm, *zips])
+    assert "kalm" in mmrr(*ask).stdout
+    assert "no scorer family 'zip'" in refused("bench", tiny_path, "--scorers", "zip")
 
 
 def test_a_batch_of_stock_forwards_is_the_singles(scorer):

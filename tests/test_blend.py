@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrr.blend import WEIGHT, blend
+from mmrr.blend import blend
 from mmrr.errors import MmrrError
 from mmrr.trec import read_run
 from mmrr.types import Hit, rank
@@ -26,7 +26,7 @@ def test_a_page_or_query_that_one_run_lacks() -> None:
     blended = blend(first, second, 1.0)
     assert dict(blended["q"]) == {"a": 1.0 - 1.0, "b": -1.0 - 1.0, "c": -1.0 + 1.0}
     assert blended["only"] == [Hit("x", 0.0)]
-    assert blend({}, {}) == {}
+    assert blend({}, {}, 1.0) == {}
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan])
@@ -40,7 +40,7 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "b.trec").write_text("q Q0 d/0002 1 9 t\nq Q0 d/0001 2 1 t\n")
     asked = ("blend", tmp_path / "a.trec", tmp_path / "b.trec", "--output", tmp_path / "c.trec")
     mmrr(*asked)
-    expected = blend(read_run(tmp_path / "a.trec"), read_run(tmp_path / "b.trec"), WEIGHT)
+    expected = blend(read_run(tmp_path / "a.trec"), read_run(tmp_path / "b.trec"), 0.3)
     assert read_run(tmp_path / "c.trec") == expected
     mmrr(*asked, "--weight", "3")
     assert read_run(tmp_path / "c.trec")["q"][0].page_id == "d/0002"

@@ -501,6 +501,7 @@ def test_hints_are_attention_and_states_as_they_say(runs):
     assert hint.pointed > 0
     for layer, rows, targets, found in (
         (options.spelled, hint.rows, hint.targets, hint.pointed),
+        (options.spelled + 1, hint.marks, hint.holding, hint.gathered),
         (backbone.n_layers - 1, hint.bracket, hint.right, hint.chosen),
     ):
         query, key = given[layer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from mmrr.embedders import qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
 from mmrr.keep import choose
-from mmrr.packed import score_states
+from mmrr.packed import one_layer, score_states
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from mmrr.training import config, finetune, loop, lora, scratch
 from mmrr.training.crew import Crew, placed
@@ -219,6 +220,13 @@ def test_a_config_that_cannot_be_meant(tmp_path, values, problem):
         config.read(path, "reranker")
     assert problem in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_only_a_reranker_s_training_has_a_scorer(tmp_path):
+    path = write_config(tmp_path / "c.toml", model="m", pairs="p", scorer="minireranker")
+    assert config.read(path, "reranker").model == "m"
+    with pytest.raises(MmrrError, match="unknown key scorer"):
+        config.read(path, "embedder")
 
 
 # The same numbers
@@ -589,3 +597,24 @@ def test_two_processes_do_what_one_does_with_twice_the_batches(folder, tmp_path,
         for run in ("one", "two")
     )
     assert one == pytest.approx(two, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_compiled_layer_is_the_layer(tiny):
+    """States and gradients of a layer, plain and compiled, in float32 within 1e-5 and 1e-4 of their size."""
+    backbone = Scorer(tiny, Prepare(band="0:6"), CPU, torch.float32).backbone
+    backbone.text.requires_grad_(True)
+    compiled = torch.compile(one_layer, dynamic=True)
+    for texts, length in ((2, 7), (1, 33), (3, 12)):
+        x = torch.randn(texts, length, backbone.config.text_config.hidden_size)
+        rotary = backbone.rotary(torch.arange(length).expand(3, 1, -1))
+        found = []
+        for layer in (one_layer, compiled):
+            backbone.text.zero_grad()
+            state = layer(backbone, 1, x, rotary)
+            state.square().sum().backward()
+            found.append((state.detach(), backbone.text.layers[1].self_attn.q_proj.weight.grad.clone()))
+        (plain, slope), (fused, its_slope) = found
+        assert (plain - fused).abs().max() <= 1e-5 * plain.abs().max()
+        assert (slope - its_slope).abs().max() <= 1e-4 * slope.abs().max()

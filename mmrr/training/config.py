@@ -60,6 +60,7 @@ class ScratchConfig:
     strips: float = 0.5  # share of the steps on strips of pages, as all of spelling is
     pages: int = 4  # a batch
     queries: int = 8  # a page
+    fused: bool = False  # embedder: compile a layer's small steps into few; needs a C++ compiler
     # Reranker
     band: str = "2:5"
     exit: int = 5
@@ -164,7 +165,7 @@ _AT_LEAST = {
 _POSITIVE = ("lr", "epochs", "clip", "temperature")
 _SHARES = ("keep", "held_out", "strips")
 #: May differ when a run goes on; anything else would make it another run.
-_FREE = {"steps", "save_every", "evaluate_every", "workers", "device", "validation", "recompute"}
+_FREE = {"steps", "save_every", "evaluate_every", "workers", "device", "validation", "recompute", "fused"}
 
 
 def read(path: Path, task: str) -> Config:
@@ -175,13 +176,12 @@ def read(path: Path, task: str) -> Config:
         raise MmrrError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     except tomllib.TOMLDecodeError as error:
         raise MmrrError(f"{path} is no valid TOML: {error}") from error
-    scorer = values.get("scorer", "minireranker")
-    if task == "reranker" and scorer != "minireranker":
-        config: Config = _build(families.load("training.scorers", str(scorer)).Config, values, path, "")
+    if task == "reranker" and values.get("scorer", "minireranker") != "minireranker":
+        config: Config = _build(families.load("training.scorers", str(values["scorer"])).Config, values, path, "")
         _check(config, path)
         return config
-    if "scorer" in values:
-        values = {key: value for key, value in values.items() if key != "scorer"}
+    if task == "reranker":
+        values.pop("scorer", None)
     if ("model" in values) == ("documents" in values):
         found = "both" if "model" in values else "neither"
         raise MmrrError(

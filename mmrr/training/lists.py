@@ -55,7 +55,8 @@ class Shown:
     pages: tuple[Any, ...]  # images, or pages whose features are known
     ranking: tuple[int, ...]  # places of ``pages``, best first, all of them
     relevant: tuple[int, ...]
-    cells: tuple[Cell, ...] = ()
+    holding: tuple[Cell, ...] = ()  # all cells of the pages in which words of the query stand
+    cells: tuple[Cell, ...] = ()  # some of them, and some in which none does
 
 
 def read_lists(path: Path, images: Path | None = None) -> list[Ranked]:
@@ -250,7 +251,8 @@ class DrawnLists:
         lot = rng.sample(range(n), n)
         order = sorted(range(n), key=lambda i: (-sum(worth[word] for word in sorted(held[i])), lot[i]))
         best = [*sorted(relevant, key=lot.__getitem__), *(i for i in order if not right[i])]
-        return Shown(text, tuple(pages), tuple(best), relevant, tuple(_cells(pages, words, rng)))
+        holding = tuple(_holding(pages, words))
+        return Shown(text, tuple(pages), tuple(best), relevant, holding, tuple(_some(pages, holding, rng)))
 
 
 def _strip(page: ReadPage, rows: int, rng: random.Random) -> ReadPage:
@@ -258,18 +260,22 @@ def _strip(page: ReadPage, rows: int, rng: random.Random) -> ReadPage:
     return page.strip(rng.randint(0, page.grid[0] - rows), rows)
 
 
-def _cells(pages: Sequence[ReadPage], words: Collection[str], rng: random.Random) -> Iterator[Cell]:
-    """Some cells that hold a word of the query, and as many that hold none."""
-    holding: dict[tuple[int, int], list[str]] = {}
+def _holding(pages: Sequence[ReadPage], words: Collection[str]) -> Iterator[Cell]:
     for at, page in enumerate(pages):
+        found: dict[int, set[str]] = {}
         for word, cells in zip(page.folded, page.cells, strict=True):
             if word in words:
                 for cell in cells:
-                    holding.setdefault((at, cell), []).append(word)
-    some = rng.sample(sorted(holding), min(ASKED, len(holding)))
-    yield from (Cell(*key, tuple(sorted(set(holding[key])))) for key in some)
+                    found.setdefault(cell, set()).add(word)
+        yield from (Cell(at, cell, tuple(sorted(found[cell]))) for cell in sorted(found))
+
+
+def _some(pages: Sequence[ReadPage], holding: Sequence[Cell], rng: random.Random) -> Iterator[Cell]:
+    """Some cells that hold a word of the query, and as many that hold none."""
+    yield from rng.sample(holding, min(ASKED, len(holding)))
+    known = {(one.page, one.cell) for one in holding}
     for _ in range(ASKED):
         at = rng.randrange(len(pages))
         cell = rng.randrange(len(pages[at].tokens))
-        if (at, cell) not in holding:
+        if (at, cell) not in known:
             yield Cell(at, cell, ())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import PageSequence, Visual
 from mmrr.keep import choose
-from mmrr.packed import Watch, pad, read_batch, read_last, read_page, score_states
+from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_last, read_page, score_states
 from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
@@ -213,8 +213,10 @@ class Contrast(nn.Module):
     the first thing it learns, and the last.
     """
 
-    def __init__(self, embedder: Any, search: Any) -> None:
+    def __init__(self, embedder: Any, search: Any, fused: bool = False) -> None:
+        """``fused``: a layer's small steps are compiled into few, which needs a C++ compiler and half a minute."""
         super().__init__()
+        self.layer: Layer = torch.compile(one_layer, dynamic=True) if fused else one_layer
         self.embedder, self.search = embedder, search
         self.text = embedder.backbone.text
         self.temperature = nn.Parameter(torch.tensor(3.0))  # log of the scale
@@ -224,14 +226,15 @@ class Contrast(nn.Module):
         backbone = self.embedder.backbone
         chat = self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE)
         before, after = backbone.split_at_image(chat)
-        state = read_last(backbone, _sequence(backbone, before, page, after, None))
+        state = read_last(backbone, _sequence(backbone, before, page, after, None), self.layer)
         return self.text.norm(state.float()).float()
 
     def query_states(self, texts: Sequence[str]) -> Tensor:
         """The same of queries, (Q, D)."""
         backbone = self.embedder.backbone
         ids, lengths = pad([self.embedder.chat(self.search.instruction, text) for text in texts])
-        states = read_batch(backbone, backbone.text.embed_tokens(ids.to(backbone.device)), backbone.n_layers)
+        embeddings = backbone.text.embed_tokens(ids.to(backbone.device))
+        states = read_batch(backbone, embeddings, backbone.n_layers, self.layer)
         last = states[torch.arange(len(texts)), lengths - 1]
         return self.text.norm(last.float()).float()
 

@@ -81,7 +81,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     if config.start is None and config.spelled < config.shape.layers:
         let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
-    contrast = Contrast(embedder, embedders.Search()).to(crew.device)
+    contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
     make = _matching(config, features, keys, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
     if crew.leads:
@@ -162,10 +162,9 @@ def _load_tower(model: Any, reader: Path) -> None:
     own = model.model.visual.state_dict()
     if not any(name.startswith(DEEPSTACK) for name in own):  # a model may do without
         tower = {name: value for name, value in tower.items() if not name.startswith(DEEPSTACK)}
-    for name in ("merger.linear_fc2", *(f"{DEEPSTACK}{i}.linear_fc2" for i in range(len(own)))):
-        for part in (f"{name}.weight", f"{name}.bias"):
-            if part in tower and part in own:
-                tower[part] = _widened(tower[part], own[part].shape[0])
+    for name in tower.keys() & own.keys():
+        if "merger" in name and ".linear_fc2." in name:
+            tower[name] = _widened(tower[name], own[name].shape[0])
     try:
         model.model.visual.load_state_dict(tower)
     except RuntimeError as error:

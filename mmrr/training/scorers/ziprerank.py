@@ -87,7 +87,7 @@ class Config:
     reports: int = 1000
     strips: float = 0.5  # share of the steps on strips of pages
     rows: int = 4  # of cells in a strip
-    pointing: float = 1.0  # weight of the pointing and of the choosing loss
+    pointing: float = 1.0  # weight of the losses on where heads look: pointing, gathering, choosing
     naming: float = 1.0  # weight of the naming and of the judging loss
 
     def __post_init__(self) -> None:
@@ -205,7 +205,7 @@ class Ranker(nn.Module):
                 target = torch.tensor(answer, device=hidden.device)
                 written.append(F.cross_entropy(vocabulary, target, reduction="none"))
             if hint:
-                hints.append((hint.pointed, hint.chosen, hint.named, hint.judged))
+                hints.append((hint.pointed, hint.gathered, hint.chosen, hint.named, hint.judged))
             right.append(float(int(logits.argmax()) in (shown.relevant or shown.ranking[:1])))
         found = {"ranked": torch.stack(ranked).mean()}
         total = self.rank_weight * found["ranked"]
@@ -213,9 +213,12 @@ class Ranker(nn.Module):
             found["written"] = torch.cat(written).mean()
             total = total + self.lm_weight * found["written"]
         if hints:
-            pointed, chosen, named, judged = (torch.stack(each).mean() for each in zip(*hints, strict=True))
-            found |= {"pointed": pointed, "chosen": chosen, "named": named, "judged": judged}
-            total = total + self.config.pointing * (pointed + chosen) + self.config.naming * (named + judged)
+            names = ("pointed", "gathered", "chosen", "named", "judged")
+            found |= {
+                name: torch.stack(each).mean() for name, each in zip(names, zip(*hints, strict=True), strict=True)
+            }
+            total = total + self.config.pointing * (found["pointed"] + found["gathered"] + found["chosen"])
+            total = total + self.config.naming * (found["named"] + found["judged"])
         return {"loss": total, **found, "right": torch.tensor(right).mean().to(total.device)}
 
     def answer(self, best: Sequence[int]) -> list[int]:
@@ -271,9 +274,11 @@ class Hints:
     """What a small model is told beside the answer, of some cells of the pages; published models need none.
 
     *Pointing*: in one layer half of the heads must look from a cell to the query's words that stand in it, or to the
-    instruction where none does. *Naming*: before the last layer, the states of those cells and of the mark behind a
-    page must tell the page's letter. *Judging*: the mark's must also say yes or no, whether the page is relevant.
-    *Choosing*: in the last layer half of the heads must look from the bracket to a relevant page or its mark.
+    instruction where none does. *Gathering*: in the next layer half of the heads must look from the mark behind a page
+    to all of its cells in which such words stand, or to the instruction. *Naming*: before the last layer, the states of
+    the cells and of the mark must tell the page's letter. *Judging*: the mark's must also say yes or no, whether the
+    page is relevant. *Choosing*: in the last layer half of the heads must look from the bracket to a relevant page or
+    its mark.
     """
 
     def __init__(self, backbone: Any, shown: Shown, pointer: int, letters: Sequence[int]) -> None:
@@ -281,7 +286,7 @@ class Hints:
         self.backbone, self.shown, self.pointer = backbone, shown, pointer
         self.letters = list(letters[: len(shown.pages)])
         self.answers = [backbone.chat.token_id(word) for word in fresh.WORDS]
-        self.pointed = self.chosen = self.named = self.judged = torch.zeros((), device=backbone.device)
+        self.pointed = self.gathered = self.chosen = self.named = self.judged = torch.zeros((), device=backbone.device)
 
     def place(self, sequence: Any, visuals: Sequence[Visual], before: int, bracket: int) -> None:
         """Find cells and words in the prompt; ``before``: tokens up to the query; ``bracket``: the last one's place."""
@@ -301,6 +306,11 @@ class Hints:
             places = [place for word in one.words for place in ends.get(word, ())]
             targets[row, places or slice(0, before)] = True
         self.targets = targets.to(self.rows.device)
+        gathered = torch.zeros(len(visuals), len(sequence.embeddings), dtype=torch.bool)
+        for one in self.shown.holding:
+            gathered[one.page, sequence.visual[first[one.page] + one.cell]] = True
+        gathered[:, :before] = ~gathered.any(1, keepdim=True)
+        self.holding = gathered.to(self.rows.device)
         self.bracket = torch.tensor([bracket], device=self.rows.device)
         self.right = torch.zeros(1, targets.shape[1], dtype=torch.bool, device=self.rows.device)
         for page in self.shown.relevant:
@@ -310,6 +320,8 @@ class Hints:
     def point(self, layer: int, query: Tensor, key: Tensor) -> None:
         if layer == self.pointer and len(self.rows):
             self.pointed = _elsewhere(query, key, self.rows, self.targets)
+        if layer == self.pointer + 1:
+            self.gathered = _elsewhere(query, key, self.marks, self.holding)
         if layer == self.backbone.n_layers - 1 and self.shown.relevant:
             self.chosen = _elsewhere(query, key, self.bracket, self.right)
 
