@@ -435,7 +435,7 @@ def test_from_the_command_line_to_a_ranking(runs: Path, tmp_path: Path) -> None:
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
     work = ("--work", tmp_path / "w")
     mmrr("index", docs, *work, *INDEX)
-    model = ("--scorer-model", told["result"], "-o", f"vision={runs / 'vision'}")
+    model = ("--scorer-model", told["result"])  # it names its vision encoder
     mmrr("precache", *work, "--scorer", "edje", *model, *FP32)
     ranked = json.loads(mmrr("rerank", "the thesis", *work, "--json").stdout)
     assert ranked

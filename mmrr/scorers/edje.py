@@ -33,6 +33,8 @@ PRUNES, LISTWISE = False, False
 #: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included, or Qwen3-VL, which
 #: reads pages as rendered.
 VISION_TYPES = ("siglip", "siglip_vision_model", "qwen3_vl")
+#: The one of the published checkpoint, which names none.
+VISION = "google/siglip2-large-patch16-384"
 #: Most word pieces of a query: 64 places for [CLS], text and the two [SEP] (paper's code).
 MAX_PIECES = 61
 _SPECIALS = 3
@@ -48,7 +50,7 @@ class Prepare:
     tokens: int = (
         0  # tokens a tile (at most, if they depend on its size); 0: what the checkpoint makes, no other will do
     )
-    vision: str = "google/siglip2-large-patch16-384"  # the frozen vision encoder: a Hub id or a folder
+    vision: str = ""  # the frozen vision encoder: a Hub id or a folder; empty: the one the checkpoint names, or VISION
     vision_revision: str = ""  # its Hub revision or content; empty: what is there now
     language: str = ""  # where the word pieces are read from; empty: the checkpoint itself
     language_revision: str = ""
@@ -69,6 +71,7 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
     """
     backbone = families.load("backbones", "edje")
     made = backbone.layout(config["tensors"])
+    prepare = replace(prepare, vision=prepare.vision or str(config.get("vision") or VISION))
     vision = _vision_checkpoint(prepare)
     vision_tokens, vision_width = backbone.vision_tokens(vision.config())
     if vision_width != made.vision_width:

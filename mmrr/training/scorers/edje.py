@@ -471,7 +471,7 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         crew=crew,
     )
     if crew.leads:
-        save(network, words, config.punctuation, run / CHECKPOINT)
+        save(network, words, config.punctuation, run / CHECKPOINT, vision.id)
     crew.leave()
 
 
@@ -554,7 +554,7 @@ def _start(
             positions=TEXT + (config.tokens or fixed or config.max_tokens),
         )
         torch.manual_seed(config.seed)
-        save(Network(sizes), path, config.punctuation, path, torch.float32)
+        save(Network(sizes), path, config.punctuation, path, dtype=torch.float32)
     return resolve(str(path), None, hashes, (ANY,))
 
 
@@ -593,13 +593,20 @@ def load(checkpoint: Checkpoint, vision: dict[str, Any], words: Path) -> tuple[N
     return network, backbone.WordPieces(words, made.words), bool(config.get("punctuation"))
 
 
-def save(network: Network, words: Path, punctuation: bool, path: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a checkpoint that the scorer loads: weights under the paper's names, config.json, the word pieces."""
+def save(
+    network: Network, words: Path, punctuation: bool, path: Path, vision: str = "", dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a checkpoint that the scorer loads: weights under the paper's names, config.json, the word pieces.
+
+    ``vision``: the vision encoder it belongs to, for config.json.
+    """
     path.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.tensors().items()}
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise MmrrError(f"weights that {dtype} does not hold; train with a lower lr")
     values = {"model_type": "edje", **network.sizes.config(), "punctuation": punctuation}
+    if vision:
+        values["vision"] = vision
     (path / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
         if (words / name).exists() and words != path:
