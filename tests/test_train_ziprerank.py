@@ -30,6 +30,7 @@ from mmrr.training.lists import DrawnLists, Ranked, RankedLists, ranking, read_l
 from mmrr.training.scorers import ziprerank
 from mmrr.training.targets import fold
 from tests.conftest import CPU
+from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, write_documents
 from tests.texts import write_texts
 from tests.tiny import write_checkpoint
 
@@ -383,7 +384,7 @@ def test_a_small_model_is_trained_goes_on_and_ranks_as_it_was_trained(runs, tmp_
     options = small(runs, "lm_weight = 0.5\nsize = 2\n")
     assert options.result == configs.CHECKPOINT
     whole = list(ziprerank.train(options, runs / "whole"))
-    assert {"ranked", "written", "pointed", "chosen", "named", "judged", "right"} <= set(whole[-1])
+    assert {"ranked", "written", "pointed", "gathered", "chosen", "named", "judged", "right"} <= set(whole[-1])
     records = ziprerank.train(options, runs / "cut")
     killed = []
     for record in records:
@@ -510,3 +511,14 @@ def test_hints_are_attention_and_states_as_they_say(runs):
         weights = logits.masked_fill(~torch.ones(n, n, dtype=torch.bool).tril(), -torch.inf).softmax(-1)
         expected = -(weights[rows] * targets).sum(-1).log().mean()
         assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_from_the_command_line_to_a_ranking(runs, tmp_path):
+    small(runs)
+    told = mmrr("train", "reranker", "--config", runs / "zip.toml", "--run", tmp_path / "run", "--json").stdout
+    docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
+    work = ("--work", tmp_path / "w")
+    mmrr("index", docs, *work, *INDEX)
+    model = ("--scorer", "ziprerank", "--scorer-model", json.loads(told)["result"], "-o", "max_side=0")
+    mmrr("precache", *work, *model, *FP32)
+    assert json.loads(mmrr("rerank", "the thesis", *work, "--json").stdout)
