@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.session import scorings
+from mmrr import checkpoints
+from mmrr.errors import MmrrError
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, refused, write_documents, write_queries
 
 
@@ -63,7 +66,6 @@ def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (("--scorers", "ziprerank"), "no model of ziprerank comes with mmrr: pass ziprerank=MODEL"),
         (("--scorers", "nobody"), "no scorer family 'nobody'"),
         (("--scorers", "minireranker+int8"), "expected KEY=VALUE"),
         (("--scorers", "minireranker+colour=red"), "unknown option colour"),
@@ -76,3 +78,9 @@ def test_what_cannot_be_compared_is_said(work: Path, more: tuple[str, ...], expe
 
 def test_questions_must_come_from_somewhere(work: Path) -> None:
     assert "pass --queries and --qrels, or --data" in refused("compare", "--work", work)
+
+
+def test_a_family_without_a_model_of_its_own_needs_one(monkeypatch):
+    monkeypatch.setattr(checkpoints, "built_in", list)
+    with pytest.raises(MmrrError, match="no model of kalm comes with mmrr: pass kalm=MODEL"):
+        scorings("kalm")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 import mmrr
-from mmrr import checkpoints
+from mmrr import checkpoints, families
 from mmrr.checkpoints import Checkpoint
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.files import HashCache
@@ -20,6 +20,8 @@ from tests.conftest import CPU
 
 FOLDER = Path(mmrr.__file__).parent / "models"
 NAMES = ("reader-embedder", "reader-reranker")
+#: Of the other scorers, by family.
+SMALL = {"edje": "small-edje", "kalm": "small-kalm", "ziprerank": "small-ziprerank"}
 #: Pages of plain words; every query below is answered by exactly one of them.
 PAGES = (
     ("Ferry timetable", "The morning boat leaves the harbour", "at seven and carries thirty passengers."),
@@ -49,15 +51,17 @@ def pages() -> list[Image.Image]:
 
 
 def test_they_are_small_and_genuine(found: dict[str, Checkpoint]) -> None:
-    """15 M parameters each at most, 40 MB together; no format that could run code."""
-    assert checkpoints.built_in() == sorted(NAMES)
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 40e6
-    for checkpoint in found.values():
-        weights = load_file(checkpoint.path / "model.safetensors")
+    """15 M parameters each at most, 40 MB the first two and 40 MB the others; no format that could run code."""
+    assert checkpoints.built_in() == sorted((*NAMES, *SMALL.values()))
+    for names in (NAMES, SMALL.values()):
+        files = [path for name in names for path in (FOLDER / name).iterdir()]
+        assert sum(path.stat().st_size for path in files) < 40e6
+        assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors", ".txt"}
+    for name in (*NAMES, *SMALL.values()):
+        weights = load_file(FOLDER / name / "model.safetensors")
         assert sum(tensor.numel() for tensor in weights.values()) < 15e6
+    for checkpoint in found.values():
         assert AutoConfig.from_pretrained(checkpoint.path).model_type == "qwen3_vl"
-        suffixes = {path.suffix for path in checkpoint.path.iterdir()}
-        assert suffixes == {".json", ".jinja", ".safetensors"}
 
 
 def test_the_two_share_a_vision_tower(found: dict[str, Checkpoint]) -> None:
@@ -88,3 +92,18 @@ def test_the_embedder_finds_each_querys_page(found: dict[str, Checkpoint], pages
     similar = embedder.embed_queries(QUERIES, embedders.Search()) @ vectors.T
     right = int((similar.argmax(1) == torch.arange(len(QUERIES))).sum())
     assert right >= 3, similar
+
+
+@pytest.mark.parametrize(("family", "least"), [("edje", 3), ("kalm", 4), ("ziprerank", 3)])
+def test_the_other_scorers_find_each_querys_page(
+    family: str, least: int, pages: list[Image.Image], tmp_path: Path
+) -> None:
+    """At least so many of four."""
+    module = families.load("scorers", family)
+    checkpoint = checkpoints.resolve(SMALL[family], None, HashCache(tmp_path / "hashes.json"), module.MODEL_TYPES)
+    prepare = module.resolve(module.Prepare(), checkpoint.config())
+    scorer = module.Scorer(checkpoint, prepare, CPU, torch.float32)
+    given = [". ".join(lines) for lines in PAGES] if module.reads(prepare) == "text" else pages
+    states, shared = scorer.prepare(given, [None] * len(pages)), scorer.shared_state()
+    right = [int(scorer.score(query, states, shared, module.Score()).argmax()) == i for i, query in enumerate(QUERIES)]
+    assert sum(right) >= least, right

@@ -519,6 +519,8 @@ def test_from_the_command_line_to_a_ranking(runs, tmp_path):
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
     work = ("--work", tmp_path / "w")
     mmrr("index", docs, *work, *INDEX)
-    model = ("--scorer", "ziprerank", "--scorer-model", json.loads(told)["result"], "-o", "max_side=0")
+    model = ("--scorer", "ziprerank", "--scorer-model", json.loads(told)["result"])
     mmrr("precache", *work, *model, *FP32)
     assert json.loads(mmrr("rerank", "the thesis", *work, "--json").stdout)
+    taught = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())["ziprerank"]
+    assert taught == {"max_side": 0, "window": 4}

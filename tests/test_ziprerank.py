@@ -539,6 +539,18 @@ def test_windows_slide_from_the_back_to_the_front(n):
     assert list(ziprerank.windows(n, 20, 10)) == WINDOWS[n]
 
 
+def test_a_checkpoint_says_how_it_was_taught(checkpoint):
+    config = checkpoint.config()
+    assert ziprerank.resolve(Prepare(), config).max_side == 1024
+    config = {**config, "ziprerank": {"max_side": 0, "window": 6}}
+    assert ziprerank.resolve(Prepare(), config).max_side == 0
+    assert ziprerank.resolve(Prepare(64), config).max_side == 64
+    assert ziprerank.taught(config)["window"] == 6
+    for wrong in ({"window": 40}, {"window": "6"}, {"letters": 6}):
+        with pytest.raises(MmrrError):
+            ziprerank.taught({**config, "ziprerank": wrong})
+
+
 def test_no_candidates_no_windows():
     assert list(ziprerank.windows(0, 20, 10)) == []
 
@@ -600,9 +612,9 @@ def test_the_order_of_candidates_matters(scorer, states):
     [
         ({"window": 21}, "window 21: expected 2 to 20"),
         ({"window": 1}, "window 1"),
-        ({"stride": 0}, "stride 0: expected 1 to 19"),
+        ({"stride": -1}, "stride -1: expected 1 to 19"),
         ({"stride": 20}, "stride 20"),
-        ({"window": 8}, "stride 10: expected 1 to 7"),
+        ({"window": 8, "stride": 8}, "stride 8: expected 1 to 7"),
         ({"keep": 0.2}, "keep 0.2: expected"),
         ({"keep": 1.1}, "keep 1.1"),
         ({"keep": float("nan")}, "keep nan"),
@@ -615,7 +627,7 @@ def test_options_of_scoring_that_cannot_be_are_refused(options, message):
         Score(**options)
 
 
-@pytest.mark.parametrize("max_side", [-1, 31])
+@pytest.mark.parametrize("max_side", [-2, 31])
 def test_a_cap_below_one_token_is_refused(checkpoint, max_side):
     with pytest.raises(MmrrError, match=f"max_side {max_side}: expected 32 or more pixels, or 0"):
         ziprerank.resolve(Prepare(max_side), checkpoint.config())
@@ -640,5 +652,5 @@ def test_index_precache_rerank(tmp_path, zip_path):
     assert manifest(pruned)["config"]["score"]["keep"] == 0.5
     assert "expected 2 to 20" in refused("rerank", asked, "--work", work, "--score-option", "window=40")
     listed = {family["family"]: family for family in json.loads(mmrr("models", "--json").stdout)["families"]}
-    assert listed["ziprerank"]["checkpoints"] == ["mtri-admin/ZipRerank"]
-    assert listed["ziprerank"]["options"]["score"]["window"] == 20
+    assert listed["ziprerank"]["checkpoints"] == ["small-ziprerank", "mtri-admin/ZipRerank"]
+    assert listed["ziprerank"]["options"]["score"]["window"] == 0

@@ -268,7 +268,7 @@ class JointEncoder:
         """The last layer's states of the first ``rows`` tokens, (N, rows, d); of them alone it asks."""
         x = self.embed(first, last, z)
         for index in range(self.layers):
-            x = self._layer(index, x[:, :rows] if index == self.layers - 1 else x, x)
+            x = self.layer(index, x[:, :rows] if index == self.layers - 1 else x, x)
         return x
 
     def logits(self, state: Tensor) -> Tensor:
@@ -289,18 +289,20 @@ class JointEncoder:
         end = self._norm("embeddings", rows[-1] + positions[stop] + types[1])
         return torch.cat([text.expand(n, -1, -1), page, end.expand(n, 1, -1)], dim=1)
 
-    def _layer(self, index: int, rows: Tensor, x: Tensor) -> Tensor:
+    def layer(self, index: int, rows: Tensor, x: Tensor) -> Tensor:
         """One layer for ``rows`` of ``x``, which see all of ``x``."""
         own = f"encoder.layer.{index}."
-
-        def heads(part: str, given: Tensor) -> Tensor:
-            return self._linear(f"{own}attention.self.{part}", given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        attended = F.scaled_dot_product_attention(heads("query", rows), heads("key", x), heads("value", x))
+        query, key, value = (self.heads_of(index, *of) for of in (("query", rows), ("key", x), ("value", x)))
+        attended = F.scaled_dot_product_attention(query, key, value)
         attended = self._linear(own + "attention.output.dense", attended.transpose(1, 2).flatten(-2))
         rows = self._norm(own + "attention.output", rows + attended)
         inner = F.gelu(self._linear(own + "intermediate.dense", rows))
         return self._norm(own + "output", rows + self._linear(own + "output.dense", inner))
+
+    def heads_of(self, index: int, part: str, x: Tensor) -> Tensor:
+        """A layer's ``query``, ``key`` or ``value`` of states (N, n, d): (N, H, n, d / H)."""
+        projected = self._linear(f"encoder.layer.{index}.attention.self.{part}", x)
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return F.linear(x, self.weights[name + ".weight"], self.weights[name + ".bias"])

@@ -28,6 +28,7 @@ SYSTEM = (
 INSTRUCTION = "Given a query, retrieve documents that answer the query."
 
 CHECKPOINTS = (
+    "small-kalm",
     "KaLM-Embedding/KaLM-Reranker-V1-Nano",
     "KaLM-Embedding/KaLM-Reranker-V1-Small",
     "KaLM-Embedding/KaLM-Reranker-V1-Large",

@@ -25,12 +25,17 @@ from mmrr.prompts import Mark, Message, Part
 from mmrr.types import Grid, Keep, State
 
 #: Published checkpoints this family loads.
-CHECKPOINTS = ("mtri-admin/ZipRerank",)
+CHECKPOINTS = (
+    "small-ziprerank",
+    "mtri-admin/ZipRerank",
+)
 #: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
 MODEL_TYPES = ("qwen3_vl",)
 PRUNES, LISTWISE = False, True
 #: A page's name in the prompt. The model was trained on these 20 and no others.
 LETTERS = ascii_uppercase[:20]
+#: What a checkpoint was trained with, where its config.json has nothing else under ``ziprerank``: the published one.
+TAUGHT = {"max_side": 1024, "window": 20}
 #: Longest query, in tokens.
 MAX_QUERY_TOKENS = 8192
 #: Fewest and most pixels of an image in the published preprocessor_config.json.
@@ -43,27 +48,28 @@ HEADS = ("float32", "bfloat16")
 class Prepare:
     """Options that change the cache."""
 
-    max_side: int = 1024  # pixels of a page's longer side, larger ones are shrunk; 0: no cap
+    max_side: int = -1  # pixels of a page's longer side, larger ones are shrunk; 0: no cap; -1: as TAUGHT says
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Options of scoring alone: changing them reuses the cache. Raises MmrrError for what cannot be done."""
 
-    window: int = 20  # pages the model sees at once
-    stride: int = 10  # places by which the window moves forward
+    window: int = 0  # pages the model sees at once; 0: as TAUGHT says
+    stride: int = 0  # places by which the window moves forward; 0: half of the window
     keep: float = 1.0  # share of a page's tokens that enter the language model, 0.25 to 1
     interaction: str = "input"  # what a page's tokens are compared with when some are dropped: input, hidden
     head: str = "float32"  # number format of the letters' logits: float32; bfloat16, as published, with its ties
 
     def __post_init__(self) -> None:
-        if not 2 <= self.window <= len(LETTERS):
+        if self.window and not 2 <= self.window <= len(LETTERS):
             raise MmrrError(
                 f"window {self.window}: expected 2 to {len(LETTERS)}; the model knows pages {LETTERS[0]} to "
                 f"{LETTERS[-1]} by their letters and no others"
             )
-        if not 1 <= self.stride < self.window:
-            raise MmrrError(f"stride {self.stride}: expected 1 to {self.window - 1}, so that windows overlap")
+        most = (self.window or len(LETTERS)) - 1
+        if not 0 <= self.stride <= most:
+            raise MmrrError(f"stride {self.stride}: expected 1 to {most}, so that windows overlap, or 0")
         if not 0.25 <= self.keep <= 1:
             raise MmrrError(f"keep {self.keep}: expected a share of a page's tokens from 0.25 to 1")
         if self.interaction not in INTERACTIONS:
@@ -73,11 +79,22 @@ class Score:
 
 
 def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
-    """The options as they are: none is ``auto``. Raises MmrrError for a cap below one token's side."""
+    """Write out the cap. Raises MmrrError for one below one token's side."""
     cell_px = _cell_px(config)
+    if prepare.max_side == -1:
+        prepare = Prepare(taught(config)["max_side"])
     if prepare.max_side and prepare.max_side < cell_px:
         raise MmrrError(f"max_side {prepare.max_side}: expected {cell_px} or more pixels, or 0 for no cap")
     return prepare
+
+
+def taught(config: dict[str, Any]) -> dict[str, int]:
+    """``max_side`` and ``window`` of a checkpoint's training. Raises MmrrError for values that cannot be."""
+    found = {**TAUGHT, **config.get("ziprerank", {})}
+    if set(found) != set(TAUGHT) or not all(type(value) is int for value in found.values()):
+        raise MmrrError(f"config.json: ziprerank = {config['ziprerank']}; expected whole numbers: {', '.join(TAUGHT)}")
+    Score(window=found["window"])
+    return found
 
 
 def reads(prepare: Prepare) -> str:
@@ -118,7 +135,7 @@ class Scorer:
         module = families.load("backbones", checkpoint.model_type)
         self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
         self.make_visual = module.Visual
-        self.prepare_options = prepare
+        self.prepare_options, self.window = prepare, taught(checkpoint.config())["window"]
         chat = self.backbone.chat
         try:
             self.bracket: int = chat.token_id("[")
@@ -187,7 +204,8 @@ class Scorer:
         when its window comes up and let go behind it. Logits themselves say nothing outside their own window.
         """
         order = list(range(len(states)))
-        for start, end in windows(len(states), options.window, options.stride):
+        window = options.window or self.window
+        for start, end in windows(len(states), window, min(options.stride or window // 2, window - 1)):
             items = order[start:end]
             logits = self.logits(query, states, items, options).tolist()
             best = sorted(range(len(items)), key=lambda place: -logits[place])  # stable: ties stay as they were

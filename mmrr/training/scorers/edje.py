@@ -42,6 +42,8 @@ from mmrr.training.targets import fold
 
 Records = Iterator[dict[str, Any]]
 
+#: The joint encoder's layer that points.
+POINTER = 1
 #: Share of a text's pieces that are masked, always by [MASK] (paper, masked language modelling).
 MASKED = 0.5
 #: Places beside the page: [CLS], text and the two [SEP].
@@ -87,6 +89,7 @@ class Config:
     masking: float = 1.0
     distillation: float = 1.0  # where there is a teacher
     passages: int = 1  # a page: runs of its words that are masked; 0: its queries are
+    pointing: float = 1.0  # Local: of the loss on where words of these runs look; see Lesson
     # The run
     reports: int = 1000  # drawn reports to train on
     strips: float = 0.5  # share of the steps on strips of pages
@@ -160,6 +163,15 @@ def _own(owner: Tensor, answers: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A text that stands on a page of the batch."""
+
+    page: int
+    words: tuple[str, ...]
+    cells: tuple[tuple[int, ...], ...] = ()  # of each word, where that is known
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Pages of a batch, and queries that each come from one of them."""
 
@@ -168,7 +180,7 @@ class Batch:
     queries: list[str]
     owner: Tensor  # (Q,) the page that a query comes from
     answers: Tensor  # (Q, P) the pages that answer it, its own among them
-    passages: list[tuple[str, int]]  # what is masked, each with the page that it stands on
+    passages: list[Passage]  # what is masked
 
 
 class Batches:
@@ -200,7 +212,7 @@ class Batches:
     def _batch(self, step: int, pages: list[ReadPage], asked: list[list[Labelled]]) -> Batch:
         rng = random.Random(f"{self.seed}/passages/{step}")
         queries = [(one.text, page) for page, its in enumerate(asked) for one in its]
-        passages = [(passage(page, rng), at) for at, page in enumerate(pages) for _ in range(self.passages)]
+        passages = [passage(page, at, rng) for at, page in enumerate(pages) for _ in range(self.passages)]
         answers = [[at == own or holds(page, text) for at, page in enumerate(pages)] for text, own in queries]
         return Batch(
             step,
@@ -208,14 +220,15 @@ class Batches:
             [text for text, _ in queries],
             torch.tensor([page for _, page in queries]),
             torch.tensor(answers),
-            passages or queries,
+            passages or [Passage(page, (text,)) for text, page in queries],
         )
 
 
-def passage(page: ReadPage, rng: random.Random) -> str:
+def passage(page: ReadPage, number: int, rng: random.Random) -> Passage:
     """As many words in a row as may be read of a text, from anywhere on a page."""
     first = rng.randrange(max(1, len(page.words) - scorer.MAX_PIECES // 2))
-    return " ".join(page.words[first : first + scorer.MAX_PIECES])
+    some = slice(first, first + scorer.MAX_PIECES)
+    return Passage(number, tuple(page.words[some]), tuple(tuple(cells) for cells in page.cells[some]))
 
 
 def holds(page: ReadPage, query: str) -> bool:
@@ -340,7 +353,11 @@ def _first_states(encoder: backbone.JointEncoder, text: Sequence[int], last: int
 
 
 class Lesson:
-    """A network with its word pieces, its teacher and the weights of its losses."""
+    """A network with its word pieces, its teacher and the weights of its losses.
+
+    *Pointing*, of a Local network alone, whose vision tokens are the page's cells: in the second layer half of the
+    heads must look from a word of a masked text that was left whole to the cells in which it stands.
+    """
 
     def __init__(
         self, config: Config, network: Network, pieces: Any, teacher: tuple[Network, Any, bool] | None
@@ -367,8 +384,10 @@ class Lesson:
         matched = listwise(scores, batch.owner, batch.answers)
         found = {"loss": matched, "matched": matched}
         if config.masking:
-            found["masked"] = self._masked(parts[1], batch, z)
+            found |= self._masked(parts[1], batch, z)
             found["loss"] = found["loss"] + config.masking * found["masked"]
+            if "pointed" in found:
+                found["loss"] = found["loss"] + config.pointing * found["pointed"]
         if self.teacher:
             found["distilled"] = distilled(scores, self._taught(batch), batch.owner, batch.answers)
             found["loss"] = found["loss"] + config.distillation * found["distilled"]
@@ -377,22 +396,43 @@ class Lesson:
     def _ids(self, text: str) -> list[int]:
         return scorer.text_ids(self.pieces, text, punctuation=self.config.punctuation)
 
-    def _masked(self, encoder: Any, batch: Batch, z: Sequence[Tensor]) -> Tensor:
-        """Cross-entropy of the masked pieces, given the rest of the text and its page."""
+    def _masked(self, encoder: backbone.JointEncoder, batch: Batch, z: Sequence[Tensor]) -> Losses:
+        """Cross-entropy of the masked pieces, given the rest of the text and its page; of Local, pointing."""
         rng = random.Random(f"{self.config.seed}/mask/{batch.step}")
-        states, wanted = [], []
-        for passage, owner in batch.passages:
-            text = self._ids(passage)
+        states, wanted, pointed = [], [], []
+        points = self.config.pointing and not self.network.sizes.tokens and self.network.sizes.layers > POINTER
+        for passage in batch.passages:
+            text, ends = self._spelt(passage)
             hidden, places = masked(text[1:-1], self.pieces.mask, rng)
-            if places:
-                ids = [text[0], *hidden, text[-1]]
-                rows = encoder.states(ids, self.pieces.sep, z[owner][None], len(ids))[0]
-                states.append(rows[[1 + place for place in places]])
-                wanted += [text[1 + place] for place in places]
+            if not places:
+                continue
+            ids = [text[0], *hidden, text[-1]]
+            x = encoder.embed(ids, self.pieces.sep, z[passage.page][None])
+            for index in range(encoder.layers):
+                if points and index == POINTER:
+                    looking = {1 + end: cells for end, cells in ends.items() if end not in places and cells}
+                    if looking:
+                        pointed.append(_looks(encoder, index, x, looking, len(ids)))
+                x = encoder.layer(index, x[:, : len(ids)] if index == encoder.layers - 1 else x, x)
+            states.append(x[0, [1 + place for place in places]])
+            wanted += [text[1 + place] for place in places]
         if not wanted:
-            return z[0].sum() * 0
+            return {"masked": z[0].sum() * 0}
         logits = self.network.language_model.cls(torch.cat(states))
-        return F.cross_entropy(logits.float(), torch.tensor(wanted, device=logits.device))
+        found = {"masked": F.cross_entropy(logits.float(), torch.tensor(wanted, device=logits.device))}
+        return found | ({"pointed": torch.stack(pointed).mean()} if points and pointed else {})
+
+    def _spelt(self, passage: Passage) -> tuple[list[int], dict[int, tuple[int, ...]]]:
+        """Ids of ``[CLS] text [SEP]``, and by the place of a word's last piece its cells."""
+        text = self._ids(" ".join(passage.words))
+        ends: dict[int, tuple[int, ...]] = {}
+        pieces: list[int] = []
+        for word, cells in zip(passage.words, passage.cells, strict=False):
+            pieces += self._ids(word)[1:-1]
+            if pieces and len(pieces) <= len(text) - 2:
+                ends[len(pieces) - 1] = cells
+        # Where the pieces of a text are not those of its words, places mean nothing.
+        return text, ends if pieces[: len(text) - 2] == text[1:-1] else {}
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor:
@@ -411,6 +451,21 @@ class Lesson:
             sums += torch.stack([listwise(scores, owner, answers), right(scores, owner, answers)]).cpu()
         loss, share = (sums / len(batches)).tolist()
         return {"val_loss": loss, "val_right": share}
+
+
+def _looks(
+    encoder: backbone.JointEncoder, index: int, x: Tensor, looking: dict[int, tuple[int, ...]], before: int
+) -> Tensor:
+    """-log of the attention that half of a layer's heads give from rows to their cells, ``before`` rows from the start;
+    the mean."""
+    heads = max(1, encoder.heads // 2)
+    query = encoder.heads_of(index, "query", x[:, list(looking)])[0, :heads].float()
+    key = encoder.heads_of(index, "key", x)[0, :heads].float()
+    logits = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # (h, W, n)
+    target = torch.zeros(logits.shape[1:], dtype=torch.bool, device=x.device)
+    for row, cells in enumerate(looking.values()):
+        target[row, [before + cell for cell in cells]] = True
+    return (logits.logsumexp(-1) - logits.masked_fill(~target, -torch.inf).logsumexp(-1)).mean()
 
 
 def right(scores: Tensor, owner: Tensor, answers: Tensor) -> Tensor:
@@ -446,6 +501,8 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         found = resolve(config.teacher, None, hashes, (ANY,))
         teacher = load(found, vision.config(), found.path)
         teacher[0].to(crew.device).requires_grad_(False)
+        if config.start == NONE:
+            _learn_from(network, teacher[0])
     lesson = Lesson(config, network, pieces, teacher)
     pool = Pool(config.pool or run / "pool", known, config.seed)
     features, keys = yield from _features(vision, pool, config.reports, crew)
@@ -473,6 +530,17 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
     if crew.leads:
         save(network, words, config.punctuation, run / CHECKPOINT, vision.id)
     crew.leave()
+
+
+def _learn_from(network: Network, teacher: Network) -> None:
+    """Begin with the teacher's joint encoder and head, where they have the same shape; the adapter begins anew."""
+    own = network.state_dict()
+    taken = {
+        name: tensor
+        for name, tensor in teacher.state_dict().items()
+        if not name.startswith("vision_projection.") and name in own and own[name].shape == tensor.shape
+    }
+    network.load_state_dict(taken, strict=False)
 
 
 def _check(config: Config, fixed: int) -> None:

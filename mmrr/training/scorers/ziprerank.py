@@ -6,6 +6,7 @@ written ranking, its loss and the letters' share that forward. The vision tower 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from mmrr.files import HashCache
 from mmrr.prompts import Mark
 from mmrr.scorers import minireranker
 from mmrr.scorers import ziprerank as scorer_family
-from mmrr.scorers.ziprerank import LETTERS, Prepare, Scorer, wording
+from mmrr.scorers.ziprerank import LETTERS, TAUGHT, Prepare, Scorer, wording
 from mmrr.training import fresh, lora, scratch
 from mmrr.training.config import ADAPTER, CHECKPOINT, ModelName, ScratchConfig
 from mmrr.training.crew import join
@@ -72,7 +73,7 @@ class Config:
     rank: int = 16
     alpha: int = 32
     recompute: bool = False  # keep no activations within a layer: less memory, about a third more time
-    max_side: int = Prepare().max_side  # pixels of a page's longer side; 0: no cap
+    max_side: int = TAUGHT["max_side"]  # pixels of a page's longer side; 0: no cap
     device: str = "auto"
     dtype: str = "auto"  # bfloat16 or float32
     # From nothing
@@ -467,6 +468,9 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
     )
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16, phrases())
+        settings = json.loads((run / CHECKPOINT / "config.json").read_text(encoding="utf-8"))
+        settings["ziprerank"] = {"max_side": 0, "window": config.candidates}
+        (run / CHECKPOINT / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     crew.leave()
 
 
