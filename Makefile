@@ -18,14 +18,20 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tools in it
 
 demo: install ## Run the chain on data/sample with the models that come with mmrr: PDFs to a ranking and a picture
-	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder
-	@echo; echo "By text (BM25):"
-	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --first-stage bm25 --top-k 5
-	@echo; echo "By sight, on the small models that come with mmrr. They are early weights, below BM25 on PDFs with text:"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr]'
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder --ocr
+	@$(BIN)/mmrr retrieve --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
+		--candidates 20 --output $(DEMO)/words.trec >/dev/null
+	@echo; echo "Reranked by the pages' text, and added to the words' ranking (BM25):"
+	$(BIN)/mmrr precache --work $(DEMO)/work --scorer kalm --scorer-model small-kalm
+	@$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
+		--candidates 20 --output $(DEMO)/kalm.trec >/dev/null
+	$(BIN)/mmrr blend $(DEMO)/words.trec $(DEMO)/kalm.trec --output $(DEMO)/blended.trec
+	$(BIN)/mmrr eval --work $(DEMO)/work --run $(DEMO)/blended.trec --baseline $(DEMO)/words.trec \
+		--qrels data/sample/qrels.trec --measure Success@1 --measure Success@3 --measure nDCG@5
+	@echo; echo "By sight alone, on early weights:"
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
-	@$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work >/dev/null
-	$(BIN)/mmrr eval --work $(DEMO)/work --qrels data/sample/qrels.trec
 	$(BIN)/mmrr view graduate-handbook.pdf/0008 --work $(DEMO)/work --output $(DEMO)/page.png
 
 test: install ## Run the tests (a CPU, no network, a few minutes)

@@ -292,6 +292,29 @@ def test_words_left_whole_point_at_their_cells() -> None:
     assert "pointed" not in compressed
 
 
+def test_a_fresh_local_network_begins_with_words_like_their_cells() -> None:
+    """A page of two words, each in a cell of its own: at once the words' rows are those cells', as the projection has
+    them, and the first layers' keys are their queries."""
+    torch.manual_seed(6)
+    network = Network(sizes(tokens=0, hidden=8, adapter_mlp=20))
+    pieces = lesson_of(network).pieces
+    page = dataclasses.replace(page_of("a b"), tokens=torch.randn(6, 8), cells=((1,), (4,)))
+    edje.acquaint(network, pieces, False, [page])
+    adapter, encoder = network.parts()
+    cells = adapter(page.tokens[None])[0]
+    for word, cell in zip("ab", (1, 4), strict=True):
+        (piece,) = pieces.encode(word)
+        row = encoder.weights["embeddings.word_embeddings.weight"][piece]
+        alike = F.cosine_similarity(row, F.layer_norm(cells[cell], (8,)), dim=0)
+        assert alike > 0.999
+    for layer in network.language_model.bert.encoder.layer:
+        assert torch.equal(layer.attention.self.query.weight, layer.attention.self.key.weight)
+    narrow = Network(sizes(tokens=0))
+    before = narrow.state_dict()["language_model.bert.embeddings.word_embeddings.weight"].clone()
+    edje.acquaint(narrow, pieces, False, [page])  # 12 wide over vision tokens of 8: as it was
+    assert torch.equal(before, narrow.state_dict()["language_model.bert.embeddings.word_embeddings.weight"])
+
+
 def test_a_student_begins_with_its_teachers_joint_encoder() -> None:
     torch.manual_seed(5)
     student, teacher = Network(sizes()), Network(sizes(tokens=0))
