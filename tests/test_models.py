@@ -21,7 +21,7 @@ from tests.conftest import CPU
 FOLDER = Path(mmrr.__file__).parent / "models"
 NAMES = ("reader-embedder", "reader-reranker")
 #: Of the other scorers, by family.
-SMALL = {"edje": "small-edje", "kalm": "small-kalm", "ziprerank": "small-ziprerank"}
+SMALL = {"kalm": "small-kalm"}
 #: Pages of plain words; every query below is answered by exactly one of them.
 PAGES = (
     ("Ferry timetable", "The morning boat leaves the harbour", "at seven and carries thirty passengers."),
@@ -94,7 +94,7 @@ def test_the_embedder_finds_each_querys_page(found: dict[str, Checkpoint], pages
     assert right >= 3, similar
 
 
-@pytest.mark.parametrize(("family", "least"), [("edje", 3), ("kalm", 4), ("ziprerank", 3)])
+@pytest.mark.parametrize(("family", "least"), [("kalm", 4)])
 def test_the_other_scorers_find_each_querys_page(
     family: str, least: int, pages: list[Image.Image], tmp_path: Path
 ) -> None:

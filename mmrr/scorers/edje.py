@@ -27,10 +27,7 @@ from mmrr.geometry import CELL_PX
 from mmrr.types import Keep, State
 
 #: Published checkpoints; what their config.json says is not known, so the tensors alone say what one is.
-CHECKPOINTS = (
-    "small-edje",
-    "shahafw/edje-vl-image-retrieval-reranker",
-)
+CHECKPOINTS = ("shahafw/edje-vl-image-retrieval-reranker",)
 MODEL_TYPES = ("*",)
 PRUNES, LISTWISE = False, False
 #: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included, or Qwen3-VL, which

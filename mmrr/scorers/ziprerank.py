@@ -25,10 +25,7 @@ from mmrr.prompts import Mark, Message, Part
 from mmrr.types import Grid, Keep, State
 
 #: Published checkpoints this family loads.
-CHECKPOINTS = (
-    "small-ziprerank",
-    "mtri-admin/ZipRerank",
-)
+CHECKPOINTS = ("mtri-admin/ZipRerank",)
 #: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
 MODEL_TYPES = ("qwen3_vl",)
 PRUNES, LISTWISE = False, True
