@@ -44,9 +44,9 @@ Records = Iterator[dict[str, Any]]
 
 #: The joint encoder's layer that points.
 POINTER = 1
-#: Of the queries and keys that a fresh Local network begins with, and pages that its words are first seen on.
-GAIN, FIRST_PAGES = 1.0, 400
-SHRINK, SMALL = 1.0, 0.05
+#: Of a fresh Local network: pages that its words are first seen on; of the mean variance, what is added to each before
+#: whitening; and the size of its word vectors (larger ones make masked words a matter of chance).
+FIRST_PAGES, SHRINK, SMALL = 400, 1.0, 0.05
 #: Share of a text's pieces that are masked, always by [MASK] (paper, masked language modelling).
 MASKED = 0.5
 #: Places beside the page: [CLS], text and the two [SEP].
@@ -552,9 +552,9 @@ def _learn_from(network: Network, teacher: Network) -> None:
 def acquaint(network: Network, pieces: Any, punctuation: bool, pages: Iterable[ReadPage]) -> None:
     """Begin a fresh Local network with words that look like the cells they stand in.
 
-    Vision tokens, standardised, go through the projection as they are (x = gelu(x) - gelu(-x)); a piece begins as the
+    Vision tokens, whitened, go through the projection as they are (x = gelu(x) - gelu(-x)); a piece begins as the
     mean of the cells in which words with it stood on ``pages``; and the first two layers' keys are projected as their
-    queries, so that like attends to like. From random weights a thousand steps did not teach which cells a word is in.
+    queries, so that like attends to like. From random weights it took hundreds of steps to get as far (docs/runs.md).
 
     Does nothing where the widths of vision encoder and joint encoder differ, or the projection is too narrow for it.
     """
@@ -578,11 +578,12 @@ def acquaint(network: Network, pieces: Any, punctuation: bool, pages: Iterable[R
     size, axes = torch.linalg.eigh(torch.cov(every.T))
     white = axes @ torch.diag((size + SHRINK * size.mean()).rsqrt()) @ axes.T
     words = (sums[seen] / counts[seen, None] - mean) @ white
-    joint = network.language_model.bert
+    joint: Any = network.language_model.bert
+    projection: Any = network.vision_projection
     with torch.no_grad():
         table = joint.embeddings.word_embeddings.weight
         table[seen] = F.layer_norm(words, (n,)) * SMALL
-        first, _, second = network.vision_projection
+        first, _, second = projection
         first.weight.normal_(std=0.02)
         first.bias.zero_()
         first.weight[: 2 * n] = torch.cat([white, -white])
@@ -593,7 +594,6 @@ def acquaint(network: Network, pieces: Any, punctuation: bool, pages: Iterable[R
         for layer in joint.encoder.layer[: POINTER + 1]:
             attention = layer.attention.self
             nn.init.orthogonal_(attention.query.weight)
-            attention.query.weight *= GAIN
             attention.key.weight.copy_(attention.query.weight)
 
 
