@@ -324,11 +324,11 @@ def test_the_cap_and_the_processor_cut_a_page(stock, checkpoint, size, small, n_
     _, _, processor = stock
     assert ziprerank.capped(*size, 1024) == small
     assert ziprerank.capped(*size, 0) == size
-    height, width = ziprerank.grid(Prepare(), checkpoint.config(), *size)
+    height, width = ziprerank.grid(Prepare(1024), checkpoint.config(), *size)
     assert height * width == n_tokens
     pixels = processor(images=[Image.new("RGB", small)], return_tensors="pt")
     assert pixels["image_grid_thw"].tolist() == [[1, 2 * height, 2 * width]]
-    _, most = ziprerank.geometry(Prepare(), checkpoint.config())
+    _, most = ziprerank.geometry(Prepare(1024), checkpoint.config())
     assert n_tokens <= most
 
 
