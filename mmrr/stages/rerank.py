@@ -26,7 +26,7 @@ from mmrr.types import Progress, Query, Run, State, rank, silent
 
 T = TypeVar("T")
 #: Of a portion's stored bytes, what scoring holds at once, at most: this portion and the next one as stored; decoded
-#: (of int4, four times as much); and laid side by side for attention (as much again), with room for one page's float32.
+#: (of int4, four times as much); and a layer of it laid side by side for attention, with room for one page's float32.
 _COPIES = 12
 _Score = Callable[[Query, list[int]], torch.Tensor]
 
