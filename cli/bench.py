@@ -125,21 +125,19 @@ def _scorer(model: str, band: str | None, machine: Machine, scratch: Path) -> An
 
 
 def _others(chosen: dict[str, Scoring], machine: Machine, scratch: Path) -> list[Other]:
-    from mmrr import families
     from mmrr.bench import Other
-    from mmrr.checkpoints import resolve
     from mmrr.devices import resolve_device, resolve_dtype
     from mmrr.files import HashCache
+    from mmrr.stages.precache import family_of
 
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.dtype, device)
+    hashes = HashCache(scratch / "hashes.json")
     found = []
     for label, one in chosen.items():
-        module = families.load("scorers", one.family)
-        hashes = HashCache(scratch / "hashes.json")
-        checkpoint = resolve(one.model.name, one.model.revision, hashes, module.MODEL_TYPES)
-        options = module.resolve(families.parse_options(module.Prepare, one.options), checkpoint.config())
-        found.append(Other(label, module, module.Scorer(checkpoint, options, device, dtype)))
+        family = family_of(hashes, one.family, one.model, one.options)
+        scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
+        found.append(Other(label, family.module, scorer))
     return found
 
 

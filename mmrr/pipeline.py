@@ -144,7 +144,7 @@ def precache_pages(
     """``pages`` -> (``prune``) -> ``precache``."""
     indexed = indexed or session.current("index")
     collection = session.collection(indexed)
-    family = precache.family_of(session.workspace, scoring.family, scoring.model, scoring.options)
+    family = precache.family_of(session.workspace.hashes, scoring.family, scoring.model, scoring.options)
     pruned = None
     options = _pruning(session, scoring, indexed) if family.module.PRUNES else Prune(1.0)
     if scoring.keep is not None and not family.module.PRUNES:
@@ -239,7 +239,7 @@ def rescore(session: Session, n: int) -> Rescored:
 
 def load_scorer(session: Session, name: str, revision: str | None) -> Any:
     """A miniReranker with its default options, for probing."""
-    family = precache.family_of(session.workspace, "minireranker", Model(name, revision), {})
+    family = precache.family_of(session.workspace.hashes, "minireranker", Model(name, revision), {})
     device = resolve_device(session.machine.device)
     return family.module.Scorer(family.checkpoint, family.prepare, device, resolve_dtype(session.machine.dtype, device))
 

@@ -262,7 +262,7 @@ def test_masked_pieces_see_the_page_and_their_loss_is_weighed() -> None:
     assert "masked" not in lesson_of(network, masking=0.0).losses(batch_of(pages))
 
 
-def test_words_left_whole_point_at_their_cells() -> None:
+def test_words_whose_last_piece_is_left_point_at_their_cells() -> None:
     """Against attention written out, in float32 within 1e-5; words that are masked, or stand nowhere, say nothing."""
     torch.manual_seed(4)
     network = Network(sizes(tokens=0))

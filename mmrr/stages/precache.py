@@ -16,6 +16,7 @@ from mmrr.collection import Collection, read_content, read_texts
 from mmrr.config import Machine, Model
 from mmrr.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
+from mmrr.files import HashCache
 from mmrr.geometry import MIN_TOKENS, snap
 from mmrr.shards import page_name, read_keeps, write_states
 from mmrr.types import Keep, Page, Progress, silent
@@ -59,10 +60,10 @@ class Plan:
     free_bytes: int
 
 
-def family_of(workspace: Workspace, name: str, model: Model, options: dict[str, str]) -> Family:
+def family_of(hashes: HashCache, name: str, model: Model, options: dict[str, str]) -> Family:
     """Find the scorer and write out what its ``auto`` options mean for this checkpoint."""
     module = families.load("scorers", name)
-    checkpoint = resolve(model.name, model.revision, workspace.hashes, module.MODEL_TYPES)
+    checkpoint = resolve(model.name, model.revision, hashes, module.MODEL_TYPES)
     config = checkpoint.config()
     return Family(
         name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config

@@ -359,7 +359,7 @@ class Lesson:
     """A network with its word pieces, its teacher and the weights of its losses.
 
     *Pointing*, of a Local network alone, whose vision tokens are the page's cells: in the second layer half of the
-    heads must look from a word of a masked text that was left whole to the cells in which it stands.
+    heads must look from a word of a masked text, if its last piece was left, to the cells in which it stands.
     """
 
     def __init__(
@@ -504,12 +504,13 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         found = resolve(config.teacher, None, hashes, (ANY,))
         teacher = load(found, vision.config(), found.path)
         teacher[0].to(crew.device).requires_grad_(False)
-        if config.start == NONE:
-            _learn_from(network, teacher[0])
     lesson = Lesson(config, network, pieces, teacher)
     pool = Pool(config.pool or run / "pool", known, config.seed)
     features, keys = yield from _features(vision, pool, config.reports, crew)
-    if not (config.start or (run / "state.safetensors").exists()):
+    if not config.start and teacher:
+        _learn_from(network, teacher[0])
+    elif not config.start and not RunFolder(run).state.exists():
+        torch.manual_seed(config.seed)  # of a start that an earlier process wrote, too
         step = max(1, len(keys) // FIRST_PAGES)
         acquaint(network, pieces, punctuation, (features.load(*key) for key in keys[::step]))
     test = []

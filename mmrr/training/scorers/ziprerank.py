@@ -6,7 +6,6 @@ written ranking, its loss and the letters' share that forward. The vision tower 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -467,10 +466,8 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
         accumulate=config.accumulate,
     )
     if crew.leads:
+        scorer.backbone.model.config.ziprerank = {"max_side": 0, "window": config.candidates}
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16, phrases())
-        settings = json.loads((run / CHECKPOINT / "config.json").read_text(encoding="utf-8"))
-        settings["ziprerank"] = {"max_side": 0, "window": config.candidates}
-        (run / CHECKPOINT / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     crew.leave()
 
 
