@@ -25,8 +25,22 @@ from mmrr.files import HashCache
 from mmrr.scorers import edje as scorer
 from mmrr.training.config import read
 from mmrr.training.features import ReadPage
+from mmrr.training.fresh_edje import (
+    N_GRAMS,
+    SMALL,
+    SPECIALS,
+    WORDS,
+    Letters,
+    Network,
+    Sizes,
+    grams,
+    learn_pieces,
+    load,
+    write_pieces,
+)
 from mmrr.training.scorers import edje
-from mmrr.training.scorers.edje import Batch, Config, Lesson, Network, Passage, Sizes
+from mmrr.training.scorers.edje import Batch, Config, Lesson, Passage
+from mmrr.training.spelling_edje import acquaint, ends_of
 from tests.conftest import CPU
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, refused, write_documents
 from tests.test_edje import Original, write_edje, write_vision
@@ -52,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(folder: Path, name: str, lines: str = "", vision: str = "vision", sizes: str = SIZES) -> Config:
     common = (
         f'scorer = "edje"\ndocuments = "texts.jsonl"\npool = "pool"\nvision = "{vision}"\nworkers = 0\nwarmup = 1\n'
-        "reports = 2\nheld_out = 0.0\nsave_every = 2\nsteps = 4\npages = 3\n"
+        "reports = 2\nheld_out = 0.0\nsave_every = 2\nsteps = 4\npages = 3\nspelling = 2\n"
     )
     own = {line.split(" ")[0] for line in lines.splitlines()}
     kept = [line for line in (common + sizes).splitlines() if line.split(" ")[0] not in own]
@@ -186,7 +200,7 @@ def test_a_passage_is_words_in_a_row() -> None:
         assert found == words[(first := words.index(found[0])) : first + len(found)]
     assert passages[0] != passages[1]
     again = edje.passage(page, 3, random.Random(0))
-    assert (passages[0], again.page, len(again.cells)) == (list(again.words), 3, len(again.words))
+    assert (passages[0], again.page) == (list(again.words), 3)
     assert edje.passage(page_of("one"), 0, random.Random(0)).words == ("one",)
 
 
@@ -245,7 +259,8 @@ def lesson_of(network: Network, **changes: Any) -> Lesson:
 def batch_of(pages: list[Tensor]) -> Batch:
     eye = torch.eye(len(pages), dtype=torch.bool)
     texts = ["abcdef", "ghijkl", "mnopqr"][: len(pages)]
-    return Batch(0, pages, texts, torch.arange(len(pages)), eye, [Passage(i, (text,)) for i, text in enumerate(texts)])
+    passages = [Passage(i, (text,)) for i, text in enumerate(texts)]
+    return Batch(0, pages, texts, torch.arange(len(pages)), eye, passages, [{text: (1,)} for text in texts])
 
 
 def test_masked_pieces_see_the_page_and_their_loss_is_weighed() -> None:
@@ -262,57 +277,92 @@ def test_masked_pieces_see_the_page_and_their_loss_is_weighed() -> None:
     assert "masked" not in lesson_of(network, masking=0.0).losses(batch_of(pages))
 
 
-def test_words_whose_last_piece_is_left_point_at_their_cells() -> None:
-    """Against attention written out, in float32 within 1e-5; words that are masked, or stand nowhere, say nothing."""
+def test_words_point_at_their_cells_or_at_the_beginning() -> None:
+    """Against attention written out, in float32 within 1e-5; pages of one length and of several."""
     torch.manual_seed(4)
     network = Network(sizes(tokens=0))
-    pages = [torch.randn(6, 8)]
-    cells = ((0, 2), (1,), (), (5,), (3, 4))
-    passage = Passage(0, ("abcdef", "ghijkl", "mnopqr", "abc", "def"), cells)
-    lesson = lesson_of(network)
-    batch = dataclasses.replace(batch_of(pages), passages=[passage])
-    found = lesson.losses(batch)
-    assert torch.allclose(found["loss"], found["matched"] + found["masked"] + found["pointed"])
-    text, ends = lesson._spelt(passage)
-    assert list(ends.values()) == list(cells)
-    hidden, places = edje.masked(
-        text[1:-1], lesson.pieces.mask, random.Random(f"{lesson.config.seed}/mask/{batch.step}")
-    )
-    adapter, encoder = network.parts()
-    x = encoder.embed([text[0], *hidden, text[-1]], lesson.pieces.sep, adapter(pages[0][None])[0][None])
-    x = encoder.layer(0, x, x)
-    query, key = (encoder.heads_of(1, part, x)[0, 0] for part in ("query", "key"))
-    weights = (query @ key.T / query.shape[-1] ** 0.5).softmax(-1)
-    rows = {1 + end: where for end, where in ends.items() if end not in places and where}
-    assert rows
-    expected = [-weights[row, [len(text) + cell for cell in where]].sum().log() for row, where in rows.items()]
-    assert found["pointed"].item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-5)
+    lesson = lesson_of(network, masking=0.0)
+    for lengths in ((6, 6), (6, 4)):
+        pages = [torch.randn(n, 8) for n in lengths]
+        cells = [{"abcdef": (0, 2), "ghi": (1,)}, {"abcdef": (3,)}]
+        batch = dataclasses.replace(batch_of(pages), queries=["abcdef xy", "xyz ghi"], cells=cells)
+        found = lesson.losses(batch)
+        assert torch.allclose(found["loss"], found["matched"] + found["pointed"])
+        expected = []
+        adapter, encoder = network.parts()
+        for query, words in zip(batch.queries, (["abcdef"], ["xyz", "ghi"]), strict=True):
+            text = lesson.ids(query)
+            ends = ends_of(lesson.ids, query.split())
+            assert list(ends.values()) == words  # two letters are too short to tell pages apart
+            for page, own in zip(pages, cells, strict=True):
+                x = encoder.embed(text, lesson.pieces.sep, adapter(page[None])[0][None])
+                x = encoder.layer(0, x, x)
+                query_heads, key = (encoder.heads_of(1, part, x)[0, 0] for part in ("query", "key"))
+                weights = (query_heads @ key.T / key.shape[-1] ** 0.5).softmax(-1)
+                looked = [
+                    weights[row, [len(text) + cell for cell in own[word]] if word in own else [0]].sum().log()
+                    for row, word in ends.items()
+                ]
+                expected.append(-torch.stack(looked).mean())
+        assert found["pointed"].item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-5)
     assert "pointed" not in lesson_of(network, pointing=0.0).losses(batch)
     compressed = lesson_of(Network(sizes())).losses(batch)
     assert "pointed" not in compressed
 
 
-def test_a_fresh_local_network_begins_with_words_like_their_cells() -> None:
-    """A page of two words, each in a cell of its own: at once the words' rows are those cells', as the projection has
-    them, and the first layers' keys are their queries."""
+def test_ends_are_rows_of_last_pieces() -> None:
+    ids = lesson_of(Network(sizes(tokens=0))).ids
+    assert ends_of(ids, ["abc", "de", "Fgh."]) == {3: "abc", 8: "fgh"}
+    many = ["abcdefghij"] * 8
+    assert list(ends_of(ids, many)) == [10, 20, 30, 40, 50, 60]  # the others are cut off
+    assert ends_of(lambda text: [2, len(text), 3], ["abc", "def"]) == {}  # pieces across words
+
+
+def test_a_fresh_local_network_begins_with_letters_like_their_cells() -> None:
+    """A page of two words, each in a cell of its own: at once the words' vectors are those cells', as the projection
+    has them, and the first layers' keys are their queries."""
     torch.manual_seed(6)
     network = Network(sizes(tokens=0, hidden=8, adapter_mlp=20))
-    pieces = lesson_of(network).pieces
+    lesson = lesson_of(network)
+    pieces = ["[PAD]", *(f"{n}" for n in range(1, 40))]
+    pieces[lesson.pieces.encode("a")[0]], pieces[lesson.pieces.encode("b")[0]] = "a", "b"
     page = dataclasses.replace(page_of("a b"), tokens=torch.randn(6, 8), cells=((1,), (4,)))
-    edje.acquaint(network, pieces, False, [page])
+    acquaint(network, pieces, lesson.ids, [page])
     adapter, encoder = network.parts()
     cells = adapter(page.tokens[None])[0]
     for word, cell in zip("ab", (1, 4), strict=True):
-        (piece,) = pieces.encode(word)
+        (piece,) = lesson.pieces.encode(word)
         row = encoder.weights["embeddings.word_embeddings.weight"][piece]
         alike = F.cosine_similarity(row, F.layer_norm(cells[cell], (8,)), dim=0)
         assert alike > 0.999
     for layer in network.language_model.bert.encoder.layer:
         assert torch.equal(layer.attention.self.query.weight, layer.attention.self.key.weight)
-    narrow = Network(sizes(tokens=0))
-    before = narrow.state_dict()["language_model.bert.embeddings.word_embeddings.weight"].clone()
-    edje.acquaint(narrow, pieces, False, [page])  # 12 wide over vision tokens of 8: as it was
-    assert torch.equal(before, narrow.state_dict()["language_model.bert.embeddings.word_embeddings.weight"])
+    narrow = Network(sizes(tokens=0))  # 12 wide over vision tokens of 8: letters at random
+    before = narrow.vision_projection[0].weight.clone()
+    acquaint(narrow, pieces, lesson.ids, [page])
+    assert torch.equal(before, narrow.vision_projection[0].weight)
+    assert narrow.letters is not None
+
+
+def test_pieces_share_their_letters() -> None:
+    """A piece is the sum of its letters, which a gradient reaches through every piece that has them."""
+    assert grams("##ab") == grams("##AB") != grams("ab")
+    assert set(grams("##abc")) < set(grams("##abcd"))
+    assert grams("##.") == []
+    torch.manual_seed(7)
+    network = Network(sizes(tokens=0))
+    pieces = [*SPECIALS, "abc", "##abc", ".", *(f"{n}" for n in range(32))]
+    network.letters = letters = Letters(pieces, torch.randn(N_GRAMS, 12))
+    own = network.language_model.bert.embeddings.word_embeddings.weight
+    vectors = network.tensors()[WORDS]
+    for piece in (5, 6):
+        expected = F.layer_norm(letters.table[grams(pieces[piece])].sum(0), (12,)) * SMALL
+        assert torch.allclose(vectors[piece] - own[piece], expected, atol=1e-6)
+    assert torch.equal(vectors[[0, 4, 7]], own[[0, 4, 7]])  # specials, and what has no letters
+    vectors[5, 0].backward()  # type: ignore[no-untyped-call]
+    assert letters.table.grad is not None
+    assert set(letters.table.grad.abs().sum(1).nonzero()[:, 0].tolist()) == set(grams("abc"))
+    assert not any(name.startswith("letters") for name in network.tensors())
 
 
 def test_a_student_begins_with_its_teachers_joint_encoder() -> None:
@@ -390,13 +440,13 @@ def test_the_small_model_is_below_13_mb_in_half_precision() -> None:
 
 def test_word_pieces_are_learnt_from_the_documents(folder: Path, tmp_path: Path) -> None:
     documents = read_documents(folder / "texts.jsonl")
-    pieces = edje.learn_pieces(documents, 300, punctuation=False)
-    assert pieces[:5] == list(edje.SPECIALS)
+    pieces = learn_pieces(documents, 300, punctuation=False)
+    assert pieces[:5] == list(SPECIALS)
     assert len(pieces) == len(set(pieces)) <= 300
     assert not {".", "(", "?"} & set(pieces)
-    assert {".", "(", "?"} <= set(edje.learn_pieces(documents, 300, punctuation=True))
-    assert pieces == edje.learn_pieces(documents, 300, punctuation=False)
-    edje.write_pieces(pieces, tmp_path)
+    assert {".", "(", "?"} <= set(learn_pieces(documents, 300, punctuation=True))
+    assert pieces == learn_pieces(documents, 300, punctuation=False)
+    write_pieces(pieces, tmp_path)
     read_back = backbone.WordPieces(tmp_path, len(pieces))
     assert (read_back.cls, read_back.sep, read_back.mask) == (2, 3, 4)
     unknown, specials = pieces.index("[UNK]"), set(range(5))
@@ -416,7 +466,7 @@ def test_what_was_trained_is_what_scores(runs: Path, name: str, page_images: lis
     """The training forward over the saved weights, and the ordinary scorer from page image to logit."""
     ordinary = scorer_of(runs, name)
     vision = json.loads((runs / "vision" / "config.json").read_text())
-    network, pieces, punctuation = edje.load(found(runs / name / "checkpoint"), vision, runs / name / "checkpoint")
+    network, pieces, punctuation = load(found(runs / name / "checkpoint"), vision, runs / name / "checkpoint")
     pages = [tokens.clone() for tokens in ordinary.vision.tokens(page_images)]
     texts = [scorer.text_ids(pieces, query, punctuation=punctuation) for query in QUERIES]
     assert texts == [ordinary.text_ids(query) for query in QUERIES]

@@ -470,6 +470,30 @@ def test_the_answers_of_drawn_lists_stand_at_every_letter(runs):
     assert {n for n, _ in firsts} == {2, 3, 4}
 
 
+def test_gathered_are_the_cells_of_telling_words(runs):
+    """Words of few pages; where a query has none, the one that stands on the fewest. Other cells are not gathered."""
+    make = drawn(runs, small(runs))
+    counts = make.pages_with
+    make.rare = 1
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:2]
+    once = next(word for word in sorted(counts) if counts[word] == 1)
+    assert counts[common[1]] > 1
+    assert make.telling({*common, once, "unheard"}) == {once, "unheard"}
+    assert make.telling(common) == {min(common, key=lambda word: (counts[word], word))}
+    assert make.telling(()) == set()
+    gathered = 0
+    for step in range(6):
+        for shown in make(step):
+            telling = make.telling({word for word in map(fold, shown.query.split()) if len(word) >= 3})
+            for at, page in enumerate(shown.pages):
+                cells = {
+                    cell for word, of in zip(page.folded, page.cells, strict=True) if word in telling for cell in of
+                }
+                assert cells == {one.cell for one in shown.holding if one.page == at}
+                gathered += len(cells)
+    assert gathered
+
+
 def drawn(folder: Path, options: ziprerank.Config) -> DrawnLists:
     documents, _ = split(read_documents(folder / "texts.jsonl"), options.held_out)
     pool = Pool(folder / "pool", documents, options.seed)

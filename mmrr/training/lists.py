@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from mmrr.trec import lines
 FIELDS = "query, images or passages, order, relevant"
 #: Cells of a list that are asked where they look: so many that hold a word of the query, and so many that do not.
 ASKED = 48
+#: Telling is a word that stands on at most this share of the pages, measured on so many of them.
+RARE, COUNTED = 0.05, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ class Shown:
     pages: tuple[Any, ...]  # images, or pages whose features are known
     ranking: tuple[int, ...]  # places of ``pages``, best first, all of them
     relevant: tuple[int, ...]
-    holding: tuple[Cell, ...] = ()  # all cells of the pages in which words of the query stand
-    cells: tuple[Cell, ...] = ()  # some of them, and some in which none does
+    holding: tuple[Cell, ...] = ()  # all cells of the pages in which the query's telling words stand
+    cells: tuple[Cell, ...] = ()  # some in which any of its words do, and some in which none does
 
 
 def read_lists(path: Path, images: Path | None = None) -> list[Ranked]:
@@ -213,6 +216,9 @@ class DrawnLists:
         """
         self.features, self.keys, self.seed, self.strips, self.rows = features, list(keys), seed, strips, rows
         self.lists, self.candidates = lists, candidates
+        counted = self.keys[:: max(1, len(self.keys) // COUNTED)]
+        self.pages_with = Counter(word for key in counted for word in set(features.load(*key).folded))
+        self.rare = RARE * len(counted)
 
     def __call__(self, step: int) -> list[Shown]:
         rng = random.Random(f"{self.seed}/lists/{step}")
@@ -251,8 +257,17 @@ class DrawnLists:
         lot = rng.sample(range(n), n)
         order = sorted(range(n), key=lambda i: (-sum(worth[word] for word in sorted(held[i])), lot[i]))
         best = [*sorted(relevant, key=lot.__getitem__), *(i for i in order if not right[i])]
-        holding = tuple(_holding(pages, words))
-        return Shown(text, tuple(pages), tuple(best), relevant, holding, tuple(_some(pages, holding, rng)))
+        cells = _some(pages, tuple(_holding(pages, words)), rng)
+        holding = _holding(pages, self.telling(words))
+        return Shown(text, tuple(pages), tuple(best), relevant, tuple(holding), tuple(cells))
+
+    def telling(self, words: Collection[str]) -> set[str]:
+        """Those of a query's words that stand on few pages, or the one that stands on the fewest.
+
+        Which page holds a query's common words says nothing: nearly all of them do.
+        """
+        rare = {word for word in words if self.pages_with[word] <= self.rare}
+        return rare or set(sorted(words, key=lambda word: (self.pages_with[word], word))[:1])
 
 
 def _strip(page: ReadPage, rows: int, rng: random.Random) -> ReadPage:

@@ -7,21 +7,16 @@ What the vision encoder makes of a page is computed once and kept beside the poo
 from __future__ import annotations
 
 import contextlib
-import json
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import BertConfig, BertForMaskedLM
-from transformers.models.bert.modeling_bert import BertPooler
 
 from mmrr.backbones import edje as backbone
 from mmrr.backbones import qwen3_vl
@@ -29,30 +24,35 @@ from mmrr.checkpoints import ANY, Checkpoint, resolve
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Pool
 from mmrr.factory.sources import Document, read_documents, split
-from mmrr.files import HashCache, checksum_file, save_tensors
+from mmrr.files import HashCache, checksum_file
 from mmrr.scorers import edje as scorer
 from mmrr.training.config import CHECKPOINT, ModelName
 from mmrr.training.crew import Crew, join
 from mmrr.training.features import Features, ReadPage
+from mmrr.training.fresh_edje import Network, Sizes, learn_pieces, load, save, write_pieces
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
 from mmrr.training.matching import BatchMaker
 from mmrr.training.queries import Labelled
+from mmrr.training.spelling_edje import (
+    FIRST_PAGES,
+    POINTER,
+    Cells,
+    Pointer,
+    Spelled,
+    Spelling,
+    acquaint,
+    cells_of,
+    ends_of,
+)
 from mmrr.training.targets import fold
 
 Records = Iterator[dict[str, Any]]
 
-#: The joint encoder's layer that points.
-POINTER = 1
-#: Of a fresh Local network: pages that its words are first seen on; of the mean variance, what is added to each before
-#: whitening; and the size of its word vectors (larger ones make masked words a matter of chance).
-FIRST_PAGES, SHRINK, SMALL = 400, 1.0, 0.05
 #: Share of a text's pieces that are masked, always by [MASK] (paper, masked language modelling).
 MASKED = 0.5
 #: Places beside the page: [CLS], text and the two [SEP].
 TEXT = scorer.MAX_PIECES + 3
-ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 #: Reports drawn of the held-out documents, and batches of them that are scored, to measure on.
 HELD_OUT_REPORTS, HELD_OUT_BATCHES = 4, 12
 #: Makers of batches to ask in turn: of a strip of a page there may be nothing to ask.
@@ -92,7 +92,8 @@ class Config:
     masking: float = 1.0
     distillation: float = 1.0  # where there is a teacher
     passages: int = 1  # a page: runs of its words that are masked; 0: its queries are
-    pointing: float = 1.0  # Local: of the loss on where words of these runs look; see Lesson
+    pointing: float = 1.0  # Local: of the loss on where a query's words look; see Lesson
+    spelling: int = 1500  # Local, fresh: steps that teach pieces to spell; 0: none
     # The run
     reports: int = 1000  # drawn reports to train on
     strips: float = 0.5  # share of the steps on strips of pages
@@ -171,7 +172,6 @@ class Passage:
 
     page: int
     words: tuple[str, ...]
-    cells: tuple[tuple[int, ...], ...] = ()  # of each word, where that is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +184,7 @@ class Batch:
     owner: Tensor  # (Q,) the page that a query comes from
     answers: Tensor  # (Q, P) the pages that answer it, its own among them
     passages: list[Passage]  # what is masked
+    cells: list[Cells]  # of each page's folded words
 
 
 class Batches:
@@ -224,14 +225,14 @@ class Batches:
             torch.tensor([page for _, page in queries]),
             torch.tensor(answers),
             passages or [Passage(page, (text,)) for text, page in queries],
+            [cells_of(page) for page in pages],
         )
 
 
 def passage(page: ReadPage, number: int, rng: random.Random) -> Passage:
     """As many words in a row as may be read of a text, from anywhere on a page."""
     first = rng.randrange(max(1, len(page.words) - scorer.MAX_PIECES // 2))
-    some = slice(first, first + scorer.MAX_PIECES)
-    return Passage(number, tuple(page.words[some]), tuple(tuple(cells) for cells in page.cells[some]))
+    return Passage(number, tuple(page.words[first : first + scorer.MAX_PIECES]))
 
 
 def holds(page: ReadPage, query: str) -> bool:
@@ -242,124 +243,12 @@ def holds(page: ReadPage, query: str) -> bool:
     return words in f" {' '.join(filter(None, page.folded))} "
 
 
-# The network
-
-
-class Compressed(nn.Module):
-    """The adapter's tensors under the paper's names; its forward is the backbone's."""
-
-    def __init__(self, tokens: int, width: int, inner: int, out: int) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.randn(1, tokens, width))
-        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        self.attention = nn.MultiheadAttention(width, 1)  # heads are no tensors
-        self.layernorm = nn.LayerNorm(width)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
-        self.projection = nn.Linear(width, out)
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """All that the tensors of a network need."""
-
-    tokens: int
-    vision_width: int
-    adapter_heads: int
-    adapter_mlp: int
-    layers: int
-    hidden: int
-    heads: int
-    mlp: int
-    words: int
-    positions: int
-
-    def config(self) -> dict[str, Any]:
-        """What tensors do not say, for config.json."""
-        return {"num_attention_heads": self.heads, "adapter_attention_heads": self.adapter_heads}
-
-
-class Network(nn.Module):
-    """EDJE in training: the tensors of a checkpoint under their names, and the scorer's forward over them."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        """Random weights. Raises MmrrError if the heads do not fit the widths."""
-        super().__init__()
-        self.sizes, width, inner = sizes, sizes.vision_width, sizes.adapter_mlp
-        if sizes.hidden % sizes.heads:
-            raise MmrrError(f"hidden = {sizes.hidden} cannot have heads = {sizes.heads}; expected a divisor of it")
-        if sizes.tokens and width % sizes.adapter_heads:
-            raise MmrrError(
-                f"an adapter of the vision encoder's width {width} cannot have adapter_heads = {sizes.adapter_heads}; "
-                "expected a divisor of it"
-            )
-        config = BertConfig(
-            vocab_size=sizes.words,
-            hidden_size=sizes.hidden,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            intermediate_size=sizes.mlp,
-            max_position_embeddings=sizes.positions,
-        )
-        self.vision_projection = (
-            Compressed(sizes.tokens, width, inner, sizes.hidden)
-            if sizes.tokens
-            else nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, sizes.hidden))
-        )
-        self.language_model = BertForMaskedLM(config)
-        self.classification_head = nn.Sequential(
-            BertPooler(config),  # type: ignore[no-untyped-call]
-            nn.Linear(sizes.hidden, 1),
-        )
-        self.layout = backbone.layout({name: tuple(tensor.shape) for name, tensor in self.tensors().items()})
-
-    @property
-    def device(self) -> torch.device:
-        return self.language_model.device
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: all but the head of masked language modelling."""
-        return {name: tensor for name, tensor in self.named_parameters() if ".cls." not in name}
-
-    def parts(self) -> tuple[backbone.Adapter, backbone.JointEncoder]:
-        """Adapter and joint encoder as they score now; gradients flow through them."""
-        tensors, sizes = self.tensors(), self.sizes
-        return (
-            backbone.Adapter(tensors, self.layout, sizes.adapter_heads, self.device, torch.float32),
-            backbone.JointEncoder(tensors, self.layout, sizes.heads, self.device, torch.float32),
-        )
-
-    def scores(self, pages: Sequence[Tensor], texts: Sequence[Sequence[int]], last: int) -> Tensor:
-        """Logits (Q, P) of texts (ids of ``[CLS] text [SEP]``) against pages (T, D); ``last``: the final ``[SEP]``."""
-        return self.against(self.parts(), pages, texts, last)[0]
-
-    def against(
-        self, parts: Any, pages: Sequence[Tensor], texts: Sequence[Sequence[int]], last: int
-    ) -> tuple[Tensor, list[Tensor]]:
-        """``scores`` of ``parts``, and each page's Z (m, d)."""
-        adapter, encoder = parts
-        longest = max(map(len, texts)) + 1 + (self.sizes.tokens or max(map(len, pages)))
-        if longest > self.sizes.positions:
-            raise MmrrError(
-                f"a text and a page of {longest} tokens do not fit {self.sizes.positions} positions; raise max_tokens"
-            )
-        z = [adapter(page[None].float())[0].float() for page in pages]
-        states = torch.stack([_first_states(encoder, text, last, z) for text in texts])  # (Q, P, d)
-        with mixed(self.device, None):  # the head is float32, as in the scorer
-            return encoder.logits(states.flatten(0, 1).float()).view(states.shape[:2]), z
-
-
-def _first_states(encoder: backbone.JointEncoder, text: Sequence[int], last: int, z: Sequence[Tensor]) -> Tensor:
-    """States of ``[CLS]`` of one text against pages (P, d): at once where they are of one length, as in the scorer."""
-    if len({len(page) for page in z}) == 1:
-        return encoder.states(text, last, torch.stack(list(z)), 1)[:, 0]
-    return torch.cat([encoder.states(text, last, page[None], 1)[:, 0] for page in z])
-
-
 class Lesson:
     """A network with its word pieces, its teacher and the weights of its losses.
 
     *Pointing*, of a Local network alone, whose vision tokens are the page's cells: in the second layer half of the
-    heads must look from a word of a masked text, if its last piece was left, to the cells in which it stands.
+    heads must look from the last piece of a query's word to the cells in which it stands, or to ``[CLS]`` if the page
+    lacks it.
     """
 
     def __init__(
@@ -382,60 +271,43 @@ class Lesson:
     def _losses(self, batch: Batch) -> Losses:
         config, network = self.config, self.network
         parts = network.parts()
-        texts = [self._ids(query) for query in batch.queries]
-        scores, z = network.against(parts, batch.pages, texts, self.pieces.sep)
+        texts = [self.ids(query) for query in batch.queries]
+        points = config.pointing and not network.sizes.tokens and network.sizes.layers > POINTER
+        pointer = Pointer(parts[1], batch.cells, texts, [ends_of(self.ids, query.split()) for query in batch.queries])
+        scores, z = network.against(parts, batch.pages, texts, self.pieces.sep, pointer.watch if points else None)
         matched = listwise(scores, batch.owner, batch.answers)
         found = {"loss": matched, "matched": matched}
+        if points:
+            found["pointed"] = pointer.loss()
+            found["loss"] = found["loss"] + config.pointing * found["pointed"]
         if config.masking:
-            found |= self._masked(parts[1], batch, z)
+            found["masked"] = self._masked(parts[1], batch, z)
             found["loss"] = found["loss"] + config.masking * found["masked"]
-            if "pointed" in found:
-                found["loss"] = found["loss"] + config.pointing * found["pointed"]
         if self.teacher:
             found["distilled"] = distilled(scores, self._taught(batch), batch.owner, batch.answers)
             found["loss"] = found["loss"] + config.distillation * found["distilled"]
         return found | {"right": right(scores, batch.owner, batch.answers)}
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         return scorer.text_ids(self.pieces, text, punctuation=self.config.punctuation)
 
-    def _masked(self, encoder: backbone.JointEncoder, batch: Batch, z: Sequence[Tensor]) -> Losses:
-        """Cross-entropy of the masked pieces, given the rest of the text and its page; of Local, pointing."""
+    def _masked(self, encoder: backbone.JointEncoder, batch: Batch, z: Sequence[Tensor]) -> Tensor:
+        """Cross-entropy of the masked pieces, given the rest of the text and its page."""
         rng = random.Random(f"{self.config.seed}/mask/{batch.step}")
-        states, wanted, pointed = [], [], []
-        points = self.config.pointing and not self.network.sizes.tokens and self.network.sizes.layers > POINTER
+        states, wanted = [], []
         for passage in batch.passages:
-            text, ends = self._spelt(passage)
+            text = self.ids(" ".join(passage.words))
             hidden, places = masked(text[1:-1], self.pieces.mask, rng)
             if not places:
                 continue
             ids = [text[0], *hidden, text[-1]]
-            x = encoder.embed(ids, self.pieces.sep, z[passage.page][None])
-            for index in range(encoder.layers):
-                if points and index == POINTER:
-                    looking = {1 + end: cells for end, cells in ends.items() if end not in places and cells}
-                    if looking:
-                        pointed.append(_looks(encoder, index, x, looking, len(ids)))
-                x = encoder.layer(index, x[:, : len(ids)] if index == encoder.layers - 1 else x, x)
+            x = encoder.states(ids, self.pieces.sep, z[passage.page][None], len(ids))
             states.append(x[0, [1 + place for place in places]])
             wanted += [text[1 + place] for place in places]
         if not wanted:
-            return {"masked": z[0].sum() * 0}
+            return z[0].sum() * 0
         logits = self.network.language_model.cls(torch.cat(states))
-        found = {"masked": F.cross_entropy(logits.float(), torch.tensor(wanted, device=logits.device))}
-        return found | ({"pointed": torch.stack(pointed).mean()} if points and pointed else {})
-
-    def _spelt(self, passage: Passage) -> tuple[list[int], dict[int, tuple[int, ...]]]:
-        """Ids of ``[CLS] text [SEP]``, and by the place of a word's last piece its cells."""
-        text = self._ids(" ".join(passage.words))
-        ends: dict[int, tuple[int, ...]] = {}
-        pieces: list[int] = []
-        for word, cells in zip(passage.words, passage.cells, strict=False):
-            pieces += self._ids(word)[1:-1]
-            if pieces and len(pieces) <= len(text) - 2:
-                ends[len(pieces) - 1] = cells
-        # Where the pieces of a text are not those of its words, places mean nothing.
-        return text, ends if pieces[: len(text) - 2] == text[1:-1] else {}
+        return F.cross_entropy(logits.float(), torch.tensor(wanted, device=logits.device))
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor:
@@ -448,27 +320,12 @@ class Lesson:
         """Listwise loss and the share that is right, over batches of pages that were never trained on."""
         sums = torch.zeros(2)
         for batch in batches:
-            texts = [self._ids(query) for query in batch.queries]
+            texts = [self.ids(query) for query in batch.queries]
             scores = self.network.scores([page.to(self.network.device) for page in batch.pages], texts, self.pieces.sep)
             owner, answers = batch.owner.to(scores.device), batch.answers.to(scores.device)
             sums += torch.stack([listwise(scores, owner, answers), right(scores, owner, answers)]).cpu()
         loss, share = (sums / len(batches)).tolist()
         return {"val_loss": loss, "val_right": share}
-
-
-def _looks(
-    encoder: backbone.JointEncoder, index: int, x: Tensor, looking: dict[int, tuple[int, ...]], before: int
-) -> Tensor:
-    """-log of the attention that half of a layer's heads give from rows to their cells, ``before`` rows from the start;
-    the mean."""
-    heads = max(1, encoder.heads // 2)
-    query = encoder.heads_of(index, "query", x[:, list(looking)])[0, :heads].float()
-    key = encoder.heads_of(index, "key", x)[0, :heads].float()
-    logits = query @ key.transpose(1, 2) * query.shape[-1] ** -0.5  # (h, W, n)
-    target = torch.zeros(logits.shape[1:], dtype=torch.bool, device=x.device)
-    for row, cells in enumerate(looking.values()):
-        target[row, [before + cell for cell in cells]] = True
-    return (logits.logsumexp(-1) - logits.masked_fill(~target, -torch.inf).logsumexp(-1)).mean()
 
 
 def right(scores: Tensor, owner: Tensor, answers: Tensor) -> Tensor:
@@ -509,10 +366,8 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
     features, keys = yield from _features(vision, pool, config.reports, crew)
     if not config.start and teacher:
         _learn_from(network, teacher[0])
-    elif not config.start and not RunFolder(run).state.exists():
-        torch.manual_seed(config.seed)  # of a start that an earlier process wrote, too
-        step = max(1, len(keys) // FIRST_PAGES)
-        acquaint(network, pieces, punctuation, (features.load(*key) for key in keys[::step]))
+    elif not config.start and not network.sizes.tokens and config.spelling:
+        yield from _spell(config, run, crew, lesson, start, features, keys)
     test = []
     if held_out:
         unseen = Pool(run / "held-out", held_out, config.seed)
@@ -539,6 +394,30 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
     crew.leave()
 
 
+def _spell(
+    config: Config,
+    run: Path,
+    crew: Crew,
+    lesson: Lesson,
+    start: Checkpoint,
+    features: Features,
+    keys: list[tuple[int, int]],
+) -> Records:
+    """Teach a fresh Local network to spell, in a run folder of its own, inside this one."""
+    network = lesson.network
+    torch.manual_seed(config.seed)
+    pieces = (start.path / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    some = (features.load(*key) for key in keys[:: max(1, len(keys) // FIRST_PAGES)])
+    acquaint(network, pieces, lesson.ids, some)
+    network.to(crew.device)
+    spelling, make = Spelling(network, lesson.ids, lesson.pieces.sep), Spelled(features, keys, config.seed)
+    schedule = replace(config.schedule(), steps=config.spelling)
+    folder = RunFolder(run / "spelling")
+    for record in run_loop(folder, spelling, schedule, make, spelling.losses, workers=config.workers, crew=crew):
+        yield record | {"stage": "spelling"}
+    network.zero_grad(set_to_none=True)
+
+
 def _learn_from(network: Network, teacher: Network) -> None:
     """Begin with the teacher's joint encoder and head, where they have the same shape; the adapter begins anew."""
     own = network.state_dict()
@@ -548,54 +427,6 @@ def _learn_from(network: Network, teacher: Network) -> None:
         if not name.startswith("vision_projection.") and name in own and own[name].shape == tensor.shape
     }
     network.load_state_dict(taken, strict=False)
-
-
-def acquaint(network: Network, pieces: Any, punctuation: bool, pages: Iterable[ReadPage]) -> None:
-    """Begin a fresh Local network with words that look like the cells they stand in.
-
-    Vision tokens, whitened, go through the projection as they are (x = gelu(x) - gelu(-x)); a piece begins as the
-    mean of the cells in which words with it stood on ``pages``; and the first two layers' keys are projected as their
-    queries, so that like attends to like. From random weights it took hundreds of steps to get as far (docs/runs.md).
-
-    Does nothing where the widths of vision encoder and joint encoder differ, or the projection is too narrow for it.
-    """
-    sizes, n = network.sizes, network.sizes.hidden
-    if sizes.tokens or sizes.vision_width != n or sizes.adapter_mlp < 2 * n:
-        return
-    counts = torch.zeros(sizes.words)
-    sums = torch.zeros(sizes.words, n)
-    some = []
-    for page in pages:
-        tokens = page.tokens.float()
-        some.append(tokens)
-        for word, cells in zip(page.words, page.cells, strict=True):
-            ids = scorer.text_ids(pieces, word, punctuation=punctuation)[1:-1]
-            if ids and cells:
-                sums[ids] += tokens[list(cells)].mean(0)
-                counts[ids] += 1
-    seen = counts > 0
-    every = torch.cat(some)
-    mean = every.mean(0)
-    size, axes = torch.linalg.eigh(torch.cov(every.T))
-    white = axes @ torch.diag((size + SHRINK * size.mean()).rsqrt()) @ axes.T
-    words = (sums[seen] / counts[seen, None] - mean) @ white
-    joint: Any = network.language_model.bert
-    projection: Any = network.vision_projection
-    with torch.no_grad():
-        table = joint.embeddings.word_embeddings.weight
-        table[seen] = F.layer_norm(words, (n,)) * SMALL
-        first, _, second = projection
-        first.weight.normal_(std=0.02)
-        first.bias.zero_()
-        first.weight[: 2 * n] = torch.cat([white, -white])
-        first.bias[: 2 * n] = torch.cat([-white @ mean, white @ mean])
-        second.weight.zero_()
-        second.bias.zero_()
-        second.weight[:, : 2 * n] = torch.cat([torch.eye(n), -torch.eye(n)], dim=1)
-        for layer in joint.encoder.layer[: POINTER + 1]:
-            attention = layer.attention.self
-            nn.init.orthogonal_(attention.query.weight)
-            attention.key.weight.copy_(attention.query.weight)
 
 
 def _check(config: Config, fixed: int) -> None:
@@ -679,97 +510,3 @@ def _start(
         torch.manual_seed(config.seed)
         save(Network(sizes), path, config.punctuation, path, dtype=torch.float32)
     return resolve(str(path), None, hashes, (ANY,))
-
-
-def load(checkpoint: Checkpoint, vision: dict[str, Any], words: Path) -> tuple[Network, Any, bool]:
-    """A network of a checkpoint's weights, the word pieces in folder ``words``, and whether it reads punctuation.
-
-    ``vision``: the config.json of the vision encoder.
-
-    Raises MmrrError for tensors that are not EDJE's, another vision encoder's width, or a tile embedding.
-    """
-    config = checkpoint.config()
-    made, (_, vision_width) = backbone.layout(config["tensors"]), backbone.vision_tokens(vision)
-    if made.vision_width != vision_width:
-        raise MmrrError(
-            f"{checkpoint.id} reads vision tokens of width {made.vision_width}; those of `vision` have {vision_width}"
-        )
-    if made.tiles:
-        raise MmrrError(f"{checkpoint.id} has a tile embedding, which is not trained here")
-    own = backbone.load(checkpoint.path, made)
-    inner = "vision_projection.mlp.fc1.weight" if made.queries else "vision_projection.0.weight"
-    sizes = Sizes(
-        tokens=made.queries,
-        vision_width=vision_width,
-        adapter_heads=backbone.adapter_heads(config, backbone.vision_heads(vision)),
-        adapter_mlp=len(own[inner]),
-        layers=made.layers,
-        hidden=made.width,
-        heads=backbone.joint_heads(config),
-        mlp=len(own["language_model.bert.encoder.layer.0.intermediate.dense.weight"]),
-        words=made.words,
-        positions=made.positions,
-    )
-    torch.manual_seed(0)  # of the masked language model's head, which no checkpoint holds
-    network = Network(sizes)
-    network.load_state_dict(own, strict=False)
-    return network, backbone.WordPieces(words, made.words), bool(config.get("punctuation"))
-
-
-def save(
-    network: Network, words: Path, punctuation: bool, path: Path, vision: str = "", dtype: torch.dtype = torch.float16
-) -> None:
-    """Write a checkpoint that the scorer loads: weights under the paper's names, config.json, the word pieces.
-
-    ``vision``: the vision encoder it belongs to, for config.json.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.tensors().items()}
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise MmrrError(f"weights that {dtype} does not hold; train with a lower lr")
-    values = {"model_type": "edje", **network.sizes.config(), "punctuation": punctuation}
-    if vision:
-        values["vision"] = vision
-    (path / "config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
-        if (words / name).exists() and words != path:
-            (path / name).write_bytes((words / name).read_bytes())
-    save_tensors(tensors, path / "model.safetensors")
-
-
-def learn_pieces(documents: Sequence[Document], n: int, *, punctuation: bool) -> list[str]:
-    """At most ``n`` word pieces of the documents' texts and questions, as the scorer cleans them.
-
-    Among them are the letters that the texts write most, and all of a-z and 0-9, at the start of a word and within.
-    """
-
-    def texts() -> Iterator[str]:
-        for one in documents:
-            yield one.title
-            for block in one.blocks:
-                yield block.text
-                yield from (cell for row in block.rows for cell in row)
-            yield from (question.text for question in one.questions)
-
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    corpus = [normalizer.normalize_str(scorer.canonical(text, punctuation=punctuation)) for text in texts() if text]
-    counts = Counter(letter for text in corpus for letter in text if not letter.isspace())
-    common = sorted(counts, key=lambda letter: (-counts[letter], letter))[: max(64, n // 16)]
-    letters = sorted(ALPHABET | set(common))
-    # Named first, they have the same numbers in every training: among equals, the pieces' numbers decide.
-    first = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=n, special_tokens=first, limit_alphabet=len(letters), show_progress=False
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    learnt = tokenizer.get_vocab()
-    return sorted(learnt, key=learnt.__getitem__)
-
-
-def write_pieces(pieces: Sequence[str], path: Path) -> None:
-    """As MiniLM's repository has them: vocab.txt, and a tokenizer_config.json that says how to read it."""
-    (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
-    values = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
-    (path / "tokenizer_config.json").write_text(json.dumps(values) + "\n", encoding="utf-8")

@@ -275,10 +275,10 @@ class Hints:
 
     *Pointing*: in one layer half of the heads must look from a cell to the query's words that stand in it, or to the
     instruction where none does. *Gathering*: in the next layer half of the heads must look from the mark behind a page
-    to all of its cells in which such words stand, or to the instruction. *Naming*: before the last layer, the states of
-    the cells and of the mark must tell the page's letter. *Judging*: the mark's must also say yes or no, whether the
-    page is relevant. *Choosing*: in the last layer half of the heads must look from the bracket to a relevant page or
-    its mark.
+    to all of its cells in which telling words of the query stand, or to the instruction. *Naming*: before the last
+    layer, the states of the cells and of the mark must tell the page's letter. *Judging*: the mark's must also say yes
+    or no, whether the page is relevant. *Choosing*: in the last layer half of the heads must look from the bracket to a
+    relevant page or its mark.
     """
 
     def __init__(self, backbone: Any, shown: Shown, pointer: int, letters: Sequence[int]) -> None:
