@@ -317,7 +317,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(folder, tmp_path, m
         ({"candidates": 21}, "candidates = 21; expected 2 to 20"),
         ({"gamma": 1.5}, "gamma = 1.5"),
         ({"lm_weight": -1}, "lm_weight = -1.0"),
-        ({"keep": 0.5}, "unknown key keep"),
+        ({"keep": 0.5}, "keep = 0.5; expected a share, and 1 with a `model`"),
         ({"dtype": "float16"}, "dtype = 'float16'"),
         ({"model": "", "documents": "d"}, "has `lists`, which goes with `model` alone"),
     ],
@@ -443,8 +443,9 @@ def test_cells_look_at_the_words_that_stand_in_them(runs):
             ids = [*before, *question, *after]
             sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
             hint = ziprerank.Hints(backbone, shown, 1, scorer.letters)
-            hint.place(sequence, visuals, len(before), len(sequence.embeddings) - 1)
-            for row, cell, wanted in zip(hint.rows, shown.cells, hint.targets, strict=True):
+            hint.place(sequence, visuals, [None] * len(visuals), len(before), len(sequence.embeddings) - 1)
+            assert {one for one in hint.asked if one.words} <= set(shown.holding)
+            for row, cell, wanted in zip(hint.rows, hint.asked, hint.targets, strict=True):
                 assert torch.equal(sequence.embeddings[row], visuals[cell.page].tokens[cell.cell])
                 places = wanted.nonzero().flatten().tolist()
                 if not cell.words:
@@ -485,11 +486,13 @@ def test_gathered_are_the_cells_of_telling_words(runs):
     for step in range(6):
         for shown in make(step):
             telling = make.telling({word for word in map(fold, shown.query.split()) if len(word) >= 3})
+            assert shown.telling == telling
             for at, page in enumerate(shown.pages):
                 cells = {
                     cell for word, of in zip(page.folded, page.cells, strict=True) if word in telling for cell in of
                 }
-                assert cells == {one.cell for one in shown.holding if one.page == at}
+                held = [one for one in shown.holding if one.page == at and telling.intersection(one.words)]
+                assert cells == {one.cell for one in held}
                 gathered += len(cells)
     assert gathered
 
@@ -505,9 +508,10 @@ def drawn(folder: Path, options: ziprerank.Config) -> DrawnLists:
     return DrawnLists(features, keys, 0, lists=2, candidates=4, strips=2)
 
 
-def test_hints_are_attention_and_states_as_they_say(runs):
-    """Pointing and choosing against plain attention over the whole sequence, in float32 within 1e-4."""
-    options = small(runs)
+@pytest.mark.parametrize("keep", [1.0, 0.4])
+def test_hints_are_attention_and_states_as_they_say(runs, keep):
+    """Pointing and choosing against plain attention over the whole sequence, in float32 within 1e-4; pruned, too."""
+    options = dataclasses.replace(small(runs), keep=keep)
     scorer = Scorer(resolve(str(runs / "wide"), None, HashCache(runs / "h.json")), Prepare(0), CPU, torch.float32)
     backbone = scorer.backbone
     shown = drawn(runs, options)(0)[0]
@@ -537,6 +541,38 @@ def test_hints_are_attention_and_states_as_they_say(runs):
         assert found.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
+def test_what_is_kept_in_training_is_what_the_scorer_keeps(runs, page_images):
+    """The letters' logits of training with keep = 0.4 are the scorer's with interaction=hidden, within 1e-4; and the
+    loss on likeness is plain softmax over a page's cells of the largest cosine to any of the query's states."""
+    options = dataclasses.replace(small(runs), keep=0.4)
+    scorer = Scorer(resolve(str(runs / "wide"), None, HashCache(runs / "h.json")), Prepare(0), CPU, torch.float32)
+    model = ziprerank.Ranker(scorer, scorer.backbone.text, options, ziprerank.see_image)
+    states = scorer.prepare(page_images[:3], [None] * 3)
+    with torch.no_grad():
+        trained = model("the ferry of Skarrow", page_images[:3])
+    score = Score(keep=0.4, interaction="hidden")
+    assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], score)).abs().max() <= 1e-4
+    assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], Score())).abs().max() > 1e-4
+
+    shown = next(one for step in range(9) for one in drawn(runs, options)(step) if one.telling and one.holding)
+    hint = ziprerank.Hints(scorer.backbone, shown, options.spelled, scorer.letters)
+    before, question, after = scorer.segments(shown.query, len(shown.pages))
+    scorer.backbone.text.requires_grad_(True)
+    words = model._words(before, question)
+    assert words.requires_grad
+    assert (words - scorer.interacting(before, question, after, "hidden")).abs().max() <= 1e-4
+    tokens = [ziprerank.see_drawn(scorer, page).tokens for page in shown.pages]
+    hint.like([ziprerank.nearness(words, one) for one in tokens])
+    expected = []
+    for page, own in enumerate(tokens):
+        cosines = F.cosine_similarity(words[:, None], own[None], dim=-1).amax(0)
+        for word in shown.telling:
+            cells = [one.cell for one in shown.holding if one.page == page and word in one.words]
+            if cells:
+                expected.append(-(20 * cosines).softmax(0)[cells].sum().log())
+    assert hint.alike.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)
+
+
 def test_from_the_command_line_to_a_ranking(runs, tmp_path):
     small(runs)
     told = mmrr("train", "reranker", "--config", runs / "zip.toml", "--run", tmp_path / "run", "--json").stdout
@@ -547,4 +583,4 @@ def test_from_the_command_line_to_a_ranking(runs, tmp_path):
     mmrr("precache", *work, *model, *FP32)
     assert json.loads(mmrr("rerank", "the thesis", *work, "--json").stdout)
     taught = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())["ziprerank"]
-    assert taught == {"max_side": 0, "window": 4}
+    assert taught == {"max_side": 0, "window": 4, "keep": 1.0, "interaction": "input"}

@@ -441,7 +441,7 @@ def test_pruning_equals_a_plain_forward_over_the_kept_tokens(
 def test_pruning_that_keeps_all_equals_no_pruning(scorer, states, monkeypatch):
     """The pruned path itself, made to keep every token, against the path without it."""
     full = scorer.logits(QUERY, states, [0, 1, 4], FULL)
-    monkeypatch.setattr(ziprerank, "choose", lambda words, tokens, share: torch.arange(len(tokens)))
+    monkeypatch.setattr(ziprerank, "choose", lambda near, share: torch.arange(len(near)))
     for interaction in ziprerank.INTERACTIONS:
         logits = scorer.logits(QUERY, states, [0, 1, 4], Score(keep=0.5, interaction=interaction))
         assert (logits - full).abs().max() <= 1e-5
@@ -488,7 +488,7 @@ def test_how_many_tokens_are_kept(n_tokens, counts):
     generator = torch.Generator().manual_seed(n_tokens)
     words, tokens = torch.randn(7, 8, generator=generator), torch.randn(n_tokens, 8, generator=generator)
     for share, count in zip((0.25, 0.5, 0.75), counts, strict=True):
-        kept = ziprerank.choose(words, tokens, share)
+        kept = ziprerank.choose(ziprerank.nearness(words, tokens), share)
         assert kept.tolist() == reference_kept(words, tokens, share)
         assert len(kept) == count
 
@@ -496,7 +496,7 @@ def test_how_many_tokens_are_kept(n_tokens, counts):
 def test_equally_near_tokens_are_kept_from_the_first():
     words = torch.eye(3)[:2]
     tokens = torch.tensor([[0, 0, 1.0], [3, 0, 0], [0, 2, 0], [0.5, 0, 0], [0, 1, 1], [0, 7, 0]])
-    assert ziprerank.choose(words, tokens, 0.5).tolist() == [1, 2, 3]
+    assert ziprerank.choose(ziprerank.nearness(words, tokens), 0.5).tolist() == [1, 2, 3]
 
 
 def test_bfloat16_head_is_the_rounded_one(scorer, states):
@@ -545,8 +545,8 @@ def test_a_checkpoint_says_how_it_was_taught(checkpoint):
     config = {**config, "ziprerank": {"max_side": 0, "window": 6}}
     assert ziprerank.resolve(Prepare(), config).max_side == 0
     assert ziprerank.resolve(Prepare(64), config).max_side == 64
-    assert ziprerank.taught(config)["window"] == 6
-    for wrong in ({"window": 40}, {"window": "6"}, {"letters": 6}):
+    assert ziprerank.taught(config) == {"max_side": 0, "window": 6, "keep": 1.0, "interaction": "input"}
+    for wrong in ({"window": 40}, {"window": "6"}, {"letters": 6}, {"keep": 1}, {"keep": 2.0}, {"interaction": "all"}):
         with pytest.raises(MmrrError):
             ziprerank.taught({**config, "ziprerank": wrong})
 
@@ -615,7 +615,7 @@ def test_the_order_of_candidates_matters(scorer, states):
         ({"stride": -1}, "stride -1: expected 1 to 19"),
         ({"stride": 20}, "stride 20"),
         ({"window": 8, "stride": 8}, "stride 8: expected 1 to 7"),
-        ({"keep": 0.2}, "keep 0.2: expected"),
+        ({"keep": -0.2}, "keep -0.2: expected"),
         ({"keep": 1.1}, "keep 1.1"),
         ({"keep": float("nan")}, "keep nan"),
         ({"interaction": "query_only"}, "interaction 'query_only': expected input or hidden"),

@@ -32,7 +32,7 @@ PRUNES, LISTWISE = False, True
 #: A page's name in the prompt. The model was trained on these 20 and no others.
 LETTERS = ascii_uppercase[:20]
 #: What a checkpoint was trained with, where its config.json has nothing else under ``ziprerank``: the published one.
-TAUGHT = {"max_side": 1024, "window": 20}
+TAUGHT: dict[str, Any] = {"max_side": 1024, "window": 20, "keep": 1.0, "interaction": "input"}
 #: Longest query, in tokens.
 MAX_QUERY_TOKENS = 8192
 #: Fewest and most pixels of an image in the published preprocessor_config.json.
@@ -54,8 +54,8 @@ class Score:
 
     window: int = 0  # pages the model sees at once; 0: as TAUGHT says
     stride: int = 0  # places by which the window moves forward; 0: half of the window
-    keep: float = 1.0  # share of a page's tokens that enter the language model, 0.25 to 1
-    interaction: str = "input"  # what a page's tokens are compared with when some are dropped: input, hidden
+    keep: float = 0.0  # share of a page's tokens that enter the language model; 0: as TAUGHT says
+    interaction: str = ""  # what a page's tokens are compared with when some are dropped: input, hidden; or as TAUGHT
     head: str = "float32"  # number format of the letters' logits: float32; bfloat16, as published, with its ties
 
     def __post_init__(self) -> None:
@@ -67,9 +67,9 @@ class Score:
         most = (self.window or len(LETTERS)) - 1
         if not 0 <= self.stride <= most:
             raise MmrrError(f"stride {self.stride}: expected 1 to {most}, so that windows overlap, or 0")
-        if not 0.25 <= self.keep <= 1:
-            raise MmrrError(f"keep {self.keep}: expected a share of a page's tokens from 0.25 to 1")
-        if self.interaction not in INTERACTIONS:
+        if not 0 <= self.keep <= 1:
+            raise MmrrError(f"keep {self.keep}: expected a share of a page's tokens")
+        if self.interaction and self.interaction not in INTERACTIONS:
             raise MmrrError(f"interaction '{self.interaction}': expected {' or '.join(INTERACTIONS)}")
         if self.head not in HEADS:
             raise MmrrError(f"head '{self.head}': expected {' or '.join(HEADS)}")
@@ -85,12 +85,12 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
     return prepare
 
 
-def taught(config: dict[str, Any]) -> dict[str, int]:
-    """``max_side`` and ``window`` of a checkpoint's training. Raises MmrrError for values that cannot be."""
+def taught(config: dict[str, Any]) -> dict[str, Any]:
+    """How a checkpoint was trained, as TAUGHT has it. Raises MmrrError for values that cannot be."""
     found = {**TAUGHT, **config.get("ziprerank", {})}
-    if set(found) != set(TAUGHT) or not all(type(value) is int for value in found.values()):
-        raise MmrrError(f"config.json: ziprerank = {config['ziprerank']}; expected whole numbers: {', '.join(TAUGHT)}")
-    Score(window=found["window"])
+    if {name: type(value) for name, value in found.items()} != {name: type(value) for name, value in TAUGHT.items()}:
+        raise MmrrError(f"config.json: ziprerank = {config['ziprerank']}; expected {', '.join(TAUGHT)} as in {TAUGHT}")
+    Score(window=found["window"], keep=found["keep"], interaction=found["interaction"])
     return found
 
 
@@ -132,7 +132,7 @@ class Scorer:
         module = families.load("backbones", checkpoint.model_type)
         self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
         self.make_visual = module.Visual
-        self.prepare_options, self.window = prepare, taught(checkpoint.config())["window"]
+        self.prepare_options, self.taught = prepare, taught(checkpoint.config())
         chat = self.backbone.chat
         try:
             self.bracket: int = chat.token_id("[")
@@ -201,7 +201,7 @@ class Scorer:
         when its window comes up and let go behind it. Logits themselves say nothing outside their own window.
         """
         order = list(range(len(states)))
-        window = options.window or self.window
+        window = options.window or self.taught["window"]
         for start, end in windows(len(states), window, min(options.stride or window // 2, window - 1)):
             items = order[start:end]
             logits = self.logits(query, states, items, options).tolist()
@@ -220,14 +220,15 @@ class Scorer:
         """
         before, question, after = self.segments(query, len(items))
         ids = [*before, *question, *after]
-        words = self.interacting(before, question, after, options.interaction) if options.keep < 1 else None
+        keep, interaction = options.keep or self.taught["keep"], options.interaction or self.taught["interaction"]
+        words = self.interacting(before, question, after, interaction) if keep < 1 else None
         visuals, kept = [], []
         for item in items:
             state = states[item]
             tokens, deepstack = (state[name].to(self.backbone.device) for name in ("tokens", "deepstack"))
             height, width = state["grid"].tolist()
             visual = self.make_visual(tokens, deepstack, (height, width))
-            chosen = None if words is None else choose(words, tokens, options.keep)
+            chosen = None if words is None else choose(nearness(words, tokens), keep)
             visuals.append(visual if chosen is None else visual.keep(chosen))
             kept.append(chosen)
         hidden = self.backbone.read(self.backbone.pages_sequence(ids, visuals, kept))
@@ -258,17 +259,20 @@ class Scorer:
             first = next(at for at, i in enumerate(after) if i in self.marks)
             distinct = sorted({*before, *question, *after[:first]} - self.marks)  # repeats change no maximum
             return self.backbone.embed(distinct).float()
+        own = self.own(question)
+        # Later tokens do not reach back: the prefix may end with the query.
+        prefix = self.backbone.embed([*before, *question[: own.stop]])
+        states = self.backbone.suffix_alone(prefix, 0, self.backbone.n_layers)
+        return self.backbone.final_norm(states[len(before) + own.start :])
+
+    def own(self, question: Sequence[int]) -> slice:
+        """The query's own tokens among those of its segment: without the white space around it, if there is more."""
         start, end = 0, len(question)
         if list(question[: len(self.space)]) == self.space:
             start = len(self.space)
         if list(question[-len(self.blank) :]) == self.blank:
             end -= len(self.blank)
-        if start >= end:  # nothing but white space
-            start, end = 0, len(question)
-        # Later tokens do not reach back: the prefix may end with the query.
-        prefix = self.backbone.embed([*before, *question[:end]])
-        states = self.backbone.suffix_alone(prefix, 0, self.backbone.n_layers)
-        return self.backbone.final_norm(states[len(before) + start :])
+        return slice(start, end) if start < end else slice(0, len(question))
 
 
 def windows(n: int, window: int, stride: int) -> Iterator[tuple[int, int]]:
@@ -280,14 +284,15 @@ def windows(n: int, window: int, stride: int) -> Iterator[tuple[int, int]]:
         end = end - stride if start else 0
 
 
-def choose(words: Tensor, tokens: Tensor, share: float) -> Tensor:
-    """Places (K,), ascending, of the K = max(1, round(share * T)) page tokens nearest to any of ``words`` (t, D).
+def nearness(words: Tensor, tokens: Tensor) -> Tensor:
+    """Of each of a page's tokens (T, D) the cosine to the nearest of ``words`` (t, D), (T,) (paper, QI-EI)."""
+    return (F.normalize(words, dim=-1) @ F.normalize(tokens.float(), dim=-1).T).amax(dim=0)
 
-    Nearness is the cosine, in float32; of equally near ones the first in raster order (paper, section on QI-EI).
-    """
-    cosines = F.normalize(words, dim=-1) @ F.normalize(tokens.float(), dim=-1).T
-    nearest = cosines.amax(dim=0).sort(descending=True, stable=True).indices
-    return nearest[: max(1, round(share * len(tokens)))].sort().values
+
+def choose(near: Tensor, share: float) -> Tensor:
+    """Places (K,), ascending, of the K = max(1, round(share * T)) nearest tokens; of equal ones the first."""
+    nearest = near.sort(descending=True, stable=True).indices
+    return nearest[: max(1, round(share * len(near)))].sort().values
 
 
 def capped(width_px: int, height_px: int, max_side: int) -> tuple[int, int]:

@@ -25,8 +25,6 @@ from mmrr.training.targets import fold
 from mmrr.trec import lines
 
 FIELDS = "query, images or passages, order, relevant"
-#: Cells of a list that are asked where they look: so many that hold a word of the query, and so many that do not.
-ASKED = 48
 #: Telling is a word that stands on at most this share of the pages, measured on so many of them.
 RARE, COUNTED = 0.05, 300
 
@@ -58,8 +56,8 @@ class Shown:
     pages: tuple[Any, ...]  # images, or pages whose features are known
     ranking: tuple[int, ...]  # places of ``pages``, best first, all of them
     relevant: tuple[int, ...]
-    holding: tuple[Cell, ...] = ()  # all cells of the pages in which the query's telling words stand
-    cells: tuple[Cell, ...] = ()  # some in which any of its words do, and some in which none does
+    holding: tuple[Cell, ...] = ()  # all cells of the pages in which words of the query stand
+    telling: frozenset[str] = frozenset()  # those of its words, folded, that say something about pages
 
 
 def read_lists(path: Path, images: Path | None = None) -> list[Ranked]:
@@ -257,17 +255,16 @@ class DrawnLists:
         lot = rng.sample(range(n), n)
         order = sorted(range(n), key=lambda i: (-sum(worth[word] for word in sorted(held[i])), lot[i]))
         best = [*sorted(relevant, key=lot.__getitem__), *(i for i in order if not right[i])]
-        cells = _some(pages, tuple(_holding(pages, words)), rng)
-        holding = _holding(pages, self.telling(words))
-        return Shown(text, tuple(pages), tuple(best), relevant, tuple(holding), tuple(cells))
+        holding = tuple(_holding(pages, words))
+        return Shown(text, tuple(pages), tuple(best), relevant, holding, self.telling(words))
 
-    def telling(self, words: Collection[str]) -> set[str]:
+    def telling(self, words: Collection[str]) -> frozenset[str]:
         """Those of a query's words that stand on few pages, or the one that stands on the fewest.
 
         Which page holds a query's common words says nothing: nearly all of them do.
         """
         rare = {word for word in words if self.pages_with[word] <= self.rare}
-        return rare or set(sorted(words, key=lambda word: (self.pages_with[word], word))[:1])
+        return frozenset(rare or sorted(words, key=lambda word: (self.pages_with[word], word))[:1])
 
 
 def _strip(page: ReadPage, rows: int, rng: random.Random) -> ReadPage:
@@ -283,14 +280,3 @@ def _holding(pages: Sequence[ReadPage], words: Collection[str]) -> Iterator[Cell
                 for cell in cells:
                     found.setdefault(cell, set()).add(word)
         yield from (Cell(at, cell, tuple(sorted(found[cell]))) for cell in sorted(found))
-
-
-def _some(pages: Sequence[ReadPage], holding: Sequence[Cell], rng: random.Random) -> Iterator[Cell]:
-    """Some cells that hold a word of the query, and as many that hold none."""
-    yield from rng.sample(holding, min(ASKED, len(holding)))
-    known = {(one.page, one.cell) for one in holding}
-    for _ in range(ASKED):
-        at = rng.randrange(len(pages))
-        cell = rng.randrange(len(pages[at].tokens))
-        if (at, cell) not in known:
-            yield Cell(at, cell, ())

@@ -21,16 +21,17 @@ from mmrr.backbones.qwen3_vl import Visual
 from mmrr.devices import resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
+from mmrr.packed import read_batch
 from mmrr.prompts import Mark
 from mmrr.scorers import minireranker
 from mmrr.scorers import ziprerank as scorer_family
-from mmrr.scorers.ziprerank import LETTERS, TAUGHT, Prepare, Scorer, wording
+from mmrr.scorers.ziprerank import LETTERS, TAUGHT, Prepare, Scorer, choose, nearness, wording
 from mmrr.training import fresh, lora, scratch
 from mmrr.training.config import ADAPTER, CHECKPOINT, ModelName, ScratchConfig
 from mmrr.training.crew import join
 from mmrr.training.features import ReadPage
 from mmrr.training.fresh import Shape
-from mmrr.training.lists import DrawnLists, RankedLists, Shown, read_lists
+from mmrr.training.lists import Cell, DrawnLists, RankedLists, Shown, read_lists
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
 from mmrr.training.matching import visual_of
@@ -38,6 +39,10 @@ from mmrr.training.queries import word_ends
 
 Tell = Callable[[str], None]
 NO_MODEL = ModelName("")
+#: Cells of a list that are asked where they look: so many that hold a word of the query, and so many that do not.
+ASKED = 48
+#: What cosines are multiplied with in the loss on likeness.
+SHARP = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,8 @@ class Config:
     reports: int = 1000
     strips: float = 0.5  # share of the steps on strips of pages
     rows: int = 4  # of cells in a strip
+    keep: float = 1.0  # share of a page's tokens: those that the scorer keeps with interaction=hidden
+    likeness: float = 1.0  # where some are dropped: weight of the loss on which
     pointing: float = 1.0  # weight of the losses on where heads look: pointing, gathering, choosing
     naming: float = 1.0  # weight of the naming and of the judging loss
 
@@ -117,7 +124,9 @@ class Config:
         for name in ("size", "rows"):
             if getattr(self, name) < 1:
                 raise MmrrError(f"{name} = {getattr(self, name)}; expected 1 or more")
-        for name in ("rank_weight", "lm_weight", "naming"):
+        if not 0 < self.keep <= 1 or (self.model and self.keep < 1):
+            raise MmrrError(f"keep = {self.keep}; expected a share, and 1 with a `model`: it is trained on whole pages")
+        for name in ("rank_weight", "lm_weight", "naming", "likeness"):
             if (getattr(self, name) or 0) < 0:
                 raise MmrrError(f"{name} = {getattr(self, name)}; expected 0 or more")
         if self.dtype not in ("auto", "bfloat16", "float32"):
@@ -165,7 +174,7 @@ def soft_ranking(logits: Tensor, best: Sequence[int], gamma: float = 0.5) -> Ten
 
 
 class Ranker(nn.Module):
-    """The letters' logits, and the written ranking's, with gradients. Nothing is pruned."""
+    """The letters' logits, and the written ranking's, with gradients; pages are pruned as the scorer prunes them."""
 
     def __init__(
         self, scorer: Scorer, trained: nn.Module, config: Config, see: Callable[[Scorer, Any], Visual]
@@ -205,7 +214,7 @@ class Ranker(nn.Module):
                 target = torch.tensor(answer, device=hidden.device)
                 written.append(F.cross_entropy(vocabulary, target, reduction="none"))
             if hint:
-                hints.append((hint.pointed, hint.gathered, hint.chosen, hint.named, hint.judged))
+                hints.append((hint.pointed, hint.gathered, hint.chosen, hint.named, hint.judged, hint.alike))
             right.append(float(int(logits.argmax()) in (shown.relevant or shown.ranking[:1])))
         found = {"ranked": torch.stack(ranked).mean()}
         total = self.rank_weight * found["ranked"]
@@ -213,12 +222,13 @@ class Ranker(nn.Module):
             found["written"] = torch.cat(written).mean()
             total = total + self.lm_weight * found["written"]
         if hints:
-            names = ("pointed", "gathered", "chosen", "named", "judged")
+            names = ("pointed", "gathered", "chosen", "named", "judged", "alike")
             found |= {
                 name: torch.stack(each).mean() for name, each in zip(names, zip(*hints, strict=True), strict=True)
             }
             total = total + self.config.pointing * (found["pointed"] + found["gathered"] + found["chosen"])
             total = total + self.config.naming * (found["named"] + found["judged"])
+            total = total + self.config.likeness * found["alike"]
         return {"loss": total, **found, "right": torch.tensor(right).mean().to(total.device)}
 
     def answer(self, best: Sequence[int]) -> list[int]:
@@ -239,10 +249,19 @@ class Ranker(nn.Module):
         before, question, after = self.scorer.segments(query, len(pages))
         with mixed(backbone.device, None):
             visuals = [self.see(self.scorer, page) for page in pages]
+        kept: list[Tensor | None] = [None] * len(visuals)
+        if self.config.keep < 1:
+            words = self._words(before, question)
+            near = [nearness(words, visual.tokens) for visual in visuals]
+            chosen = [choose(one.detach(), self.config.keep) for one in near]
+            visuals = [visual.keep(cells) for visual, cells in zip(visuals, chosen, strict=True)]
+            kept = [*chosen]
+            if hint:
+                hint.like(near)
         ids = [*before, *question, *after, *answer]
-        sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
+        sequence = backbone.pages_sequence(ids, visuals, kept)
         if hint:
-            hint.place(sequence, visuals, len(before), len(sequence.embeddings) - len(answer) - 1)
+            hint.place(sequence, visuals, kept, len(before), len(sequence.embeddings) - len(answer) - 1)
         x, rotary = sequence.embeddings, backbone.rotary(sequence.positions)
 
         def layer(index: int, x: Tensor) -> Tensor:
@@ -264,6 +283,15 @@ class Ranker(nn.Module):
         return hidden
 
 
+    def _words(self, before: Sequence[int], question: Sequence[int]) -> Tensor:
+        """``Scorer.interacting`` as ``hidden`` has it, with gradients: states (t, D) of the query's own tokens."""
+        own = self.scorer.own(question)
+        prefix = self.backbone.embed([*before, *question[: own.stop]])
+        states = read_batch(self.backbone, prefix[None], self.backbone.n_layers)[0]
+        hidden: Tensor = self.backbone.final_norm(states[len(before) + own.start :])
+        return hidden
+
+
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention of one sequence, (H, n, d); under autocast, norms leave queries and keys in float32."""
     key, value = key.to(query.dtype), value.to(query.dtype)
@@ -277,8 +305,9 @@ class Hints:
     instruction where none does. *Gathering*: in the next layer half of the heads must look from the mark behind a page
     to all of its cells in which telling words of the query stand, or to the instruction. *Naming*: before the last
     layer, the states of the cells and of the mark must tell the page's letter. *Judging*: the mark's must also say yes
-    or no, whether the page is relevant. *Choosing*: in the last layer half of the heads must look from the bracket to a
-    relevant page or its mark.
+    or no, whether the page is relevant. *Likeness*, where tokens are dropped: of a page's cells those in which a
+    telling word stands must be nearest to the query. *Choosing*: in the last layer half of the heads must look from the
+    bracket to a relevant page or its mark.
     """
 
     def __init__(self, backbone: Any, shown: Shown, pointer: int, letters: Sequence[int]) -> None:
@@ -287,14 +316,42 @@ class Hints:
         self.letters = list(letters[: len(shown.pages)])
         self.answers = [backbone.chat.token_id(word) for word in fresh.WORDS]
         self.pointed = self.gathered = self.chosen = self.named = self.judged = torch.zeros((), device=backbone.device)
+        self.alike = self.judged
 
-    def place(self, sequence: Any, visuals: Sequence[Visual], before: int, bracket: int) -> None:
-        """Find cells and words in the prompt; ``before``: tokens up to the query; ``bracket``: the last one's place."""
+    def like(self, near: Sequence[Tensor]) -> None:
+        """``near`` (T,) of each page: its tokens' nearness to the query, by which they are kept."""
+        cells: dict[tuple[int, str], list[int]] = {}
+        for one in self.shown.holding:
+            for word in self.shown.telling.intersection(one.words):
+                cells.setdefault((one.page, word), []).append(one.cell)
+        logits = [SHARP * one for one in near]
+        losses = [logits[page].logsumexp(0) - logits[page][held].logsumexp(0) for (page, _), held in cells.items()]
+        if losses:
+            self.alike = torch.stack(losses).mean()
+
+    def place(
+        self, sequence: Any, visuals: Sequence[Visual], kept: Sequence[Tensor | None], before: int, bracket: int
+    ) -> None:
+        """Find cells and words in the prompt.
+
+        ``kept``: of each page the cells whose tokens are in it, None: all; ``before``: tokens up to the query;
+        ``bracket``: the last one's place.
+        """
         first = [0]
         for visual in visuals:
             first.append(first[-1] + len(visual.tokens))
-        cells = self.shown.cells
-        self.rows = sequence.visual[[first[one.page] + one.cell for one in cells]]
+        places = [
+            {
+                cell: first[page] + i
+                for i, cell in enumerate(range(first[page + 1] - first[page]) if of is None else of.tolist())
+            }
+            for page, of in enumerate(kept)
+        ]
+        holding = [one for one in self.shown.holding if one.cell in places[one.page]]
+        full = {(one.page, one.cell) for one in holding}
+        empty = [Cell(page, cell, ()) for page, of in enumerate(places) for cell in of if (page, cell) not in full]
+        self.asked = cells = [*_spread(holding, ASKED), *_spread(empty, ASKED)]
+        self.rows = sequence.visual[[places[one.page][one.cell] for one in cells]]
         self.marks = sequence.visual[[last - 1 for last in first[1:]]] + 1
         pages = [*(one.page for one in cells), *range(len(visuals))]
         self.pages = torch.tensor(pages, device=self.rows.device)
@@ -303,12 +360,13 @@ class Hints:
             ends.setdefault(word, []).append(before + 1 + end)  # behind the blank that the segment begins with
         targets = torch.zeros(len(cells), len(sequence.embeddings), dtype=torch.bool)
         for row, one in enumerate(cells):
-            places = [place for word in one.words for place in ends.get(word, ())]
-            targets[row, places or slice(0, before)] = True
+            found = [place for word in one.words for place in ends.get(word, ())]
+            targets[row, found or slice(0, before)] = True
         self.targets = targets.to(self.rows.device)
         gathered = torch.zeros(len(visuals), len(sequence.embeddings), dtype=torch.bool)
-        for one in self.shown.holding:
-            gathered[one.page, sequence.visual[first[one.page] + one.cell]] = True
+        for one in holding:
+            if self.shown.telling.intersection(one.words):
+                gathered[one.page, sequence.visual[places[one.page][one.cell]]] = True
         gathered[:, :before] = ~gathered.any(1, keepdim=True)
         self.holding = gathered.to(self.rows.device)
         self.bracket = torch.tensor([bracket], device=self.rows.device)
@@ -334,6 +392,11 @@ class Hints:
         relevant = torch.zeros(len(self.marks), device=x.device)
         relevant[list(self.shown.relevant)] = 1.0
         self.judged = F.binary_cross_entropy_with_logits(states[len(self.rows) :] @ (yes - no), relevant)
+
+
+def _spread(cells: Sequence[Cell], n: int) -> list[Cell]:
+    """``n`` of them or fewer, from everywhere."""
+    return list(cells[:: max(1, math.ceil(len(cells) / n))])
 
 
 def _elsewhere(query: Tensor, key: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
@@ -466,7 +529,13 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
         accumulate=config.accumulate,
     )
     if crew.leads:
-        scorer.backbone.model.config.ziprerank = {"max_side": 0, "window": config.candidates}
+        how = "hidden" if config.keep < 1 else "input"
+        scorer.backbone.model.config.ziprerank = {
+            "max_side": 0,
+            "window": config.candidates,
+            "keep": config.keep,
+            "interaction": how,
+        }
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16, phrases())
     crew.leave()
 
