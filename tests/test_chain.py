@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrr.stages.rerank import _ahead, _portions
-from mmrr.types import State
+from mmrr.shards import StateReader
+from mmrr.stages import rerank
+from mmrr.stages.rerank import _ahead, _portions, _together
+from mmrr.types import Query, State
 from tests.console import (
     FP32,
     INDEX,
@@ -604,17 +606,57 @@ def test_pages_that_stay_on_the_device_change_no_score(chain: Chain) -> None:
     assert "expected a size such as 512MiB" in refused("rerank", "a", "--work", chain.work, "--resident", "some")
 
 
+def test_queries_that_share_pages_read_each_page_once_and_score_as_one_by_one(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 1e-5 in float32, whether all caches fit the memory or one at a time."""
+    reads: list[tuple[str, str]] = []
+    read = StateReader.read
+
+    def count(self: StateReader, key: str, page: str) -> State:
+        reads.append((key, page))
+        return read(self, key, page)
+
+    monkeypatch.setattr(StateReader, "read", count)
+    runs, pages = [], []
+    for together in (32, 1):
+        monkeypatch.setattr(rerank, "TOGETHER", together)
+        for size in ("1GiB", "1KiB"):
+            for folder in ("rerank", "shards/rerank"):
+                shutil.rmtree(chain.work / folder)
+            reads.clear()
+            runs.append(run_lines(chain.rerank("--memory-budget", size) / "run.trec"))
+            pages.append([place for place in reads if place[1] != "shared"])
+    assert len(pages[0]) == len(pages[1]) == len(set(pages[0]))
+    assert len(pages[2]) == len(pages[3]) >= 2 * len(pages[0])
+    for other in runs[1:]:
+        assert other.keys() == runs[0].keys()
+        for query_id, hits in other.items():
+            assert dict(hits) == pytest.approx(dict(runs[0][query_id]), abs=1e-5)
+
+
+def test_the_order_of_reading_is_the_one_that_reads_less() -> None:
+    a, b, c = (Query(name, name) for name in "abc")
+    shared = [(a, [1, 2]), (b, [2, 1])]
+    assert list(_together(shared, False)) == [shared]
+    assert list(_together(shared, True)) == [[one] for one in shared]
+    apart = [(a, [1, 2]), (b, [3, 1]), (c, [])]
+    assert list(_together(apart, False)) == [[one] for one in apart]
+    assert list(_together([], False)) == []
+
+
 def test_page_caches_come_in_portions_that_fit_read_ahead_in_order() -> None:
     read = []
 
-    def states() -> Iterator[State]:
+    def states() -> Iterator[tuple[int, State]]:
         for i, n in enumerate((4, 4, 9, 1, 1, 1)):
             read.append(i)
-            yield {"k": torch.full((n,), i, dtype=torch.uint8)}
+            yield i, {"k": torch.full((n,), i, dtype=torch.uint8)}
 
     parts = []
     for part in _ahead(_portions(states(), 8)):
-        parts.append([int(state["k"][0]) for state in part])
+        assert all(int(state["k"][0]) == row for row, state in part.items())
+        parts.append(list(part))
     assert parts == [[0, 1], [2], [3, 4, 5]]
     assert read == [0, 1, 2, 3, 4, 5]
 

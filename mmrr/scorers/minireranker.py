@@ -112,6 +112,13 @@ def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_b
     return codecs.stored_bytes(n_tokens + 2, *sizes, dtype_bytes, prepare.codec)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A query as far as no page changes it: its states (M, D) where the band begins."""
+
+    states: Tensor
+
+
 class Scorer:
     """Scores pages against queries with one checkpoint and one band."""
 
@@ -177,7 +184,12 @@ class Scorer:
 
     # With a query
 
-    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+    def ask(self, query: str) -> Asked:
+        """What ``score`` makes of a query before it meets a page. Raises MmrrError for one beyond 8,192 tokens."""
+        _, ids = self.segments(query)
+        return Asked(self.backbone.suffix_alone(self.backbone.embed(ids), 0, self.band[0]))
+
+    def score(self, query: str | Asked, states: Sequence[State], shared: State, options: Score) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
         Raises MmrrError for an exit that the band rules out and for a query beyond 8,192 tokens.
@@ -190,11 +202,10 @@ class Scorer:
                 f"first layer, or the query never meets the page"
             )
         end, codec = min(end, leave), self.prepare_options.codec
-        _, ids = self.segments(query)
-        x = self.backbone.suffix_alone(self.backbone.embed(ids), 0, start)  # once per query
+        x = (self.ask(query) if isinstance(query, str) else query).states
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(states))
-        for batch in self._batches(states, len(ids), shared["k"].shape[2]):
+        for batch in self._batches(states, len(x), shared["k"].shape[2]):
             pages = [self.keyvalues(*codecs.decode(states[i], codec, self.backbone.dtype)) for i in batch]
             next_pos = torch.stack([states[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,12 @@ T = TypeVar("T")
 #: Of a portion's stored bytes, what scoring holds at once, at most: this portion and the next one as stored; decoded
 #: (of int4, four times as much); and a layer of it laid side by side for attention, with room for one page's float32.
 _COPIES = 12
-_Score = Callable[[Query, list[int]], torch.Tensor]
+#: Queries scored together at most, so that a page which they share is read once for all of them.
+TOGETHER = 32
+#: A query's candidates' rows.
+_Asked = tuple[Query, list[int]]
+#: The scores of each query's candidates.
+_Score = Callable[[Sequence[_Asked]], list[torch.Tensor]]
 
 
 def rerank(
@@ -82,12 +87,12 @@ def rerank(
             workspace, collection, cached, _scorer(workspace, cached, machine), options, machine
         )
         load_ms = 1000 * (time.perf_counter() - started)
+        alone = module.LISTWISE or dense is not None
         with progress("rerank", len(missing)) as advance:
-            for query in missing:
-                _score_query(
-                    workspace, collection, cached, keys[query.query_id], query, candidates[query.query_id], score
-                )
-                advance(1)
+            for asked in _together([(query, candidates[query.query_id]) for query in missing], alone):
+                for query, record in _records(collection, cached, asked, score):
+                    workspace.commit_shard("rerank", keys[query.query_id], workspace.scratch(), record)
+                    advance(1)
 
     reranked: Run = {}
     timings = []
@@ -149,7 +154,7 @@ def rescore(
                 read_keeps(workspace, pruned.content["shards"][collection.shards[row]])[page.number] if pruned else None
             )
             plain = scorer.plain(query.text, read_content(workspace, collection, page, reads), keep, options)
-            found.append((query.query_id, page_id, float(from_cache(query, [row])), plain))
+            found.append((query.query_id, page_id, float(from_cache([(query, [row])])[0]), plain))
             advance(1)
     return Rescored(found)
 
@@ -159,23 +164,30 @@ def _name(collection: Collection, cached: Manifest, row: int) -> str:
     return f"{cached.content['shards'][collection.shards[row]]}/{collection.pages[row].number}"
 
 
-def _score_query(
-    workspace: Workspace,
-    collection: Collection,
-    cached: Manifest,
-    key: str,
-    query: Query,
-    rows: list[int],
-    score: _Score,
-) -> None:
+def _together(asked: list[_Asked], alone: bool) -> Iterator[list[_Asked]]:
+    """Queries in turn: several at once where one by one they would read at least twice as many pages."""
+    for first in range(0, len(asked), TOGETHER):
+        some = asked[first : first + TOGETHER]
+        one_by_one, pages = sum(len(rows) for _, rows in some), len({row for _, rows in some for row in rows})
+        if one_by_one >= 2 * pages and not alone:
+            yield some
+        else:
+            yield from ([one] for one in some)
+
+
+def _records(
+    collection: Collection, cached: Manifest, asked: list[_Asked], score: _Score
+) -> Iterator[tuple[Query, dict[str, Any]]]:
+    """Each query's logits by candidate, and its time: of queries scored together its candidates' share."""
     started = time.perf_counter()
-    logits = score(query, rows) if rows else torch.zeros(0)
-    score_ms = 1000 * (time.perf_counter() - started)
-    if not torch.isfinite(logits).all():
-        raise MmrrError(f"query {query.query_id}: the model gave scores that are not numbers; try --dtype float32")
-    names = [_name(collection, cached, row) for row in rows]
-    record: dict[str, Any] = {"logits": dict(zip(names, logits.tolist(), strict=True)), "score_ms": round(score_ms, 3)}
-    workspace.commit_shard("rerank", key, workspace.scratch(), record)
+    scores = score(asked)
+    score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(rows) for _, rows in asked))
+    for (query, rows), logits in zip(asked, scores, strict=True):
+        if not torch.isfinite(logits).all():
+            raise MmrrError(f"query {query.query_id}: the model gave scores that are not numbers; try --dtype float32")
+        names = [_name(collection, cached, row) for row in rows]
+        logits_of = dict(zip(names, logits.tolist(), strict=True))
+        yield query, {"logits": logits_of, "score_ms": round(score_ms * len(rows), 3)}
 
 
 def _from_cache(
@@ -186,27 +198,43 @@ def _from_cache(
     reader = Resident(files, resolve_device(machine.device), machine.resident)
     listwise = families.load("scorers", cached.config["family"]).LISTWISE
 
-    def score(query: Query, rows: list[int]) -> torch.Tensor:
-        places = [(cached.content["shards"][collection.shards[row]], page_name(collection.pages[row])) for row in rows]
+    # What no page changes of a query is computed once, where a family can say it.
+    ask = getattr(scorer, "ask", lambda text: text)
+
+    def states(rows: Sequence[int]) -> States:
+        shards = [cached.content["shards"][collection.shards[row]] for row in rows]
+        return States(reader, [(key, page_name(collection.pages[row])) for key, row in zip(shards, rows, strict=True)])
+
+    def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
         if listwise:
-            scores: torch.Tensor = scorer.score(query.text, States(reader, places), shared, options)
-            return scores
-        parts = _ahead(_portions(iter(States(reader, places)), machine.memory // _COPIES))
-        return torch.cat([scorer.score(query.text, part, shared, options) for part in parts])
+            return [
+                scorer.score(query.text, states(rows), shared, options) if rows else torch.zeros(0)
+                for query, rows in asked
+            ]
+        queries = [ask(query.text) for query, _ in asked]
+        pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
+        found: list[dict[int, float]] = [dict.fromkeys(rows, 0.0) for _, rows in asked]
+        for part in _ahead(_portions(zip(pages, states(pages), strict=True), machine.memory // _COPIES)):
+            for query, own in zip(queries, found, strict=True):
+                mine = {row: state for row, state in part.items() if row in own}
+                if mine:
+                    logits = scorer.score(query, list(mine.values()), shared, options)
+                    own.update(zip(mine, logits.tolist(), strict=True))
+        return [torch.tensor([own[row] for row in rows]) for own, (_, rows) in zip(found, asked, strict=True)]
 
     return score
 
 
-def _portions(states: Iterator[State], most_bytes: int) -> Iterator[list[State]]:
+def _portions(states: Iterable[tuple[int, State]], most_bytes: int) -> Iterator[dict[int, State]]:
     """Page caches in turn, as many at a time as fit; at least one."""
-    portion: list[State] = []
+    portion: dict[int, State] = {}
     size = 0
-    for state in states:
+    for row, state in states:
         own = sum(tensor.nbytes for tensor in state.values())
         if portion and size + own > most_bytes:
             yield portion
-            portion, size = [], 0
-        portion.append(state)
+            portion, size = {}, 0
+        portion[row] = state
         size += own
     if portion:
         yield portion
@@ -228,9 +256,12 @@ def _dense(
     if not hasattr(scorer, "dense"):
         raise MmrrError(f"{cached.config['family']} has no dense forward: leave out --dense")
 
-    def score(query: Query, rows: list[int]) -> torch.Tensor:
-        images = (read_image(workspace, collection.pages[row]) for row in rows)
-        return torch.cat([scorer.dense(query.text, [image], order) for image in images])
+    def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
+        def of(query: Query, row: int) -> torch.Tensor:
+            scores: torch.Tensor = scorer.dense(query.text, [read_image(workspace, collection.pages[row])], order)
+            return scores[0]
+
+        return [torch.tensor([float(of(query, row)) for row in rows]) for query, rows in asked]
 
     return score
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ class ReadPage:
     blocks: tuple[int, ...]
     cells: tuple[tuple[int, ...], ...]  # of each word, raster indices
     questions: tuple[Asked, ...]  # those answered on this page
+
+    def part(self, rows: int, rng: random.Random) -> ReadPage:
+        """A strip of so many rows of cells, from anywhere; the whole page where it has no more."""
+        rows = min(rows, self.grid[0])
+        return self.strip(rng.randint(0, self.grid[0] - rows), rows)
 
     def strip(self, top: int, rows: int) -> ReadPage:
         """Some of its rows of cells as a page of their own: the words they hold, and no questions."""

@@ -234,7 +234,7 @@ class DrawnLists:
         others = [key for key in rng.sample(self.keys, min(2 * n, len(self.keys))) if key not in near]
         pages = [self.features.load(*key) for key in [*near, *others[: n - len(near)]]]
         if strips:
-            pages = [_strip(page, self.rows, rng) for page in pages]
+            pages = [page.part(self.rows, rng) for page in pages]
         target = pages[0]
         asked = [question.text for question in target.questions if usable(question.text)]
         if asked and rng.random() < 0.4:
@@ -265,11 +265,6 @@ class DrawnLists:
         """
         rare = {word for word in words if self.pages_with[word] <= self.rare}
         return frozenset(rare or sorted(words, key=lambda word: (self.pages_with[word], word))[:1])
-
-
-def _strip(page: ReadPage, rows: int, rng: random.Random) -> ReadPage:
-    rows = min(rows, page.grid[0])
-    return page.strip(rng.randint(0, page.grid[0] - rows), rows)
 
 
 def _holding(pages: Sequence[ReadPage], words: Collection[str]) -> Iterator[Cell]:

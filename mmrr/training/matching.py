@@ -53,13 +53,15 @@ class BatchMaker:
         queries: int,
         answered_only: bool,
         strips: int = 0,
+        rows: int = STRIP_ROWS,
     ) -> None:
         """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer.
 
-        The first ``strips`` steps are on strips of pages: several times cheaper, and enough to learn matching on.
+        The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper, and
+        enough to learn matching on.
         """
         self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
-        self.pages, self.queries, self.answered_only = pages, queries, answered_only
+        self.pages, self.queries, self.answered_only, self.rows = pages, queries, answered_only, rows
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/batch/{step}")
@@ -69,7 +71,7 @@ class BatchMaker:
         far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
         pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
         if step < self.strips:
-            pages = [_strip(page, rng) for page in pages]
+            pages = [page.part(self.rows, rng) for page in pages]
         queries = []
         for page in pages:
             others = [other for other in pages if other is not page]
@@ -87,11 +89,6 @@ class BatchMaker:
             if text:
                 texts.append(text.lower() if rng.random() < 0.5 else text)
         return [Labelled(text, True) for text in texts]
-
-
-def _strip(page: ReadPage, rng: random.Random) -> ReadPage:
-    rows = min(STRIP_ROWS, page.grid[0])
-    return page.strip(rng.randint(0, page.grid[0] - rows), rows)
 
 
 class Spelling(nn.Module):

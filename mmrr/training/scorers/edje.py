@@ -32,7 +32,7 @@ from mmrr.training.features import Features, ReadPage
 from mmrr.training.fresh_edje import Network, Sizes, learn_pieces, load, save, write_pieces
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
-from mmrr.training.matching import BatchMaker
+from mmrr.training.matching import STRIP_ROWS, BatchMaker
 from mmrr.training.queries import Labelled
 from mmrr.training.spelling_edje import (
     FIRST_PAGES,
@@ -97,6 +97,7 @@ class Config:
     # The run
     reports: int = 1000  # drawn reports to train on
     strips: float = 0.5  # share of the steps on strips of pages
+    rows: int = STRIP_ROWS  # of cells in a strip
     pages: int = 4  # a batch
     queries: int = 2  # a page
     steps: int = 4000
@@ -201,6 +202,7 @@ class Batches:
                 queries=config.queries,
                 answered_only=True,
                 strips=strips,
+                rows=config.rows,
             )
             for attempt in range(ATTEMPTS)
         ]
@@ -431,7 +433,7 @@ def _learn_from(network: Network, teacher: Network) -> None:
 
 def _check(config: Config, fixed: int) -> None:
     """``fixed``: tokens of every page; 0: it depends on the page. Raises MmrrError for values that do not fit."""
-    least = {"tokens": 0, "max_tokens": 1, "pages": 2, "queries": 1, "layers": 1, "vocabulary": 256}
+    least = {"tokens": 0, "max_tokens": 1, "pages": 2, "queries": 1, "rows": 1, "layers": 1, "vocabulary": 256}
     least |= dict.fromkeys(("hidden", "heads", "mlp", "adapter_heads", "adapter_mlp"), 1)
     least |= dict.fromkeys(("masking", "distillation", "passages"), 0)
     for name, smallest in least.items():

@@ -282,7 +282,6 @@ class Ranker(nn.Module):
         hidden: Tensor = backbone.text.norm(x[len(x) - len(answer) - 1 :])
         return hidden
 
-
     def _words(self, before: Sequence[int], question: Sequence[int]) -> Tensor:
         """``Scorer.interacting`` as ``hidden`` has it, with gradients: states (t, D) of the query's own tokens."""
         own = self.scorer.own(question)
