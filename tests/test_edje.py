@@ -703,4 +703,4 @@ def test_from_documents_to_a_ranking(tmp_path, edje_path, vision_path, found):
 def test_models_lists_it():
     rows = json.loads(mmrr("models", "--json").stdout)["families"]
     (row,) = [row for row in rows if row["family"] == "edje"]
-    assert row["checkpoints"] == ["shahafw/edje-vl-image-retrieval-reranker"]
+    assert row["checkpoints"] == ["small-edje", "shahafw/edje-vl-image-retrieval-reranker"]

@@ -652,5 +652,5 @@ def test_index_precache_rerank(tmp_path, zip_path):
     assert manifest(pruned)["config"]["score"]["keep"] == 0.5
     assert "expected 2 to 20" in refused("rerank", asked, "--work", work, "--score-option", "window=40")
     listed = {family["family"]: family for family in json.loads(mmrr("models", "--json").stdout)["families"]}
-    assert listed["ziprerank"]["checkpoints"] == ["mtri-admin/ZipRerank"]
+    assert listed["ziprerank"]["checkpoints"] == ["small-ziprerank", "mtri-admin/ZipRerank"]
     assert listed["ziprerank"]["options"]["score"]["window"] == 0

@@ -26,8 +26,8 @@ from mmrr.errors import MmrrError
 from mmrr.geometry import CELL_PX
 from mmrr.types import Keep, State
 
-#: Published checkpoints; what their config.json says is not known, so the tensors alone say what one is.
-CHECKPOINTS = ("shahafw/edje-vl-image-retrieval-reranker",)
+#: The first comes with mmrr. What the published ones' config.json says is not known: the tensors say what one is.
+CHECKPOINTS = ("small-edje", "shahafw/edje-vl-image-retrieval-reranker")
 MODEL_TYPES = ("*",)
 PRUNES, LISTWISE = False, False
 #: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included, or Qwen3-VL, which

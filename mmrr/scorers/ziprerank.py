@@ -24,8 +24,8 @@ from mmrr.errors import MmrrError
 from mmrr.prompts import Mark, Message, Part
 from mmrr.types import Grid, Keep, State
 
-#: Published checkpoints this family loads.
-CHECKPOINTS = ("mtri-admin/ZipRerank",)
+#: Checkpoints this family loads; the first comes with mmrr.
+CHECKPOINTS = ("small-ziprerank", "mtri-admin/ZipRerank")
 #: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
 MODEL_TYPES = ("qwen3_vl",)
 PRUNES, LISTWISE = False, True
