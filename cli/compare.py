@@ -87,9 +87,7 @@ def _show(found: list[Compared]) -> None:
         for row in found
     ]
     table("", ["", *measures, "a page", "pages/s", "ms a query"], rows, to_stdout=True)
-    note(
-        "pages/s: when the caches were made; ms a query: the median, from the caches; queries that share pages share reads"
-    )
+    note("pages/s: when the caches were made; ms a query: the median, from the caches (reads may be shared)")
 
 
 def _draw(found: list[Compared], picture: Path) -> None:
