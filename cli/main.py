@@ -22,7 +22,7 @@ from .compare import compare
 from .draw import draw
 from .mine import mine
 from .probe import probe
-from .session import memory_size, open_session, search_options
+from .session import known_models, memory_size, open_session, search_options
 from .show import check_output, note, pairs, plain_errors
 from .train import train
 
@@ -69,10 +69,10 @@ def _scoring(
     from mmrr.pipeline import Scoring
 
     if model is None:
-        raise MmrrError(
-            "which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path, a Hub id such as "
-            "Qwen/Qwen3-VL-Reranker-2B (4 GB to download), or reader-reranker, the small one that comes with mmrr"
-        )
+        own, published = known_models(family)
+        ways = ["a local path", *(f"a Hub id such as {name}" for name in published[:1])]
+        ways += [f"{name}, the small one that comes with mmrr" for name in own[:1]]
+        raise MmrrError(f"which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): {', or '.join(ways)}")
     return Scoring(family, Model(model, revision), options, keep)
 
 

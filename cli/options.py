@@ -48,8 +48,8 @@ ScorerModel = Annotated[
     Optional[str],
     typer.Option(
         envvar="MMRR_SCORER_MODEL",
-        help="Qwen3-VL reranker checkpoint or LoRA adapter: local path, Hub id (Qwen/Qwen3-VL-Reranker-2B), or "
-        "reader-reranker, the small one that comes with mmrr.",
+        help="Checkpoint of the scorer's family, or LoRA adapter: local path, Hub id (Qwen/Qwen3-VL-Reranker-2B), or "
+        "one that comes with mmrr (reader-reranker, small-edje, small-kalm, small-ziprerank).",
         rich_help_panel=_MODELS,
         show_default=False,
     ),

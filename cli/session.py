@@ -61,18 +61,24 @@ def search_options(first_stage: str | None, scope: str, candidates: int) -> Retr
     return Retrieve(cast("FirstStage | None", first_stage), cast("Scope", scope), candidates)
 
 
+def known_models(family: str) -> tuple[list[str], list[str]]:
+    """The checkpoints of a scorer that come with mmrr, and those to be had. Raises MmrrError for an unknown family."""
+    from mmrr import checkpoints, families
+
+    known, built_in = families.load("scorers", family).CHECKPOINTS, checkpoints.built_in()
+    return [one for one in known if one in built_in], [one for one in known if one not in built_in]
+
+
 def scorings(text: str) -> dict[str, Scoring]:
     """``NAME[=MODEL][+KEY=VALUE]...,...`` by label. Raises MmrrError for a family without a model of its own here."""
-    from mmrr import checkpoints, families
     from mmrr.pipeline import Scoring
 
     found = {}
     for part in text.split(","):
         head, *options = part.strip().split("+")
         name, _, model = head.partition("=")
-        module = families.load("scorers", name)
+        own, _ = known_models(name)
         if not model:
-            own = [known for known in module.CHECKPOINTS if known in checkpoints.built_in()]
             if not own:
                 raise MmrrError(f"no model of {name} comes with mmrr: pass {name}=MODEL, a local path or a Hub id")
             model = own[0]

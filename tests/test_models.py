@@ -13,7 +13,9 @@ from transformers import AutoConfig
 import mmrr
 from mmrr import checkpoints, families
 from mmrr.checkpoints import Checkpoint
+from mmrr.cli.main import _scoring
 from mmrr.embedders import qwen3_vl as embedders
+from mmrr.errors import MmrrError
 from mmrr.files import HashCache
 from mmrr.scorers import minireranker, ziprerank
 from tests.conftest import CPU
@@ -107,6 +109,13 @@ def test_the_other_scorers_find_each_querys_page(
     states, shared = scorer.prepare(given, [None] * len(pages)), scorer.shared_state()
     right = [int(scorer.score(query, states, shared, module.Score()).argmax()) == i for i, query in enumerate(QUERIES)]
     assert sum(right) >= least, right
+
+
+@pytest.mark.parametrize("family", sorted(SMALL))
+def test_who_names_no_model_is_told_the_familys_own(family: str) -> None:
+    with pytest.raises(MmrrError, match=f"or {SMALL[family]}, the small one that comes with mmrr") as error:
+        _scoring(family, None, None, None, {})
+    assert "Qwen" not in str(error.value)
 
 
 def test_the_small_ziprerank_keeps_what_is_asked_for(pages: list[Image.Image], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -213,7 +214,7 @@ def _from_cache(
             ]
         queries = [ask(query.text) for query, _ in asked]
         pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
-        found: list[dict[int, float]] = [dict.fromkeys(rows, 0.0) for _, rows in asked]
+        found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in asked]
         for part in _ahead(_portions(zip(pages, states(pages), strict=True), machine.memory // _COPIES)):
             for query, own in zip(queries, found, strict=True):
                 mine = {row: state for row, state in part.items() if row in own}

@@ -185,7 +185,7 @@ class Ranker(nn.Module):
         from_nothing = not config.model
         self.lm_weight = (0.0 if from_nothing else 1.0) if config.lm_weight is None else config.lm_weight
         self.rank_weight = (10.0 if config.stage == 1 else 1.0) if config.rank_weight is None else config.rank_weight
-        self.hinted = from_nothing and bool(config.pointing or config.naming)
+        self.hinted = from_nothing and bool(config.pointing or config.naming or config.keep < 1)
         ends = scorer.backbone.chat.encode([("user", [Mark.SPLIT, "x", Mark.SPLIT])])
         #: The token that ends a message, and so an answer.
         self.end: int = ends[2][0]
@@ -339,13 +339,10 @@ class Hints:
         first = [0]
         for visual in visuals:
             first.append(first[-1] + len(visual.tokens))
-        places = [
-            {
-                cell: first[page] + i
-                for i, cell in enumerate(range(first[page + 1] - first[page]) if of is None else of.tolist())
-            }
-            for page, of in enumerate(kept)
-        ]
+        places = []
+        for start, visual, of in zip(first, visuals, kept, strict=False):
+            cells_of = range(len(visual.tokens)) if of is None else of.tolist()
+            places.append({cell: start + i for i, cell in enumerate(cells_of)})
         holding = [one for one in self.shown.holding if one.cell in places[one.page]]
         full = {(one.page, one.cell) for one in holding}
         empty = [Cell(page, cell, ()) for page, of in enumerate(places) for cell in of if (page, cell) not in full]
