@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from mmrr import checkpoints
@@ -18,7 +19,7 @@ from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Asked
 from mmrr.factory.snippets import draw_snippet
-from mmrr.files import HashCache
+from mmrr.files import HashCache, checksum_file
 from mmrr.scorers import minireranker
 from mmrr.training import fresh
 from mmrr.training.config import ScratchConfig, read
@@ -154,6 +155,26 @@ def test_a_model_wider_than_its_reader_sees_the_readers_tokens_and_zeros(runs: P
     assert wide.tokens.shape[1] == 96
     assert torch.allclose(wide.tokens[:, :64], narrow.tokens, atol=1e-6)
     assert not wide.tokens[:, 64:].any()
+    assert trained_with_its_attention(runs) >= 1
+
+
+def trained_with_its_attention(runs: Path) -> int:
+    """Pages' attention as a reranker's training keeps it is the wide embedder's own on their images, within 1e-2."""
+    lines = 'reader = "reader"\nembedder = "wide"\nsteps = 1\nspelling = 1\npages = 2\nqueries = 2\nspelled = 1\n'
+    settings = config(runs, "pruned", "reranker", lines + 'band = "1:2"\nexit = 2\n')
+    list(train_reranker(settings, runs / "pruned"))
+    found = checkpoints.resolve(str(runs / "wide" / "checkpoint"), None, HashCache(runs / "hashes.json"))
+    embedder = embedders.Embedder(found, embedders.Prepare(), torch.device("cpu"), torch.float32)
+    name = checksum_file(runs / "wide" / "checkpoint" / "model.safetensors")[:12]
+    kept = sorted((runs / "pool").glob(f"features-*/*.{name}.saliency"))
+    for path in kept:
+        report, number = path.name.split(".")[0].split("-")
+        with Image.open(runs / "pool" / report / f"{number}.png") as image:
+            (own,) = embedder.embed_pages([image.convert("RGB")])
+        assert torch.allclose(
+            load_file(path)["saliency"], own.saliency, rtol=1e-2, atol=1e-4
+        )  # bfloat16 against float32
+    return len(kept)
 
 
 def seen(checkpoint: Path, page: Image.Image) -> Visual:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,6 +33,13 @@ class ReadPage:
     blocks: tuple[int, ...]
     cells: tuple[tuple[int, ...], ...]  # of each word, raster indices
     questions: tuple[Asked, ...]  # those answered on this page
+
+    def visual(self, backbone: Any) -> Visual:
+        """These features as this language model takes them."""
+        weight = backbone.text.embed_tokens.weight
+        wider = (0, weight.shape[1] - self.tokens.shape[1])  # than the reader: with zeros, as its tower was widened
+        levels = self.deepstack[: len(backbone.config.vision_config.deepstack_visual_indexes)]
+        return Visual(F.pad(self.tokens.to(weight), wider), F.pad(levels.to(weight), wider), self.grid)
 
     def part(self, rows: int, rng: random.Random) -> ReadPage:
         """A strip of so many rows of cells, from anywhere; the whole page where it has no more."""
@@ -87,26 +95,25 @@ class Features:
         path = self._saliency_path(report, number)
         if path.exists():
             return
-        tensors = load_file(self.path(report, number))
-        rows, columns = tensors["grid"].tolist()
-        visual = Visual(
-            tensors["tokens"].to(embedder.backbone.device, embedder.backbone.dtype),
-            tensors["deepstack"].to(embedder.backbone.device, embedder.backbone.dtype),
-            (rows, columns),
-        )
+        visual = self._page(report, number).visual(embedder.backbone)
         _write({"saliency": embedder.read(visual).saliency}, path)
 
     def _saliency_path(self, report: int, number: int) -> Path:
         return self.folder / f"{report:06d}-{number}.{self.saliency}.saliency"
 
     def load(self, report: int, number: int) -> ReadPage:
+        page = self._page(report, number)
+        if not self.saliency:
+            return page
+        return replace(page, saliency=load_file(self._saliency_path(report, number))["saliency"])
+
+    def _page(self, report: int, number: int) -> ReadPage:
         tensors = load_file(self.path(report, number))
         rows, columns = tensors["grid"].tolist()
         key = (report, number)
         if key not in self._written:
             self._written[key] = self._read(report, number, rows, columns)
-        saliency = load_file(self._saliency_path(report, number))["saliency"] if self.saliency else None
-        return ReadPage(tensors["tokens"], tensors["deepstack"], (rows, columns), saliency, **self._written[key])
+        return ReadPage(tensors["tokens"], tensors["deepstack"], (rows, columns), None, **self._written[key])
 
     def _read(self, report: int, number: int, rows: int, columns: int) -> dict[str, Any]:
         """What a ReadPage holds beside its tensors."""

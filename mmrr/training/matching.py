@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrr.backbones.qwen3_vl import PageSequence, Visual
+from mmrr.backbones.qwen3_vl import PageSequence
 from mmrr.keep import choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_last, read_page, score_states
 from mmrr.prompts import Mark
@@ -294,16 +294,8 @@ def sequence_of(scorer: Any, page: ReadPage, kept: Tensor | None) -> PageSequenc
     return _sequence(scorer.backbone, scorer.before, page, scorer.after, kept)
 
 
-def visual_of(backbone: Any, page: ReadPage) -> Visual:
-    """A page's features as this language model takes them."""
-    weight = backbone.text.embed_tokens.weight
-    wider = (0, weight.shape[1] - page.tokens.shape[1])  # than the reader: with zeros, as its tower was widened
-    levels = page.deepstack[: len(backbone.config.vision_config.deepstack_visual_indexes)]
-    return Visual(F.pad(page.tokens.to(weight), wider), F.pad(levels.to(weight), wider), page.grid)
-
-
 def _sequence(
     backbone: Any, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
 ) -> PageSequence:
-    sequence: PageSequence = backbone.page_sequence(before, visual_of(backbone, page), after, kept)
+    sequence: PageSequence = backbone.page_sequence(before, page.visual(backbone), after, kept)
     return sequence

@@ -34,7 +34,6 @@ from mmrr.training.fresh import Shape
 from mmrr.training.lists import Cell, DrawnLists, RankedLists, Shown, read_lists
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
-from mmrr.training.matching import visual_of
 from mmrr.training.queries import word_ends
 
 Tell = Callable[[str], None]
@@ -475,7 +474,7 @@ def see_image(scorer: Scorer, page: Any) -> Visual:
 
 def see_drawn(scorer: Scorer, page: ReadPage) -> Visual:
     """A drawn page whose features are known."""
-    return visual_of(scorer.backbone, page)
+    return page.visual(scorer.backbone)
 
 
 # From nothing
