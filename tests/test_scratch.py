@@ -24,6 +24,7 @@ from mmrr.scorers import minireranker
 from mmrr.training import fresh
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import ReadPage
+from mmrr.training.matching import batch_seed
 from mmrr.training.queries import word_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
@@ -186,7 +187,7 @@ def seen(checkpoint: Path, page: Image.Image) -> Visual:
 
 
 def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
-    """Its first loss is the trained one's on the same batch; nothing is spelt again."""
+    """With the trained one's weights and batches of its own; nothing is spelt again."""
     lines = 'reader = "reader"\nsteps = 1\nlr = 1e-9\npages = 2\nqueries = 4\nspelled = 1\nspelling = 1\n'
     cuts = 'band = "0:3"\nexit = 3\nkeep = 1.0\n'
     config(runs, "onward", "reranker", lines + cuts + 'start = "reranker"\n')
@@ -196,6 +197,8 @@ def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
     weights = [fresh_weights(runs / name / "checkpoint") for name in ("reranker", "onward")]
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor.float(), weights[1][name].float(), atol=1e-3), name
+    begun = checkpoints.resolve(str(runs / "reranker" / "checkpoint"), None, HashCache(runs / "hashes.json"))
+    assert len({batch_seed(0, None), batch_seed(1, None), batch_seed(0, begun), batch_seed(1, begun)}) == 4
     config(runs, "nowhere", "reranker", lines + cuts + 'start = "not-there"\n')
     with pytest.raises(MmrrError, match="`start` is the --run folder of a run that has ended"):
         list(train_reranker(read(runs / "nowhere.toml", "reranker"), runs / "nowhere"))

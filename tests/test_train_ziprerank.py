@@ -505,7 +505,7 @@ def drawn(folder: Path, options: ziprerank.Config) -> DrawnLists:
     features = Features(folder / "features", pool)
     for key in keys:
         features.make(wide.backbone, *key)
-    return DrawnLists(features, keys, 0, lists=2, candidates=4, strips=2)
+    return DrawnLists(features, keys, "0", lists=2, candidates=4, strips=2)
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.4])

@@ -201,7 +201,7 @@ class DrawnLists:
         self,
         features: Features,
         keys: Sequence[tuple[int, int]],
-        seed: int,
+        seed: str,
         *,
         lists: int,
         candidates: int,

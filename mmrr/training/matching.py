@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import PageSequence
+from mmrr.checkpoints import Checkpoint
 from mmrr.keep import choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_last, read_page, score_states
 from mmrr.prompts import Mark
@@ -47,7 +48,7 @@ class BatchMaker:
         self,
         features: Features,
         keys: Sequence[tuple[int, int]],
-        seed: int,
+        seed: str,
         *,
         pages: int,
         queries: int,
@@ -89,6 +90,14 @@ class BatchMaker:
             if text:
                 texts.append(text.lower() if rng.random() < 0.5 else text)
         return [Labelled(text, True) for text in texts]
+
+
+def batch_seed(seed: int, begun: Checkpoint | None) -> str:
+    """What batches are drawn by. ``begun``: the trained weights that a run goes on from.
+
+    With the seed alone, every stage would see the first one's batches again and learn them by heart.
+    """
+    return f"{seed}/{begun.revision}" if begun else str(seed)
 
 
 class Spelling(nn.Module):

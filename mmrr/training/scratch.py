@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmrr import checkpoints
+from mmrr.checkpoints import Checkpoint
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Pool
@@ -26,7 +27,7 @@ from mmrr.training.config import CHECKPOINT, ScratchConfig
 from mmrr.training.crew import Crew, join
 from mmrr.training.features import Features
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
-from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, let_copy
+from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed, let_copy
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
 
@@ -82,7 +83,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
         let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
-    make = _matching(config, features, keys, answered_only=True)
+    make = _matching(config, checkpoint, features, keys, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
     if crew.leads:
         fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -99,14 +100,14 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
             f"must lie in the band {prepare.band} and below the exit {config.exit}"
         )
     crew = join()
-    _, scorer, features, keys = yield from begin(config, run, crew, prepare)
+    checkpoint, scorer, features, keys = yield from begin(config, run, crew, prepare)
     keep = 1.0
     if config.embedder and config.keep < 1:
         keep = config.keep
         features = yield from _saliency(config, run, crew, features, keys)
     scorer.backbone.text.requires_grad_(True)
     judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled)
-    make = _matching(config, features, keys, answered_only=False)
+    make = _matching(config, checkpoint, features, keys, answered_only=False)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, None)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -220,7 +221,9 @@ def _spell(
         return
     scorer.backbone.text.requires_grad_(True)
     spelling = Spelling(scorer, _hash_head(config).to(crew.device), config.spelled).to(crew.device)
-    make = BatchMaker(features, keys, config.seed, pages=4, queries=12, answered_only=False, strips=config.spelling)
+    make = BatchMaker(
+        features, keys, str(config.seed), pages=4, queries=12, answered_only=False, strips=config.spelling
+    )
     schedule = Schedule(config.spelling, config.lr, warmup=config.warmup, save_every=config.save_every)
     folder = RunFolder(run / "spelling")
     for record in _train(config, crew, folder, spelling, schedule, make, spelling.losses, None):
@@ -239,12 +242,17 @@ def _hash_head(config: ScratchConfig) -> nn.Linear:
 
 
 def _matching(
-    config: ScratchConfig, features: Features, keys: list[tuple[int, int]], *, answered_only: bool
+    config: ScratchConfig,
+    begun: Checkpoint,
+    features: Features,
+    keys: list[tuple[int, int]],
+    *,
+    answered_only: bool,
 ) -> BatchMaker:
     return BatchMaker(
         features,
         keys,
-        config.seed,
+        batch_seed(config.seed, begun if config.start else None),
         pages=config.pages,
         queries=config.queries,
         answered_only=answered_only,

@@ -32,7 +32,7 @@ from mmrr.training.features import Features, ReadPage
 from mmrr.training.fresh_edje import Network, Sizes, learn_pieces, load, save, write_pieces
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
-from mmrr.training.matching import STRIP_ROWS, BatchMaker
+from mmrr.training.matching import STRIP_ROWS, BatchMaker, batch_seed
 from mmrr.training.queries import Labelled
 from mmrr.training.spelling_edje import (
     FIRST_PAGES,
@@ -191,13 +191,13 @@ class Batch:
 class Batches:
     """Step number -> Batch."""
 
-    def __init__(self, config: Config, features: Features, keys: list[tuple[int, int]], strips: int) -> None:
+    def __init__(self, config: Config, seed: str, features: Features, keys: list[tuple[int, int]], strips: int) -> None:
         self.seed, self.passages = config.seed, config.passages
         self.makers = [
             BatchMaker(
                 features,
                 keys,
-                config.seed + 7919 * attempt,
+                f"{seed}/{attempt}",
                 pages=config.pages,
                 queries=config.queries,
                 answered_only=True,
@@ -375,7 +375,9 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         unseen = Pool(run / "held-out", held_out, config.seed)
         seen, places = yield from _features(vision, unseen, HELD_OUT_REPORTS, crew)
         # Local pays for every token: it is measured on what most of its steps are on.
-        make = Batches(config, seen, places, 0 if network.sizes.tokens or not config.strips else HELD_OUT_BATCHES)
+        make = Batches(
+            config, str(config.seed), seen, places, 0 if network.sizes.tokens or not config.strips else HELD_OUT_BATCHES
+        )
         test = [make(n) for n in range(HELD_OUT_BATCHES)]
     size = sum(tensor.numel() for tensor in network.tensors().values())
     kind = f"{network.sizes.tokens} tokens a page" if network.sizes.tokens else "Local"
@@ -384,7 +386,13 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         RunFolder(run),
         network,
         config.schedule(),
-        Batches(config, features, keys, round(config.strips * config.steps)),
+        Batches(
+            config,
+            batch_seed(config.seed, start if config.start else None),
+            features,
+            keys,
+            round(config.strips * config.steps),
+        ),
         lesson.losses,
         evaluate=(lambda: lesson.measure(test)) if test else None,
         evaluate_every=config.evaluate_every,

@@ -34,6 +34,7 @@ from mmrr.training.fresh import Shape
 from mmrr.training.lists import Cell, DrawnLists, RankedLists, Shown, read_lists
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
+from mmrr.training.matching import batch_seed
 from mmrr.training.queries import word_ends
 
 Tell = Callable[[str], None]
@@ -506,7 +507,7 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
     make = DrawnLists(
         features,
         keys,
-        config.seed,
+        batch_seed(config.seed, begun if config.start else None),
         lists=config.size,
         candidates=config.candidates,
         strips=strips,
