@@ -150,7 +150,10 @@ Ocr = Annotated[
 Faiss = Annotated[
     str,
     typer.Option(
-        "--faiss-factory", help="FAISS factory string, e.g. IVF256,Flat for large collections.", rich_help_panel=_SEARCH
+        "--faiss-factory",
+        help="FAISS factory string, e.g. IVF256,Flat for large collections. A query looks into a sixteenth of IVF's "
+        "lists, and into 8 at least.",
+        rich_help_panel=_SEARCH,
     ),
 ]
 FirstStageOption = Annotated[

@@ -15,12 +15,15 @@ from mmrr.errors import MmrrError
 #: Files of an ``index`` artifact.
 DENSE, TEXT = "dense.faiss", "bm25"
 
+#: Of an inverted file's lists a query looks into this share, and into so many at least.
+PROBED, FEWEST = 1 / 16, 8
+
 #: bm25s's own defaults (Lucene's BM25), with English stemming and its short list of stop words.
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
 
 
 def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
-    """Build a FAISS inner-product index over unit vectors (n, D) and write it.
+    """Build a FAISS inner-product index over unit vectors (n, D) and write it; of IVF, queries see ``PROBED``.
 
     Raises MmrrError if the factory string is not FAISS's or needs more vectors than there are.
     """
@@ -29,6 +32,9 @@ def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
         if not index.is_trained:
             index.train(vectors)
         index.add(vectors)
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None:  # it is stored with the index; FAISS's own default looks into a single list
+            lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
         raise MmrrError(f"FAISS cannot build '{factory}' over {len(vectors)} vectors: {reason}") from error

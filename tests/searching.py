@@ -39,14 +39,18 @@ def main(pages: int = 100_000, width: int = 2048) -> None:
     likely /= likely.sum()
     texts = [" ".join(f"w{word}" for word in row) for row in rng.choice(VOCABULARY, (pages, WORDS), p=likely)]
     asked = [" ".join(f"w{word}" for word in row) for row in rng.choice(VOCABULARY, (32, 8), p=likely)]
+    exact = None
     with tempfile.TemporaryDirectory() as folder:
         for factory in ("Flat", "SQfp16", "IVF1024,Flat"):
             path = Path(folder) / "index"
             timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
             print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")
             one, ms = timed(f"load {factory} and ask one", lambda p=path: search_dense(p, vectors[:1], DEPTH))
-            _, more = timed(f"load {factory} and ask 33", lambda p=path: search_dense(p, vectors[:33], DEPTH))
+            many, more = timed(f"load {factory} and ask 33", lambda p=path: search_dense(p, vectors[:33], DEPTH))
             print(f"{'each further query':<44}{(more - ms) / 32:12.1f} ms")
+            exact = many[1] if factory == "Flat" else exact
+            shared = np.mean([len({*a[:20]} & {*b[:20]}) / 20 for a, b in zip(exact, many[1], strict=True)])
+            print(f"{'of the exact first 20':<44}{shared:12.2f}")
         index, _ = timed("build BM25", lambda: TextIndex.build(texts))
         index.save(Path(folder) / "text")
         print(f"{'bytes':<44}{sum(p.stat().st_size for p in (Path(folder) / 'text').iterdir()) / 1e6:12.1f} MB")
