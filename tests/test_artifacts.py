@@ -54,7 +54,7 @@ def run_together(processes: list[subprocess.Popen[str]], root: Path) -> None:
         time.sleep(0.01)
     (root / "go").touch()
     for process in processes:
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode == 0, stderr
 
 
@@ -217,7 +217,7 @@ KILLED = {
 @pytest.mark.parametrize("moment", KILLED)
 def test_a_killed_process_leaves_nothing_readable_and_the_next_sweeps_the_rest(root, moment):
     process = start(KILLED[moment], root)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, stderr
     assert any(name.endswith("half") for name in files_in(root / "tmp"))  # it did die in the middle
     with Workspace.open(root) as workspace:
@@ -237,7 +237,7 @@ def test_a_killed_head_update_leaves_the_old_head_and_its_rest_goes_in_time(root
         write_atomically(root / "head.json", "{}")
     """
     process = start(code, root)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     (rest,) = root.glob(".head.json.*")
     with Workspace.open(root) as workspace:
@@ -265,7 +265,7 @@ def test_a_living_processs_files_are_not_swept(root):
             assert workspace.others_running()
             assert any(name.endswith("/file") for name in files_in(root / "tmp"))
             (root / "go").touch()
-            _, stderr = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=300)
             assert process.returncode == 0, stderr
             assert workspace.read_shard_file("embed", KEY, "file") == b"in the making"
             assert not workspace.others_running()
@@ -330,7 +330,7 @@ def test_commands_that_make_and_open_one_workspace_at_once_all_succeed(tmp_path)
             assert [process.exitcode for process in processes] == [0] * 6
     """
     process = start(code, tmp_path / "new" / "work")
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert files_in(tmp_path / "new" / "work") == ["mmrr.json"]
 

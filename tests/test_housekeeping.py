@@ -154,7 +154,7 @@ with Workspace.open(Path(sys.argv[1])):
             with pytest.raises(MmrrError, match="another mmrr command is working"):
                 remove(workspace, doomed, cascade=False)
         assert workspace.has_shard("embed", orphan)
-        process.communicate("\n", timeout=60)
+        process.communicate("\n", timeout=300)
         assert remove(workspace, [name(chain["prune"])], cascade=False).shards == 2
     finally:
         process.kill()

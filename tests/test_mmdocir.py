@@ -429,7 +429,7 @@ class TestWhere:
         env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
         root = Path(mmdocir.__file__).parents[1]
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         lines = done.stdout.splitlines()

@@ -103,7 +103,7 @@ def started(*args: object) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -186,7 +186,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(undisturbed: Made, fresh: Ma
     with started(*fresh.precache) as process:
         wait_until(lambda: len(shards(fresh.work, "precache")) >= 2, process)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == 130, stderr
     assert stdout == ""
     assert stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
@@ -210,7 +210,7 @@ def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
     try:
         wait_until(lambda: shards(fresh.work, "pages"), process)
         os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, stderr
@@ -222,7 +222,7 @@ def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
 def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as one, started(*fresh.precache) as two:
-        outputs = [process.communicate(timeout=120) for process in (one, two)]
+        outputs = [process.communicate(timeout=300) for process in (one, two)]
         assert [one.returncode, two.returncode] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert shards(fresh.work, "precache") == shards(undisturbed.work, "precache")
@@ -231,7 +231,7 @@ def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -
 
 def test_a_workspace_can_be_begun_by_two_commands_at_once(undisturbed: Made, fresh: Made) -> None:
     with started(*fresh.text_index) as one, started(*fresh.text_index) as two:
-        outputs = [process.communicate(timeout=120) for process in (one, two)]
+        outputs = [process.communicate(timeout=300) for process in (one, two)]
         assert [one.returncode, two.returncode] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert shards(fresh.work, "pages") == shards(undisturbed.work, "pages")
@@ -244,7 +244,7 @@ def test_nothing_is_removed_under_a_command_at_work(fresh: Made) -> None:
     with started(*fresh.text_index) as process:
         wait_until(lambda: shards(fresh.work, "pages"), process)
         assert "another mmrr command is working" in refused("rm", "--work", fresh.work)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert process.returncode == 0
     mmrr("rm", "--work", fresh.work)
 
