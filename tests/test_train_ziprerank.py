@@ -26,6 +26,7 @@ from mmrr.scorers.ziprerank import Prepare, Score, Scorer
 from mmrr.training import config as configs
 from mmrr.training import fresh, lora, passages, scratch
 from mmrr.training.features import Features
+from mmrr.training.hints_ziprerank import Hints
 from mmrr.training.lists import DrawnLists, Ranked, RankedLists, ranking, read_lists
 from mmrr.training.scorers import ziprerank
 from mmrr.training.targets import fold
@@ -442,7 +443,7 @@ def test_cells_look_at_the_words_that_stand_in_them(runs):
             visuals = [ziprerank.see_drawn(scorer, page) for page in shown.pages]
             ids = [*before, *question, *after]
             sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
-            hint = ziprerank.Hints(backbone, shown, 1, scorer.letters)
+            hint = Hints(backbone, shown, 1, scorer.letters)
             hint.place(sequence, visuals, [None] * len(visuals), len(before), len(sequence.embeddings) - 1)
             assert {one for one in hint.asked if one.words} <= set(shown.holding)
             for row, cell, wanted in zip(hint.rows, hint.asked, hint.targets, strict=True):
@@ -515,7 +516,7 @@ def test_hints_are_attention_and_states_as_they_say(runs, keep):
     scorer = Scorer(resolve(str(runs / "wide"), None, HashCache(runs / "h.json")), Prepare(0), CPU, torch.float32)
     backbone = scorer.backbone
     shown = drawn(runs, options)(0)[0]
-    hint = ziprerank.Hints(backbone, shown, options.spelled, scorer.letters)
+    hint = Hints(backbone, shown, options.spelled, scorer.letters)
     model = ziprerank.Ranker(scorer, backbone.text, options, ziprerank.see_drawn)
     given = {}
     point = hint.point
@@ -555,7 +556,7 @@ def test_what_is_kept_in_training_is_what_the_scorer_keeps(runs, page_images):
     assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], Score())).abs().max() > 1e-4
 
     shown = next(one for step in range(9) for one in drawn(runs, options)(step) if one.telling and one.holding)
-    hint = ziprerank.Hints(scorer.backbone, shown, options.spelled, scorer.letters)
+    hint = Hints(scorer.backbone, shown, options.spelled, scorer.letters)
     before, question, after = scorer.segments(shown.query, len(shown.pages))
     scorer.backbone.text.requires_grad_(True)
     words = model._words(before, question)
