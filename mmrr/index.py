@@ -23,7 +23,7 @@ BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwor
 
 
 def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
-    """Build a FAISS inner-product index over unit vectors (n, D) and write it; of IVF, queries see ``PROBED``.
+    """Build a FAISS inner-product index over unit vectors (n, D) and write it.
 
     Raises MmrrError if the factory string is not FAISS's or needs more vectors than there are.
     """
@@ -32,9 +32,6 @@ def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
         if not index.is_trained:
             index.train(vectors)
         index.add(vectors)
-        lists = faiss.try_extract_index_ivf(index)
-        if lists is not None:  # it is stored with the index; FAISS's own default looks into a single list
-            lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
         raise MmrrError(f"FAISS cannot build '{factory}' over {len(vectors)} vectors: {reason}") from error
@@ -47,6 +44,9 @@ def search_dense(path: Path, queries: NDArray[np.float32], depth: int) -> tuple[
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise MmrrError(f"{path} is damaged or gone; run mmrr index again") from error
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:  # FAISS's own default looks into a single list
+        lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
     scores, rows = index.search(queries, min(depth, index.ntotal))
     return scores, rows
 
