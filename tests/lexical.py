@@ -10,15 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from mmrr.factory.benchmark import _draw, with_text
 from mmrr.factory.pool import Pool
 from mmrr.factory.sources import read_documents, split
 from mmrr.index import TextIndex
+from mmrr.metrics import evaluate
 from mmrr.trec import read_qrels, read_queries
+from mmrr.types import rank
 
 PAGES, SEED, HELD_OUT = 200, 0, 0.1
+MEASURES = ("R@1", "R@5", "R@20", "nDCG@5")
 
 
 def main(texts: Path, bench: Path) -> None:
@@ -31,14 +32,13 @@ def main(texts: Path, bench: Path) -> None:
     judged = read_qrels(bench / "qrels.trec")
     if not names or not {page for pages in judged.values() for page in pages} <= set(names):
         raise SystemExit(f"{bench} was drawn from other texts, with another seed or other fonts")
-    found: dict[str, list[list[float]]] = {}
-    for query in read_queries(bench / "queries.jsonl"):
-        order = [names[row] for row in np.argsort(-index.scores(query.text), kind="stable")]
-        wanted = judged[query.query_id].keys()
-        recall = [len(wanted & set(order[:k])) / len(wanted) for k in (1, 5, 20)]
-        found.setdefault({"p": "phrases", "q": "questions"}[query.query_id[0]], []).append(recall)
-    for kind, recalls in found.items():
-        print(f"{len(recalls)} {kind}: R@1 {{:.3f}}, R@5 {{:.3f}}, R@20 {{:.3f}}".format(*np.mean(recalls, axis=0)))
+    for kind, first in (("phrases", "p"), ("questions", "q")):
+        asked = [query for query in read_queries(bench / "queries.jsonl") if query.query_id.startswith(first)]
+        run = {
+            query.query_id: rank(dict(zip(names, index.scores(query.text).tolist(), strict=True))) for query in asked
+        }
+        found = evaluate(run, {query_id: judged[query_id] for query_id in run}, MEASURES)
+        print(f"{len(run)} {kind}:", ", ".join(f"{measure} {value:.3f}" for measure, value in found.mean.items()))
 
 
 if __name__ == "__main__":
