@@ -84,6 +84,9 @@ def runs(folder: Path) -> Path:
         last[task] = list(start(config(folder, task, task, lines), folder / task))[-1]
         assert last[task]["step"] == last[task]["steps"]
     assert 0 <= last["reader"]["f1_characters"] <= 1
+    for task in ("embedder", "reranker"):  # measured on documents that are held out
+        assert 0 <= last[task]["val_right"] <= 1
+        assert last[task]["val_loss"] > 0
     assert np.isfinite([record["loss"] for record in last.values()]).all()
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from mmrr.backbones.qwen3_vl import Visual
 from mmrr.factory.pool import Asked, Pool
 from mmrr.files import save_tensors
 from mmrr.geometry import CELL_PX
+from mmrr.training.loop import mixed
 from mmrr.training.targets import fold
+
+#: (report, page) of pages, in order.
+Keys = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,25 @@ class Features:
             "cells": tuple(cells),
             "questions": tuple(asked for asked in self.pool.questions(report) if number in asked.pages),
         }
+
+
+def make_all(features: Features, reports: int, tower: Callable[[], Any]) -> Generator[dict[str, Any], None, Keys]:
+    """Make what is missing of the first ``reports`` reports; yields a record a report, returns (report, page) of all.
+
+    ``tower``: loads what reads pages, called where a page has not been read yet.
+    """
+    keys: Keys = []
+    backbone: Any = None
+    for report in range(reports):
+        of_report = [(report, number) for number in range(features.pool.pages(report))]
+        for key in of_report:
+            if not features.path(*key).exists():
+                backbone = backbone or tower()
+                with mixed(backbone.device, torch.bfloat16):  # as a tower of our own was trained
+                    features.make(backbone, *key)
+        keys += of_report
+        yield {"stage": "features", "step": report + 1, "steps": reports, "lr": 0.0}
+    return keys
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:

@@ -6,7 +6,7 @@ Knows the order of things; what is learnt stands in ``reader`` and ``matching``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from mmrr.checkpoints import Checkpoint
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Pool
-from mmrr.factory.sources import Document, read_documents, split
+from mmrr.factory.sources import read_documents, split
 from mmrr.files import HashCache, checksum_file, save_tensors
 from mmrr.scorers import minireranker
 from mmrr.training import fresh
 from mmrr.training.config import CHECKPOINT, ScratchConfig
 from mmrr.training.crew import Crew, join
-from mmrr.training.features import Features
+from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
 from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed, let_copy
 from mmrr.training.reader import CropMaker, Reader
@@ -38,8 +38,8 @@ CROPS = ((8, 8, 16), (8, 8, 16), (8, 8, 16), (16, 8, 8), (16, 16, 4))
 HEADS = "heads.safetensors"
 #: Of the vision tower's weights: what makes its early features ready for the language model.
 DEEPSTACK = "deepstack_merger_list."
-#: Reports drawn from the held-out documents, to measure reading on.
-HELD_OUT_REPORTS = 30
+#: Reports drawn from the held-out documents: to measure reading on, and matching, in so many batches.
+HELD_OUT_REPORTS, MATCHED_REPORTS, HELD_OUT_BATCHES = 30, 12, 16
 
 
 def train_reader(config: ScratchConfig, run: Path) -> Records:
@@ -49,18 +49,17 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
     read and for a reader of another shape.
     """
     crew = join()
-    known, held_out = _documents(config)
+    known, held_out = _pools(config, run)
     model: Any = fresh.new_model(config.shape, config.seed)
     reader = Reader(model.model.visual, config.shape.hidden, config.hash_weight)
     if config.reader:
         _load_tower(model, config.reader)
         reader.load_state_dict(load_file(config.reader / HEADS), strict=False)
     reader.to(crew.device)
-    make = CropMaker(_pool(config, run, known), config.reports, config.seed, CROPS, letters=config.letters)
+    make = CropMaker(known, config.reports, config.seed, CROPS, letters=config.letters)
     evaluate = None
     if held_out:
-        unseen = Pool(run / "held-out", held_out, config.seed)
-        crops = CropMaker(unseen, HELD_OUT_REPORTS, config.seed, CROPS[:1])
+        crops = CropMaker(held_out, HELD_OUT_REPORTS, config.seed, CROPS[:1])
         test = [crops(i) for i in range(5)]
 
         def evaluate() -> dict[str, float]:
@@ -84,7 +83,9 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
     make = _matching(config, checkpoint, features, keys, answered_only=True)
-    yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, None)
+    unseen = yield from _held_out(config, run, crew)
+    evaluate = unseen and _measure(config, contrast.losses, *unseen, answered_only=True)
+    yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
         fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
@@ -101,24 +102,28 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
         )
     crew = join()
     checkpoint, scorer, features, keys = yield from begin(config, run, crew, prepare)
+    unseen = yield from _held_out(config, run, crew)
     keep = 1.0
     if config.embedder and config.keep < 1:
         keep = config.keep
         features = yield from _saliency(config, run, crew, features, keys)
+        if unseen:
+            unseen = (yield from _saliency(config, run, crew, *unseen)), unseen[1]
     scorer.backbone.text.requires_grad_(True)
     judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled)
     make = _matching(config, checkpoint, features, keys, answered_only=False)
-    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, None)
+    evaluate = unseen and _measure(config, judge.losses, *unseen, answered_only=False)
+    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
-def _documents(config: ScratchConfig) -> tuple[list[Document], list[Document]]:
-    return split([one for path in config.documents for one in read_documents(path)], config.held_out)
-
-
-def _pool(config: ScratchConfig, run: Path, documents: list[Document]) -> Pool:
-    return Pool(config.pool or run / "pool", documents, config.seed)
+def _pools(config: ScratchConfig, run: Path) -> tuple[Pool, Pool | None]:
+    """Of the documents to train on, and of those held out, if any are."""
+    folder = config.pool or run / "pool"
+    known, held_out = split([one for path in config.documents for one in read_documents(path)], config.held_out)
+    pool = Pool(folder, known, config.seed)
+    return pool, Pool(folder / "held-out", held_out, config.seed) if held_out else None
 
 
 def begin(
@@ -131,7 +136,7 @@ def begin(
     """
     checkpoint = checkpoints.resolve(str(_start(config, run, phrases)), None, HashCache(run / "hashes.json"))
     scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
-    features, keys = yield from _features(config, run, crew)
+    features, keys = yield from _features(config, run, crew, _pools(config, run)[0], config.reports)
     if config.start is None:
         yield from _spell(config, run, crew, scorer, features, keys)
     return checkpoint, scorer, features, keys
@@ -146,12 +151,16 @@ def _start(config: ScratchConfig, run: Path, phrases: Sequence[str]) -> Path:
     path = run / "start"
     if (path / "model.safetensors").exists():
         return path
-    if config.reader is None:
-        raise MmrrError("the config names no `reader`: run mmrr train reader first, and name its --run folder")
     model = fresh.new_model(config.shape, config.seed, phrases=phrases)
-    _load_tower(model, config.reader)
+    _load_tower(model, _reader(config))
     fresh.save(model, path, config.shape.max_tokens, torch.float32, phrases)
     return path
+
+
+def _reader(config: ScratchConfig) -> Path:
+    if config.reader is None:
+        raise MmrrError("the config names no `reader`: run mmrr train reader first, and name its --run folder")
+    return config.reader
 
 
 def _load_tower(model: Any, reader: Path) -> None:
@@ -177,27 +186,43 @@ def _widened(rows: Tensor, n: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(max(0, n - len(rows)), *rows.shape[1:])])
 
 
-def _features(config: ScratchConfig, run: Path, crew: Crew) -> Any:
+def _features(config: ScratchConfig, run: Path, crew: Crew, pool: Pool, reports: int) -> Any:
     """What the reader makes of the pages: one width for all models that are trained on it."""
-    known, _ = _documents(config)
-    pool = _pool(config, run, known)
-    assert config.reader is not None
-    reader = checkpoints.resolve(str(config.reader / CHECKPOINT), None, HashCache(run / "hashes.json"))
-    backbone = embedders.Embedder(reader, embedders.Prepare(), crew.device, torch.float32).backbone
-    tower = checksum_file(config.reader / CHECKPOINT / "model.safetensors")[:12]
-    features = Features(pool.folder / f"features-{tower}", pool)
-    keys = []
-    for report in range(config.reports):
-        numbers = range(pool.pages(report))
-        with mixed(backbone.device, torch.bfloat16):  # as the tower was trained
-            for number in numbers:
-                features.make(backbone, report, number)
-        keys += [(report, number) for number in numbers]
-        yield {"stage": "features", "step": report + 1, "steps": config.reports, "lr": 0.0}
+    path = _reader(config) / CHECKPOINT
+
+    def tower() -> Any:
+        reader = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
+        return embedders.Embedder(reader, embedders.Prepare(), crew.device, torch.float32).backbone
+
+    features = Features(pool.folder / f"features-{checksum_file(path / 'model.safetensors')[:12]}", pool)
+    keys = yield from make_all(features, reports, tower)
     return features, keys
 
 
-def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, keys: list[tuple[int, int]]) -> Any:
+def _held_out(config: ScratchConfig, run: Path, crew: Crew) -> Any:
+    """Features and keys of pages of documents that are never trained on; None: no document is held out."""
+    _, pool = _pools(config, run)
+    return pool and (yield from _features(config, run, crew, pool, MATCHED_REPORTS))
+
+
+def _measure(
+    config: ScratchConfig, losses: Any, features: Features, keys: Keys, *, answered_only: bool
+) -> Callable[[], dict[str, float]]:
+    """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
+    make = BatchMaker(
+        features, keys, str(config.seed), pages=config.pages, queries=config.queries, answered_only=answered_only
+    )
+
+    def measure() -> dict[str, float]:
+        batches = filter(lambda batch: batch.pages, map(make, range(HELD_OUT_BATCHES)))
+        with torch.compiler.set_stance("force_eager"):  # no layer is compiled anew for this
+            found = [losses(batch) for batch in batches]
+        return {f"val_{name}": sum(float(one[name]) for one in found) / len(found) for name in (found or [{}])[0]}
+
+    return measure
+
+
+def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
     assert config.embedder is not None
     path = config.embedder / CHECKPOINT
     if not (path / "model.safetensors").exists():
@@ -213,9 +238,7 @@ def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, 
     return pruned
 
 
-def _spell(
-    config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: Features, keys: list[tuple[int, int]]
-) -> Records:
+def _spell(config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: Features, keys: Keys) -> Records:
     """The first layers, by words' hashes; in a run folder of its own, inside this one."""
     if not config.spelled or not config.spelling:
         return
@@ -233,9 +256,8 @@ def _spell(
 
 def _hash_head(config: ScratchConfig) -> nn.Linear:
     """From states to words' hashes, as the reader learnt it."""
-    assert config.reader is not None
     head = nn.Linear(config.shape.hidden, N_HASHES)
-    heads = load_file(config.reader / HEADS)
+    heads = load_file(_reader(config) / HEADS)
     weight = _widened(heads["hashes.weight"].T, config.shape.hidden).T
     head.load_state_dict({"weight": weight, "bias": heads["hashes.bias"]})
     return head
@@ -245,7 +267,7 @@ def _matching(
     config: ScratchConfig,
     begun: Checkpoint,
     features: Features,
-    keys: list[tuple[int, int]],
+    keys: Keys,
     *,
     answered_only: bool,
 ) -> BatchMaker:

@@ -28,9 +28,9 @@ from mmrr.files import HashCache, checksum_file
 from mmrr.scorers import edje as scorer
 from mmrr.training.config import CHECKPOINT, ModelName
 from mmrr.training.crew import Crew, join
-from mmrr.training.features import Features, ReadPage
+from mmrr.training.features import Features, Keys, ReadPage, make_all
 from mmrr.training.fresh_edje import Network, Sizes, learn_pieces, load, save, write_pieces
-from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
+from mmrr.training.loop import Losses, RunFolder, Schedule
 from mmrr.training.loop import train as run_loop
 from mmrr.training.matching import STRIP_ROWS, BatchMaker, batch_seed
 from mmrr.training.queries import Labelled
@@ -191,7 +191,7 @@ class Batch:
 class Batches:
     """Step number -> Batch."""
 
-    def __init__(self, config: Config, seed: str, features: Features, keys: list[tuple[int, int]], strips: int) -> None:
+    def __init__(self, config: Config, seed: str, features: Features, keys: Keys, strips: int) -> None:
         self.seed, self.passages = config.seed, config.passages
         self.makers = [
             BatchMaker(
@@ -411,7 +411,7 @@ def _spell(
     lesson: Lesson,
     start: Checkpoint,
     features: Features,
-    keys: list[tuple[int, int]],
+    keys: Keys,
 ) -> Records:
     """Teach a fresh Local network to spell, in a run folder of its own, inside this one."""
     network = lesson.network
@@ -459,17 +459,7 @@ def _features(vision: Checkpoint, pool: Pool, reports: int, crew: Crew) -> Any:
     file = vision.path / "model.safetensors"
     name = checksum_file(file) if file.exists() else vision.revision.removeprefix("sha256:")
     features = Features(pool.folder / f"features-{name[:12]}", pool)
-    tower: Any = None
-    keys = []
-    for report in range(reports):
-        places = [(report, number) for number in range(pool.pages(report))]
-        for place in places:
-            if not features.path(*place).exists():
-                tower = tower or _tower(vision, crew)
-                with mixed(crew.device, torch.bfloat16):  # as a tower of our own was trained
-                    features.make(tower, *place)
-        keys += places
-        yield {"stage": "features", "step": report + 1, "steps": reports, "lr": 0.0}
+    keys = yield from make_all(features, reports, lambda: _tower(vision, crew))
     return features, keys
 
 
