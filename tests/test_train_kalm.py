@@ -343,7 +343,7 @@ def test_every_pair_comes_once_an_epoch(folder: Path) -> None:
     for epoch in range(2):
         seen = [
             (batch.pages[0], one.query, one.yes)
-            for batch in (make(epoch * make.an_epoch + n) for n in range(make.an_epoch))
+            for batch in (make(epoch * make.groups.an_epoch + n) for n in range(make.groups.an_epoch))
             for one in batch.queries[0]
         ]
         assert sorted(seen) == sorted((f"text {i % 3}", f"q{i}", float(i % 2 == 0)) for i in range(10))

@@ -129,7 +129,7 @@ def test_a_link_out_of_the_folder_is_refused_and_another_root_can_be_named(folde
 def test_an_epoch_has_every_pair_once_in_an_order_of_its_own(folder):
     pairs = read_pairs(folder / "pairs.jsonl")
     make, again = (JudgedPages(pairs, seed=0, pages=1, queries=2) for _ in range(2))
-    assert make.an_epoch == 8  # three queries a page: two and one
+    assert make.groups.an_epoch == 8  # three queries a page: two and one
 
     def epoch(number, batches):
         groups = [batches(number * 8 + n)[0] for n in range(8)]

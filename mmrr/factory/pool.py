@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mmrr.factory.canvas import DrawnPage, Word
 from mmrr.factory.fonts import families
 from mmrr.factory.layout import draw_document
 from mmrr.factory.reports import BoundQuestion, bind, with_text
-from mmrr.factory.sources import Document
+from mmrr.factory.sources import Block, Document
 
 #: Raised when what is kept of a report changes: older pools are refused.
 FORMAT = 1
@@ -180,19 +180,28 @@ def _located(report: Document, pages: list[Page]) -> list[tuple[str, str, list[i
     found = []
     for question in report.questions:
         assert isinstance(question, BoundQuestion)
-        known, answer = question.block, fold(question.answer)
-        own = range(question.first, question.last + 1) if known is None else (known,)
-        stands = [n for n, blocks in enumerate(texts) if any(at in blocks for at in own)]
-        written = [n for n in stands if answer.strip() and any(answer in texts[n].get(at, "") for at in own)]
-        if known is None:
-            numbers = written if len(written) == 1 and len(answer.strip()) > 3 else []
-        else:
-            block = report.blocks[known]
-            whole = "".join(cell for row in block.rows for cell in row) if block.kind == "table" else block.text
-            numbers = written if written or letters[known] < _letters(whole) else stands
-        if numbers:
+        cut = question.block is not None and letters[question.block] < _letters(_whole(report.blocks[question.block]))
+        if numbers := answering(question, texts, cut):
             found.append((question.text, question.answer, numbers))
     return found
+
+
+def answering(question: BoundQuestion, texts: Sequence[Mapping[int, str]], cut: bool) -> list[int]:
+    """The pages that answer a question, as ``Pool.questions`` has it; empty: not known.
+
+    ``texts``: of each page, block -> its words as ``fold`` has them; ``cut``: not all of its block is on the pages.
+    """
+    known, answer = question.block, fold(question.answer)
+    own = range(question.first, question.last + 1) if known is None else (known,)
+    stands = [n for n, blocks in enumerate(texts) if any(at in blocks for at in own)]
+    written = [n for n in stands if answer.strip() and any(answer in texts[n].get(at, "") for at in own)]
+    if known is None:
+        return written if len(written) == 1 and len(answer.strip()) > 3 else []
+    return written or ([] if cut else stands)
+
+
+def _whole(block: Block) -> str:
+    return "".join(cell for row in block.rows for cell in row) if block.kind == "table" else block.text
 
 
 def _letters(text: str) -> int:

@@ -165,18 +165,20 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
     model = Reranker(scorer, adapted, exit_layer, saliency, config.recompute)
     make = JudgedPages(pairs, config.seed, config.pages, config.queries)
     cuts = f"band {scorer.prepare_options.band}, exit {exit_layer}, {keep:.0%} of the tokens"
-    tell(f"{len(pairs)} pairs on {len(make.by_page)} pages; {cuts}")
+    tell(f"{len(pairs)} pairs on {len(make.groups.by_page)} pages; {cuts}")
     tested = JudgedPages(validation, 0, 1, config.queries)
 
     def evaluate() -> dict[str, float]:
-        found = [(model(page), page.relevant) for n in range(tested.an_epoch) for page in tested(n)]
+        found = [(model(page), page.relevant) for n in range(tested.groups.an_epoch) for page in tested(n)]
         z = torch.cat([scores for scores, _ in found]).float()
         y = torch.tensor([relevant for _, judged in found for relevant in judged], device=z.device)
         loss = F.binary_cross_entropy_with_logits(z, y.float())
         return {"val_loss": float(loss), "val_right": float(((z > 0) == y).float().mean())}
 
     per_step = config.pages * config.accumulate * crew.size
-    yield from _loop(config, run, crew, model, make, make.an_epoch / per_step, evaluate if validation else None, tell)
+    yield from _loop(
+        config, run, crew, model, make, make.groups.an_epoch / per_step, evaluate if validation else None, tell
+    )
 
 
 def train_embedder(config: EmbedderConfig, run: Path, tell: Tell = lambda _: None) -> Iterator[dict[str, Any]]:

@@ -9,15 +9,15 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmrr.errors import MmrrError
-from mmrr.factory.pool import Asked
+from mmrr.factory.pool import Asked, answering
 from mmrr.factory.pool import fold as spaced
 from mmrr.factory.reports import BoundQuestion, bind, with_text
 from mmrr.factory.sources import Block, Document
+from mmrr.training.pairs import Groups
 from mmrr.training.queries import Labelled, labelled, phrase
 from mmrr.training.targets import fold
 from mmrr.trec import lines
@@ -104,15 +104,7 @@ def _asked(report: Document, pages: Sequence[Sequence[tuple[list[str], int]]], c
     found = []
     for question in report.questions:
         assert isinstance(question, BoundQuestion)
-        known, answer = question.block, spaced(question.answer)
-        own = range(question.first, question.last + 1) if known is None else (known,)
-        stands = [n for n, blocks in enumerate(texts) if any(at in blocks for at in own)]
-        written = [n for n in stands if answer.strip() and any(answer in texts[n].get(at, "") for at in own)]
-        if known is None:
-            numbers = written if len(written) == 1 and len(answer.strip()) > 3 else []
-        else:
-            numbers = written or ([] if known in cut else stands)
-        if numbers:
+        if numbers := answering(question, texts, question.block in cut):
             found.append(Asked(question.text, question.answer, tuple(numbers)))
     return found
 
@@ -239,45 +231,18 @@ def read_text_pairs(path: Path) -> list[TextPair]:
     return pairs
 
 
-@dataclass(frozen=True)
 class PairMaker:
     """Batch number -> Batch: a text with its queries, each pair once an epoch; order by seed and epoch alone."""
 
-    pairs: Sequence[TextPair]
-    seed: int
-    pages: int  # a batch
-    queries: int  # a page, at most
-    ratios: Sequence[int]
-    at_once: int  # ratios a step; 0: all
-    _orders: dict[int, list[list[TextPair]]] = field(default_factory=dict)
-
-    @cached_property
-    def by_text(self) -> dict[str, list[TextPair]]:
-        found: dict[str, list[TextPair]] = {}
-        for pair in self.pairs:
-            found.setdefault(pair.text, []).append(pair)
-        return found
-
-    @cached_property
-    def an_epoch(self) -> int:
-        """How many groups of one text an epoch has."""
-        return sum(-(-len(group) // self.queries) for group in self.by_text.values())
-
-    def order(self, epoch: int) -> list[list[TextPair]]:
-        if epoch not in self._orders:
-            rng = random.Random(f"{self.seed}/epoch/{epoch}")
-            groups = []
-            for group in self.by_text.values():
-                mixed = rng.sample(group, len(group))
-                groups += [mixed[at : at + self.queries] for at in range(0, len(mixed), self.queries)]
-            rng.shuffle(groups)
-            self._orders.clear()
-            self._orders[epoch] = groups
-        return self._orders[epoch]
+    def __init__(
+        self, pairs: Sequence[TextPair], seed: int, pages: int, queries: int, ratios: Sequence[int], at_once: int
+    ) -> None:
+        """``pages`` a batch, ``queries`` a page at most; ``at_once``: ratios a step, 0: all."""
+        self.groups = Groups(pairs, lambda pair: pair.text, seed, queries)
+        self.seed, self.pages, self.ratios, self.at_once = seed, pages, ratios, at_once
 
     def __call__(self, number: int) -> Batch:
-        places = range(number * self.pages, (number + 1) * self.pages)
-        groups = [self.order(place // self.an_epoch)[place % self.an_epoch] for place in places]
+        groups = self.groups.batch(number, self.pages)
         queries = [[Example(pair.query, pair.yes) for pair in group] for group in groups]
         rng = random.Random(f"{self.seed}/ratios/{number}")
         return Batch([group[0].text for group in groups], queries, _some(self.ratios, self.at_once, rng))

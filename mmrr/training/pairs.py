@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import random
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
 from mmrr.errors import MmrrError
 from mmrr.trec import lines
+
+T = TypeVar("T")
 
 FIELDS = ("query", "image", "relevant")
 
@@ -132,46 +134,45 @@ class Judged:
     relevant: tuple[bool, ...]
 
 
-@dataclass(frozen=True)
-class JudgedPages:
-    """Batch number -> a few pages, each with its queries: a page is read once for all of them.
+class Groups(Generic[T]):
+    """What belongs to one page, together: each item once an epoch, in an order of the seed and the epoch alone."""
 
-    Every pair comes once an epoch, in an order that depends on the seed and the epoch alone.
-    """
+    def __init__(self, items: Sequence[T], page: Callable[[T], Hashable], seed: int, most: int) -> None:
+        """``page``: which page an item belongs to; ``most``: items a group, so that a page may have several groups."""
+        self.seed, self.most = seed, most
+        self.by_page: dict[Hashable, list[T]] = {}
+        for item in items:
+            self.by_page.setdefault(page(item), []).append(item)
+        #: How many groups an epoch has.
+        self.an_epoch = sum(-(-len(group) // most) for group in self.by_page.values())
+        self._order: tuple[int, list[list[T]]] | None = None
 
-    pairs: Sequence[Pair]
-    seed: int
-    pages: int  # a batch
-    queries: int  # a page, at most
-    _orders: dict[int, list[list[Pair]]] = field(default_factory=dict)
-
-    @cached_property
-    def by_page(self) -> dict[Path, list[Pair]]:
-        found: dict[Path, list[Pair]] = {}
-        for pair in self.pairs:
-            found.setdefault(pair.image, []).append(pair)
-        return found
-
-    @cached_property
-    def an_epoch(self) -> int:
-        """How many groups of one page an epoch has."""
-        return sum(-(-len(group) // self.queries) for group in self.by_page.values())
-
-    def order(self, epoch: int) -> list[list[Pair]]:
-        if epoch not in self._orders:
+    def order(self, epoch: int) -> list[list[T]]:
+        if self._order is None or self._order[0] != epoch:
             rng = random.Random(f"{self.seed}/epoch/{epoch}")
             groups = []
             for group in self.by_page.values():
                 mixed = rng.sample(group, len(group))
-                groups += [mixed[at : at + self.queries] for at in range(0, len(mixed), self.queries)]
+                groups += [mixed[at : at + self.most] for at in range(0, len(mixed), self.most)]
             rng.shuffle(groups)
-            self._orders.clear()
-            self._orders[epoch] = groups
-        return self._orders[epoch]
+            self._order = epoch, groups
+        return self._order[1]
+
+    def batch(self, number: int, size: int) -> list[list[T]]:
+        """``size`` groups; epochs follow one another."""
+        places = range(number * size, (number + 1) * size)
+        return [self.order(place // self.an_epoch)[place % self.an_epoch] for place in places]
+
+
+class JudgedPages:
+    """Batch number -> a few pages, each with its queries: a page is read once for all of them."""
+
+    def __init__(self, pairs: Sequence[Pair], seed: int, pages: int, queries: int) -> None:
+        """``pages`` a batch, ``queries`` a page at most."""
+        self.groups, self.pages = Groups(pairs, lambda pair: pair.image, seed, queries), pages
 
     def __call__(self, number: int) -> list[Judged]:
-        places = range(number * self.pages, (number + 1) * self.pages)
-        return [_judged(self.order(place // self.an_epoch)[place % self.an_epoch]) for place in places]
+        return [_judged(group) for group in self.groups.batch(number, self.pages)]
 
 
 def _judged(group: Sequence[Pair]) -> Judged:

@@ -327,12 +327,12 @@ def train(config: Config, run: Path, tell: Tell = lambda _: None) -> Iterator[di
         assert config.pairs is not None
         pairs = read_text_pairs(config.pairs)
         make = PairMaker(pairs, config.seed, config.pages, config.queries, config.ratios, config.ratios_a_step)
-        tell(f"{len(pairs)} pairs of {make.an_epoch} texts")
+        tell(f"{len(pairs)} pairs of {make.groups.an_epoch} texts")
         if config.validation:
             batches = PairMaker(read_text_pairs(config.validation), 0, 1, config.queries, TESTED, 0)
 
             def evaluate() -> dict[str, float]:
-                found = [judge.losses(batches(n)) for n in range(batches.an_epoch)]
+                found = [judge.losses(batches(n)) for n in range(batches.groups.an_epoch)]
                 return {
                     f"val_{name}": float(sum(one[name] for one in found)) / len(found) for name in ("loss", "right")
                 }
