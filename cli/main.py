@@ -53,8 +53,11 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def _embedder(name: str | None, revision: str | None, first_stage: str | None) -> Model | None:
-    if first_stage == "bm25":
+def _embedder(
+    name: str | None, revision: str | None, first_stage: str | None, scoring: Scoring | None = None
+) -> Model | None:
+    """The embedder there is work for: to find pages, or to prune what ``scoring`` caches of them."""
+    if first_stage == "bm25" and not (name and scoring and scoring.prunes):
         return None
     if name is None and first_stage:
         raise MmrrError(f"--first-stage {first_stage} needs --embedder, a local path or a Hub id")
@@ -347,7 +350,7 @@ def evaluate(
             data,
             Render(renderer, dpi, max_tokens, ocr),
             cast("Any", text),
-            _embedder(embedder, embedder_revision, first_stage),
+            _embedder(embedder, embedder_revision, first_stage, scoring),
             {},
             Index(),
             search_options(first_stage, "document", candidates),
@@ -397,7 +400,7 @@ def run(
         asked = _queries(None, queries)
         check_output(output)
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
-        model = _embedder(embedder, embedder_revision, first_stage)
+        model = _embedder(embedder, embedder_revision, first_stage, scoring)
         pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
         report.documents(pages)
         pipeline.index_pages(session, pages, model, {}, Index())

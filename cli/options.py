@@ -23,7 +23,7 @@ Embedder = Annotated[
         envvar="MMRR_EMBEDDER",
         help="Qwen3-VL embedding checkpoint: local path, Hub id (Qwen/Qwen3-VL-Embedding-2B), or reader-embedder, "
         "the small one that comes with mmrr. "
-        "Without one, pages are found by their text layer alone.",
+        "Without one, pages are found by their text layer alone and cached whole.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from mmrr import mmdocir, picture
+from mmrr import families, mmdocir, picture
 from mmrr.artifacts import Manifest, Workspace, command
 from mmrr.collection import Collection, load, read_image
 from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
@@ -80,6 +80,11 @@ class Scoring:
     model: Model
     options: dict[str, str]
     keep: float | None = None  # None: the head's pruning, else 0.5 where there is an embedder, else all
+
+    @property
+    def prunes(self) -> bool:
+        """Whether an embedder's attention is of use to it."""
+        return self.keep != 1 and bool(families.load("scorers", self.family).PRUNES)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,19 @@ def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_emb
     assert evaluate(published, tmp_path / "w", *options) == document
 
 
+def test_a_named_embedder_prunes_even_where_text_finds_the_pages(published, tmp_path, tiny_path, tiny_embedder_path):  # noqa: F811
+    def cached(name: str, *options: str) -> set[str]:
+        work = tmp_path / name
+        evaluate(published, work, "--first-stage", "bm25", "--scorer-model", str(tiny_path), *options)
+        (manifest,) = (work / "precache").glob("*/manifest.json")
+        return set(json.loads(manifest.read_text())["inputs"])
+
+    embedder = ("--embedder", str(tiny_embedder_path))
+    assert "prune" in cached("named", *embedder)
+    assert "prune" not in cached("whole", *embedder, "--keep", "1")
+    assert "prune" not in cached("none")
+
+
 def test_pdfs_search_inside_the_questions_own_document(tmp_path):
     data = tmp_path / "data"
     question = {"Q": "purple zebra", "A": "-", "type": "['Text']", "page_id": [1], "layout_mapping": []}
