@@ -137,10 +137,12 @@ class Features:
         }
 
 
-def make_all(features: Features, reports: int, tower: Callable[[], Any]) -> Generator[dict[str, Any], None, Keys]:
+def make_all(
+    features: Features, reports: int, tower: Callable[[], Any], device: torch.device
+) -> Generator[dict[str, Any], None, Keys]:
     """Make what is missing of the first ``reports`` reports; yields a record a report, returns (report, page) of all.
 
-    ``tower``: loads what reads pages, called where a page has not been read yet.
+    ``tower``: loads what reads pages onto ``device``, called where a page has not been read yet.
     """
     keys: Keys = []
     backbone: Any = None
@@ -149,7 +151,7 @@ def make_all(features: Features, reports: int, tower: Callable[[], Any]) -> Gene
         for key in of_report:
             if not features.path(*key).exists():
                 backbone = backbone or tower()
-                with mixed(backbone.device, torch.bfloat16):  # as a tower of our own was trained
+                with mixed(device, torch.bfloat16):  # as a tower of our own was trained
                     features.make(backbone, *key)
         keys += of_report
         yield {"stage": "features", "step": report + 1, "steps": reports, "lr": 0.0}

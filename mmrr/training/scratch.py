@@ -195,7 +195,7 @@ def _features(config: ScratchConfig, run: Path, crew: Crew, pool: Pool, reports:
         return embedders.Embedder(reader, embedders.Prepare(), crew.device, torch.float32).backbone
 
     features = Features(pool.folder / f"features-{checksum_file(path / 'model.safetensors')[:12]}", pool)
-    keys = yield from make_all(features, reports, tower)
+    keys = yield from make_all(features, reports, tower, crew.device)
     return features, keys
 
 

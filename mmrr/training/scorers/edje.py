@@ -459,7 +459,7 @@ def _features(vision: Checkpoint, pool: Pool, reports: int, crew: Crew) -> Any:
     file = vision.path / "model.safetensors"
     name = checksum_file(file) if file.exists() else vision.revision.removeprefix("sha256:")
     features = Features(pool.folder / f"features-{name[:12]}", pool)
-    keys = yield from make_all(features, reports, lambda: _tower(vision, crew))
+    keys = yield from make_all(features, reports, lambda: _tower(vision, crew), crew.device)
     return features, keys
 
 
