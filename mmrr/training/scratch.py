@@ -19,12 +19,12 @@ from mmrr.checkpoints import Checkpoint
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Pool
-from mmrr.factory.sources import read_documents, split
+from mmrr.factory.sources import Document, read_documents, split
 from mmrr.files import HashCache, checksum_file, save_tensors
 from mmrr.scorers import minireranker
 from mmrr.training import fresh
 from mmrr.training.config import CHECKPOINT, ScratchConfig
-from mmrr.training.crew import Crew, join
+from mmrr.training.crew import Crew, join, placed
 from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
 from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed, let_copy
@@ -49,17 +49,17 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
     read and for a reader of another shape.
     """
     crew = join()
-    known, held_out = _pools(config, run)
+    known, held_out = documents(config)
     model: Any = fresh.new_model(config.shape, config.seed)
     reader = Reader(model.model.visual, config.shape.hidden, config.hash_weight)
     if config.reader:
         _load_tower(model, config.reader)
         reader.load_state_dict(load_file(config.reader / HEADS), strict=False)
     reader.to(crew.device)
-    make = CropMaker(known, config.reports, config.seed, CROPS, letters=config.letters)
+    make = CropMaker(_pool(config, run, known), config.reports, config.seed, CROPS, letters=config.letters)
     evaluate = None
     if held_out:
-        crops = CropMaker(held_out, HELD_OUT_REPORTS, config.seed, CROPS[:1])
+        crops = CropMaker(_held_out_pool(config, run, held_out), HELD_OUT_REPORTS, config.seed, CROPS[:1])
         test = [crops(i) for i in range(5)]
 
         def evaluate() -> dict[str, float]:
@@ -75,7 +75,9 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
 def train_embedder(config: ScratchConfig, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
     crew = join()
-    checkpoint, scorer, features, keys = yield from begin(config, run, crew, minireranker.Prepare(band="0:1"))
+    known, held_out = documents(config)
+    prepare = minireranker.Prepare(band="0:1")
+    checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     if config.start is None and config.spelled < config.shape.layers:
@@ -83,8 +85,8 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
     make = _matching(config, checkpoint, features, keys, answered_only=True)
-    unseen = yield from _held_out(config, run, crew)
-    evaluate = unseen and _measure(config, contrast.losses, *unseen, answered_only=True)
+    unseen = yield from _unseen(config, run, crew, held_out)
+    evaluate = unseen and _measure(config, crew, contrast.losses, *unseen, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
         fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -101,8 +103,9 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
             f"must lie in the band {prepare.band} and below the exit {config.exit}"
         )
     crew = join()
-    checkpoint, scorer, features, keys = yield from begin(config, run, crew, prepare)
-    unseen = yield from _held_out(config, run, crew)
+    known, held_out = documents(config)
+    checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
+    unseen = yield from _unseen(config, run, crew, held_out)
     keep = 1.0
     if config.embedder and config.keep < 1:
         keep = config.keep
@@ -112,22 +115,32 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
     scorer.backbone.text.requires_grad_(True)
     judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled)
     make = _matching(config, checkpoint, features, keys, answered_only=False)
-    evaluate = unseen and _measure(config, judge.losses, *unseen, answered_only=False)
+    evaluate = unseen and _measure(config, crew, judge.losses, *unseen, answered_only=False)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
-def _pools(config: ScratchConfig, run: Path) -> tuple[Pool, Pool | None]:
-    """Of the documents to train on, and of those held out, if any are."""
-    folder = config.pool or run / "pool"
-    known, held_out = split([one for path in config.documents for one in read_documents(path)], config.held_out)
-    pool = Pool(folder, known, config.seed)
-    return pool, Pool(folder / "held-out", held_out, config.seed) if held_out else None
+def documents(config: ScratchConfig) -> tuple[list[Document], list[Document]]:
+    """To train on, and held out."""
+    return split([one for path in config.documents for one in read_documents(path)], config.held_out)
+
+
+def _pool(config: ScratchConfig, run: Path, known: list[Document]) -> Pool:
+    return Pool(config.pool or run / "pool", known, config.seed)
+
+
+def _held_out_pool(config: ScratchConfig, run: Path, held_out: list[Document]) -> Pool:
+    return Pool((config.pool or run / "pool") / "held-out", held_out, config.seed)
 
 
 def begin(
-    config: ScratchConfig, run: Path, crew: Crew, prepare: minireranker.Prepare, phrases: Sequence[str] = ()
+    config: ScratchConfig,
+    run: Path,
+    crew: Crew,
+    known: list[Document],
+    prepare: minireranker.Prepare,
+    phrases: Sequence[str] = (),
 ) -> Any:
     """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower.
 
@@ -136,7 +149,7 @@ def begin(
     """
     checkpoint = checkpoints.resolve(str(_start(config, run, phrases)), None, HashCache(run / "hashes.json"))
     scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
-    features, keys = yield from _features(config, run, crew, _pools(config, run)[0], config.reports)
+    features, keys = yield from _features(config, run, crew, _pool(config, run, known), config.reports)
     if config.start is None:
         yield from _spell(config, run, crew, scorer, features, keys)
     return checkpoint, scorer, features, keys
@@ -199,14 +212,15 @@ def _features(config: ScratchConfig, run: Path, crew: Crew, pool: Pool, reports:
     return features, keys
 
 
-def _held_out(config: ScratchConfig, run: Path, crew: Crew) -> Any:
+def _unseen(config: ScratchConfig, run: Path, crew: Crew, held_out: list[Document]) -> Any:
     """Features and keys of pages of documents that are never trained on; None: no document is held out."""
-    _, pool = _pools(config, run)
-    return pool and (yield from _features(config, run, crew, pool, MATCHED_REPORTS))
+    if not held_out:
+        return None
+    return (yield from _features(config, run, crew, _held_out_pool(config, run, held_out), MATCHED_REPORTS))
 
 
 def _measure(
-    config: ScratchConfig, losses: Any, features: Features, keys: Keys, *, answered_only: bool
+    config: ScratchConfig, crew: Crew, losses: Any, features: Features, keys: Keys, *, answered_only: bool
 ) -> Callable[[], dict[str, float]]:
     """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
     make = BatchMaker(
@@ -216,7 +230,7 @@ def _measure(
     def measure() -> dict[str, float]:
         batches = filter(lambda batch: batch.pages, map(make, range(HELD_OUT_BATCHES)))
         with torch.compiler.set_stance("force_eager"):  # no layer is compiled anew for this
-            found = [losses(batch) for batch in batches]
+            found = [losses(placed(batch, crew.device)) for batch in batches]
         return {f"val_{name}": sum(float(one[name]) for one in found) / len(found) for name in (found or [{}])[0]}
 
     return measure

@@ -384,7 +384,8 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
         reports=config.reports,
     )
     spelled = minireranker.Prepare(band="0:1")
-    begun, speller, features, keys = yield from scratch.begin(settings, run, crew, spelled, phrases())
+    known, _ = scratch.documents(settings)
+    begun, speller, features, keys = yield from scratch.begin(settings, run, crew, known, spelled, phrases())
     scorer = Scorer(begun, Prepare(max_side=0), crew.device, torch.float32)
     scorer.backbone.model.load_state_dict(speller.backbone.model.state_dict())
     scorer.backbone.text.requires_grad_(True)
