@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mmrr.factory.pool import Asked
 from mmrr.factory.snippets import draw_snippet
 from mmrr.files import HashCache, checksum_file
 from mmrr.scorers import minireranker
-from mmrr.training import fresh
+from mmrr.training import fresh, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import ReadPage
 from mmrr.training.matching import batch_seed
@@ -45,6 +46,15 @@ vision_heads = 2
 vision_mlp = 64
 deepstack = [0]
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_held_out_pages() -> Iterator[None]:
+    """Drawing pages to measure on takes longer than the runs themselves."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scratch, "HELD_OUT_REPORTS", 1)
+        patched.setattr(scratch, "MATCHED_REPORTS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +224,16 @@ def test_a_reader_goes_on_from_another(runs: Path) -> None:
         (record,) = train_reader(config(runs, name, "reader", lines + more), runs / name)
         losses.append(record["loss"])
     assert losses[0] < losses[1]
+
+
+def test_a_reader_that_keeps_its_heads_changes_its_tower_alone(runs: Path) -> None:
+    lines = 'steps = 2\nletters = 0\nreader = "reader"\nkeep_heads = true\n'
+    list(train_reader(config(runs, "kept", "reader", lines), runs / "kept"))
+    before, after = (load_file(runs / name / "heads.safetensors") for name in ("reader", "kept"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    weights = [fresh_weights(runs / name / "checkpoint") for name in ("reader", "kept")]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if ".visual." in name)
 
 
 def test_a_missing_reader_is_named(folder: Path) -> None:

@@ -51,6 +51,7 @@ class ScratchConfig:
     # Reader
     letters: int = 2000  # first steps, on plain snippets of text
     hash_weight: float = 0.1  # weight of the words' loss beside the characters'
+    keep_heads: bool = False  # with `reader`: only the tower learns, and its features keep their meaning
     # Embedder and reranker
     reader: Path | None = None  # the run of a trained reader
     start: Path | None = None  # a run whose weights this one goes on from, instead of spelling; default: fresh weights

@@ -150,6 +150,11 @@ class Reader(nn.Module):
         nn.init.constant_(self.early.bias, -2.5)
         nn.init.constant_(self.hashes.bias, -5.0)
 
+    def keep_heads(self) -> None:
+        """Let only the tower learn: its features keep their meaning for models that were trained on them."""
+        for head in (self.characters, self.hashes, self.early):
+            head.requires_grad_(False)
+
     def forward(self, pixels: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits of characters and hashes per cell, and of characters from the early (DeepStack) features."""
         out = self.tower(pixels, grid_thw=grid)

@@ -55,6 +55,8 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
     if config.reader:
         _load_tower(model, config.reader)
         reader.load_state_dict(load_file(config.reader / HEADS), strict=False)
+        if config.keep_heads:
+            reader.keep_heads()
     reader.to(crew.device)
     make = CropMaker(_pool(config, run, known), config.reports, config.seed, CROPS, letters=config.letters)
     evaluate = None
