@@ -372,7 +372,7 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         yield from _spell(config, run, crew, lesson, start, features, keys)
     test = []
     if held_out:
-        unseen = Pool(run / "held-out", held_out, config.seed)
+        unseen = Pool(pool.folder / "held-out", held_out, config.seed)
         seen, places = yield from _features(vision, unseen, HELD_OUT_REPORTS, crew)
         # Local pays for every token: it is measured on what most of its steps are on.
         make = Batches(
