@@ -235,6 +235,13 @@ def test_a_reader_that_keeps_its_heads_changes_its_tower_alone(runs: Path) -> No
     weights = [fresh_weights(runs / name / "checkpoint") for name in ("reader", "kept")]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if ".visual." in name)
 
+    lines = (
+        'reader = "kept"\nstart = "reranker"\nsteps = 1\npages = 2\nqueries = 4\nband = "1:2"\nexit = 2\nspelled = 1\n'
+    )
+    list(train_reranker(config(runs, "taking", "reranker", lines), runs / "taking"))
+    taken = fresh_weights(runs / "taking" / "checkpoint")
+    assert all(torch.equal(tensor, taken[name]) for name, tensor in weights[1].items() if ".visual." in name)
+
 
 def test_a_missing_reader_is_named(folder: Path) -> None:
     settings = config(folder, "lost", "reranker", 'reader = "nowhere"\nband = "1:2"\nexit = 2\nspelled = 1\n')

@@ -151,6 +151,7 @@ def begin(
     """
     checkpoint = checkpoints.resolve(str(_start(config, run, phrases)), None, HashCache(run / "hashes.json"))
     scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
+    _load_tower(scorer.backbone.model, _reader(config))  # its features are what is trained on, whatever `start` had
     features, keys = yield from _features(config, run, crew, _pool(config, run, known), config.reports)
     if config.start is None:
         yield from _spell(config, run, crew, scorer, features, keys)
