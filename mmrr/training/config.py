@@ -67,6 +67,7 @@ class ScratchConfig:
     exit: int = 5
     keep: float = 0.5  # share of visual tokens
     pointing: float = 1.0  # weight of the pointing loss
+    negatives: int = 1  # of so many queries that a page does not answer, the one it scores highest is learnt from
     embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
 
     result: ClassVar[str] = CHECKPOINT

@@ -53,16 +53,19 @@ class BatchMaker:
         pages: int,
         queries: int,
         answered_only: bool,
+        negatives: int = 1,
         strips: int = 0,
         rows: int = STRIP_ROWS,
     ) -> None:
-        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer.
+        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer, else so
+        many times as many ``negatives`` as are trained on.
 
         The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper, and
         enough to learn matching on.
         """
         self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
         self.pages, self.queries, self.answered_only, self.rows = pages, queries, answered_only, rows
+        self.negatives = negatives
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/batch/{step}")
@@ -76,8 +79,10 @@ class BatchMaker:
         queries = []
         for page in pages:
             others = [other for other in pages if other is not page]
-            asked = self._answered(page, rng) if self.answered_only else labelled(page, others, self.queries, rng)
-            queries.append(asked)
+            if self.answered_only:
+                queries.append(self._answered(page, rng))
+            else:
+                queries.append(labelled(page, others, self.queries, rng, self.negatives))
         chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
         return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
 
@@ -143,13 +148,22 @@ class Judge(nn.Module):
     """A reranker in training."""
 
     def __init__(
-        self, scorer: Any, band: tuple[int, int], exit_layer: int, keep: float, pointing: float, pointer: int
+        self,
+        scorer: Any,
+        band: tuple[int, int],
+        exit_layer: int,
+        keep: float,
+        pointing: float,
+        pointer: int,
+        negatives: int = 1,
     ) -> None:
         """``keep``: share of the visual tokens, by the page's saliency.
 
         ``pointing``: weight of the pointing loss; ``pointer``: the layer it is taken in, one of the band.
+        ``negatives``: of so many queries that a page does not answer, one is learnt from.
         """
         super().__init__()
+        self.negatives = negatives
         self.scorer, self.band, self.exit_layer, self.keep = scorer, band, exit_layer, keep
         self.pointing, self.pointer = pointing, pointer
         self.text = scorer.backbone.text
@@ -177,6 +191,20 @@ class Judge(nn.Module):
         pointed = torch.stack(points).mean()
         right = ((z > 0) == y).float().mean()
         return {"loss": judged + self.pointing * pointed, "judged": judged, "pointed": pointed, "right": right}
+
+    def hard_losses(self, batch: Batch) -> Losses:
+        """The same of every query that its page answers and of the others that it scores highest."""
+        asked = [self._hardest(*one) for one in zip(batch.pages, batch.queries, strict=True)]
+        return self.losses(Batch(batch.pages, asked))
+
+    def _hardest(self, page: ReadPage, asked: list[Labelled]) -> list[Labelled]:
+        others = [query for query in asked if not query.relevant]
+        if self.negatives == 1 or not others:
+            return asked
+        with torch.no_grad():
+            scores = self(page, [query.text for query in others])
+        n = -(-len(others) // self.negatives)
+        return [query for query in asked if query.relevant] + [others[i] for i in scores.topk(n).indices.tolist()]
 
 
 class _Pointer:

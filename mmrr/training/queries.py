@@ -46,8 +46,13 @@ def usable(text: str) -> bool:
     return len(text) <= MAX_CHARACTERS and not _ANSWERS.search(text) and any(map(str.isalnum, text))
 
 
-def labelled(page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random) -> list[Labelled]:
-    """``n`` queries, about half of them answered here; the others come from pages of the same report and of others."""
+def labelled(
+    page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random, negatives: int = 1
+) -> list[Labelled]:
+    """``n`` queries, about half of them answered here; the others come from pages of the same report and of others.
+
+    ``negatives``: how many times as many of the others there are, for a model to choose the hardest of.
+    """
     here = set(page.folded)
     found: list[Labelled] = []
     questions = [asked.text for asked in page.questions if usable(asked.text)]
@@ -59,6 +64,7 @@ def labelled(page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Ran
             break
         found.append(Labelled(loosen(text, rng), True))
     own = {asked.text for asked in page.questions}
+    n = len(found) + (n - len(found)) * negatives
     for _ in range(4 * n):
         if len(found) >= n:
             break

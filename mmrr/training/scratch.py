@@ -46,8 +46,10 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
     """Teach a vision tower to read; the checkpoint's language model is untrained.
 
     With ``reader`` in the config it goes on from that run's weights. Raises MmrrError for documents that cannot be
-    read and for a reader of another shape.
+    read, for a reader of another shape and for ``keep_heads`` without a ``reader``.
     """
+    if config.keep_heads and not config.reader:
+        raise MmrrError("keep_heads = true, but the config names no `reader` whose heads could be kept: name its run")
     crew = join()
     known, held_out = documents(config)
     model: Any = fresh.new_model(config.shape, config.seed)
@@ -115,10 +117,10 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
         if unseen:
             unseen = (yield from _saliency(config, run, crew, *unseen)), unseen[1]
     scorer.backbone.text.requires_grad_(True)
-    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled)
+    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.negatives)
     make = _matching(config, checkpoint, features, keys, answered_only=False)
     evaluate = unseen and _measure(config, crew, judge.losses, *unseen, answered_only=False)
-    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
+    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.hard_losses, evaluate)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
@@ -295,6 +297,7 @@ def _matching(
         pages=config.pages,
         queries=config.queries,
         answered_only=answered_only,
+        negatives=config.negatives,
         strips=round(config.strips * config.steps),
     )
 
