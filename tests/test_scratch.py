@@ -234,7 +234,7 @@ def test_the_hardest_of_what_a_page_does_not_answer_are_learnt_from(runs: Path) 
             wrong = [i for _, i in scored if not asked[i].relevant]
             right = [i for i, one in enumerate(asked) if one.relevant]
             assert len(wrong) > len(right) > 0
-            chosen.append([asked[i] for i in right + wrong[-(-(-len(wrong) // 3)) :]])
+            chosen.append([asked[i] for i in right + wrong[len(wrong) * 2 // 3 :]])
         hard, by_hand = judge.hard_losses(batch), judge.losses(Batch(batch.pages, chosen))
         everything = judge.losses(batch)
     for name in ("judged", "pointed"):
