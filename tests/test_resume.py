@@ -19,9 +19,11 @@ from tests.console import FP32, INDEX, artifact, files, manifest, mmrr, refused,
 
 N_DOCUMENTS = 5
 #: Tiny models are too fast to be caught at work: wait a moment before each rename, as a large page would.
+# The shell that started the tests in the background may have told them to ignore Ctrl-C, and children inherit that.
 SLOWLY = """
-import time
+import signal, time
 from mmrr.artifacts import Workspace
+signal.signal(signal.SIGINT, signal.default_int_handler)
 move = Workspace._move
 def slowly(*args):
     time.sleep(0.15)
