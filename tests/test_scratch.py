@@ -225,8 +225,8 @@ def test_the_hardest_of_what_a_page_does_not_answer_are_learnt_from(runs: Path) 
     checkpoint = checkpoints.resolve(str(runs / "reranker" / "checkpoint"), None, HashCache(runs / "hashes.json"))
     prepare = minireranker.resolve(minireranker.Prepare(band="1:2"), checkpoint.config())
     scorer = minireranker.Scorer(checkpoint, prepare, torch.device("cpu"), torch.float32)
-    judge = Judge(scorer, (1, 2), 2, 1.0, 1.0, 1, negatives=3)
-    batch = BatchMaker(features, keys, "0", pages=2, queries=8, answered_only=False, negatives=3)(0)
+    judge = Judge(scorer, (1, 2), 2, 1.0, 1.0, 1, hardest_of=3)
+    batch = BatchMaker(features, keys, "0", pages=2, queries=8, answered_only=False, hardest_of=3)(0)
     chosen = []
     with torch.no_grad():
         for page, asked in zip(batch.pages, batch.queries, strict=True):

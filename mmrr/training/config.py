@@ -67,7 +67,7 @@ class ScratchConfig:
     exit: int = 5
     keep: float = 0.5  # share of visual tokens
     pointing: float = 1.0  # weight of the pointing loss
-    negatives: int = 1  # of so many queries that a page does not answer, the one it scores highest is learnt from
+    hardest_of: int = 1  # of so many queries that a page does not answer, the one it scores highest is learnt from
     embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
 
     result: ClassVar[str] = CHECKPOINT
@@ -145,7 +145,9 @@ class EmbedderConfig(FinetuneConfig):
 Config = Any
 
 _AT_LEAST = {
-    **dict.fromkeys(("pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports"), 1),
+    **dict.fromkeys(
+        ("pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports", "hardest_of"), 1
+    ),
     **dict.fromkeys(
         (
             "steps",

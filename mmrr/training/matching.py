@@ -53,19 +53,19 @@ class BatchMaker:
         pages: int,
         queries: int,
         answered_only: bool,
-        negatives: int = 1,
+        hardest_of: int = 1,
         strips: int = 0,
         rows: int = STRIP_ROWS,
     ) -> None:
-        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer, else so
-        many times as many ``negatives`` as are trained on.
+        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer, else
+        ``hardest_of`` times as many of them as are trained on.
 
         The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper, and
         enough to learn matching on.
         """
         self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
         self.pages, self.queries, self.answered_only, self.rows = pages, queries, answered_only, rows
-        self.negatives = negatives
+        self.hardest_of = hardest_of
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/batch/{step}")
@@ -82,7 +82,7 @@ class BatchMaker:
             if self.answered_only:
                 queries.append(self._answered(page, rng))
             else:
-                queries.append(labelled(page, others, self.queries, rng, self.negatives))
+                queries.append(labelled(page, others, self.queries, rng, self.hardest_of))
         chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
         return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
 
@@ -155,15 +155,15 @@ class Judge(nn.Module):
         keep: float,
         pointing: float,
         pointer: int,
-        negatives: int = 1,
+        hardest_of: int = 1,
     ) -> None:
         """``keep``: share of the visual tokens, by the page's saliency.
 
         ``pointing``: weight of the pointing loss; ``pointer``: the layer it is taken in, one of the band.
-        ``negatives``: of so many queries that a page does not answer, one is learnt from.
+        ``hardest_of``: of so many queries that a page does not answer, one is learnt from.
         """
         super().__init__()
-        self.negatives = negatives
+        self.hardest_of = hardest_of
         self.scorer, self.band, self.exit_layer, self.keep = scorer, band, exit_layer, keep
         self.pointing, self.pointer = pointing, pointer
         self.text = scorer.backbone.text
@@ -199,11 +199,11 @@ class Judge(nn.Module):
 
     def _hardest(self, page: ReadPage, asked: list[Labelled]) -> list[Labelled]:
         others = [query for query in asked if not query.relevant]
-        if self.negatives == 1 or not others:
+        if self.hardest_of == 1 or not others:
             return asked
         with torch.no_grad():
             scores = self(page, [query.text for query in others])
-        n = -(-len(others) // self.negatives)
+        n = -(-len(others) // self.hardest_of)
         return [query for query in asked if query.relevant] + [others[i] for i in scores.topk(n).indices.tolist()]
 
 

@@ -47,11 +47,11 @@ def usable(text: str) -> bool:
 
 
 def labelled(
-    page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random, negatives: int = 1
+    page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random, hardest_of: int = 1
 ) -> list[Labelled]:
     """``n`` queries, about half of them answered here; the others come from pages of the same report and of others.
 
-    ``negatives``: how many times as many of the others there are, for a model to choose the hardest of.
+    ``hardest_of``: so many times as many of the others, for a model to choose the hardest.
     """
     here = set(page.folded)
     found: list[Labelled] = []
@@ -64,7 +64,7 @@ def labelled(
             break
         found.append(Labelled(loosen(text, rng), True))
     own = {asked.text for asked in page.questions}
-    n = len(found) + (n - len(found)) * negatives
+    n = len(found) + (n - len(found)) * hardest_of
     for _ in range(4 * n):
         if len(found) >= n:
             break

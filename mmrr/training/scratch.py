@@ -117,7 +117,7 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
         if unseen:
             unseen = (yield from _saliency(config, run, crew, *unseen)), unseen[1]
     scorer.backbone.text.requires_grad_(True)
-    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.negatives)
+    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.hardest_of)
     make = _matching(config, checkpoint, features, keys, answered_only=False)
     evaluate = unseen and _measure(config, crew, judge.losses, *unseen, answered_only=False)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.hard_losses, evaluate)
@@ -297,7 +297,7 @@ def _matching(
         pages=config.pages,
         queries=config.queries,
         answered_only=answered_only,
-        negatives=config.negatives,
+        hardest_of=config.hardest_of,
         strips=round(config.strips * config.steps),
     )
 
