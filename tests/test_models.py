@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_the_two_share_a_vision_tower(found: dict[str, Checkpoint]) -> None:
         rows = len(narrow[name])
         assert torch.equal(wide[name][:rows], narrow[name]), name
         assert not wide[name][rows:].any(), name
+
+
+def test_small_edje_sees_through_the_tower_it_was_trained_with() -> None:
+    """It has none of its own, and the model that it takes it from may be trained further."""
+    named = json.loads((FOLDER / "small-edje" / "config.json").read_text())["vision"]
+    taken = load_file(FOLDER / named / "model.safetensors")
+    trained_with = load_file(Path(__file__).parents[1] / "runs" / "reader-2" / "checkpoint" / "model.safetensors")
+    tower = [name for name in trained_with if ".visual." in name]
+    assert tower
+    assert all(torch.equal(taken[name], trained_with[name]) for name in tower)
 
 
 def test_the_reranker_puts_each_querys_page_first(found: dict[str, Checkpoint], pages: list[Image.Image]) -> None:

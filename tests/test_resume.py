@@ -19,7 +19,7 @@ from tests.console import FP32, INDEX, artifact, files, manifest, mmrr, refused,
 
 N_DOCUMENTS = 5
 #: Tiny models are too fast to be caught at work: wait a moment before each rename, as a large page would.
-# The shell that started the tests in the background may have told them to ignore Ctrl-C, and children inherit that.
+#: The shell that started the tests in the background may have told them to ignore Ctrl-C, and children inherit that.
 SLOWLY = """
 import signal, time
 from mmrr.artifacts import Workspace
