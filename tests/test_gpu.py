@@ -7,6 +7,7 @@ import torch
 
 from mmrr.embedders import qwen3_vl
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
+from mmrr.stages.rerank import _moved, _portions
 from tests.conftest import CPU
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -30,3 +31,13 @@ def test_embeddings_equal_the_cpus(tiny_embedder, page_images):
     for here, there in zip(*results, strict=True):
         assert (here.vector - there.vector).abs().max() <= 1e-4
         assert (here.saliency - there.saliency).abs().max() <= 1e-4
+
+
+def test_portions_travel_whole():
+    state = {"k": torch.arange(4096.0), "next_pos": torch.tensor(7)}
+    stays = {name: tensor.to("cuda") for name, tensor in state.items()}
+    (portion,) = _moved(_portions([(0, state), (1, stays)], 1 << 20), torch.device("cuda"))
+    for moved in portion.values():
+        for name, tensor in moved.items():
+            assert tensor.device.type == "cuda"
+            assert torch.equal(tensor.cpu(), state[name])

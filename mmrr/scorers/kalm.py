@@ -262,4 +262,4 @@ def _check_ratio(ratio: int) -> None:
 
 
 def _digest(part: Tensor) -> bytes:
-    return hashlib.blake2b(part.contiguous().view(torch.uint8).numpy().data, digest_size=16).digest()
+    return hashlib.blake2b(part.cpu().contiguous().view(torch.uint8).numpy().data, digest_size=16).digest()

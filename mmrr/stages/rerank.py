@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -196,7 +197,8 @@ def _from_cache(
 ) -> _Score:
     files = StateReader(workspace)
     shared = files.read(cached.content["shared"], "shared")
-    reader = Resident(files, resolve_device(machine.device), machine.resident)
+    device = resolve_device(machine.device)
+    reader = Resident(files, device, machine.resident)
     listwise = families.load("scorers", cached.config["family"]).LISTWISE
 
     # What no page changes of a query is computed once, where a family can say it.
@@ -215,7 +217,8 @@ def _from_cache(
         queries = [ask(query.text) for query, _ in asked]
         pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in asked]
-        for part in _ahead(_portions(zip(pages, states(pages), strict=True), machine.memory // _COPIES)):
+        portions = _portions(zip(pages, states(pages), strict=True), machine.memory // _COPIES)
+        for part in _ahead(_moved(portions, device)):
             for query, own in zip(queries, found, strict=True):
                 mine = {row: state for row, state in part.items() if row in own}
                 if mine:
@@ -239,6 +242,29 @@ def _portions(states: Iterable[tuple[int, State]], most_bytes: int) -> Iterator[
         size += own
     if portion:
         yield portion
+
+
+def _moved(portions: Iterator[dict[int, State]], device: torch.device) -> Iterator[dict[int, State]]:
+    """Each portion on the device as it is stored: what is quantised travels small and is decoded there.
+
+    To CUDA through pinned memory, in a stream of its own, so that a portion travels while the one before it is scored.
+    """
+    if device.type == "cpu":
+        yield from portions
+        return
+    cuda = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def send(tensor: torch.Tensor) -> torch.Tensor:
+        if cuda is None or tensor.device.type == "cuda":
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    for portion in portions:
+        with torch.cuda.stream(cuda) if cuda else nullcontext():
+            moved = {row: {name: send(tensor) for name, tensor in state.items()} for row, state in portion.items()}
+        if cuda:  # whoever scores it finds it there; its memory is free again only after its scores were read
+            cuda.synchronize()
+        yield moved
 
 
 def _ahead(parts: Iterator[T]) -> Iterator[T]:

@@ -1,0 +1,107 @@
+"""A device that is not the CPU, for machines that have none: CPU tensors that refuse to meet other CPU tensors.
+
+What runs on it never mixes the two, up to what CUDA itself allows: copies, numbers without dimensions, and indices.
+Speed, memory and the kernels of a real device it says nothing of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from tests.conftest import CPU
+
+aten = torch.ops.aten
+ELSEWHERE = torch.device("lazy:0")
+_INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
+
+
+class Moved(Tensor):
+    """A tensor on the other device; its numbers lie in ``here``."""
+
+    here: Tensor
+
+    @staticmethod
+    def __new__(cls, here: Tensor) -> Moved:
+        moved: Moved = Tensor._make_wrapper_subclass(
+            cls, here.shape, here.stride(), here.storage_offset(), dtype=here.dtype, device=ELSEWHERE
+        )
+        moved.here = here
+        return moved
+
+    def tolist(self) -> Any:
+        return self.here.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+class _Functions(TorchFunctionMode):
+    """What is made below the level that ``_Operators`` sees: tensors of Python's numbers, also as indices."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            device = kwargs.pop("device")
+            numbers = tree_map(lambda leaf: leaf.tolist() if isinstance(leaf, Moved) else leaf, args[0])
+            return func(numbers, **kwargs).to(device)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(
+                torch.tensor(part, dtype=None if part else torch.long) if isinstance(part, list) else part
+                for part in index
+            )
+            args = (args[0], index, *args[2:])
+        return func(*args, **kwargs)
+
+
+def _index(numbers: list[Any]) -> Tensor:
+    return torch.tensor(numbers, dtype=None if numbers else torch.long)
+
+
+class _Operators(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+@contextmanager
+def elsewhere(*, learning: bool = False) -> Iterator[torch.device]:
+    """Within it ``lazy`` is a device that works; with ``learning`` gradients do, and inference mode does not."""
+    with torch.inference_mode(not learning), _Functions(), _Operators():
+        yield ELSEWHERE
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    moved = [tensor for tensor in tensors if isinstance(tensor, Moved)]
+    left = [tensor for tensor in tensors if not isinstance(tensor, Moved) and tensor.dim() > 0]
+    asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
+    if func is aten._has_compatible_shallow_copy_type.default:
+        return not moved or not left
+    if moved and left and func is not aten.copy_.default and func._schema.name not in _INDEXING:
+        raise AssertionError(f"{func} meets {list(moved[0].shape)} elsewhere and {list(left[0].shape)} on the CPU")
+    to_there = ELSEWHERE in asked
+
+    def unwrap(leaf: Any) -> Any:
+        return leaf.here if isinstance(leaf, Moved) else CPU if leaf == ELSEWHERE else leaf
+
+    found = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
+    into_cpu = func is aten.copy_.default and not isinstance(args[0], Moved)
+    if not to_there and (into_cpu or asked or not moved):
+        return found
+    same = {id(tensor.here): tensor for tensor in moved}  # what works in place gives its own argument back
+
+    def wrap(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return same[id(leaf)] if id(leaf) in same else Moved(leaf)
+
+    return tree_map(wrap, found)
