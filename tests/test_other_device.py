@@ -15,14 +15,17 @@ from mmrr.checkpoints import resolve
 from mmrr.embedders import qwen3_vl
 from mmrr.files import HashCache
 from mmrr.scorers import edje, kalm, minireranker, ziprerank
+from mmrr.stages import rerank
 from mmrr.stages.rerank import _moved, _portions
 from mmrr.training.crew import placed
 from mmrr.training.features import ReadPage
 from mmrr.training.matching import Batch, Contrast, Judge, Spelling
 from mmrr.training.queries import Labelled
 from mmrr.training.targets import N_HASHES, fold
+from mmrr.trec import read_run
 from mmrr.types import Keep
 from tests.conftest import CPU
+from tests.console import FP32, INDEX, SOIL, THESIS, artifact, mmrr, write_documents, write_queries
 from tests.elsewhere import ELSEWHERE, Moved, elsewhere
 
 QUERY = "When is the thesis due?"
@@ -114,6 +117,25 @@ def test_portions_arrive_whole_on_the_device() -> None:
         for state in portions[0].values():
             assert all(isinstance(tensor, Moved) for tensor in state.values())
         assert portions[0][0]["k"].tolist() == [1.0] * 4
+
+
+def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path: Path, monkeypatch) -> None:
+    """Scores through files and back, some page caches resident and some not."""
+    monkeypatch.setattr(rerank, "_ahead", iter)  # the stand-in is this thread's
+    write_documents(tmp_path / "docs", handbook=THESIS, soil=SOIL)
+    write_queries(tmp_path / "q.jsonl", ("a", QUERY), ("b", "rainfall"))
+
+    def chain(device: torch.device) -> list[Tensor]:
+        work = tmp_path / device.type
+        there = ("--work", work, "--device", device)
+        mmrr("index", tmp_path / "docs", *INDEX, *FP32, *there, "--embedder", tiny_embedder_path)
+        mmrr("precache", *FP32, *there, "--scorer-model", tiny_path, "--codec", "int8")
+        found = artifact(mmrr("rerank", "--queries", tmp_path / "q.jsonl", *there, "--resident", "32KiB"))
+        mmrr("verify", *there, "--rescore", 2)
+        run = read_run(found / "run.trec")
+        return [torch.tensor([hit.score for hit in sorted(run[name], key=lambda hit: hit.page_id)]) for name in "ab"]
+
+    _same(chain)
 
 
 def test_what_learns_leaves_nothing_behind(tiny_embedder, tiny) -> None:
