@@ -91,7 +91,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     to_there = ELSEWHERE in asked
 
     def unwrap(leaf: Any) -> Any:
-        return leaf.here if isinstance(leaf, Moved) else CPU if leaf == ELSEWHERE else leaf
+        if isinstance(leaf, Moved):
+            return leaf.here
+        return CPU if isinstance(leaf, torch.device) and leaf == ELSEWHERE else leaf
 
     found = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
     into_cpu = func is aten.copy_.default and not isinstance(args[0], Moved)
