@@ -38,8 +38,11 @@ def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
     path.write_bytes(faiss.serialize_index(index).tobytes())
 
 
-def search_dense(path: Path, queries: NDArray[np.float32], depth: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Scores and rows, each (Q, depth), row -1 where the index found fewer. Raises MmrrError if it is damaged."""
+def search_dense(path: Path, queries: NDArray[np.float32], n_pages: int, depth: int) -> list[dict[int, float]]:
+    """Of each query (Q, D) the best ``depth`` pages by row at least, best first: the score of their best vector.
+
+    An index that approximates may find fewer. Raises MmrrError if it is damaged.
+    """
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
@@ -47,8 +50,15 @@ def search_dense(path: Path, queries: NDArray[np.float32], depth: int) -> tuple[
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:  # FAISS's own default looks into a single list
         lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
-    scores, rows = index.search(queries, min(depth, index.ntotal))
-    return scores, rows
+    a_page = index.ntotal // n_pages  # vectors, one page's after another's
+    found: list[dict[int, float]] = []
+    for scores, rows in zip(*index.search(queries, min(depth * a_page, index.ntotal)), strict=True):
+        pages: dict[int, float] = {}
+        for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
+            if row >= 0:  # FAISS fills up with -1
+                pages.setdefault(row // a_page, score)
+        found.append(pages)
+    return found
 
 
 def tokenize(texts: list[str]) -> list[list[str]]:

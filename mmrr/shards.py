@@ -25,11 +25,11 @@ _OPEN_FILES = 64
 
 
 def write_embeddings(folder: Path, embeddings: Mapping[int, Embedding]) -> None:
-    """vectors (n, D) f32, saliency (sum T,) f32, grids (n, 2)."""
+    """vectors (n, V, D) f32, saliency (sum T,) f32, grids (n, 2)."""
     values = list(embeddings.values())
     tensors = {
         "numbers": torch.tensor(list(embeddings)),
-        "vectors": torch.stack([embedding.vector for embedding in values]),
+        "vectors": torch.stack([embedding.vectors for embedding in values]),
         "saliency": torch.cat([embedding.saliency for embedding in values]),
         "offsets": _offsets([embedding.saliency.numel() for embedding in values]),
         "grids": torch.tensor([embedding.grid for embedding in values]),
@@ -47,14 +47,14 @@ def read_embeddings(workspace: Workspace, key: str) -> dict[int, Embedding]:
 
 
 def read_vectors(workspace: Workspace, manifest: Manifest, collection: Collection, rows: Sequence[int]) -> torch.Tensor:
-    """Vectors (len(rows), D) float32 of the pages at ``rows`` of an ``embed`` artifact."""
+    """Vectors (len(rows), V, D) float32 of the pages at ``rows`` of an ``embed`` artifact."""
     known: dict[str, dict[int, Embedding]] = {}
     vectors = []
     for row in rows:
         key = manifest.content["shards"][collection.shards[row]]
         if key not in known:
             known[key] = read_embeddings(workspace, key)
-        vectors.append(known[key][collection.pages[row].number].vector)
+        vectors.append(known[key][collection.pages[row].number].vectors)
     return torch.stack(vectors)
 
 

@@ -45,11 +45,12 @@ def main(pages: int = 100_000, width: int = 2048) -> None:
             path = Path(folder) / "index"
             timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
             print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")
-            one, ms = timed(f"load {factory} and ask one", lambda p=path: search_dense(p, vectors[:1], DEPTH))
-            many, more = timed(f"load {factory} and ask 33", lambda p=path: search_dense(p, vectors[:33], DEPTH))
+            one, ms = timed(f"load {factory} and ask one", lambda p=path: search_dense(p, vectors[:1], pages, DEPTH))
+            many, more = timed(f"load {factory} and ask 33", lambda p=path: search_dense(p, vectors[:33], pages, DEPTH))
             print(f"{'each further query':<44}{(more - ms) / 32:12.1f} ms")
-            exact = many[1] if factory == "Flat" else exact
-            shared = np.mean([len({*a[:20]} & {*b[:20]}) / 20 for a, b in zip(exact, many[1], strict=True)])
+            first = [{*list(found)[:20]} for found in many]
+            exact = first if factory == "Flat" else exact
+            shared = np.mean([len(a & b) / 20 for a, b in zip(exact, first, strict=True)])
             print(f"{'of the exact first 20':<44}{shared:12.2f}")
         index, _ = timed("build BM25", lambda: TextIndex.build(texts))
         index.save(Path(folder) / "text")
@@ -57,7 +58,7 @@ def main(pages: int = 100_000, width: int = 2048) -> None:
         loaded, _ = timed("load BM25", lambda: TextIndex.load(Path(folder) / "text", pages))
         best_by_text(loaded, asked[0], DEPTH)
         by_text, _ = timed("ask BM25", lambda: [best_by_text(loaded, text, DEPTH) for text in asked], len(asked))
-        dense = [Hit(str(row), float(score)) for score, row in zip(one[0][0], one[1][0], strict=True)]
+        dense = [Hit(str(row), score) for row, score in one[0].items()]
         text = [Hit(str(row), score) for row, score in by_text[0]]
         timed("fuse", lambda: [fuse([dense, text], 60, DEPTH) for _ in range(100)], 100)
 

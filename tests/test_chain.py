@@ -437,6 +437,27 @@ def test_a_document_can_be_searched_alone(chain: Chain) -> None:
     assert "none.pdf is not in the index" in refused("rerank", QUESTION, "--work", chain.work, *missing)
 
 
+def test_of_several_vectors_a_page_the_best_finds_it(chain: Chain, tmp_path: Path) -> None:
+    """By FAISS in the collection as by exact products in a document; the reranker's scores stay what they are."""
+    work = tmp_path / "parts"
+    parts = ("--embedder", chain.embedder, "--embed-option", "parts=3", *INDEX, *FP32)
+    mmrr("index", chain.docs, "--work", work, *parts)
+    queries = ("--queries", chain.queries, "--first-stage", "dense", "--work", work)
+    alone, everywhere = (
+        dict(run_lines(artifact(mmrr("retrieve", *queries, "--scope", scope)) / "run.trec")["q1"])
+        for scope in ("document", "corpus")
+    )
+    assert len(everywhere) == 5
+    assert alone == pytest.approx({page_id: everywhere[page_id] for page_id in alone}, abs=1e-6)
+    single = dict(retrieved(chain, "--first-stage", "dense")["q1"])
+    assert any(abs(everywhere[page_id] - score) > 1e-4 for page_id, score in single.items())
+    mmrr("precache", "--work", work, "--scorer-model", chain.reranker, *FP32)
+    reranked = dict(run_lines(artifact(mmrr("rerank", *queries)) / "run.trec")["q1"])
+    assert reranked == pytest.approx(
+        dict(run_lines(chain.rerank("--first-stage", "dense") / "run.trec")["q1"]), abs=1e-5
+    )
+
+
 def test_candidates_bound_what_is_reranked(chain: Chain) -> None:
     first = retrieved(chain, "--candidates", 2)
     reranked = run_lines(chain.rerank("--candidates", 2) / "run.trec")

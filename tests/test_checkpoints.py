@@ -216,7 +216,7 @@ def test_a_missing_head_is_the_scorers_concern_alone(folder, hashes, page_images
     with pytest.raises(MmrrError, match=r"lacks 1 tensors of a Qwen3-VL, among them: lm_head\.weight"):
         Scorer(checkpoint, Prepare(band="0:2"), CPU, torch.float32)
     (embedding,) = Embedder(checkpoint, EmbedPrepare(), CPU, torch.float32).embed_pages(page_images[:1])
-    assert embedding.vector.norm().item() == pytest.approx(1, abs=1e-5)
+    assert embedding.vectors.norm().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_tied_head_is_not_missing(tmp_path, hashes):

@@ -29,7 +29,7 @@ def test_embeddings_equal_the_cpus(tiny_embedder, page_images):
         embedder = qwen3_vl.Embedder(tiny_embedder, qwen3_vl.Prepare(), device, torch.float32)
         results.append(embedder.embed_pages(page_images))
     for here, there in zip(*results, strict=True):
-        assert (here.vector - there.vector).abs().max() <= 1e-4
+        assert (here.vectors - there.vectors).abs().max() <= 1e-4
         assert (here.saliency - there.saliency).abs().max() <= 1e-4
 
 

@@ -60,7 +60,7 @@ def test_an_embedder_leaves_nothing_behind(tiny_embedder, page_images) -> None:
         embedder = qwen3_vl.Embedder(tiny_embedder, qwen3_vl.Prepare(), device, torch.float32)
         pages = embedder.embed_pages(page_images)
         return [
-            *(page.vector for page in pages),
+            *(page.vectors for page in pages),
             *(page.saliency for page in pages),
             embedder.embed_queries([QUERY], qwen3_vl.Search()),
         ]

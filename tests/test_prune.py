@@ -13,7 +13,7 @@ from mmrr.types import Embedding
 
 
 def embedding(saliency, grid):
-    return Embedding(torch.zeros(4), torch.tensor(saliency, dtype=torch.float32), grid)
+    return Embedding(torch.zeros(1, 4), torch.tensor(saliency, dtype=torch.float32), grid)
 
 
 def test_the_most_looked_at_tokens_in_raster_order():

@@ -80,30 +80,39 @@ def test_a_negative_product_is_a_rank_like_any():
 def test_flat_is_brute_force(tmp_path):
     vectors, queries = unit_vectors(200, 16), unit_vectors(7, 16, seed=1)
     build_dense(vectors, "Flat", tmp_path / "dense.faiss")
-    scores, rows = search_dense(tmp_path / "dense.faiss", queries, 20)
     products = queries @ vectors.T
-    expected = np.argsort(-products, axis=1)[:, :20]
-    assert (rows == expected).all()
-    assert np.abs(scores - np.take_along_axis(products, expected, 1)).max() < 1e-6
+    for own, found in zip(products, search_dense(tmp_path / "dense.faiss", queries, 200, 20), strict=True):
+        assert list(found) == np.argsort(-own)[:20].tolist()
+        assert max(abs(score - own[row]) for row, score in found.items()) < 1e-6
+
+
+def test_of_several_vectors_a_page_the_best_counts(tmp_path):
+    """However alike a page's vectors are, as many pages are found as were asked for."""
+    vectors, queries = unit_vectors(50, 8), unit_vectors(5, 8, seed=1)
+    pages = np.stack([vectors, 0.999 * vectors, unit_vectors(50, 8, seed=2)], axis=1)  # (50, 3, 8)
+    build_dense(pages.reshape(150, 8), "Flat", tmp_path / "dense.faiss")
+    products = (pages @ queries.T).max(1).T
+    for own, found in zip(products, search_dense(tmp_path / "dense.faiss", queries, 50, 10), strict=True):
+        assert list(found)[:10] == np.argsort(-own)[:10].tolist()
+        assert max(abs(score - own[row]) for row, score in found.items()) < 1e-6
 
 
 def test_no_more_hits_than_pages(tmp_path):
     build_dense(unit_vectors(3, 8), "Flat", tmp_path / "dense.faiss")
-    scores, rows = search_dense(tmp_path / "dense.faiss", unit_vectors(1, 8, seed=1), 100)
-    assert scores.shape == rows.shape == (1, 3)
-    assert sorted(rows[0]) == [0, 1, 2]
+    (found,) = search_dense(tmp_path / "dense.faiss", unit_vectors(1, 8, seed=1), 3, 100)
+    assert sorted(found) == [0, 1, 2]
 
 
-def test_an_approximate_index_marks_what_it_did_not_find(tmp_path):
+def test_an_approximate_index_leaves_out_what_it_did_not_find(tmp_path):
     vectors = unit_vectors(64, 8)
     build_dense(vectors, "IVF32,Flat", tmp_path / "dense.faiss")
-    _, rows = search_dense(tmp_path / "dense.faiss", vectors[:1], 64)
-    assert rows[0, 0] == 0
-    assert rows[0, -1] == -1
+    (found,) = search_dense(tmp_path / "dense.faiss", vectors[:1], 64, 64)
+    assert next(iter(found)) == 0
     plain = faiss.read_index(str(tmp_path / "dense.faiss"))
-    assert (plain.search(vectors[:1], 64)[1] >= 0).sum() < (rows >= 0).sum()  # FAISS alone looks into one list
+    assert (plain.search(vectors[:1], 64)[1] >= 0).sum() < len(found) < 64  # FAISS alone looks into one list
     plain.nprobe = 8
-    assert (plain.search(vectors[:1], 64)[1] == rows).all()
+    rows = plain.search(vectors[:1], 64)[1][0]
+    assert list(found) == rows[rows >= 0].tolist()
 
 
 @pytest.mark.parametrize("factory", ["Flatt", "", "IVF100,Flat", "PQ3", "\x00"])
@@ -123,7 +132,7 @@ def test_a_damaged_dense_index_is_named(tmp_path, damage):
     else:
         path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-9], "other": b"not an index at all"}[damage])
     with pytest.raises(MmrrError, match=r"dense\.faiss is damaged or gone; run mmrr index again"):
-        search_dense(path, unit_vectors(1, 8), 5)
+        search_dense(path, unit_vectors(1, 8), 10, 5)
 
 
 # BM25

@@ -69,7 +69,7 @@ def flip(path, position):
 
 def test_embeddings_come_back_by_page_number(workspace):
     written = {
-        number: Embedding(random(8, seed=number), random(h * w, seed=20 + number).abs(), (h, w))
+        number: Embedding(random(1, 8, seed=number), random(h * w, seed=20 + number).abs(), (h, w))
         for number, (h, w) in {17: (2, 3), 18: (4, 1), 30: (1, 1)}.items()
     }
     folder = workspace.scratch()
@@ -78,10 +78,10 @@ def test_embeddings_come_back_by_page_number(workspace):
     read = read_embeddings(workspace, KEY)
     assert list(read) == [17, 18, 30]
     for number, embedding in written.items():
-        assert torch.equal(read[number].vector, embedding.vector)
+        assert torch.equal(read[number].vectors, embedding.vectors)
         assert torch.equal(read[number].saliency, embedding.saliency)
         assert read[number].grid == embedding.grid
-        assert read[number].saliency.dtype == read[number].vector.dtype == torch.float32
+        assert read[number].saliency.dtype == read[number].vectors.dtype == torch.float32
 
 
 def test_keeps_come_back_by_page_number(workspace):
@@ -104,7 +104,7 @@ def test_keeps_come_back_by_page_number(workspace):
 def test_a_damaged_embedding_or_keep_is_an_error(workspace, stage, read):
     folder = workspace.scratch()
     if stage == "embed":
-        write_embeddings(folder, {1: Embedding(random(8), random(6), (2, 3))})
+        write_embeddings(folder, {1: Embedding(random(1, 8), random(6), (2, 3))})
     else:
         write_keeps(folder, {1: Keep(torch.tensor([1, 2], dtype=torch.int32), (2, 3))})
     workspace.commit_shard(stage, KEY, folder, {})

@@ -239,17 +239,29 @@ class Backbone:
                 x = page.add_deepstack(index, x)
         return KeyValues(torch.stack(keys), torch.stack(values))
 
-    @torch.inference_mode()
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
         """The whole depth over one sequence; the last token's hidden state (D,) after the final norm."""
+        everything = torch.ones(1, len(page.embeddings), dtype=torch.bool)
+        return self.read_parts(page, everything, observe)[0]
+
+    @torch.inference_mode()
+    def read_parts(self, page: PageSequence, seen: Tensor, observe: Observer | None = None) -> Tensor:
+        """The same where the last token sees less in the last layer, once for each row of ``seen`` (V, n): (V, D)."""
         x, rotary = page.embeddings, self.rotary(page.positions)
-        for index in range(self.n_layers):
+        last = self.n_layers - 1
+        for index in range(last):
             query, key, value = self.project(index, x, rotary)
             if observe:
                 observe(index, query, key)
             x = self.finish(index, x, _causal(query, key, value))
             x = page.add_deepstack(index, x)
-        return self.text.norm(x[-1])
+        query, key, value = self.project(last, x, rotary, n_queries=1)
+        if observe:
+            observe(last, query, key)
+        attended = F.scaled_dot_product_attention(
+            query.expand(-1, len(seen), -1)[None], key[None], value[None], seen.to(self.device), enable_gqa=True
+        )[0]
+        return self.text.norm(self.finish(last, x[-1:].expand(len(seen), -1), attended))
 
     # Language model, query side
 

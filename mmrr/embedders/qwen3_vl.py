@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding as first stage: one vector a page, and how much the model looked at each visual token for it.
+"""Qwen3-VL-Embedding as first stage: a page's vector, and how much the model looked at each visual token for it.
 
 Recipe of the published checkpoints: chat with the instruction as system message, one user turn, generation prompt;
 the last token's hidden state after the final norm, truncated to the Matryoshka dimension, then L2-normalised.
@@ -25,6 +25,11 @@ from mmrr.types import Embedding, Grid
 CHECKPOINTS = ("reader-embedder", "Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
 #: Longest input of the published recipe, in tokens.
 MAX_LENGTH = 8192
+#: Rows of tokens that a part of a page shares with each of its neighbours, so that no line is cut in two.
+_OVERLAP = 1
+#: What the whole page counts beside one of its parts.
+_WHOLE = 0.5
+_MOST_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Prepare:
     instruction: str = "Represent the user's input."
     dim: int = 0  # Matryoshka dimension; 0: the model's full width
     max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
+    parts: int = 0  # horizontal parts of a page with a vector each; 0: one of the whole page, as published
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Embedder:
         width = self.backbone.config.text_config.hidden_size
         if not 0 <= prepare.dim <= width:
             raise MmrrError(f"dim {prepare.dim} is outside 1..{width}, the width of {checkpoint.id}")
+        if not 0 <= prepare.parts <= _MOST_PARTS:
+            raise MmrrError(f"parts {prepare.parts}: expected 1 to {_MOST_PARTS}, or 0 for one vector a page")
 
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(h, w) of the saliency map of a page image of this size."""
@@ -62,7 +70,7 @@ class Embedder:
 
     @torch.inference_mode()
     def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]:
-        """One forward a page gives both the vector (D,) and the saliency (T,)."""
+        """One forward a page gives both its vectors (V, D) and the saliency (T,)."""
         return [self.read(visual) for visual in self.backbone.vision(images, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
@@ -71,8 +79,24 @@ class Embedder:
         before, after = self.backbone.split_at_image(self.chat(self.prepare.instruction, Mark.IMAGE))
         page = self.backbone.page_sequence(before, visual, after)
         saliency = Saliency(page.visual)
-        vector = self.unit(self.backbone.read(page, saliency.observe))
-        return Embedding(vector.cpu(), saliency.total.cpu(), visual.grid)
+        vectors = self.vectors(self.backbone.read_parts(page, self.seen(page, visual.grid), saliency.observe))
+        return Embedding(vectors.cpu(), saliency.total.cpu(), visual.grid)
+
+    def seen(self, page: Any, grid: Grid) -> Tensor:
+        """What the last token sees of a page in the last layer, (1 + parts, n) bool: all of it, then each part."""
+        rows = torch.arange(grid[0] * grid[1]) // grid[1]
+        edges = torch.arange(self.prepare.parts + 1)[:, None] * grid[0] / max(1, self.prepare.parts)
+        seen = torch.ones(len(edges), len(page.embeddings), dtype=torch.bool)
+        seen[1:, page.visual] = (rows >= edges[:-1] - _OVERLAP) & (rows < edges[1:] + _OVERLAP)
+        return seen
+
+    def vectors(self, states: Tensor) -> Tensor:
+        """The page's vectors (V, dim) of what the last token made of the whole and of its parts (1 + parts, D).
+
+        A query's product with one of them is what it makes of that part and of the whole together.
+        """
+        whole, parts = self.unit(states[:1]), self.unit(states[1:])
+        return (parts + _WHOLE * whole) / (1 + _WHOLE) if len(parts) else whole
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], search: Search) -> Tensor:
@@ -96,9 +120,8 @@ class Embedder:
         return list(ids)
 
     def unit(self, hidden: Tensor) -> Tensor:
-        """The vector (dim,) of a last hidden state (D,): truncated, then of length 1."""
-        vector = hidden.float()
-        return torch.nn.functional.normalize(vector[: self.prepare.dim or None], dim=0)
+        """The vectors (.., dim) of last hidden states (.., D): truncated, then of length 1."""
+        return torch.nn.functional.normalize(hidden.float()[..., : self.prepare.dim or None], dim=-1)
 
 
 class Saliency:

@@ -31,8 +31,8 @@ def build(
                 TextIndex.build(texts).save(folder / TEXT)
                 if embedded:
                     rows = list(range(len(collection.pages)))
-                    vectors = read_vectors(workspace, embedded, collection, rows).numpy()
-                    build_dense(vectors, options.faiss_factory, folder / DENSE)
+                    vectors = read_vectors(workspace, embedded, collection, rows).flatten(0, 1)
+                    build_dense(vectors.numpy(), options.faiss_factory, folder / DENSE)
                 advance(len(collection.pages))
 
         content = {"pages": len(collection.pages), "pages_with_text": sum(bool(text.strip()) for text in texts)}

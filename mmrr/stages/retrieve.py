@@ -154,10 +154,10 @@ def _dense(
     options: Retrieve,
 ) -> list[list[Hit]]:
     if options.scope == "corpus":
-        found = search_dense(workspace.own_file(indexed, DENSE), vectors.numpy(), options.depth)
+        found = search_dense(workspace.own_file(indexed, DENSE), vectors.numpy(), len(collection.pages), options.depth)
         return [
-            rank({collection.pages[row].page_id: float(score) for score, row in zip(*pair, strict=True) if row >= 0})
-            for pair in zip(*found, strict=True)
+            rank({collection.pages[row].page_id: score for row, score in pages.items()}, options.depth)
+            for pages in found
         ]
     # One document is a few pages: exact products, whatever the index of the whole collection approximates.
     cached: dict[str, torch.Tensor] = {}
@@ -167,7 +167,7 @@ def _dense(
         rows = collection.rows[query.doc_id]
         if query.doc_id not in cached:
             cached[query.doc_id] = read_vectors(workspace, embedded, collection, rows)
-        products = (cached[query.doc_id] @ vector).tolist()
+        products = (cached[query.doc_id] @ vector).amax(1).tolist()
         ranked.append(
             rank({collection.pages[row].page_id: s for row, s in zip(rows, products, strict=True)}, options.depth)
         )

@@ -61,6 +61,7 @@ class ScratchConfig:
     strips: float = 0.5  # share of the steps on strips of pages, as all of spelling is
     pages: int = 4  # a batch
     queries: int = 8  # a page
+    parts: int = 0  # embedder: horizontal parts of a page with a vector each; 0: one of the whole page
     fused: bool = False  # embedder: compile a layer's small steps into few; needs a C++ compiler
     # Reranker
     band: str = "2:5"
@@ -161,6 +162,7 @@ _AT_LEAST = {
             "letters",
             "spelling",
             "spelled",
+            "parts",
         ),
         0,
     ),

@@ -255,31 +255,33 @@ class Contrast(nn.Module):
         self.text = embedder.backbone.text
         self.temperature = nn.Parameter(torch.tensor(3.0))  # log of the scale
 
-    def page_state(self, page: ReadPage) -> Tensor:
-        """The last token's state (D,), behind the final norm."""
+    def page_vectors(self, page: ReadPage) -> Tensor:
+        """The page's vectors (V, D)."""
         backbone = self.embedder.backbone
         chat = self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE)
         before, after = backbone.split_at_image(chat)
-        state = read_last(backbone, _sequence(backbone, before, page, after, None), self.layer)
-        return self.text.norm(state.float()).float()
+        sequence = _sequence(backbone, before, page, after, None)
+        states = read_last(backbone, sequence, self.embedder.seen(sequence, page.grid), self.layer)
+        vectors: Tensor = self.embedder.vectors(self.text.norm(states.float()).float())
+        return vectors
 
-    def query_states(self, texts: Sequence[str]) -> Tensor:
-        """The same of queries, (Q, D)."""
+    def query_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Queries' vectors (Q, D)."""
         backbone = self.embedder.backbone
         ids, lengths = pad([self.embedder.chat(self.search.instruction, text) for text in texts])
         embeddings = backbone.text.embed_tokens(ids.to(backbone.device))
         states = read_batch(backbone, embeddings, backbone.n_layers, self.layer)
         last = states[torch.arange(len(texts)), lengths - 1]
-        return self.text.norm(last.float()).float()
+        vectors: Tensor = self.embedder.unit(self.text.norm(last.float()).float())
+        return vectors
 
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of each query over the pages."""
+        """Cross-entropy of each query over the pages, of several vectors a page over the sum of what they say."""
         texts = [query.text for asked in batch.queries for query in asked]
-        page_states = torch.stack([self.page_state(page) for page in batch.pages])
-        query_states = self.query_states(texts)
-        pages = F.normalize(page_states, dim=1)
+        pages = torch.stack([self.page_vectors(page) for page in batch.pages])
         owner = torch.tensor([i for i, asked in enumerate(batch.queries) for _ in asked], device=pages.device)
-        logits = F.normalize(query_states, dim=1) @ pages.T * self.temperature.exp()
+        products = torch.einsum("qd,pvd->qpv", self.query_vectors(texts), pages)
+        logits = (products * self.temperature.exp()).logsumexp(-1)
         found = F.cross_entropy(logits, owner)
         right = (logits.argmax(1) == owner).float().mean()
         return {"loss": found, "right": right}
@@ -323,7 +325,7 @@ def kept_cells(page: ReadPage, share: float) -> Tensor | None:
     """Raster indices of the most salient cells, ascending; None: all."""
     if share >= 1 or page.saliency is None:
         return None
-    return choose(Embedding(page.tokens[0], page.saliency, page.grid), page.grid, share).indices.long()
+    return choose(Embedding(page.tokens[:1], page.saliency, page.grid), page.grid, share).indices.long()
 
 
 def sequence_of(scorer: Any, page: ReadPage, kept: Tensor | None) -> PageSequence:

@@ -82,7 +82,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     known, held_out = documents(config)
     prepare = minireranker.Prepare(band="0:1")
     checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
-    embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
+    embedder = embedders.Embedder(checkpoint, embedders.Prepare(parts=config.parts), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     if config.start is None and config.spelled < config.shape.layers:
         let_copy(embedder.backbone.text.layers[config.spelled])
