@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding as first stage: a page's vector, and how much the model looked at each visual token for it.
+"""Qwen3-VL-Embedding as first stage: a page's vectors, and how much the model looked at each visual token for it.
 
 Recipe of the published checkpoints: chat with the instruction as system message, one user turn, generation prompt;
 the last token's hidden state after the final norm, truncated to the Matryoshka dimension, then L2-normalised.
@@ -53,7 +53,7 @@ class Embedder:
     """Embeds pages and queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises MmrrError if the checkpoint does not load, or is narrower than the dimension asked for."""
+        """Raises MmrrError if the checkpoint does not load or is narrower than ``dim``, and for over 64 parts."""
         backbone = families.load("backbones", checkpoint.model_type)
         self.prepare = prepare
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
