@@ -55,11 +55,7 @@ class _Functions(TorchFunctionMode):
             return func(numbers, **kwargs).to(device)
         if func in (Tensor.__getitem__, Tensor.__setitem__):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            index = tuple(
-                torch.tensor(part, dtype=None if part else torch.long) if isinstance(part, list) else part
-                for part in index
-            )
-            args = (args[0], index, *args[2:])
+            args = (args[0], tuple(_index(part) if isinstance(part, list) else part for part in index), *args[2:])
         return func(*args, **kwargs)
 
 
