@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 
-from mmrr.embedders.qwen3_vl import Embedder, Prepare, Search
+from mmrr import checkpoints
+from mmrr.embedders.qwen3_vl import Embedder, Prepare, Search, resolve
 from mmrr.errors import MmrrError
+from mmrr.files import HashCache
 from mmrr.packed import read_page
 from mmrr.prompts import Mark
 from mmrr.training.features import ReadPage
 from mmrr.training.matching import Contrast
 from tests.conftest import CPU
+from tests.tiny import taught
 
 
 @pytest.fixture
@@ -124,8 +127,20 @@ def test_what_is_trained_is_what_embeds(tiny_embedder, page_images, parts):
         assert (contrast.query_vectors(texts) - embedder.embed_queries(texts, Search())).abs().max() <= 1e-5
 
 
+def test_a_checkpoint_says_how_many_parts_it_was_trained_with(tiny_embedder_path, tmp_path):
+    config = json.loads((tiny_embedder_path / "config.json").read_text())
+    assert resolve(Prepare(), config) == Prepare(parts=0)
+    assert resolve(Prepare(), config | {"embedding_parts": 3}) == Prepare(parts=3)
+    assert resolve(Prepare(parts=0), config | {"embedding_parts": 3}) == Prepare(parts=0)
+    for parts in (65, -1, "3", True):
+        with pytest.raises(MmrrError, match=f"parts {parts}: expected 1 to 64, or 0"):
+            resolve(Prepare(), config | {"embedding_parts": parts})
+    found = checkpoints.resolve(str(taught(tiny_embedder_path, tmp_path / "t", 3)), None, HashCache(tmp_path / "h"))
+    assert Embedder(found, Prepare(), CPU, torch.float32).prepare == Prepare(parts=3)
+
+
 def test_parts_have_bounds(tiny_embedder):
-    for parts in (-1, 65):
+    for parts in (-2, 65):
         with pytest.raises(MmrrError, match=f"parts {parts}: expected 1 to 64, or 0"):
             Embedder(tiny_embedder, Prepare(parts=parts), CPU, torch.float32)
 

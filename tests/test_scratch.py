@@ -82,7 +82,7 @@ def runs(folder: Path) -> Path:
         (
             "embedder",
             train_embedder,
-            'reader = "reader"\nsteps = 3\nspelling = 2\npages = 2\nqueries = 2\nspelled = 1\n',
+            'reader = "reader"\nsteps = 3\nspelling = 2\npages = 2\nqueries = 2\nspelled = 1\nparts = 2\n',
         ),
         (
             "reranker",
@@ -113,6 +113,7 @@ def test_checkpoints_load_like_any_other_and_score(runs: Path) -> None:
     )
     (found,) = embedder.embed_pages([page])
     assert found.grid == (4, 5)
+    assert len(found.vectors) == 2  # as it was trained
     checkpoint = checkpoints.resolve(str(runs / "reranker" / "checkpoint"), None, hashes)
     prepare = minireranker.resolve(minireranker.Prepare(band="1:2"), checkpoint.config())
     scorer = minireranker.Scorer(checkpoint, prepare, device, torch.float32)

@@ -29,6 +29,7 @@ from mmrr.training.plot import draw_curves
 from mmrr.types import Keep
 from tests.conftest import CPU
 from tests.console import mmrr, refused
+from tests.tiny import taught
 
 TOLERANCE = 1e-4
 QUERIES = ("When is the thesis due?", "lorem", "a longer question about the red box")
@@ -338,7 +339,11 @@ def test_recomputing_activations_changes_no_gradient(tiny, folder, tiny_path):
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(folder, tmp_path, tiny_embedder_path, page_images):
+@pytest.mark.parametrize("parts", [0, 3])
+def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(
+    folder, tmp_path, tiny_embedder_path, page_images, parts
+):
+    tiny_embedder_path = taught(tiny_embedder_path, tmp_path / "taught", parts)
     values = {"dtype": "float32", "device": "cpu", "workers": 0, "accumulate": 1, "lr": 1e-2, "warmup": 0, "steps": 4}
     path = write_config(folder / "c.toml", model=str(tiny_embedder_path), pairs="pairs.jsonl", queries=4, **values)
     settings = config.read(path, "embedder")
@@ -359,13 +364,14 @@ def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(folder, tmp
     plain = qwen3_vl.Embedder(base, qwen3_vl.Prepare(), CPU, torch.float32)
     with torch.no_grad():
         queries = model.query_vectors(QUERIES)
-        pages = torch.stack([model.page_vector(image) for image in page_images])
+        pages = torch.stack([model.page_vectors(image) for image in page_images])
     assert (queries - loaded.embed_queries(QUERIES, qwen3_vl.Search())).abs().max() <= TOLERANCE
-    for vector, embedding, before in zip(
+    assert pages.shape[1] == (parts or 1)
+    for vectors, embedding, before in zip(
         pages, loaded.embed_pages(page_images), plain.embed_pages(page_images), strict=True
     ):
-        assert (vector - embedding.vectors[0]).abs().max() <= TOLERANCE
-        assert (vector - before.vectors[0]).abs().max() > TOLERANCE
+        assert (vectors - embedding.vectors).abs().max() <= TOLERANCE
+        assert (vectors - before.vectors).abs().amax(-1).min() > TOLERANCE
 
 
 # Runs

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -204,6 +205,14 @@ def write_checkpoint(
                 parameter.normal_(0.0, 0.2 if "patch_embed" not in name else 0.05)
     model.to(dtype).save_pretrained(path)
     return path
+
+
+def taught(path: Path, copy: Path, parts: int) -> Path:
+    """A copy of an embedder's checkpoint whose config.json says that it was trained with so many parts a page."""
+    shutil.copytree(path, copy)
+    config = json.loads((path / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"embedding_parts": parts}))
+    return copy
 
 
 @contextmanager

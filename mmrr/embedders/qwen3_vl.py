@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ _OVERLAP = 1
 #: What the whole page counts beside one of its parts.
 _WHOLE = 0.5
 _MOST_PARTS = 64
+#: Where a checkpoint's config.json says how many parts it was trained with; published ones do not: 0.
+TAUGHT = "embedding_parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Prepare:
     instruction: str = "Represent the user's input."
     dim: int = 0  # Matryoshka dimension; 0: the model's full width
     max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
-    parts: int = 0  # horizontal parts of a page with a vector each; 0: one of the whole page, as published
+    parts: int = -1  # horizontal parts of a page with a vector each; 0: one of the whole page; -1: as TAUGHT says
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +51,26 @@ class Search:
     instruction: str = "Retrieve images or text relevant to the user's query."
 
 
+def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
+    """Write out the parts. Raises MmrrError for over 64 of them."""
+    if prepare.parts == -1:
+        prepare = replace(prepare, parts=config.get(TAUGHT, 0))
+    if type(prepare.parts) is not int or not 0 <= prepare.parts <= _MOST_PARTS:
+        raise MmrrError(f"parts {prepare.parts}: expected 1 to {_MOST_PARTS}, or 0 for one vector a page")
+    return prepare
+
+
 class Embedder:
     """Embeds pages and queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
         """Raises MmrrError if the checkpoint does not load or is narrower than ``dim``, and for over 64 parts."""
         backbone = families.load("backbones", checkpoint.model_type)
-        self.prepare = prepare
+        self.prepare = resolve(prepare, checkpoint.config())
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
         width = self.backbone.config.text_config.hidden_size
         if not 0 <= prepare.dim <= width:
             raise MmrrError(f"dim {prepare.dim} is outside 1..{width}, the width of {checkpoint.id}")
-        if not 0 <= prepare.parts <= _MOST_PARTS:
-            raise MmrrError(f"parts {prepare.parts}: expected 1 to {_MOST_PARTS}, or 0 for one vector a page")
 
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(h, w) of the saliency map of a page image of this size."""

@@ -26,7 +26,7 @@ def embed(
     """Embed the pages that no shard has yet. ``options`` are the embedder family's ``Prepare`` by name."""
     checkpoint = resolve(model.name, model.revision, workspace.hashes)
     family = families.load("embedders", checkpoint.model_type)
-    prepare = families.parse_options(family.Prepare, options)
+    prepare = family.resolve(families.parse_options(family.Prepare, options), checkpoint.config())
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.dtype, device)
     spec = Spec(

@@ -25,7 +25,7 @@ from mmrr.devices import resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
 from mmrr.keep import choose
-from mmrr.packed import pad, read_batch, read_page, score_states
+from mmrr.packed import pad, read_batch, read_last, score_states
 from mmrr.prompts import Mark
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
@@ -98,20 +98,24 @@ class Embedder(nn.Module):
         self.embedder, self.backbone, self.search, self.adapted = embedder, embedder.backbone, search, adapted
         self.temperature, self.recompute = temperature, recompute
 
-    def page_vector(self, image: Image.Image) -> Tensor:
+    def page_vectors(self, image: Image.Image) -> Tensor:
+        """The page's vectors (V, D)."""
         backbone = self.backbone
         visual = _see(backbone, image, self.embedder.prepare.max_tokens)
         if self.recompute and torch.is_grad_enabled():
-            return recomputed(self._page_vector, visual, use_reentrant=False)
-        return self._page_vector(visual)
+            return recomputed(self._page_vectors, visual, use_reentrant=False)
+        return self._page_vectors(visual)
 
-    def _page_vector(self, visual: Any) -> Tensor:
+    def _page_vectors(self, visual: Any) -> Tensor:
         backbone = self.backbone
         before, after = backbone.split_at_image(self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE))
-        last = read_page(backbone, backbone.page_sequence(before, visual, after), backbone.n_layers)[-1]
-        return self.embedder.unit(backbone.text.norm(last))
+        page = backbone.page_sequence(before, visual, after)
+        states = read_last(backbone, page, self.embedder.seen(page, visual.grid))
+        vectors: Tensor = self.embedder.vectors(backbone.text.norm(states))
+        return vectors
 
     def query_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Queries' vectors (Q, D)."""
         backbone = self.backbone
         ids, lengths = pad([self.embedder.chat(self.search.instruction, text) for text in texts])
         ids = ids.to(backbone.device)
@@ -121,11 +125,14 @@ class Embedder(nn.Module):
         )
 
     def losses(self, batch: Searches) -> Losses:
-        """Cross-entropy of each query's page among all pages of the batch, but those that answer it too."""
-        pages = torch.stack([self.page_vector(image) for image in batch.pages])
+        """Cross-entropy of each query's page among all pages of the batch, but those that answer it too.
+
+        Of several vectors a page, over the sum of what they say.
+        """
+        pages = torch.stack([self.page_vectors(image) for image in batch.pages])
         queries = self.query_vectors(batch.queries)
         with mixed(pages.device, None):
-            logits = queries @ pages.T / self.temperature
+            logits = (torch.einsum("qd,pvd->qpv", queries, pages) / self.temperature).logsumexp(-1)
         excused = torch.zeros(logits.shape, dtype=torch.bool)
         for row, columns in zip(excused, batch.excused, strict=True):
             row[list(columns)] = True
