@@ -22,11 +22,11 @@ from mmrr.factory.pool import Asked, Pool
 from mmrr.factory.snippets import draw_snippet
 from mmrr.files import HashCache, checksum_file
 from mmrr.scorers import minireranker
-from mmrr.training import fresh, scratch
+from mmrr.training import fresh, queries, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import Features, ReadPage
-from mmrr.training.matching import Batch, BatchMaker, Judge, batch_seed
-from mmrr.training.queries import word_ends
+from mmrr.training.matching import Batch, BatchMaker, Judge, batch_seed, ranked
+from mmrr.training.queries import Labelled, word_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
 from mmrr.training.targets import ALPHABET, PageTargets, fold, word_hashes
@@ -181,13 +181,14 @@ def trained_with_its_attention(runs: Path) -> int:
     found = checkpoints.resolve(str(runs / "wide" / "checkpoint"), None, HashCache(runs / "hashes.json"))
     embedder = embedders.Embedder(found, embedders.Prepare(), torch.device("cpu"), torch.float32)
     name = checksum_file(runs / "wide" / "checkpoint" / "model.safetensors")[:12]
-    kept = sorted((runs / "pool").glob(f"features-*/*.{name}.saliency"))
+    kept = sorted((runs / "pool").glob(f"features-*/*.{name}.embedding"))
     for path in kept:
         report, number = path.name.split(".")[0].split("-")
         with Image.open(runs / "pool" / report / f"{number}.png") as image:
             (own,) = embedder.embed_pages([image.convert("RGB")])
-        made = load_file(path)["saliency"]  # in bfloat16
-        assert torch.allclose(made, own.saliency, rtol=1e-2, atol=1e-4)
+        made = load_file(path)  # in bfloat16
+        assert torch.allclose(made["saliency"], own.saliency, rtol=1e-2, atol=1e-4)
+        assert torch.allclose(made["vectors"], own.vectors, atol=1e-2)
     return len(kept)
 
 
@@ -241,6 +242,92 @@ def test_the_hardest_of_what_a_page_does_not_answer_are_learnt_from(runs: Path) 
     for name in ("judged", "pointed"):
         torch.testing.assert_close(hard[name], by_hand[name], rtol=1e-4, atol=1e-5)
     assert not torch.isclose(hard["judged"], everything["judged"], rtol=1e-4)
+
+
+def test_every_page_of_a_batch_is_asked_the_queries_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for phrases whose longer words it holds too. It answers its own."""
+    monkeypatch.setattr(queries, "loosen", lambda text, rng: text)
+    features, keys = written_pages(runs, config(runs, "crossed", "reranker", ""), 2)
+    batch = BatchMaker(features, keys, "0", pages=4, queries=16, answered_only=False, crossed=True)(1)
+    assert len(batch.pages) >= 3
+    everything = {query.text for asked in batch.queries for query in asked}
+    assert len(everything) > 2 * len(batch.pages)
+    written = {question.text for page in batch.pages for question in page.questions}
+    for page, asked in zip(batch.pages, batch.queries, strict=True):
+        own = {question.text for question in page.questions}
+        texts = {query.text: query.relevant for query in asked}
+        assert sum(texts.values()) >= 2
+        for text in everything:
+            long = [word for word in map(fold, text.split()) if len(word) >= 4]
+            if text in written:
+                assert texts[text] == (text in own)
+            elif text not in texts:  # it may answer
+                assert all(word in page.folded for word in long)
+            else:
+                assert texts[text] == all(word in page.folded for word in long)
+
+
+def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[Features, list[tuple[int, int]]]:
+    """The pages of the first reports, read by the runs' reader."""
+    known, _ = scratch.documents(settings)
+    pool = Pool(runs / "pool", known, 0)
+    folder = pool.folder / f"features-{checksum_file(runs / 'reader' / 'checkpoint' / 'model.safetensors')[:12]}"
+    return Features(folder, pool), [(report, page) for report in range(reports) for page in range(pool.pages(report))]
+
+
+def test_the_ranking_loss_is_cross_entropy_over_the_pages_that_were_asked() -> None:
+    """Three pages; by hand. One query is asked of one page alone, one is answered by none: neither says anything."""
+    asked = [
+        [Labelled("a", True), Labelled("b", False), Labelled("alone", True)],
+        [Labelled("a", False), Labelled("b", True), Labelled("none", False)],
+        [Labelled("b", True), Labelled("a", False), Labelled("none", False)],
+    ]
+    z = torch.tensor([1.0, 0.5, 7.0, 2.0, -1.0, 3.0, 0.25, -0.5, 4.0], requires_grad=True)
+    y = torch.tensor([query.relevant for queries in asked for query in queries])
+    batch = Batch([None] * 3, asked)  # type: ignore[list-item]
+    loss, first = ranked(z, y, batch)
+    by_hand_a = -torch.log_softmax(torch.tensor([1.0, 2.0, -0.5]), 0)[0]
+    shares = torch.softmax(torch.tensor([0.5, -1.0, 0.25]), 0)
+    torch.testing.assert_close(loss, (by_hand_a - torch.log(shares[1] + shares[2])) / 2)
+    assert first == 0
+    loss.backward()
+    assert torch.isfinite(z.grad).all()
+    assert z.grad[[2, 5, 8]].eq(0).all()
+    nothing, _ = ranked(z, torch.zeros_like(y), batch)
+    assert nothing == 0
+
+
+def test_pages_alike_are_of_other_reports_and_the_most_similar(runs: Path) -> None:
+    """Against one page compared with one other at a time, within float32."""
+    settings = config(runs, "alike", "reranker", "")
+    features, keys = written_pages(runs, settings, 2)
+    generator = torch.Generator().manual_seed(0)
+    vectors = {key: torch.nn.functional.normalize(torch.randn(3, 8, generator=generator), dim=1) for key in keys}
+    features.vectors = lambda report, number: vectors[report, number]  # type: ignore[method-assign]
+    found = scratch.alike(features, keys, 2)
+    assert found is not None
+    for key, chosen in found.items():
+        others = [other for other in keys if other[0] != key[0]]
+        likeness = {other: float((vectors[key] @ vectors[other].T).amax(1).mean()) for other in others}
+        assert chosen == sorted(others, key=lambda other: -likeness[other])[:2]
+    assert scratch.alike(features, keys, 0) is None
+    one_report = [key for key in keys if key[0] == 0]
+    batch = BatchMaker(
+        features, one_report, "0", pages=3, queries=3, answered_only=False, alike=scratch.alike(features, one_report, 2)
+    )(0)
+    assert batch.pages
+
+
+def test_a_reranker_learns_to_rank_pages_that_look_alike(runs: Path) -> None:
+    """The keys of the config, end to end; it resumes with the same batches, since they hang on the step alone."""
+    lines = 'reader = "reader"\nstart = "reranker"\nsteps = 2\npages = 3\nqueries = 6\nspelled = 1\nmined = 2\n'
+    cuts = 'band = "1:2"\nexit = 2\nranking = 1.0\n'
+    settings = config(runs, "ranking", "reranker", lines + cuts + 'embedder = "embedder"\n')
+    (*_, last) = train_reranker(settings, runs / "ranking")
+    assert last["loss"] == pytest.approx(last["judged"] + last["pointed"] + last["ranked"], rel=1e-3)
+    assert 0 <= last["val_first"] <= 1
+    with pytest.raises(MmrrError, match="no `embedder` that finds pages alike"):
+        list(train_reranker(config(runs, "blind", "reranker", lines + cuts), runs / "blind"))
 
 
 def test_a_reader_goes_on_from_another(runs: Path) -> None:

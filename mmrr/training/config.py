@@ -70,6 +70,8 @@ class ScratchConfig:
     pointing: float = 1.0  # weight of the pointing loss
     hardest_of: int = 1  # of so many queries that a page does not answer, the one it scores highest is learnt from
     embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
+    ranking: float = 0.0  # weight of the loss on which of a batch's pages answers a query; all are asked all queries
+    mined: int = 0  # of so many pages that `embedder` finds most alike a batch takes those of other reports; 0: of all
 
     result: ClassVar[str] = CHECKPOINT
 

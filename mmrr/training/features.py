@@ -73,9 +73,9 @@ class ReadPage:
 class Features:
     """Features by (report, page); made once and found again after a restart."""
 
-    def __init__(self, folder: Path, pool: Pool, saliency: str = "") -> None:
-        """``saliency``: a name for the embedder whose attention is kept beside the features; empty: none."""
-        self.folder, self.pool, self.saliency = folder, pool, saliency
+    def __init__(self, folder: Path, pool: Pool, embedder: str = "") -> None:
+        """``embedder``: a name for the one whose view of the pages is kept beside the features; empty: none."""
+        self.folder, self.pool, self.embedder = folder, pool, embedder
         self._written: dict[tuple[int, int], dict[str, Any]] = {}  # parsing it costs as much as a small model's step
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -95,22 +95,26 @@ class Features:
         }
         _write(tensors, path)
 
-    def make_saliency(self, embedder: Any, report: int, number: int) -> None:
-        """Keep an embedder's attention (T,) to one page's cells, unless that has been done."""
-        path = self._saliency_path(report, number)
+    def embed(self, embedder: Any, report: int, number: int) -> None:
+        """Keep an embedder's vectors (V, D) of one page and its attention (T,) to the cells, unless that was done."""
+        path = self._embedding_path(report, number)
         if path.exists():
             return
-        visual = self._page(report, number).visual(embedder.backbone)
-        _write({"saliency": embedder.read(visual).saliency}, path)
+        found = embedder.read(self._page(report, number).visual(embedder.backbone))
+        _write({"saliency": found.saliency, "vectors": found.vectors}, path)
 
-    def _saliency_path(self, report: int, number: int) -> Path:
-        return self.folder / f"{report:06d}-{number}.{self.saliency}.saliency"
+    def vectors(self, report: int, number: int) -> Tensor:
+        """The embedder's vectors (V, D) of one page."""
+        return load_file(self._embedding_path(report, number))["vectors"]
+
+    def _embedding_path(self, report: int, number: int) -> Path:
+        return self.folder / f"{report:06d}-{number}.{self.embedder}.embedding"
 
     def load(self, report: int, number: int) -> ReadPage:
         page = self._page(report, number)
-        if not self.saliency:
+        if not self.embedder:
             return page
-        return replace(page, saliency=load_file(self._saliency_path(report, number))["saliency"])
+        return replace(page, saliency=load_file(self._embedding_path(report, number))["saliency"])
 
     def _page(self, report: int, number: int) -> ReadPage:
         tensors = load_file(self.path(report, number))

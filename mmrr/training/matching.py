@@ -10,7 +10,7 @@ instruction where it stands in none. A loss on the answer alone leaves chance mu
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,12 @@ from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_last, rea
 from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
-from mmrr.training.queries import Labelled, labelled, phrase, usable, word_ends
+from mmrr.training.queries import Labelled, crossed, labelled, phrase, usable, word_ends
 from mmrr.training.targets import N_HASHES, word_hashes
 from mmrr.types import Embedding
 
+#: For each page (report, page) others that are easily taken for it.
+Alike = Mapping[tuple[int, int], Sequence[tuple[int, int]]]
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
 
@@ -54,28 +56,36 @@ class BatchMaker:
         queries: int,
         answered_only: bool,
         hardest_of: int = 1,
+        crossed: bool = False,
+        alike: Alike | None = None,
         strips: int = 0,
         rows: int = STRIP_ROWS,
     ) -> None:
         """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer, else
         ``hardest_of`` times as many of them as are trained on.
 
+        ``crossed``: ``queries`` is the number that a page is asked, its own and those of the other pages. ``alike``:
+        the pages of other reports that a batch takes beside a page; default: any.
+
         The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper, and
         enough to learn matching on.
         """
         self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
         self.pages, self.queries, self.answered_only, self.rows = pages, queries, answered_only, rows
-        self.hardest_of = hardest_of
+        self.hardest_of, self.crossed, self.alike = hardest_of, crossed, alike
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/batch/{step}")
         first = rng.randrange(len(self.keys))
-        # Neighbours in the list are pages of one report: the hardest negatives there are.
+        # Neighbours in the list are pages of one report: the hardest negatives there are, beside pages that look alike.
         near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
-        far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
+        far_from = (self.alike[near[0]] if self.alike else ()) or self.keys  # a single report has no others
+        far = [rng.choice(far_from) for _ in range(self.pages - len(near))]
         pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
         if step < self.strips:
             pages = [page.part(self.rows, rng) for page in pages]
+        if self.crossed:
+            return Batch(pages, crossed(pages, max(1, self.queries // len(pages)), rng))
         queries = []
         for page in pages:
             others = [other for other in pages if other is not page]
@@ -156,14 +166,16 @@ class Judge(nn.Module):
         pointing: float,
         pointer: int,
         hardest_of: int = 1,
+        ranking: float = 0.0,
     ) -> None:
         """``keep``: share of the visual tokens, by the page's saliency.
 
         ``pointing``: weight of the pointing loss; ``pointer``: the layer it is taken in, one of the band.
-        ``hardest_of``: of so many queries that a page does not answer, one is learnt from.
+        ``hardest_of``: of so many queries that a page does not answer, one is learnt from. ``ranking``: weight of the
+        ranking loss, which needs queries that several pages are asked.
         """
         super().__init__()
-        self.hardest_of = hardest_of
+        self.hardest_of, self.ranking = hardest_of, ranking
         self.scorer, self.band, self.exit_layer, self.keep = scorer, band, exit_layer, keep
         self.pointing, self.pointer = pointing, pointer
         self.text = scorer.backbone.text
@@ -178,7 +190,10 @@ class Judge(nn.Module):
         return hidden @ (weight[chat.token_id("yes")] - weight[chat.token_id("no")]).float()
 
     def losses(self, batch: Batch) -> Losses:
-        """Yes and no as in language modelling, of the two answers, and the pointing loss."""
+        """Yes and no as in language modelling, of the two answers, the pointing loss and the ranking loss.
+
+        Pages that answer and pages that do not count as much as one another.
+        """
         scores, labels, points = [], [], []
         for page, asked in zip(batch.pages, batch.queries, strict=True):
             texts = [query.text for query in asked]
@@ -187,10 +202,15 @@ class Judge(nn.Module):
             labels.append(torch.tensor([query.relevant for query in asked]))
             points.append(pointer.loss)
         z, y = torch.cat(scores), torch.cat(labels).to(scores[0].device)
-        judged = F.binary_cross_entropy_with_logits(z, y.float())
+        balance = (~y).sum() / y.sum().clamp(min=1) if self.ranking else None
+        judged = F.binary_cross_entropy_with_logits(z, y.float(), pos_weight=balance)
         pointed = torch.stack(points).mean()
         right = ((z > 0) == y).float().mean()
-        return {"loss": judged + self.pointing * pointed, "judged": judged, "pointed": pointed, "right": right}
+        found = {"loss": judged + self.pointing * pointed, "judged": judged, "pointed": pointed, "right": right}
+        if self.ranking:
+            found["ranked"], found["first"] = ranked(z, y, batch)
+            found["loss"] = found["loss"] + self.ranking * found["ranked"]
+        return found
 
     def hard_losses(self, batch: Batch) -> Losses:
         """The same of every query that its page answers and of the others that it scores highest."""
@@ -205,6 +225,25 @@ class Judge(nn.Module):
             scores = self(page, [query.text for query in others])
         n = -(-len(others) // self.hardest_of)
         return [query for query in asked if query.relevant] + [others[i] for i in scores.topk(n).indices.tolist()]
+
+
+def ranked(z: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each query over the pages that were asked it, and the share that a page which answers is first.
+
+    ``z`` and ``y``: scores and labels, page by page.
+    """
+    asked = [(query.text, page) for page, queries in enumerate(batch.queries) for query in queries]
+    rows = {text: row for row, text in enumerate(dict.fromkeys(text for text, _ in asked))}
+    at = [rows[text] for text, _ in asked], [page for _, page in asked]
+    scores = torch.full((len(rows), len(batch.pages)), -torch.inf, device=z.device)
+    answers = torch.zeros_like(scores, dtype=torch.bool)
+    scores[at], answers[at] = z.float(), y
+    told = answers.any(1) & (~answers & scores.isfinite()).any(1)
+    scores, answers = scores[told], answers[told]
+    if not len(scores):
+        return z.sum() * 0, z.new_ones(())
+    loss = (scores.logsumexp(1) - scores.masked_fill(~answers, -torch.inf).logsumexp(1)).mean()
+    return loss, answers.gather(1, scores.argmax(1, keepdim=True)).float().mean()
 
 
 class _Pointer:

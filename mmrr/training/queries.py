@@ -85,6 +85,31 @@ def labelled(
     return found
 
 
+def crossed(pages: Sequence[ReadPage], n: int, rng: random.Random) -> list[list[Labelled]]:
+    """For each page, the queries to ask it: ``n`` of its own, and those of the others.
+
+    Half are people's questions where there are enough, the rest phrases. A phrase is not asked of another page that
+    holds all of its longer words: whether that page answers it is not known.
+    """
+    asked: list[list[Labelled]] = [[] for _ in pages]
+    for page in pages:
+        questions = [question.text for question in page.questions if usable(question.text)]
+        own = rng.sample(questions, min(len(questions), n // 2))
+        for text in own:
+            for there, other in zip(asked, pages, strict=True):
+                there.append(Labelled(text, any(text == question.text for question in other.questions)))
+        for _ in range(n - len(own)):
+            exact = phrase(page, rng)
+            if exact is None:
+                break
+            rare = {word for word in map(fold, exact.split()) if len(word) >= 4}
+            loose = loosen(exact, rng)
+            for there, other in zip(asked, pages, strict=True):
+                if other is page or not rare <= set(other.folded):
+                    there.append(Labelled(loose, other is page))
+    return asked
+
+
 def loosen(text: str, rng: random.Random) -> str:
     """As people type: now and then in lower case, without a word, without punctuation, or as a question."""
     chance = rng.random()

@@ -27,7 +27,7 @@ from mmrr.training.config import CHECKPOINT, ScratchConfig
 from mmrr.training.crew import Crew, join, placed
 from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
-from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed, let_copy
+from mmrr.training.matching import Alike, BatchMaker, Contrast, Judge, Spelling, batch_seed, let_copy
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
 
@@ -107,18 +107,22 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
             f"spelled = {config.spelled}: the layer after those that spell, number {config.spelled}, points, so it "
             f"must lie in the band {prepare.band} and below the exit {config.exit}"
         )
+    if config.mined and not config.embedder:
+        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages alike")
     crew = join()
     known, held_out = documents(config)
     checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
     unseen = yield from _unseen(config, run, crew, held_out)
     keep = 1.0
-    if config.embedder and config.keep < 1:
+    if config.embedder:
         keep = config.keep
-        features = yield from _saliency(config, run, crew, features, keys)
+        features = yield from _embeddings(config, run, crew, features, keys)
         if unseen:
-            unseen = (yield from _saliency(config, run, crew, *unseen)), unseen[1]
+            unseen = (yield from _embeddings(config, run, crew, *unseen)), unseen[1]
     scorer.backbone.text.requires_grad_(True)
-    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.hardest_of)
+    judge = Judge(
+        scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.hardest_of, config.ranking
+    )
     make = _matching(config, checkpoint, features, keys, answered_only=False)
     evaluate = unseen and _measure(config, crew, judge.losses, *unseen, answered_only=False)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.hard_losses, evaluate)
@@ -230,7 +234,14 @@ def _measure(
 ) -> Callable[[], dict[str, float]]:
     """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
     make = BatchMaker(
-        features, keys, str(config.seed), pages=config.pages, queries=config.queries, answered_only=answered_only
+        features,
+        keys,
+        str(config.seed),
+        pages=config.pages,
+        queries=config.queries,
+        answered_only=answered_only,
+        crossed=bool(config.ranking) and not answered_only,
+        alike=None if answered_only else alike(features, keys, config.mined),
     )
 
     def measure() -> dict[str, float]:
@@ -242,20 +253,38 @@ def _measure(
     return measure
 
 
-def _saliency(config: ScratchConfig, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
+def _embeddings(config: ScratchConfig, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
     assert config.embedder is not None
     path = config.embedder / CHECKPOINT
     if not (path / "model.safetensors").exists():
         raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
     checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
     embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
-    pruned = Features(features.folder, features.pool, checksum_file(path / "model.safetensors")[:12])
+    embedded = Features(features.folder, features.pool, checksum_file(path / "model.safetensors")[:12])
     for done, key in enumerate(keys, 1):
         with mixed(embedder.backbone.device, torch.bfloat16):
-            pruned.make_saliency(embedder, *key)
+            embedded.embed(embedder, *key)
         if done % 16 == 0 or done == len(keys):
-            yield {"stage": "saliency", "step": done, "steps": len(keys), "lr": 0.0}
-    return pruned
+            yield {"stage": "embeddings", "step": done, "steps": len(keys), "lr": 0.0}
+    return embedded
+
+
+def alike(features: Features, keys: Keys, most: int) -> Alike | None:
+    """For each page the ``most`` pages of other reports that the embedder finds most alike; None: they are not mined.
+
+    Two pages are as alike as, on average, a vector of the one and the most similar vector of the other.
+    """
+    if not most:
+        return None
+    vectors = torch.stack([features.vectors(*key) for key in keys])
+    every = vectors.flatten(0, 1).T.contiguous()
+    reports = torch.tensor([report for report, _ in keys])
+    found = {}
+    for key, of_page in zip(keys, vectors, strict=True):
+        products = (of_page @ every).view(len(of_page), len(keys), -1)
+        likeness = products.amax(-1).mean(0).masked_fill(reports == key[0], -torch.inf)
+        found[key] = [keys[i] for i in likeness.topk(min(most, int(likeness.isfinite().sum()))).indices.tolist()]
+    return found
 
 
 def _spell(config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: Features, keys: Keys) -> Records:
@@ -299,6 +328,8 @@ def _matching(
         queries=config.queries,
         answered_only=answered_only,
         hardest_of=config.hardest_of,
+        crossed=bool(config.ranking) and not answered_only,
+        alike=None if answered_only else alike(features, keys, config.mined),
         strips=round(config.strips * config.steps),
     )
 
