@@ -15,9 +15,9 @@ from torch import Tensor
 
 #: Attention of so many cells a head or fewer is computed plainly on a CPU.
 _PLAIN_CELLS = 1 << 18
-#: Called per band layer with (layer, queries (Q, H, M, d), keys of the page's segment (H_kv, P, d)), both rotated.
+#: Called per band layer with (layer, queries (H, S, d), keys of the page's segment (H_kv, P, d)), both rotated.
 Watch = Callable[[int, Tensor, Tensor], None]
-#: Called behind each layer with (layer, states of the queries' tokens (Q, M, D)).
+#: Called behind each layer with (layer, states of all queries' tokens, one behind the other (S, D)).
 Seen = Callable[[int, Tensor], None]
 #: ``one_layer``, or the same compiled.
 Layer = Callable[[Any, int, Tensor, tuple[Tensor, Tensor]], Tensor]
@@ -40,48 +40,46 @@ def score_states(
     exit_layer: int,
     watch: Watch | None = None,
     seen: Seen | None = None,
-) -> list[Tensor]:
-    """Hidden states (Q, D) of each query's last token behind every layer from the band's first to the exit.
+) -> Tensor:
+    """Hidden states (Q, D) of each query's last token at the exit, before the final norm.
 
-    ``page`` is a PageSequence. The states are before the final norm. ``band = (0, L)``, ``exit_layer = L`` is the dense
-    model.
+    ``page`` is a PageSequence. ``band = (0, L)``, ``exit_layer = L`` is the dense model. The queries stand one behind
+    the other in one sequence, each at the positions that follow the page, and only the mask keeps them apart: padded
+    to the longest, short ones would cost as much as it does.
     """
     start, end = band
-    ids, lengths = pad(suffixes)
-    ids = ids.to(page.embeddings.device)
-    n_suffixes, m = ids.shape
-    suffix = backbone.text.embed_tokens(ids)
-    x = page.embeddings
+    device = page.embeddings.device
+    lengths = torch.tensor([len(suffix) for suffix in suffixes])
+    ids = torch.tensor([token for suffix in suffixes for token in suffix], device=device)
+    owner = torch.arange(len(suffixes)).repeat_interleave(lengths)
+    ends = lengths.cumsum(0) - 1
+    places = torch.arange(len(ids)) - (ends - lengths + 1)[owner]
+    apart = (owner[:, None] == owner[None]).tril().to(device)
+    x, n = page.embeddings, len(page.embeddings)
+    joint = F.pad(apart, (n, 0), value=True)
     page_rotary = backbone.rotary(page.positions)
-    positions = (page.next_pos + torch.arange(m, device=ids.device)).expand(3, 1, m)
-    suffix_rotary = backbone.rotary(positions)
-    n = x.shape[0]
-    causal = torch.ones(m, m, dtype=torch.bool, device=ids.device).tril()
-    joint = torch.cat([torch.ones(m, n, dtype=torch.bool, device=ids.device), causal], dim=1)
-    last = torch.arange(n_suffixes), lengths - 1
-    found = []
+    suffix_rotary = backbone.rotary((page.next_pos + places.to(device)).expand(3, -1))
+    suffix = backbone.text.embed_tokens(ids)
     for index in range(exit_layer):
-        met = start <= index < end
         if index < end:
             query, key, value = backbone.project(index, x, page_rotary)
             if index < end - 1:
                 x = backbone.finish(index, x, _attend(query[None], key[None], value[None], None)[0])
                 x = page.add_deepstack(index, x)
         own_query, own_key, own_value = backbone.project(index, suffix, suffix_rotary)
-        if met:
+        mask = apart
+        if start <= index < end:
             if watch:
                 watch(index, own_query, key)
-            keys = torch.cat([key.expand(n_suffixes, -1, -1, -1), own_key], dim=2)
-            values = torch.cat([value.expand(n_suffixes, -1, -1, -1), own_value], dim=2)
-            attended = _attend(own_query, keys, values, joint)
-        else:
-            attended = _attend(own_query, own_key, own_value, None)
+            own_key, own_value = torch.cat([key, own_key], dim=-2), torch.cat([value, own_value], dim=-2)
+            mask = joint
+        if index == exit_layer - 1 and not seen:  # nobody looks at the others any more
+            own_query, suffix, mask = own_query[:, ends], suffix[ends], mask[ends]
+        attended = _attend(own_query[None], own_key[None], own_value[None], mask)[0]
         suffix = backbone.finish(index, suffix, attended)
         if seen:
             seen(index, suffix)
-        if index >= start:
-            found.append(suffix[last])
-    return found
+    return suffix[ends] if seen else suffix
 
 
 def one_layer(backbone: Any, index: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -239,7 +239,7 @@ class Scorer:
         page = self.backbone.page_sequence(self.before, visual, self.after, keep.indices if keep else None)
         _, ids = self.segments(query)
         states = score_states(self.backbone, page, [ids], (start, min(end, leave)), leave)
-        return float(self.logit(self.backbone.final_norm(states[-1])))
+        return float(self.logit(self.backbone.final_norm(states)))
 
     def logit(self, hidden: Tensor) -> Tensor:
         """z (N,) of hidden states (N, D) behind the final norm."""

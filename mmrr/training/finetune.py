@@ -80,7 +80,7 @@ class Reranker(nn.Module):
         start, end = self.scorer.band
         states = score_states(backbone, sequence, suffixes, (start, min(end, self.exit_layer)), self.exit_layer)
         with mixed(backbone.device, None):  # the two dot products are float32, as in the scorer
-            return self.scorer.logit(backbone.final_norm(states[-1]))
+            return self.scorer.logit(backbone.final_norm(states))
 
     def losses(self, batch: Sequence[Judged]) -> Losses:
         """Cross-entropy of yes and no."""

@@ -9,6 +9,7 @@ instruction where it stands in none. A loss on the answer alone leaves chance mu
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class Judge(nn.Module):
         sequence = sequence_of(self.scorer, page, kept_cells(page, self.keep))
         suffixes = [self.scorer.segments(text)[1] for text in queries]
         states = score_states(self.scorer.backbone, sequence, suffixes, self.band, self.exit_layer, watch)
-        hidden = self.text.norm(states[-1].float()).float()
+        hidden = self.text.norm(states.float()).float()
         chat, weight = self.scorer.backbone.chat, self.text.embed_tokens.weight  # tied with the head
         return hidden @ (weight[chat.token_id("yes")] - weight[chat.token_id("no")]).float()
 
@@ -259,20 +260,22 @@ class _Pointer:
         cells: dict[str, set[int]] = {}
         for word, of_word in zip(page.folded, page.cells, strict=True):
             cells.setdefault(word, set()).update(place[cell] for cell in of_word if cell in place)
-        found = [(row, *end) for row, text in enumerate(texts) for end in word_ends(text) if len(end[0]) >= 3]
-        self.rows = [row for row, _, _ in found]
-        self.columns = [query_offset(judge.scorer) + end for _, _, end in found]
+        lengths = [len(judge.scorer.segments(text)[1]) for text in texts]
+        starts = itertools.accumulate(lengths[:-1], initial=query_offset(judge.scorer))
+        found = [(at, *end) for at, text in zip(starts, texts, strict=True) for end in word_ends(text)]
+        found = [one for one in found if len(one[1]) >= 3]
+        self.words = [at + end for at, _, end in found]  # where each ends, among the tokens of all queries
         self.targets = [sorted(cells.get(word) or range(before)) for _, word, _ in found]
 
     def watch(self, layer: int, queries: Tensor, keys: Tensor) -> None:
-        if layer != self.layer or not self.rows:
+        if layer != self.layer or not self.words:
             return
-        heads = max(1, queries.shape[1] // 2)
-        group = queries.shape[1] // keys.shape[0]  # query heads that share a key head
+        heads = max(1, len(queries) // 2)
+        group = len(queries) // len(keys)  # query heads that share a key head
         shared = keys.repeat_interleave(group, dim=0)[:heads].float()
-        chosen = queries[self.rows, :heads, self.columns].float()  # (W, h, d)
-        logits = torch.einsum("whd,hpd->whp", chosen, shared) * queries.shape[-1] ** -0.5
-        target = torch.zeros(len(self.rows), logits.shape[-1], dtype=torch.bool, device=logits.device)
+        chosen = queries[:heads, self.words].float()  # (h, W, d)
+        logits = torch.einsum("hwd,hpd->whp", chosen, shared) * queries.shape[-1] ** -0.5
+        target = torch.zeros(len(self.words), logits.shape[-1], dtype=torch.bool, device=logits.device)
         for row, places in enumerate(self.targets):
             target[row, places] = True
         wanted = logits.masked_fill(~target[:, None], -torch.inf).logsumexp(-1)

@@ -7,7 +7,7 @@ behind two pages, compared layer by layer; they are alike as long as the page sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def probe(
             suffixes = [scorer.segments(texts[query_id])[1] for query_id in query_ids]
             states = _read(scorer, read_image(page_id), suffixes)
             for row, query_id in enumerate(query_ids):
-                own = [layer[row, : len(suffixes[row])] for layer in states]
+                own = [layer[row] for layer in states]
                 ends = torch.stack([layer[-1] for layer in own])
                 for at, z in enumerate(scorer.logit(scorer.backbone.final_norm(ends)).tolist()):
                     scores[at][query_id][page_id] = z
@@ -76,14 +76,15 @@ def probe(
 
 
 @torch.inference_mode()
-def _read(scorer: Any, image: Image.Image, suffixes: list[list[int]]) -> list[Tensor]:
-    """States (Q, M, D) of the queries' tokens behind every layer, over one page."""
+def _read(scorer: Any, image: Image.Image, suffixes: list[list[int]]) -> list[Sequence[Tensor]]:
+    """States (M, D) of each query's tokens behind every layer, over one page."""
     backbone = scorer.backbone
     (visual,) = backbone.vision([image], scorer.prepare_options.max_tokens or None)
     page = backbone.page_sequence(scorer.before, visual, scorer.after)
-    found: list[Tensor] = []
-    band = (0, backbone.n_layers)
-    score_states(backbone, page, suffixes, band, backbone.n_layers, seen=lambda _, states: found.append(states.clone()))
+    found: list[Sequence[Tensor]] = []
+    lengths = [len(suffix) for suffix in suffixes]
+    everything = (0, backbone.n_layers), backbone.n_layers
+    score_states(backbone, page, suffixes, *everything, seen=lambda _, states: found.append(torch.split(states, lengths)))
     return found
 
 
