@@ -25,7 +25,7 @@ from mmrr.scorers import minireranker
 from mmrr.training import fresh, queries, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import Features, ReadPage
-from mmrr.training.matching import Batch, BatchMaker, Judge, batch_seed, ranked
+from mmrr.training.matching import Batch, BatchMaker, batch_seed, ranked
 from mmrr.training.queries import Labelled, word_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
@@ -216,32 +216,6 @@ def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
     config(runs, "nowhere", "reranker", lines + cuts + 'start = "not-there"\n')
     with pytest.raises(MmrrError, match="`start` is the --run folder of a run that has ended"):
         list(train_reranker(read(runs / "nowhere.toml", "reranker"), runs / "nowhere"))
-
-
-def test_the_hardest_of_what_a_page_does_not_answer_are_learnt_from(runs: Path) -> None:
-    """Chosen by hand, among three times as many, they give the same losses; the answered ones all stay."""
-    known, _ = scratch.documents(config(runs, "hard", "reranker", ""))
-    pool = Pool(runs / "pool", known, 0)
-    written = pool.folder / f"features-{checksum_file(runs / 'reader' / 'checkpoint' / 'model.safetensors')[:12]}"
-    features, keys = Features(written, pool), [(0, page) for page in range(pool.pages(0))]
-    checkpoint = checkpoints.resolve(str(runs / "reranker" / "checkpoint"), None, HashCache(runs / "hashes.json"))
-    prepare = minireranker.resolve(minireranker.Prepare(band="1:2"), checkpoint.config())
-    scorer = minireranker.Scorer(checkpoint, prepare, torch.device("cpu"), torch.float32)
-    judge = Judge(scorer, (1, 2), 2, 1.0, 1.0, 1, hardest_of=3)
-    batch = BatchMaker(features, keys, "0", pages=2, queries=8, answered_only=False, hardest_of=3)(0)
-    chosen = []
-    with torch.no_grad():
-        for page, asked in zip(batch.pages, batch.queries, strict=True):
-            scored = sorted(zip(judge(page, [one.text for one in asked]).tolist(), range(len(asked)), strict=True))
-            wrong = [i for _, i in scored if not asked[i].relevant]
-            right = [i for i, one in enumerate(asked) if one.relevant]
-            assert len(wrong) > len(right) > 0
-            chosen.append([asked[i] for i in right + wrong[len(wrong) * 2 // 3 :]])
-        hard, by_hand = judge.hard_losses(batch), judge.losses(Batch(batch.pages, chosen))
-        everything = judge.losses(batch)
-    for name in ("judged", "pointed"):
-        torch.testing.assert_close(hard[name], by_hand[name], rtol=1e-4, atol=1e-5)
-    assert not torch.isclose(hard["judged"], everything["judged"], rtol=1e-4)
 
 
 def test_every_page_of_a_batch_is_asked_the_queries_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

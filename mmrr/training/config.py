@@ -68,7 +68,6 @@ class ScratchConfig:
     exit: int = 5
     keep: float = 0.5  # share of visual tokens
     pointing: float = 1.0  # weight of the pointing loss
-    hardest_of: int = 1  # of so many queries that a page does not answer, the one it scores highest is learnt from
     embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
     ranking: float = 0.0  # weight of the loss on which of a batch's pages answers a query; all are asked all queries
     mined: int = 0  # of so many pages that `embedder` finds most alike a batch takes those of other reports; 0: of all
@@ -148,9 +147,7 @@ class EmbedderConfig(FinetuneConfig):
 Config = Any
 
 _AT_LEAST = {
-    **dict.fromkeys(
-        ("pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports", "hardest_of"), 1
-    ),
+    **dict.fromkeys(("pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports"), 1),
     **dict.fromkeys(
         (
             "steps",
@@ -165,10 +162,11 @@ _AT_LEAST = {
             "spelling",
             "spelled",
             "parts",
+            "mined",
         ),
         0,
     ),
-    **dict.fromkeys(("pointing", "hash_weight"), 0),
+    **dict.fromkeys(("pointing", "ranking", "hash_weight"), 0),
 }
 _POSITIVE = ("lr", "epochs", "clip", "temperature")
 _SHARES = ("keep", "held_out", "strips")

@@ -56,14 +56,12 @@ class BatchMaker:
         pages: int,
         queries: int,
         answered_only: bool,
-        hardest_of: int = 1,
         crossed: bool = False,
         alike: Alike | None = None,
         strips: int = 0,
         rows: int = STRIP_ROWS,
     ) -> None:
-        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer, else
-        ``hardest_of`` times as many of them as are trained on.
+        """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer.
 
         ``crossed``: ``queries`` is the number that a page is asked, its own and those of the other pages. ``alike``:
         the pages of other reports that a batch takes beside a page; default: any.
@@ -73,7 +71,7 @@ class BatchMaker:
         """
         self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
         self.pages, self.queries, self.answered_only, self.rows = pages, queries, answered_only, rows
-        self.hardest_of, self.crossed, self.alike = hardest_of, crossed, alike
+        self.crossed, self.alike = crossed, alike
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/batch/{step}")
@@ -86,14 +84,13 @@ class BatchMaker:
         if step < self.strips:
             pages = [page.part(self.rows, rng) for page in pages]
         if self.crossed:
-            return Batch(pages, crossed(pages, max(1, self.queries // len(pages)), rng))
-        queries = []
-        for page in pages:
-            others = [other for other in pages if other is not page]
-            if self.answered_only:
-                queries.append(self._answered(page, rng))
-            else:
-                queries.append(labelled(page, others, self.queries, rng, self.hardest_of))
+            queries = crossed(pages, max(1, self.queries // len(pages)), rng)
+        elif self.answered_only:
+            queries = [self._answered(page, rng) for page in pages]
+        else:
+            queries = [
+                labelled(page, [other for other in pages if other is not page], self.queries, rng) for page in pages
+            ]
         chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
         return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
 
@@ -166,17 +163,15 @@ class Judge(nn.Module):
         keep: float,
         pointing: float,
         pointer: int,
-        hardest_of: int = 1,
         ranking: float = 0.0,
     ) -> None:
         """``keep``: share of the visual tokens, by the page's saliency.
 
         ``pointing``: weight of the pointing loss; ``pointer``: the layer it is taken in, one of the band.
-        ``hardest_of``: of so many queries that a page does not answer, one is learnt from. ``ranking``: weight of the
-        ranking loss, which needs queries that several pages are asked.
+        ``ranking``: weight of the ranking loss, which needs queries that several pages are asked.
         """
         super().__init__()
-        self.hardest_of, self.ranking = hardest_of, ranking
+        self.ranking = ranking
         self.scorer, self.band, self.exit_layer, self.keep = scorer, band, exit_layer, keep
         self.pointing, self.pointer = pointing, pointer
         self.text = scorer.backbone.text
@@ -212,20 +207,6 @@ class Judge(nn.Module):
             found["ranked"], found["first"] = ranked(z, y, batch)
             found["loss"] = found["loss"] + self.ranking * found["ranked"]
         return found
-
-    def hard_losses(self, batch: Batch) -> Losses:
-        """The same of every query that its page answers and of the others that it scores highest."""
-        asked = [self._hardest(*one) for one in zip(batch.pages, batch.queries, strict=True)]
-        return self.losses(Batch(batch.pages, asked))
-
-    def _hardest(self, page: ReadPage, asked: list[Labelled]) -> list[Labelled]:
-        others = [query for query in asked if not query.relevant]
-        if self.hardest_of == 1 or not others:
-            return asked
-        with torch.no_grad():
-            scores = self(page, [query.text for query in others])
-        n = -(-len(others) // self.hardest_of)
-        return [query for query in asked if query.relevant] + [others[i] for i in scores.topk(n).indices.tolist()]
 
 
 def ranked(z: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,9 @@ def _read(scorer: Any, image: Image.Image, suffixes: list[list[int]]) -> list[Se
     found: list[Sequence[Tensor]] = []
     lengths = [len(suffix) for suffix in suffixes]
     everything = (0, backbone.n_layers), backbone.n_layers
-    score_states(backbone, page, suffixes, *everything, seen=lambda _, states: found.append(torch.split(states, lengths)))
+    score_states(
+        backbone, page, suffixes, *everything, seen=lambda _, states: found.append(torch.split(states, lengths))
+    )
     return found
 
 

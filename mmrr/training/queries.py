@@ -46,13 +46,8 @@ def usable(text: str) -> bool:
     return len(text) <= MAX_CHARACTERS and not _ANSWERS.search(text) and any(map(str.isalnum, text))
 
 
-def labelled(
-    page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random, hardest_of: int = 1
-) -> list[Labelled]:
-    """``n`` queries, about half of them answered here; the others come from pages of the same report and of others.
-
-    ``hardest_of``: so many times as many of the others, for a model to choose the hardest.
-    """
+def labelled(page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random) -> list[Labelled]:
+    """``n`` queries, about half of them answered here; the others come from pages of the same report and of others."""
     here = set(page.folded)
     found: list[Labelled] = []
     questions = [asked.text for asked in page.questions if usable(asked.text)]
@@ -64,7 +59,6 @@ def labelled(
             break
         found.append(Labelled(loosen(text, rng), True))
     own = {asked.text for asked in page.questions}
-    n = len(found) + (n - len(found)) * hardest_of
     for _ in range(4 * n):
         if len(found) >= n:
             break

@@ -120,12 +120,10 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
         if unseen:
             unseen = (yield from _embeddings(config, run, crew, *unseen)), unseen[1]
     scorer.backbone.text.requires_grad_(True)
-    judge = Judge(
-        scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.hardest_of, config.ranking
-    )
+    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.ranking)
     make = _matching(config, checkpoint, features, keys, answered_only=False)
     evaluate = unseen and _measure(config, crew, judge.losses, *unseen, answered_only=False)
-    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.hard_losses, evaluate)
+    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
@@ -327,7 +325,6 @@ def _matching(
         pages=config.pages,
         queries=config.queries,
         answered_only=answered_only,
-        hardest_of=config.hardest_of,
         crossed=bool(config.ranking) and not answered_only,
         alike=None if answered_only else alike(features, keys, config.mined),
         strips=round(config.strips * config.steps),
