@@ -93,7 +93,7 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
     evaluate = unseen and _measure(config, crew, contrast.losses, *unseen, answered_only=True)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
-        embedder.backbone.model.config.embedding_parts = config.parts
+        setattr(embedder.backbone.model.config, embedders.TAUGHT, config.parts)
         fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
