@@ -1,4 +1,5 @@
-"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH]]``, by default 100,000 pages of 2,048.
+"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH [PARTS]]]``, by default 100,000 pages with
+one vector of 2,048.
 
 Random unit vectors, and texts of 300 words drawn as often as words are in English (Zipf). Building, loading, and the
 time of a query, alone and among 32 asked together.
@@ -31,9 +32,9 @@ def timed(what: str, work: Callable[[], T], per: int = 1) -> tuple[T, float]:
     return result, ms
 
 
-def main(pages: int = 100_000, width: int = 2048) -> None:
+def main(pages: int = 100_000, width: int = 2048, parts: int = 1) -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((pages, width), dtype=np.float32)
+    vectors = rng.standard_normal((pages * parts, width), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     likely = 1 / np.arange(1, VOCABULARY + 1)
     likely /= likely.sum()
