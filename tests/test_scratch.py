@@ -293,7 +293,7 @@ def test_pages_alike_are_of_other_reports_and_the_most_similar(runs: Path) -> No
 
 
 def test_a_reranker_learns_to_rank_pages_that_look_alike(runs: Path) -> None:
-    """The keys of the config, end to end; it resumes with the same batches, since they hang on the step alone."""
+    """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "reranker"\nsteps = 2\npages = 3\nqueries = 6\nspelled = 1\nmined = 2\n'
     cuts = 'band = "1:2"\nexit = 2\nranking = 1.0\n'
     settings = config(runs, "ranking", "reranker", lines + cuts + 'embedder = "embedder"\n')

@@ -114,7 +114,7 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
     checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
     unseen = yield from _unseen(config, run, crew, held_out)
     keep = 1.0
-    if config.embedder:
+    if config.embedder and (config.keep < 1 or config.mined):
         keep = config.keep
         features = yield from _embeddings(config, run, crew, features, keys)
         if unseen:
@@ -231,16 +231,7 @@ def _measure(
     config: ScratchConfig, crew: Crew, losses: Any, features: Features, keys: Keys, *, answered_only: bool
 ) -> Callable[[], dict[str, float]]:
     """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
-    make = BatchMaker(
-        features,
-        keys,
-        str(config.seed),
-        pages=config.pages,
-        queries=config.queries,
-        answered_only=answered_only,
-        crossed=bool(config.ranking) and not answered_only,
-        alike=None if answered_only else alike(features, keys, config.mined),
-    )
+    make = _batches(config, str(config.seed), features, keys, answered_only=answered_only)
 
     def measure() -> dict[str, float]:
         batches = filter(lambda batch: batch.pages, map(make, range(HELD_OUT_BATCHES)))
@@ -310,25 +301,28 @@ def _hash_head(config: ScratchConfig) -> nn.Linear:
     return head
 
 
-def _matching(
-    config: ScratchConfig,
-    begun: Checkpoint,
-    features: Features,
-    keys: Keys,
-    *,
-    answered_only: bool,
+def _batches(
+    config: ScratchConfig, seed: str, features: Features, keys: Keys, *, answered_only: bool, strips: int = 0
 ) -> BatchMaker:
     return BatchMaker(
         features,
         keys,
-        batch_seed(config.seed, begun if config.start else None),
+        seed,
         pages=config.pages,
         queries=config.queries,
         answered_only=answered_only,
         crossed=bool(config.ranking) and not answered_only,
         alike=None if answered_only else alike(features, keys, config.mined),
-        strips=round(config.strips * config.steps),
+        strips=strips,
     )
+
+
+def _matching(
+    config: ScratchConfig, begun: Checkpoint, features: Features, keys: Keys, *, answered_only: bool
+) -> BatchMaker:
+    seed = batch_seed(config.seed, begun if config.start else None)
+    strips = round(config.strips * config.steps)
+    return _batches(config, seed, features, keys, answered_only=answered_only, strips=strips)
 
 
 def _train(
