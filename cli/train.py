@@ -101,8 +101,9 @@ def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator
         return records
     from mmrr.training.scratch import train_embedder, train_reader, train_reranker
 
-    starts = {"reader": train_reader, "embedder": train_embedder, "reranker": train_reranker}
-    return starts[task](settings, run)
+    starts: dict[str, Any] = {"reader": train_reader, "embedder": train_embedder, "reranker": train_reranker}
+    started: Iterator[dict[str, Any]] = starts[task](settings, run)
+    return started
 
 
 @contextlib.contextmanager

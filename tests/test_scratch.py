@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(folder: Path, name: str, task: str, lines: str) -> ScratchConfig:
+def config(folder: Path, name: str, task: str, lines: str) -> Any:
     common = 'documents = "texts.jsonl"\npool = "pool"\nworkers = 0\nwarmup = 1\nreports = 2\nsave_every = 2\n'
     path = folder / f"{name}.toml"
     path.write_text(common + lines + SHAPE)

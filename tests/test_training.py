@@ -223,6 +223,16 @@ def test_a_config_that_cannot_be_meant(tmp_path, values, problem):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("task", "key"),
+    [("reader", "pages"), ("reader", "parts"), ("embedder", "mined"), ("embedder", "letters"), ("reranker", "parts")],
+)
+def test_a_key_of_another_task_is_refused(tmp_path, task, key):
+    path = write_config(tmp_path / "c.toml", documents="d", **{key: 2})
+    with pytest.raises(MmrrError, match=f"unknown key {key}; valid: documents,"):
+        config.read(path, task)
+
+
 def test_only_a_reranker_s_training_has_a_scorer(tmp_path):
     path = write_config(tmp_path / "c.toml", model="m", pairs="p", scorer="minireranker")
     assert config.read(path, "reranker").model == "m"

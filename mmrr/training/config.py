@@ -48,22 +48,48 @@ class ScratchConfig:
     save_every: int = _SCHEDULE.save_every
     evaluate_every: int = 500
     workers: int = 1  # processes that prepare batches
-    # Reader
+    reader: Path | None = None  # the run of a trained reader; for a reader: one to go on from
+    reports: int = 1000  # drawn reports to train on
+
+    result: ClassVar[str] = CHECKPOINT
+
+    def schedule(self) -> Schedule:
+        return Schedule(self.steps, self.lr, warmup=self.warmup, decay=self.decay, save_every=self.save_every)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchReader(ScratchConfig):
+    """Its vision tower."""
+
     letters: int = 2000  # first steps, on plain snippets of text
     hash_weight: float = 0.1  # weight of the words' loss beside the characters'
     keep_heads: bool = False  # with `reader`: only the tower learns, and its features keep their meaning
-    # Embedder and reranker
-    reader: Path | None = None  # the run of a trained reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchMatcher(ScratchConfig):
+    """A language model on the features of a trained reader."""
+
     start: Path | None = None  # a run whose weights this one goes on from, instead of spelling; default: fresh weights
     spelling: int = 1500  # steps that teach the first layers to spell
     spelled: int = 2  # those layers; the one after them is taught to point
-    reports: int = 1000  # drawn reports to train on
     strips: float = 0.5  # share of the steps on strips of pages, as all of spelling is
     pages: int = 4  # a batch
     queries: int = 8  # a page
-    parts: int = 0  # embedder: horizontal parts of a page with a vector each; 0: one of the whole page
-    fused: bool = False  # embedder: compile a layer's small steps into few; needs a C++ compiler
-    # Reranker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchEmbedder(ScratchMatcher):
+    """Contrast: a query's page among the batch's."""
+
+    parts: int = 0  # horizontal parts of a page with a vector each; 0: one of the whole page
+    fused: bool = False  # compile a layer's small steps into few; needs a C++ compiler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScratchReranker(ScratchMatcher):
+    """Yes or no, with band, exit and pruning on."""
+
     band: str = "2:5"
     exit: int = 5
     keep: float = 0.5  # share of visual tokens
@@ -71,11 +97,6 @@ class ScratchConfig:
     embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
     ranking: float = 0.0  # weight of the loss on which of a batch's pages answers a query; all are asked all queries
     mined: int = 0  # of so many pages that `embedder` finds most alike a batch takes those of other reports; 0: of all
-
-    result: ClassVar[str] = CHECKPOINT
-
-    def schedule(self) -> Schedule:
-        return Schedule(self.steps, self.lr, warmup=self.warmup, decay=self.decay, save_every=self.save_every)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +164,8 @@ class EmbedderConfig(FinetuneConfig):
     temperature: float = 0.05
 
 
+_SCRATCH: dict[str, type[Any]] = {"reader": ScratchReader, "embedder": ScratchEmbedder, "reranker": ScratchReranker}
+_FINETUNED: dict[str, type[Any]] = {"embedder": EmbedderConfig, "reranker": RerankerConfig}
 #: Or that of a module in ``training.scorers``: a frozen dataclass with ``scorer``, ``steps`` and ``result``.
 Config = Any
 
@@ -194,12 +217,9 @@ def read(path: Path, task: str) -> Config:
             f"{path} has {found} of `model` and `documents`: fine-tuning names a model and pairs, "
             "training from nothing names documents"
         )
-    kind: type[Any] = ScratchConfig
-    if "model" in values:
-        if task == "reader":
-            raise MmrrError(f"{path} names a model: a reader is trained from nothing, on `documents`")
-        kind = RerankerConfig if task == "reranker" else EmbedderConfig
-    config = _build(kind, values, path, "")
+    if "model" in values and task == "reader":
+        raise MmrrError(f"{path} names a model: a reader is trained from nothing, on `documents`")
+    config = _build((_FINETUNED if "model" in values else _SCRATCH)[task], values, path, "")
     _check(config, path)
     return config
 

@@ -23,7 +23,14 @@ from mmrr.factory.sources import Document, read_documents, split
 from mmrr.files import HashCache, checksum_file, save_tensors
 from mmrr.scorers import minireranker
 from mmrr.training import fresh
-from mmrr.training.config import CHECKPOINT, ScratchConfig
+from mmrr.training.config import (
+    CHECKPOINT,
+    ScratchConfig,
+    ScratchEmbedder,
+    ScratchMatcher,
+    ScratchReader,
+    ScratchReranker,
+)
 from mmrr.training.crew import Crew, join, placed
 from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
@@ -42,7 +49,7 @@ DEEPSTACK = "deepstack_merger_list."
 HELD_OUT_REPORTS, MATCHED_REPORTS, HELD_OUT_BATCHES = 30, 12, 16
 
 
-def train_reader(config: ScratchConfig, run: Path) -> Records:
+def train_reader(config: ScratchReader, run: Path) -> Records:
     """Teach a vision tower to read; the checkpoint's language model is untrained.
 
     With ``reader`` in the config it goes on from that run's weights. Raises MmrrError for documents that cannot be
@@ -76,7 +83,7 @@ def train_reader(config: ScratchConfig, run: Path) -> Records:
         fresh.save(model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
-def train_embedder(config: ScratchConfig, run: Path) -> Records:
+def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
     crew = join()
     known, held_out = documents(config)
@@ -88,16 +95,16 @@ def train_embedder(config: ScratchConfig, run: Path) -> Records:
         let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
-    make = _matching(config, checkpoint, features, keys, answered_only=True)
+    make = _matching(config, checkpoint, features, keys)
     unseen = yield from _unseen(config, run, crew, held_out)
-    evaluate = unseen and _measure(config, crew, contrast.losses, *unseen, answered_only=True)
+    evaluate = unseen and _measure(config, crew, contrast.losses, *unseen)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
         setattr(embedder.backbone.model.config, embedders.TAUGHT, config.parts)
         fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
-def train_reranker(config: ScratchConfig, run: Path) -> Records:
+def train_reranker(config: ScratchReranker, run: Path) -> Records:
     """Teach spelling, then judging, with band, exit and pruning on. Raises MmrrError without a trained reader."""
     shape = {"text_config": {"num_hidden_layers": config.shape.layers}}
     prepare = minireranker.resolve(minireranker.Prepare(band=config.band), shape)
@@ -121,8 +128,8 @@ def train_reranker(config: ScratchConfig, run: Path) -> Records:
             unseen = (yield from _embeddings(config, run, crew, *unseen)), unseen[1]
     scorer.backbone.text.requires_grad_(True)
     judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.ranking)
-    make = _matching(config, checkpoint, features, keys, answered_only=False)
-    evaluate = unseen and _measure(config, crew, judge.losses, *unseen, answered_only=False)
+    make = _matching(config, checkpoint, features, keys)
+    evaluate = unseen and _measure(config, crew, judge.losses, *unseen)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -142,7 +149,7 @@ def _held_out_pool(config: ScratchConfig, run: Path, held_out: list[Document]) -
 
 
 def begin(
-    config: ScratchConfig,
+    config: ScratchMatcher,
     run: Path,
     crew: Crew,
     known: list[Document],
@@ -163,7 +170,7 @@ def begin(
     return checkpoint, scorer, features, keys
 
 
-def _start(config: ScratchConfig, run: Path, phrases: Sequence[str]) -> Path:
+def _start(config: ScratchMatcher, run: Path, phrases: Sequence[str]) -> Path:
     """The checkpoint to go on from: another run's, or a fresh model with the reader's vision tower, in float32."""
     if config.start is not None:
         if not (config.start / CHECKPOINT / "model.safetensors").exists():
@@ -228,10 +235,10 @@ def _unseen(config: ScratchConfig, run: Path, crew: Crew, held_out: list[Documen
 
 
 def _measure(
-    config: ScratchConfig, crew: Crew, losses: Any, features: Features, keys: Keys, *, answered_only: bool
+    config: ScratchMatcher, crew: Crew, losses: Any, features: Features, keys: Keys
 ) -> Callable[[], dict[str, float]]:
     """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
-    make = _batches(config, str(config.seed), features, keys, answered_only=answered_only)
+    make = _batches(config, str(config.seed), features, keys)
 
     def measure() -> dict[str, float]:
         batches = filter(lambda batch: batch.pages, map(make, range(HELD_OUT_BATCHES)))
@@ -242,7 +249,7 @@ def _measure(
     return measure
 
 
-def _embeddings(config: ScratchConfig, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
+def _embeddings(config: ScratchReranker, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
     assert config.embedder is not None
     path = config.embedder / CHECKPOINT
     if not (path / "model.safetensors").exists():
@@ -276,7 +283,7 @@ def alike(features: Features, keys: Keys, most: int) -> Alike | None:
     return found
 
 
-def _spell(config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: Features, keys: Keys) -> Records:
+def _spell(config: ScratchMatcher, run: Path, crew: Crew, scorer: Any, features: Features, keys: Keys) -> Records:
     """The first layers, by words' hashes; in a run folder of its own, inside this one."""
     if not config.spelled or not config.spelling:
         return
@@ -292,7 +299,7 @@ def _spell(config: ScratchConfig, run: Path, crew: Crew, scorer: Any, features: 
     scorer.backbone.model.zero_grad(set_to_none=True)
 
 
-def _hash_head(config: ScratchConfig) -> nn.Linear:
+def _hash_head(config: ScratchMatcher) -> nn.Linear:
     """From states to words' hashes, as the reader learnt it."""
     head = nn.Linear(config.shape.hidden, N_HASHES)
     heads = load_file(_reader(config) / HEADS)
@@ -301,28 +308,24 @@ def _hash_head(config: ScratchConfig) -> nn.Linear:
     return head
 
 
-def _batches(
-    config: ScratchConfig, seed: str, features: Features, keys: Keys, *, answered_only: bool, strips: int = 0
-) -> BatchMaker:
+def _batches(config: ScratchMatcher, seed: str, features: Features, keys: Keys, strips: int = 0) -> BatchMaker:
+    judged = config if isinstance(config, ScratchReranker) else None
     return BatchMaker(
         features,
         keys,
         seed,
         pages=config.pages,
         queries=config.queries,
-        answered_only=answered_only,
-        crossed=bool(config.ranking) and not answered_only,
-        alike=None if answered_only else alike(features, keys, config.mined),
+        answered_only=judged is None,
+        crossed=judged is not None and judged.ranking > 0,
+        alike=alike(features, keys, judged.mined if judged else 0),
         strips=strips,
     )
 
 
-def _matching(
-    config: ScratchConfig, begun: Checkpoint, features: Features, keys: Keys, *, answered_only: bool
-) -> BatchMaker:
+def _matching(config: ScratchMatcher, begun: Checkpoint, features: Features, keys: Keys) -> BatchMaker:
     seed = batch_seed(config.seed, begun if config.start else None)
-    strips = round(config.strips * config.steps)
-    return _batches(config, seed, features, keys, answered_only=answered_only, strips=strips)
+    return _batches(config, seed, features, keys, round(config.strips * config.steps))
 
 
 def _train(

@@ -27,7 +27,7 @@ from mmrr.scorers import minireranker
 from mmrr.scorers import ziprerank as scorer_family
 from mmrr.scorers.ziprerank import LETTERS, TAUGHT, Prepare, Scorer, choose, nearness, wording
 from mmrr.training import fresh, lora, scratch
-from mmrr.training.config import ADAPTER, CHECKPOINT, ModelName, ScratchConfig
+from mmrr.training.config import ADAPTER, CHECKPOINT, ModelName, ScratchMatcher
 from mmrr.training.crew import join
 from mmrr.training.features import ReadPage
 from mmrr.training.fresh import Shape
@@ -369,7 +369,7 @@ def see_drawn(scorer: Scorer, page: ReadPage) -> Visual:
 
 def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, Any]]:
     crew = join()
-    settings = ScratchConfig(
+    settings = ScratchMatcher(
         documents=config.documents,
         held_out=config.held_out,
         seed=config.seed,
