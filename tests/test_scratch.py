@@ -293,6 +293,35 @@ def test_pages_alike_are_of_other_reports_and_the_most_similar(runs: Path) -> No
     assert batch.pages
 
 
+def test_a_batch_of_pages_alike_holds_two_of_one_report(runs: Path) -> None:
+    """And half of one report where none are mined."""
+    features, keys = written_pages(runs, config(runs, "near", "embedder", ""), 2)
+    near = [key for key in keys if key[0] == keys[0][0]]
+    far = [key for key in keys if key not in near]
+    assert len(near) >= 4
+    assert far
+    alike = dict.fromkeys(keys, far)
+    for found, least in ((alike, 2), (None, 4)):
+        loaded: list[tuple[int, int]] = []
+        features.load = lambda *key, seen=loaded: seen.append(key) or ReadPage(*[()] * 9)  # type: ignore
+        BatchMaker(features, keys, "0", pages=8, queries=0, answered_only=True, alike=found)(0)
+        first = keys.index(loaded[0])
+        assert loaded[:least] == [keys[(first + i) % len(keys)] for i in range(least)]
+        if found:
+            assert set(loaded[2:]) <= set(far)
+
+
+def test_an_embedder_learns_among_pages_that_look_alike(runs: Path) -> None:
+    """The keys of the config, end to end, and what is said where no embedder could mine."""
+    lines = 'reader = "reader"\nstart = "embedder"\nsteps = 2\npages = 3\nqueries = 2\nparts = 2\nmined = 2\n'
+    settings = config(runs, "searching", "embedder", lines + 'embedder = "embedder"\n')
+    (*_, last) = train_embedder(settings, runs / "searching")
+    assert last["step"] == 2
+    assert 0 <= last["val_right"] <= 1
+    with pytest.raises(MmrrError, match="no `embedder` that finds pages alike"):
+        list(train_embedder(config(runs, "alone", "embedder", lines), runs / "alone"))
+
+
 def test_a_reranker_learns_to_rank_pages_that_look_alike(runs: Path) -> None:
     """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "reranker"\nsteps = 2\npages = 3\nqueries = 6\nspelled = 1\nmined = 2\n'

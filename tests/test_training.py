@@ -225,7 +225,7 @@ def test_a_config_that_cannot_be_meant(tmp_path, values, problem):
 
 @pytest.mark.parametrize(
     ("task", "key"),
-    [("reader", "pages"), ("reader", "parts"), ("embedder", "mined"), ("embedder", "letters"), ("reranker", "parts")],
+    [("reader", "pages"), ("reader", "parts"), ("embedder", "ranking"), ("embedder", "letters"), ("reranker", "parts")],
 )
 def test_a_key_of_another_task_is_refused(tmp_path, task, key):
     path = write_config(tmp_path / "c.toml", documents="d", **{key: 2})

@@ -76,6 +76,8 @@ class ScratchMatcher(ScratchConfig):
     strips: float = 0.5  # share of the steps on strips of pages, as all of spelling is
     pages: int = 4  # a batch
     queries: int = 8  # a page
+    embedder: Path | None = None  # the run of a trained embedder, which mines and, for a reranker, prunes
+    mined: int = 0  # of so many pages that `embedder` finds most alike a batch takes those of other reports; 0: of all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,7 @@ class ScratchReranker(ScratchMatcher):
     exit: int = 5
     keep: float = 0.5  # share of visual tokens
     pointing: float = 1.0  # weight of the pointing loss
-    embedder: Path | None = None  # the run of a trained embedder, whose attention prunes; default: no pruning
     ranking: float = 0.0  # weight of the loss on which of a batch's pages answers a query; all are asked all queries
-    mined: int = 0  # of so many pages that `embedder` finds most alike a batch takes those of other reports; 0: of all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ class BatchMaker:
         """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer.
 
         ``crossed``: ``queries`` is the number that a page is asked, its own and those of the other pages. ``alike``:
-        the pages of other reports that a batch takes beside a page; default: any.
+        the pages of other reports that a batch takes beside two of one report; default: any, beside as many of one.
 
         The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper, and
         enough to learn matching on.
@@ -77,7 +77,8 @@ class BatchMaker:
         rng = random.Random(f"{self.seed}/batch/{step}")
         first = rng.randrange(len(self.keys))
         # Neighbours in the list are pages of one report: the hardest negatives there are, beside pages that look alike.
-        near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
+        n_near = 2 if self.alike else max(2, self.pages // 2)
+        near = [self.keys[(first + i) % len(self.keys)] for i in range(n_near)]
         far_from = (self.alike[near[0]] if self.alike else ()) or self.keys  # a single report has no others
         far = [rng.choice(far_from) for _ in range(self.pages - len(near))]
         pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]

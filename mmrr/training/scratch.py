@@ -85,6 +85,7 @@ def train_reader(config: ScratchReader, run: Path) -> Records:
 
 def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
+    _check_mining(config)
     crew = join()
     known, held_out = documents(config)
     prepare = minireranker.Prepare(band="0:1")
@@ -95,8 +96,10 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
         let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
     contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
-    make = _matching(config, checkpoint, features, keys)
     unseen = yield from _unseen(config, run, crew, held_out)
+    if config.mined:
+        features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
+    make = _matching(config, checkpoint, features, keys)
     evaluate = unseen and _measure(config, crew, contrast.losses, *unseen)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
@@ -114,8 +117,7 @@ def train_reranker(config: ScratchReranker, run: Path) -> Records:
             f"spelled = {config.spelled}: the layer after those that spell, number {config.spelled}, points, so it "
             f"must lie in the band {prepare.band} and below the exit {config.exit}"
         )
-    if config.mined and not config.embedder:
-        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages alike")
+    _check_mining(config)
     crew = join()
     known, held_out = documents(config)
     checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
@@ -123,9 +125,7 @@ def train_reranker(config: ScratchReranker, run: Path) -> Records:
     keep = 1.0
     if config.embedder and (config.keep < 1 or config.mined):
         keep = config.keep
-        features = yield from _embeddings(config, run, crew, features, keys)
-        if unseen:
-            unseen = (yield from _embeddings(config, run, crew, *unseen)), unseen[1]
+        features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
     scorer.backbone.text.requires_grad_(True)
     judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.ranking)
     make = _matching(config, checkpoint, features, keys)
@@ -249,7 +249,20 @@ def _measure(
     return measure
 
 
-def _embeddings(config: ScratchReranker, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
+def _check_mining(config: ScratchMatcher) -> None:
+    if config.mined and not config.embedder:
+        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages alike")
+
+
+def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys, unseen: Any) -> Any:
+    """The features to train on and those of ``_unseen``, with what `embedder` makes of the pages beside them."""
+    features = yield from _embeddings(config, run, crew, features, keys)
+    if unseen:
+        unseen = (yield from _embeddings(config, run, crew, *unseen)), unseen[1]
+    return features, unseen
+
+
+def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
     assert config.embedder is not None
     path = config.embedder / CHECKPOINT
     if not (path / "model.safetensors").exists():
@@ -309,16 +322,15 @@ def _hash_head(config: ScratchMatcher) -> nn.Linear:
 
 
 def _batches(config: ScratchMatcher, seed: str, features: Features, keys: Keys, strips: int = 0) -> BatchMaker:
-    judged = config if isinstance(config, ScratchReranker) else None
     return BatchMaker(
         features,
         keys,
         seed,
         pages=config.pages,
         queries=config.queries,
-        answered_only=judged is None,
-        crossed=judged is not None and judged.ranking > 0,
-        alike=alike(features, keys, judged.mined if judged else 0),
+        answered_only=isinstance(config, ScratchEmbedder),
+        crossed=isinstance(config, ScratchReranker) and config.ranking > 0,
+        alike=alike(features, keys, config.mined),
         strips=strips,
     )
 
