@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from mmrr.scorers import minireranker
 from mmrr.training import fresh, queries, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import Features, ReadPage
-from mmrr.training.matching import Batch, BatchMaker, batch_seed, ranked
+from mmrr.training.matching import Batch, BatchMaker, Contrast, batch_seed, ranked
 from mmrr.training.queries import Labelled, word_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
@@ -270,6 +271,32 @@ def test_the_ranking_loss_is_cross_entropy_over_the_pages_that_were_asked() -> N
     assert z.grad[[2, 5, 8]].eq(0).all()
     nothing, _ = ranked(z, torch.zeros_like(y), batch)
     assert nothing == 0
+
+
+def test_contrast_leaves_out_pages_that_may_answer() -> None:
+    """Three pages with two vectors each; by hand. The second holds the first's phrase, the third shares a question."""
+
+    def page(words: str, *questions: str) -> ReadPage:
+        asked = tuple(SimpleNamespace(text=text) for text in questions)
+        return ReadPage(*[torch.zeros(1)] * 2, (1, 1), None, (), tuple(words.split()), (), (), asked)  # type: ignore
+
+    pages = [page("alpha beta"), page("beta alpha gamma", "which one?"), page("delta", "which one?")]
+    asked = [[Labelled("Alpha beta", True)], [Labelled("which one?", True)], [Labelled("delta", True)]]
+    generator = torch.Generator().manual_seed(0)
+    vectors, queries = torch.randn(3, 2, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    stub = SimpleNamespace(
+        page_vectors=lambda page: vectors[next(i for i, one in enumerate(pages) if one is page)],
+        query_vectors=lambda texts: queries,
+        temperature=torch.tensor(0.5),
+    )
+    found = Contrast.losses(stub, Batch(pages, asked))  # type: ignore[arg-type]
+    z = (torch.einsum("qd,pvd->qpv", queries, vectors) * torch.tensor(0.5).exp()).exp().sum(-1)
+    by_hand = -torch.stack(
+        [z[0, 0] / (z[0, 0] + z[0, 2]), (z[1, 1] + z[1, 2]) / z[1].sum(), z[2, 2] / z[2].sum()]
+    ).log()
+    torch.testing.assert_close(found["loss"], by_hand.mean())
+    first = [z[0, 0] > z[0, 2], z[1, 1:].max() > z[1, 0], z[2, 2] == z[2].max()]
+    assert found["right"] == pytest.approx(sum(map(bool, first)) / 3)
 
 
 def test_pages_alike_are_of_other_reports_and_the_most_similar(runs: Path) -> None:

@@ -26,7 +26,7 @@ from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_last, rea
 from mmrr.prompts import Mark
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
-from mmrr.training.queries import Labelled, crossed, labelled, phrase, usable, word_ends
+from mmrr.training.queries import Labelled, crossed, holds, labelled, phrase, usable, word_ends
 from mmrr.training.targets import N_HASHES, word_hashes
 from mmrr.types import Embedding
 
@@ -300,15 +300,26 @@ class Contrast(nn.Module):
         return vectors
 
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of each query over the pages, of several vectors a page over the sum of what they say."""
-        texts = [query.text for asked in batch.queries for query in asked]
+        """Cross-entropy of each query over the pages, of several vectors a page over the sum of what they say.
+
+        Another page that holds all longer words of a query is left out: whether it answers is not known.
+        """
+        asked = [
+            (query.text, page) for page, queries in zip(batch.pages, batch.queries, strict=True) for query in queries
+        ]
         pages = torch.stack([self.page_vectors(page) for page in batch.pages])
-        owner = torch.tensor([i for i, asked in enumerate(batch.queries) for _ in asked], device=pages.device)
-        products = torch.einsum("qd,pvd->qpv", self.query_vectors(texts), pages)
-        logits = (products * self.temperature.exp()).logsumexp(-1)
-        found = F.cross_entropy(logits, owner)
-        right = (logits.argmax(1) == owner).float().mean()
+        products = torch.einsum("qd,pvd->qpv", self.query_vectors([text for text, _ in asked]), pages)
+        answers = torch.tensor([[answered(page, *one) for page in batch.pages] for one in asked], device=pages.device)
+        unknown = torch.tensor([[holds(page, text) for page in batch.pages] for text, _ in asked], device=pages.device)
+        logits = (products * self.temperature.exp()).logsumexp(-1).masked_fill(unknown & ~answers, -torch.inf)
+        found = (logits.logsumexp(1) - logits.masked_fill(~answers, -torch.inf).logsumexp(1)).mean()
+        right = answers.gather(1, logits.argmax(1, keepdim=True)).float().mean()
         return {"loss": found, "right": right}
+
+
+def answered(page: ReadPage, text: str, owner: ReadPage) -> bool:
+    """Whether a page is known to answer a query that was made for ``owner``."""
+    return page is owner or any(text == question.text for question in page.questions)
 
 
 def let_copy(layer: Any, gain: float = 8.0) -> None:

@@ -96,12 +96,16 @@ def crossed(pages: Sequence[ReadPage], n: int, rng: random.Random) -> list[list[
             exact = phrase(page, rng)
             if exact is None:
                 break
-            rare = {word for word in map(fold, exact.split()) if len(word) >= 4}
             loose = loosen(exact, rng)
             for there, other in zip(asked, pages, strict=True):
-                if other is page or not rare <= set(other.folded):
+                if other is page or not holds(other, exact):
                     there.append(Labelled(loose, other is page))
     return asked
+
+
+def holds(page: ReadPage, text: str) -> bool:
+    """Whether all longer words of a text stand on the page, which may answer it then, whoever's query it is."""
+    return {word for word in map(fold, text.split()) if len(word) >= 4} <= set(page.folded)
 
 
 def loosen(text: str, rng: random.Random) -> str:
