@@ -151,8 +151,9 @@ Faiss = Annotated[
     str,
     typer.Option(
         "--faiss-factory",
-        help="FAISS factory string, e.g. IVF256,Flat for large collections. A query looks into a sixteenth of IVF's "
-        "lists, and into 8 at least.",
+        help="FAISS factory string, for collections of 10,000 pages and more: PCA64,SQ8,Refine(SQfp16) searches "
+        "shortened vectors and rescores what it finds by whole ones; of IVF256,Flat a query looks into a sixteenth "
+        "of the lists, and into 8 at least.",
         rich_help_panel=_SEARCH,
     ),
 ]

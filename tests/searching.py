@@ -42,7 +42,8 @@ def main(pages: int = 100_000, width: int = 2048, parts: int = 1) -> None:
     asked = [" ".join(f"w{word}" for word in row) for row in rng.choice(VOCABULARY, (32, 8), p=likely)]
     exact = None
     with tempfile.TemporaryDirectory() as folder:
-        for factory in ("Flat", "SQfp16", "SQbf16", "SQ8", "IVF1024,Flat"):
+        short = f"PCA{min(256, width // 6)},SQ8,Refine(SQfp16)"
+        for factory in ("Flat", "SQfp16", "SQbf16", "SQ8", short, "IVF1024,Flat"):
             path = Path(folder) / "index"
             timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
             print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")

@@ -115,6 +115,23 @@ def test_an_approximate_index_leaves_out_what_it_did_not_find(tmp_path):
     assert list(found) == rows[rows >= 0].tolist()
 
 
+def test_shortened_vectors_find_and_whole_ones_score(tmp_path):
+    """What is found has its whole vectors' product within float16, as many pages are found as were asked for, and of
+    vectors that lie near a plane of fewer dimensions, as trained ones do, the best is not missed."""
+    rng = np.random.default_rng(0)
+    plane, off = rng.standard_normal((4, 32)), 0.05 * rng.standard_normal((605, 32))
+    vectors = (rng.standard_normal((605, 4)) @ plane + off).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pages, queries = vectors[:600], vectors[600:]
+    build_dense(pages, "PCA8,SQ8,Refine(SQfp16)", tmp_path / "dense.faiss")
+    products = (queries @ pages.T).reshape(5, 200, 3).max(2)
+    for own, found in zip(products, search_dense(tmp_path / "dense.faiss", queries, 200, 20), strict=True):
+        order = np.argsort(-own)
+        assert own[next(iter(found))] > own[order[0]] - 1e-3
+        assert len({*list(found)[:20]} & {*order[:20].tolist()}) >= 19
+        assert max(abs(score - own[row]) for row, score in list(found.items())[:20]) < 1e-3
+
+
 @pytest.mark.parametrize("factory", ["Flatt", "", "IVF100,Flat", "PQ3", "\x00"])
 def test_a_factory_that_does_not_work_is_one_line(tmp_path, factory):
     with pytest.raises(MmrrError, match=r"FAISS cannot build '.*' over 10 vectors: .") as caught:
