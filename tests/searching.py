@@ -1,5 +1,5 @@
-"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH [PARTS]]]``, by default 100,000 pages with
-one vector of 2,048.
+"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH [PARTS [FACTORY ...]]]]``, by default
+100,000 pages with one vector of 2,048, and all of the FAISS factories below.
 
 Random unit vectors, and texts of 300 words drawn as often as words are in English (Zipf). Building, loading, and the
 time of a query, alone and among 32 asked together.
@@ -32,7 +32,7 @@ def timed(what: str, work: Callable[[], T], per: int = 1) -> tuple[T, float]:
     return result, ms
 
 
-def main(pages: int = 100_000, width: int = 2048, parts: int = 1) -> None:
+def main(pages: int = 100_000, width: int = 2048, parts: int = 1, *factories: str) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((pages * parts, width), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -43,7 +43,7 @@ def main(pages: int = 100_000, width: int = 2048, parts: int = 1) -> None:
     exact = None
     with tempfile.TemporaryDirectory() as folder:
         short = f"PCA{min(256, width // 6)},SQ8,Refine(SQfp16)"
-        for factory in ("Flat", "SQfp16", "SQbf16", "SQ8", short, "IVF1024,Flat"):
+        for factory in ("Flat", *(factories or ("SQfp16", "SQbf16", "SQ8", short, "IVF1024,Flat"))):
             path = Path(folder) / "index"
             timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
             print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")
@@ -66,4 +66,4 @@ def main(pages: int = 100_000, width: int = 2048, parts: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:4]), *sys.argv[4:])
