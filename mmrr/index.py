@@ -18,6 +18,9 @@ DENSE, TEXT = "dense.faiss", "bm25"
 #: Of an inverted file's lists a query looks into this share, and into so many at least.
 PROBED, FEWEST = 1 / 16, 8
 
+#: An index that rescores what shortened vectors find ("Refine") is given so many times as many as are asked for.
+RESCORED = 4
+
 #: bm25s's own defaults (Lucene's BM25), with English stemming and its short list of stop words.
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
 
@@ -50,6 +53,8 @@ def search_dense(path: Path, queries: NDArray[np.float32], n_pages: int, depth: 
     lists = faiss.try_extract_index_ivf(index)
     if lists is not None:  # FAISS's own default looks into a single list
         lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
+    if isinstance(index, faiss.IndexRefine):
+        index.k_factor = RESCORED
     a_page = index.ntotal // n_pages  # vectors, one page's after another's
     found: list[dict[int, float]] = []
     for scores, rows in zip(*index.search(queries, min(depth * a_page, index.ntotal)), strict=True):

@@ -132,6 +132,19 @@ def test_shortened_vectors_find_and_whole_ones_score(tmp_path):
         assert max(abs(score - own[row]) for row, score in list(found.items())[:20]) < 1e-3
 
 
+def test_more_is_rescored_than_is_asked_for(tmp_path):
+    """FAISS alone only sorts anew what shortened vectors put first."""
+    vectors, queries = unit_vectors(400, 16), unit_vectors(50, 16, seed=1)
+    build_dense(vectors, "PCA4,SQ8,Refine(SQfp16)", tmp_path / "dense.faiss")
+    ours = [next(iter(found)) for found in search_dense(tmp_path / "dense.faiss", queries, 400, 10)]
+    plain = faiss.read_index(str(tmp_path / "dense.faiss"))
+    alone = plain.search(queries, 10)[1][:, 0].tolist()
+    plain.k_factor = 4
+    assert ours == plain.search(queries, 10)[1][:, 0].tolist()
+    best = (queries @ vectors.T).argmax(1)
+    assert (best == ours).sum() > (best == alone).sum()
+
+
 @pytest.mark.parametrize("factory", ["Flatt", "", "IVF100,Flat", "PQ3", "\x00"])
 def test_a_factory_that_does_not_work_is_one_line(tmp_path, factory):
     with pytest.raises(MmrrError, match=r"FAISS cannot build '.*' over 10 vectors: .") as caught:
