@@ -177,10 +177,9 @@ class Judge(nn.Module):
         self.pointing, self.pointer = pointing, pointer
         self.text = scorer.backbone.text
 
-    def forward(self, page: ReadPage, queries: Sequence[str], watch: Watch | None = None) -> Tensor:
-        """z (Q,) of one page."""
+    def forward(self, page: ReadPage, suffixes: Sequence[Sequence[int]], watch: Watch | None = None) -> Tensor:
+        """z (Q,) of one page, for queries as the scorer's second segments."""
         sequence = sequence_of(self.scorer, page, kept_cells(page, self.keep))
-        suffixes = [self.scorer.segments(text)[1] for text in queries]
         states = score_states(self.scorer.backbone, sequence, suffixes, self.band, self.exit_layer, watch)
         hidden = self.text.norm(states.float()).float()
         chat, weight = self.scorer.backbone.chat, self.text.embed_tokens.weight  # tied with the head
@@ -194,8 +193,9 @@ class Judge(nn.Module):
         scores, labels, points = [], [], []
         for page, asked in zip(batch.pages, batch.queries, strict=True):
             texts = [query.text for query in asked]
-            pointer = _Pointer(self, page, texts)
-            scores.append(self(page, texts, pointer.watch))
+            suffixes = [self.scorer.segments(text)[1] for text in texts]
+            pointer = _Pointer(self, page, texts, [len(suffix) for suffix in suffixes])
+            scores.append(self(page, suffixes, pointer.watch))
             labels.append(torch.tensor([query.relevant for query in asked]))
             points.append(pointer.loss)
         z, y = torch.cat(scores), torch.cat(labels).to(scores[0].device)
@@ -232,7 +232,8 @@ def ranked(z: Tensor, y: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 class _Pointer:
     """Where half of the heads of one layer look from the last letter of each word."""
 
-    def __init__(self, judge: Judge, page: ReadPage, texts: Sequence[str]) -> None:
+    def __init__(self, judge: Judge, page: ReadPage, texts: Sequence[str], lengths: Sequence[int]) -> None:
+        """``lengths``: of the texts' segments, in tokens."""
         self.loss = torch.zeros((), device=judge.scorer.backbone.device)
         self.layer = judge.pointer
         kept = kept_cells(page, judge.keep)
@@ -242,7 +243,6 @@ class _Pointer:
         cells: dict[str, set[int]] = {}
         for word, of_word in zip(page.folded, page.cells, strict=True):
             cells.setdefault(word, set()).update(place[cell] for cell in of_word if cell in place)
-        lengths = [len(judge.scorer.segments(text)[1]) for text in texts]
         starts = itertools.accumulate(lengths[:-1], initial=query_offset(judge.scorer))
         found = [(at, *end) for at, text in zip(starts, texts, strict=True) for end in word_ends(text)]
         found = [one for one in found if len(one[1]) >= 3]
