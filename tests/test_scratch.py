@@ -347,6 +347,9 @@ def test_an_embedder_learns_among_pages_that_look_alike(runs: Path) -> None:
     assert 0 <= last["val_right"] <= 1
     with pytest.raises(MmrrError, match="no `embedder` that finds pages alike"):
         list(train_embedder(config(runs, "alone", "embedder", lines), runs / "alone"))
+    idle = config(runs, "idle", "embedder", 'reader = "reader"\nembedder = "embedder"\n')
+    with pytest.raises(MmrrError, match="mined = 0: set `mined`, or leave it out"):
+        list(train_embedder(idle, runs / "idle"))
 
 
 def test_a_reranker_learns_to_rank_pages_that_look_alike(runs: Path) -> None:

@@ -252,6 +252,8 @@ def _measure(
 def _check_mining(config: ScratchMatcher) -> None:
     if config.mined and not config.embedder:
         raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages alike")
+    if isinstance(config, ScratchEmbedder) and config.embedder and not config.mined:
+        raise MmrrError("an embedder's `embedder` mines pages alike, and mined = 0: set `mined`, or leave it out")
 
 
 def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys, unseen: Any) -> Any:
