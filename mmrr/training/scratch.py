@@ -84,7 +84,10 @@ def train_reader(config: ScratchReader, run: Path) -> Records:
 
 
 def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
-    """Teach spelling, then contrast, on a trained reader's features. Raises MmrrError without a trained reader."""
+    """Teach spelling, then contrast, on a trained reader's features.
+
+    Raises MmrrError without a trained reader, and for one of ``mined`` and ``embedder`` without the other.
+    """
     _check_mining(config)
     crew = join()
     known, held_out = documents(config)
@@ -108,7 +111,10 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
 
 
 def train_reranker(config: ScratchReranker, run: Path) -> Records:
-    """Teach spelling, then judging, with band, exit and pruning on. Raises MmrrError without a trained reader."""
+    """Teach spelling, then judging, with band, exit and pruning on.
+
+    Raises MmrrError without a trained reader, for ``mined`` without ``embedder``, and for a layer that cannot point.
+    """
     shape = {"text_config": {"num_hidden_layers": config.shape.layers}}
     prepare = minireranker.resolve(minireranker.Prepare(band=config.band), shape)
     start, end = map(int, prepare.band.split(":"))
