@@ -26,6 +26,19 @@ def load(kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"mmrr.{kind}.{name}")
 
 
+def embedder(config: dict[str, Any]) -> str:
+    """The embedder family of a checkpoint by its config.json: as its architecture says, or else its model type.
+
+    Raises MmrrError naming the families there are.
+    """
+    said = [str(name).lower() for name in (*(config.get("architectures") or ()), config.get("model_type"))]
+    known = names("embedders")
+    for name in said:
+        if name in known:
+            return name
+    raise MmrrError(f"no embedder family for a '{config.get('model_type')}' model; there is: {', '.join(known)}")
+
+
 def parse_options(cls: type[T], pairs: dict[str, str]) -> T:
     """Build a frozen options dataclass from ``key=value`` strings. Raises MmrrError naming the valid options."""
     fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]

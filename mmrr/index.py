@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bm25s
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 from mmrr.errors import MmrrError
 
 #: Files of an ``index`` artifact.
-DENSE, TEXT = "dense.faiss", "bm25"
+DENSE, SIZES, TEXT = "dense.faiss", "sizes.npy", "bm25"
 
 #: Of an inverted file's lists a query looks into this share, and into so many at least.
 PROBED, FEWEST = 1 / 16, 8
 
-#: An index that rescores what shortened vectors find ("Refine") is given so many times as many as are asked for.
+#: Of what an approximate search finds, so many times as many are scored exactly as are asked for.
 RESCORED = 4
+#: For each vector of a query, an approximate search asks for so many times as many vectors as pages are wanted.
+NEIGHBOURS = 16
+#: Products held at once while every page is scored.
+_PRODUCTS = 1 << 25
 
 #: bm25s's own defaults (Lucene's BM25), with English stemming and its short list of stop words.
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
@@ -41,10 +46,28 @@ def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
     path.write_bytes(faiss.serialize_index(index).tobytes())
 
 
-def search_dense(path: Path, queries: NDArray[np.float32], n_pages: int, depth: int) -> list[dict[int, float]]:
-    """Of each query (Q, D) the best ``depth`` pages by row at least, best first: the score of their best vector.
+def max_sim(query: NDArray[np.float32], vectors: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Scores (pages,) of one query (M, D): the sum, over its vectors, of the best product with one of a page's.
 
-    An index that approximates may find fewer. Raises MmrrError if it is damaged.
+    ``vectors`` (sum of ``sizes``, D), one page's after another's; every page has one at least.
+    """
+    starts = np.cumsum(sizes) - sizes
+    best: NDArray[np.float32] = np.maximum.reduceat(query @ vectors.T, starts, axis=1)
+    scores: NDArray[np.float32] = best.sum(0)
+    return scores
+
+
+def search_dense(
+    path: Path,
+    queries: Sequence[NDArray[np.float32]],
+    sizes: NDArray[np.int64],
+    depth: int,
+    read: Callable[[list[int]], list[NDArray[np.float32]]],
+) -> list[dict[int, float]]:
+    """Of each query (M, D) the best ``depth`` pages by row at least, with their ``max_sim``.
+
+    ``sizes`` (pages,): how many vectors a page has; ``read`` gives the vectors (V, D) of pages by row. "Flat" finds
+    exactly the best; an index that approximates may miss some, and may find fewer. Raises MmrrError if it is damaged.
     """
     try:
         index = faiss.read_index(str(path))
@@ -55,15 +78,71 @@ def search_dense(path: Path, queries: NDArray[np.float32], n_pages: int, depth: 
         lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
     if isinstance(index, faiss.IndexRefine):
         index.k_factor = RESCORED
-    a_page = index.ntotal // n_pages  # vectors, one page's after another's
-    found: list[dict[int, float]] = []
-    for scores, rows in zip(*index.search(queries, min(depth * a_page, index.ntotal)), strict=True):
-        pages: dict[int, float] = {}
-        for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
-            if row >= 0:  # FAISS fills up with -1
-                pages.setdefault(row // a_page, score)
-        found.append(pages)
-    return found
+    if index.ntotal == len(sizes) and all(len(query) == 1 for query in queries):
+        found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
+        return [  # FAISS fills up with -1
+            {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
+            for scores, rows in found
+        ]
+    if isinstance(index, faiss.IndexFlat):
+        vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
+        return [_best(scores, depth) for scores in _every(queries, vectors, sizes)]
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    return [_approximate(index, query, owners, depth, read) for query in queries]
+
+
+def _every(
+    queries: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32], sizes: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """``max_sim`` of every query with every page, (Q, pages)."""
+    asked = np.concatenate(queries)
+    firsts = np.cumsum([0, *map(len, queries[:-1])])
+    ends = np.cumsum(sizes)
+    scores = np.empty((len(queries), len(sizes)), dtype=np.float32)
+    page = 0
+    while page < len(sizes):
+        start = ends[page] - sizes[page]
+        after = max(page + 1, int(np.searchsorted(ends, start + _PRODUCTS // len(asked), side="right")))
+        products = asked @ vectors[start : ends[after - 1]].T
+        best = np.maximum.reduceat(products, ends[page:after] - sizes[page:after] - start, axis=1)
+        scores[:, page:after] = np.add.reduceat(best, firsts, axis=0)
+        page = after
+    return scores
+
+
+def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
+    """The best ``depth`` rows, and ties at the edge, in no order."""
+    edge = np.partition(scores, -depth)[-depth] if len(scores) > depth else -np.inf
+    return {int(row): float(scores[row]) for row in np.flatnonzero(scores >= edge)}
+
+
+def _approximate(
+    index: faiss.Index,
+    query: NDArray[np.float32],
+    owners: NDArray[np.int64],
+    depth: int,
+    read: Callable[[list[int]], list[NDArray[np.float32]]],
+) -> dict[int, float]:
+    """Pages near any of the query's vectors; the most promising are scored exactly.
+
+    A page that was not found for a vector counts there as the last one that was (the missing scores of XTR,
+    arXiv 2304.01982).
+    """
+    scores, rows = index.search(query, min(depth * NEIGHBOURS, index.ntotal))
+    gains: dict[int, float] = {}
+    for of_vector, found in zip(scores, rows, strict=True):
+        found, of_vector = found[found >= 0], of_vector[found >= 0]
+        if not len(found):
+            continue
+        pages, first = np.unique(owners[found], return_index=True)  # best first: a page's first is its best
+        for page, score in zip(pages.tolist(), of_vector[first].tolist(), strict=True):
+            gains[page] = gains.get(page, 0.0) + score - float(of_vector[-1])
+    promising = sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
+    if not promising:
+        return {}
+    vectors = read(promising)
+    exact = max_sim(query, np.concatenate(vectors), np.array([len(one) for one in vectors]))
+    return dict(zip(promising, exact.tolist(), strict=True))
 
 
 def tokenize(texts: list[str]) -> list[list[str]]:

@@ -107,17 +107,15 @@ def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer) -
     return x
 
 
-def read_last(backbone: Any, page: Any, seen: Tensor, layer: Layer = one_layer) -> Tensor:
-    """The last token's hidden states (V, D) behind the last layer, which runs for that token alone.
-
-    ``seen`` (V, n) bool: what it sees there, in each of V readings.
-    """
+def read_last(backbone: Any, page: Any, layer: Layer = one_layer) -> Tensor:
+    """The last token's hidden state (D,) behind the last layer, which runs for that token alone."""
     last = backbone.n_layers - 1
     x, rotary = read_page(backbone, page, last, layer), backbone.rotary(page.positions)
     query, key, value = backbone.project(last, x, rotary, n_queries=1)
-    attended = _attend(query.expand(-1, len(seen), -1)[None], key[None], value[None], seen.to(x.device))[0]
-    states: Tensor = backbone.finish(last, x[-1:].expand(len(seen), -1), attended)
-    return states
+    everything = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
+    attended = _attend(query[None], key[None], value[None], everything)[0]
+    state: Tensor = backbone.finish(last, x[-1:], attended)[0]
+    return state
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

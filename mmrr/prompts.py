@@ -61,6 +61,14 @@ class ChatEncoder:
         self._append(segments, rendered[at:], slots)
         return segments
 
+    def with_template(self, template: str) -> ChatEncoder:
+        """The same tokenizer under another template."""
+        return ChatEncoder(self._tokenizer, template)
+
+    def lengths(self, ids: Sequence[int]) -> list[int]:
+        """Bytes of text that each token of a byte-level tokenizer stands for; a control token's name is its text."""
+        return [len(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
     def token_id(self, word: str) -> int:
         """The id of a word that is one token (``yes``, ``no``). Raises ValueError if it is not."""
         ids = self._encode_plain(word)

@@ -25,11 +25,12 @@ _OPEN_FILES = 64
 
 
 def write_embeddings(folder: Path, embeddings: Mapping[int, Embedding]) -> None:
-    """vectors (n, V, D) f32, saliency (sum T,) f32, grids (n, 2)."""
+    """vectors (sum V, D) f32 or f16, saliency (sum T,) f32, grids (n, 2)."""
     values = list(embeddings.values())
     tensors = {
         "numbers": torch.tensor(list(embeddings)),
-        "vectors": torch.stack([embedding.vectors for embedding in values]),
+        "vectors": torch.cat([embedding.vectors for embedding in values]),
+        "vector_offsets": _offsets([len(embedding.vectors) for embedding in values]),
         "saliency": torch.cat([embedding.saliency for embedding in values]),
         "offsets": _offsets([embedding.saliency.numel() for embedding in values]),
         "grids": torch.tensor([embedding.grid for embedding in values]),
@@ -41,21 +42,25 @@ def read_embeddings(workspace: Workspace, key: str) -> dict[int, Embedding]:
     """By page number. Raises MmrrError if the shard is damaged."""
     data = load(workspace.read_shard_file("embed", key, _EMBEDDINGS))
     return {
-        number: Embedding(data["vectors"][i], saliency, _grid(data["grids"][i]))
-        for i, (number, saliency) in enumerate(_split(data, "saliency"))
+        number: Embedding(vectors, saliency, _grid(data["grids"][i]))
+        for i, ((number, saliency), (_, vectors)) in enumerate(
+            zip(_split(data, "saliency"), _split(data, "vectors", "vector_offsets"), strict=True)
+        )
     }
 
 
-def read_vectors(workspace: Workspace, manifest: Manifest, collection: Collection, rows: Sequence[int]) -> torch.Tensor:
-    """Vectors (len(rows), V, D) float32 of the pages at ``rows`` of an ``embed`` artifact."""
+def read_vectors(
+    workspace: Workspace, manifest: Manifest, collection: Collection, rows: Sequence[int]
+) -> list[torch.Tensor]:
+    """Vectors (V, D) float32 of each of the pages at ``rows`` of an ``embed`` artifact."""
     known: dict[str, dict[int, Embedding]] = {}
     vectors = []
     for row in rows:
         key = manifest.content["shards"][collection.shards[row]]
         if key not in known:
             known[key] = read_embeddings(workspace, key)
-        vectors.append(known[key][collection.pages[row].number].vectors)
-    return torch.stack(vectors)
+        vectors.append(known[key][collection.pages[row].number].vectors.float())
+    return vectors
 
 
 def write_keeps(folder: Path, keeps: Mapping[int, Keep]) -> None:
@@ -192,8 +197,8 @@ def _offsets(lengths: Sequence[int]) -> torch.Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
-def _split(data: Mapping[str, torch.Tensor], name: str) -> list[tuple[int, torch.Tensor]]:
-    edges = data["offsets"].tolist()
+def _split(data: Mapping[str, torch.Tensor], name: str, offsets: str = "offsets") -> list[tuple[int, torch.Tensor]]:
+    edges = data[offsets].tolist()
     numbers = data["numbers"].tolist()
     return [(number, data[name][edges[i] : edges[i + 1]]) for i, number in enumerate(numbers)]
 

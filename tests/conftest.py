@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from mmrr.checkpoints import Checkpoint, resolve
 from mmrr.files import HashCache
-from tests.tiny import write_checkpoint
+from tests.tiny import late, write_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,12 @@ def tiny(tiny_path: Path, tmp_path: Path) -> Checkpoint:
 @pytest.fixture
 def tiny_embedder(tiny_embedder_path: Path, tmp_path: Path) -> Checkpoint:
     return resolve(str(tiny_embedder_path), None, HashCache(tmp_path / "hashes.json"))
+
+
+@pytest.fixture
+def tiny_late(tiny_embedder_path: Path, tmp_path: Path) -> Checkpoint:
+    """The same embedder with late interaction."""
+    return resolve(str(late(tiny_embedder_path, tmp_path / "late")), None, HashCache(tmp_path / "hashes.json"))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ from tests.console import (
     write_documents,
     write_queries,
 )
+from tests.tiny import late
 
 LAYERS = 6  # of the tiny reranker
 QUESTION = "When is the thesis due?"
@@ -437,11 +438,11 @@ def test_a_document_can_be_searched_alone(chain: Chain) -> None:
     assert "none.pdf is not in the index" in refused("rerank", QUESTION, "--work", chain.work, *missing)
 
 
-def test_of_several_vectors_a_page_the_best_finds_it(chain: Chain, tmp_path: Path) -> None:
-    """By FAISS in the collection as by exact products in a document; the reranker's scores stay what they are."""
-    work = tmp_path / "parts"
-    parts = ("--embedder", chain.embedder, "--embed-option", "parts=3", *INDEX, *FP32)
-    mmrr("index", chain.docs, "--work", work, *parts)
+def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> None:
+    """By the index of the collection as by exact products in a document; the reranker's scores stay what they are."""
+    work = tmp_path / "late"
+    model = late(Path(chain.embedder), tmp_path / "model")
+    mmrr("index", chain.docs, "--work", work, "--embedder", model, *INDEX, *FP32)
     queries = ("--queries", chain.queries, "--first-stage", "dense", "--work", work)
     alone, everywhere = (
         dict(run_lines(artifact(mmrr("retrieve", *queries, "--scope", scope)) / "run.trec")["q1"])
@@ -451,6 +452,9 @@ def test_of_several_vectors_a_page_the_best_finds_it(chain: Chain, tmp_path: Pat
     assert alone == pytest.approx({page_id: everywhere[page_id] for page_id in alone}, abs=1e-6)
     single = dict(retrieved(chain, "--first-stage", "dense")["q1"])
     assert any(abs(everywhere[page_id] - score) > 1e-4 for page_id, score in single.items())
+    mmrr("index", chain.docs, "--work", work, "--embedder", model, "--faiss-factory", "SQfp16", *INDEX, *FP32)
+    approximate = dict(run_lines(artifact(mmrr("retrieve", *queries)) / "run.trec")["q1"])
+    assert approximate == pytest.approx(everywhere, abs=1e-6)  # found by float16, scored by what is stored
     mmrr("precache", "--work", work, "--scorer-model", chain.reranker, *FP32)
     reranked = dict(run_lines(artifact(mmrr("rerank", *queries)) / "run.trec")["q1"])
     assert reranked == pytest.approx(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmrr.checkpoints import resolve
-from mmrr.embedders import qwen3_vl
+from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.files import HashCache
 from mmrr.scorers import edje, kalm, minireranker, ziprerank
 from mmrr.stages import rerank
@@ -55,14 +55,16 @@ def test_the_stand_in_computes() -> None:
         assert torch.equal((2 * there[torch.tensor([1, 0])]).cpu(), torch.tensor([[6.0, 8, 10], [0, 0, 0]]))
 
 
-def test_an_embedder_leaves_nothing_behind(tiny_embedder, page_images) -> None:
+@pytest.mark.parametrize("family", [qwen3_vl, colqwen3])
+def test_an_embedder_leaves_nothing_behind(tiny_embedder, tiny_late, page_images, family) -> None:
     def numbers(device: torch.device) -> list[Tensor]:
-        embedder = qwen3_vl.Embedder(tiny_embedder, qwen3_vl.Prepare(), device, torch.float32)
+        model = tiny_embedder if family is qwen3_vl else tiny_late
+        embedder = family.Embedder(model, family.Prepare(), device, torch.float32)
         pages = embedder.embed_pages(page_images)
         return [
             *(page.vectors for page in pages),
             *(page.saliency for page in pages),
-            embedder.embed_queries([QUERY], qwen3_vl.Search()),
+            *embedder.embed_queries([QUERY], family.Search()),
         ]
 
     _same(numbers)
@@ -138,17 +140,17 @@ def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path
     _same(chain)
 
 
-def test_what_learns_leaves_nothing_behind(tiny_embedder, tiny) -> None:
+def test_what_learns_leaves_nothing_behind(tiny_late, tiny) -> None:
     """Losses and gradients, of whoever makes the words, the vectors and the answers learn."""
 
     def numbers(device: torch.device) -> list[Tensor]:
-        embedder = qwen3_vl.Embedder(tiny_embedder, qwen3_vl.Prepare(), device, torch.float32)
+        embedder = colqwen3.Embedder(tiny_late, colqwen3.Prepare(), device, torch.float32)
         scorer = minireranker.Scorer(tiny, minireranker.Prepare(band="1:3"), device, torch.float32)
         words = torch.nn.Linear(scorer.backbone.text.embed_tokens.weight.shape[1], N_HASHES)
         words.load_state_dict({name: torch.ones_like(value) for name, value in words.state_dict().items()})
         found = []
         for learner in (
-            Contrast(embedder, qwen3_vl.Search()),
+            Contrast(embedder, colqwen3.Search()),
             Judge(scorer, (1, 3), 3, 0.5, 1.0, 1),
             Spelling(scorer, words, 1),
         ):

@@ -67,10 +67,12 @@ def flip(path, position):
     path.write_bytes(data)
 
 
-def test_embeddings_come_back_by_page_number(workspace):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_embeddings_come_back_by_page_number(workspace, dtype):
+    """However many vectors each page has."""
     written = {
-        number: Embedding(random(1, 8, seed=number), random(h * w, seed=20 + number).abs(), (h, w))
-        for number, (h, w) in {17: (2, 3), 18: (4, 1), 30: (1, 1)}.items()
+        number: Embedding(random(n, 8, seed=number).to(dtype), random(h * w, seed=20 + number).abs(), (h, w))
+        for number, n, h, w in ((17, 1, 2, 3), (18, 5, 4, 1), (30, 2, 1, 1))
     }
     folder = workspace.scratch()
     write_embeddings(folder, written)
@@ -81,7 +83,7 @@ def test_embeddings_come_back_by_page_number(workspace):
         assert torch.equal(read[number].vectors, embedding.vectors)
         assert torch.equal(read[number].saliency, embedding.saliency)
         assert read[number].grid == embedding.grid
-        assert read[number].saliency.dtype == read[number].vectors.dtype == torch.float32
+        assert (read[number].saliency.dtype, read[number].vectors.dtype) == (torch.float32, dtype)
 
 
 def test_keeps_come_back_by_page_number(workspace):

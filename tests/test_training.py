@@ -29,7 +29,7 @@ from mmrr.training.plot import draw_curves
 from mmrr.types import Keep
 from tests.conftest import CPU
 from tests.console import mmrr, refused
-from tests.tiny import taught
+from tests.tiny import late
 
 TOLERANCE = 1e-4
 QUERIES = ("When is the thesis due?", "lorem", "a longer question about the red box")
@@ -225,7 +225,7 @@ def test_a_config_that_cannot_be_meant(tmp_path, values, problem):
 
 @pytest.mark.parametrize(
     ("task", "key"),
-    [("reader", "pages"), ("reader", "parts"), ("embedder", "ranking"), ("embedder", "letters"), ("reranker", "parts")],
+    [("reader", "pages"), ("reader", "dim"), ("embedder", "ranking"), ("embedder", "letters"), ("reranker", "dim")],
 )
 def test_a_key_of_another_task_is_refused(tmp_path, task, key):
     path = write_config(tmp_path / "c.toml", documents="d", **{key: 2})
@@ -349,11 +349,7 @@ def test_recomputing_activations_changes_no_gradient(tiny, folder, tiny_path):
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("parts", [0, 3])
-def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(
-    folder, tmp_path, tiny_embedder_path, page_images, parts
-):
-    tiny_embedder_path = taught(tiny_embedder_path, tmp_path / "taught", parts)
+def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(folder, tmp_path, tiny_embedder_path, page_images):
     values = {"dtype": "float32", "device": "cpu", "workers": 0, "accumulate": 1, "lr": 1e-2, "warmup": 0, "steps": 4}
     path = write_config(folder / "c.toml", model=str(tiny_embedder_path), pairs="pairs.jsonl", queries=4, **values)
     settings = config.read(path, "embedder")
@@ -374,14 +370,20 @@ def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(
     plain = qwen3_vl.Embedder(base, qwen3_vl.Prepare(), CPU, torch.float32)
     with torch.no_grad():
         queries = model.query_vectors(QUERIES)
-        pages = torch.stack([model.page_vectors(image) for image in page_images])
-    assert (queries - loaded.embed_queries(QUERIES, qwen3_vl.Search())).abs().max() <= TOLERANCE
-    assert pages.shape[1] == (parts or 1)
+        pages = torch.stack([model.page_vector(image) for image in page_images])
+    asked = torch.cat(loaded.embed_queries(QUERIES, qwen3_vl.Search()))
+    assert (queries - asked).abs().max() <= TOLERANCE
     for vectors, embedding, before in zip(
         pages, loaded.embed_pages(page_images), plain.embed_pages(page_images), strict=True
     ):
         assert (vectors - embedding.vectors).abs().max() <= TOLERANCE
         assert (vectors - before.vectors).abs().amax(-1).min() > TOLERANCE
+
+
+def test_a_model_of_late_interaction_is_not_fine_tuned(folder, tmp_path, tiny_embedder_path):
+    found = resolve(str(late(tiny_embedder_path, tmp_path / "late")), None, HashCache(tmp_path / "h.json"))
+    with pytest.raises(MmrrError, match="is a colqwen3 model; mmrr train embedder fine-tunes"):
+        finetune.load_embedder(found, None, Crew(CPU))
 
 
 # Runs

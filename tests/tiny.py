@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -207,11 +208,27 @@ def write_checkpoint(
     return path
 
 
-def taught(path: Path, copy: Path, parts: int) -> Path:
-    """A copy of an embedder's checkpoint whose config.json says that it was trained with so many parts a page."""
+def late(path: Path, copy: Path, naming: str = "custom_text_proj", dim: int = 24, words: bool = False) -> Path:
+    """A copy of a checkpoint with the linear layer of late interaction, as its writers lay it out.
+
+    ``naming`` "custom_text_proj": as colpali-engine and mmrr do; "embedding_proj_layer": as TomoroAI's are, the whole
+    language model under "vlm.", a bias and a model type of their own. ``words``: as mmrr's own.
+    """
     shutil.copytree(path, copy)
+    tensors = load_file(path / "model.safetensors")
+    generator = torch.Generator().manual_seed(7)
+    width = json.loads((path / "config.json").read_text())["text_config"]["hidden_size"]
+    named = {f"{naming}.weight": torch.randn(dim, width, generator=generator)}
+    said: dict[str, Any] = {"architectures": ["ColQwen3"]}
+    if naming == "embedding_proj_layer":
+        tensors = {f"vlm.{name}": tensor for name, tensor in tensors.items()}
+        named[f"{naming}.bias"] = torch.randn(dim, generator=generator)
+        said |= {"model_type": "colqwen3", "embed_dim": dim}
+    if words:
+        said["word_vectors"] = True
+    save_file(tensors | named, copy / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"embedding_parts": parts}))
+    (copy / "config.json").write_text(json.dumps(config | said))
     return copy
 
 

@@ -240,13 +240,18 @@ class Backbone:
         return KeyValues(torch.stack(keys), torch.stack(values))
 
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
-        """The whole depth over one sequence; the last token's hidden state (D,) after the final norm."""
-        everything = torch.ones(1, len(page.embeddings), dtype=torch.bool)
-        return self.read_parts(page, everything, observe)[0]
+        """The whole depth over one sequence; the last token's hidden state (D,) after the final norm.
+
+        The last layer runs for that token alone.
+        """
+        return self._read(page, observe, 1)[0]
+
+    def read_all(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
+        """The same for every token, (n, D)."""
+        return self._read(page, observe, len(page.embeddings))
 
     @torch.inference_mode()
-    def read_parts(self, page: PageSequence, seen: Tensor, observe: Observer | None = None) -> Tensor:
-        """The same where the last token sees less in the last layer, once for each row of ``seen`` (V, n): (V, D)."""
+    def _read(self, page: PageSequence, observe: Observer | None, n_last: int) -> Tensor:
         x, rotary = page.embeddings, self.rotary(page.positions)
         last = self.n_layers - 1
         for index in range(last):
@@ -255,13 +260,14 @@ class Backbone:
                 observe(index, query, key)
             x = self.finish(index, x, _causal(query, key, value))
             x = page.add_deepstack(index, x)
-        query, key, value = self.project(last, x, rotary, n_queries=1)
+        query, key, value = self.project(last, x, rotary, n_queries=n_last)
         if observe:
             observe(last, query, key)
         attended = F.scaled_dot_product_attention(
-            query.expand(-1, len(seen), -1)[None], key[None], value[None], seen.to(self.device), enable_gqa=True
+            query[None], key[None], value[None], is_causal=n_last == len(x), enable_gqa=True
         )[0]
-        return self.text.norm(self.finish(last, x[-1:].expand(len(seen), -1), attended))
+        x = self.finish(last, x[-n_last:], attended)
+        return self.text.norm(page.add_deepstack(last, x) if n_last == len(page.embeddings) else x)
 
     # Language model, query side
 
@@ -470,6 +476,7 @@ def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: b
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            key_mapping={r"^vlm\.": ""},  # ColQwen3 as TomoroAI writes it
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MmrrError(f"{path} does not load as Qwen3-VL: {_first_line(error)}") from error

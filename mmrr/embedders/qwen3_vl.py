@@ -1,4 +1,4 @@
-"""Qwen3-VL-Embedding as first stage: a page's vectors, and how much the model looked at each visual token for it.
+"""Qwen3-VL-Embedding as first stage: a page's vector, and how much the model looked at each visual token for it.
 
 Recipe of the published checkpoints: chat with the instruction as system message, one user turn, generation prompt;
 the last token's hidden state after the final norm, truncated to the Matryoshka dimension, then L2-normalised.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,17 +21,10 @@ from mmrr.errors import MmrrError
 from mmrr.prompts import Mark
 from mmrr.types import Embedding, Grid
 
-#: mmrr's own, and published checkpoints this family loads.
-CHECKPOINTS = ("reader-embedder", "Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
+#: Published checkpoints this family loads.
+CHECKPOINTS = ("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
 #: Longest input of the published recipe, in tokens.
 MAX_LENGTH = 8192
-#: Rows of tokens that a part of a page shares with each of its neighbours, so that no line is cut in two.
-_OVERLAP = 1
-#: What the whole page counts beside one of its parts.
-_WHOLE = 0.5
-_MOST_PARTS = 64
-#: Where a checkpoint's config.json says how many parts it was trained with; published ones do not: 0.
-TAUGHT = "embedding_parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,6 @@ class Prepare:
     instruction: str = "Represent the user's input."
     dim: int = 0  # Matryoshka dimension; 0: the model's full width
     max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
-    parts: int = -1  # horizontal parts of a page with a vector each; 0: one of the whole page; -1: as TAUGHT says
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +43,13 @@ class Search:
     instruction: str = "Retrieve images or text relevant to the user's query."
 
 
-def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
-    """Write out the parts. Raises MmrrError for over 64 of them."""
-    if prepare.parts == -1:
-        prepare = replace(prepare, parts=config.get(TAUGHT, 0))
-    if type(prepare.parts) is not int or not 0 <= prepare.parts <= _MOST_PARTS:
-        raise MmrrError(f"parts {prepare.parts}: expected 1 to {_MOST_PARTS}, or 0 for one vector a page")
-    return prepare
-
-
 class Embedder:
     """Embeds pages and queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises MmrrError if the checkpoint does not load or is narrower than ``dim``, and for over 64 parts."""
+        """Raises MmrrError if the checkpoint does not load or is narrower than ``dim``."""
         backbone = families.load("backbones", checkpoint.model_type)
-        self.prepare = resolve(prepare, checkpoint.config())
+        self.prepare = prepare
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
         width = self.backbone.config.text_config.hidden_size
         if not 0 <= prepare.dim <= width:
@@ -79,7 +62,7 @@ class Embedder:
 
     @torch.inference_mode()
     def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]:
-        """One forward a page gives both its vectors (V, D) and the saliency (T,)."""
+        """One forward a page gives both its vector (1, D) and the saliency (T,)."""
         return [self.read(visual) for visual in self.backbone.vision(images, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
@@ -88,28 +71,12 @@ class Embedder:
         before, after = self.backbone.split_at_image(self.chat(self.prepare.instruction, Mark.IMAGE))
         page = self.backbone.page_sequence(before, visual, after)
         saliency = Saliency(page.visual)
-        vectors = self.vectors(self.backbone.read_parts(page, self.seen(page, visual.grid), saliency.observe))
-        return Embedding(vectors.cpu(), saliency.total.cpu(), visual.grid)
-
-    def seen(self, page: Any, grid: Grid) -> Tensor:
-        """What the last token sees of a page in the last layer, (1 + parts, n) bool: all of it, then each part."""
-        rows = torch.arange(grid[0] * grid[1]) // grid[1]
-        edges = torch.arange(self.prepare.parts + 1)[:, None] * grid[0] / max(1, self.prepare.parts)
-        seen = torch.ones(len(edges), len(page.embeddings), dtype=torch.bool)
-        seen[1:, page.visual] = (rows >= edges[:-1] - _OVERLAP) & (rows < edges[1:] + _OVERLAP)
-        return seen
-
-    def vectors(self, states: Tensor) -> Tensor:
-        """The page's vectors (V, dim) of what the last token made of the whole and of its parts (1 + parts, D).
-
-        A query's product with one of them is what it makes of that part and of the whole together.
-        """
-        whole, parts = self.unit(states[:1]), self.unit(states[1:])
-        return (parts + _WHOLE * whole) / (1 + _WHOLE) if len(parts) else whole
+        vector = self.unit(self.backbone.read(page, saliency.observe))
+        return Embedding(vector[None].cpu(), saliency.total.cpu(), visual.grid)
 
     @torch.inference_mode()
-    def embed_queries(self, texts: Sequence[str], search: Search) -> Tensor:
-        """(Q, D) float32, unit norm. Raises MmrrError for a query beyond the model's 8,192 tokens."""
+    def embed_queries(self, texts: Sequence[str], search: Search) -> list[Tensor]:
+        """Of each query one vector (1, D) float32, unit norm. Raises MmrrError for one beyond 8,192 tokens."""
         vectors = []
         for text in texts:
             ids = self.chat(search.instruction, text)
@@ -117,8 +84,8 @@ class Embedder:
                 raise MmrrError(
                     f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."
                 )
-            vectors.append(self.unit(self.backbone.read(self.backbone.text_sequence(ids))))
-        return torch.stack(vectors).cpu()
+            vectors.append(self.unit(self.backbone.read(self.backbone.text_sequence(ids)))[None].cpu())
+        return vectors
 
     def chat(self, instruction: str, content: str | Mark) -> list[int]:
         """Token ids of one page or query; the page stands as the template's single image token."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.collection import Collection, read_texts
 from mmrr.config import Index
-from mmrr.index import BM25, DENSE, TEXT, TextIndex, build_dense
+from mmrr.index import BM25, DENSE, SIZES, TEXT, TextIndex, build_dense
 from mmrr.shards import read_vectors
 from mmrr.types import Progress, silent
 
@@ -21,7 +24,7 @@ def build(
     if embedded:
         inputs["embed"] = embedded.fingerprint
         config["faiss_factory"] = options.faiss_factory
-    spec = Spec("index", 1, config, inputs)
+    spec = Spec("index", 2, config, inputs)
     manifest = workspace.done(spec)
     if manifest is None:
         texts = read_texts(workspace, collection)
@@ -31,8 +34,9 @@ def build(
                 TextIndex.build(texts).save(folder / TEXT)
                 if embedded:
                     rows = list(range(len(collection.pages)))
-                    vectors = read_vectors(workspace, embedded, collection, rows).flatten(0, 1)
-                    build_dense(vectors.numpy(), options.faiss_factory, folder / DENSE)
+                    vectors = read_vectors(workspace, embedded, collection, rows)
+                    build_dense(torch.cat(vectors).numpy(), options.faiss_factory, folder / DENSE)
+                    np.save(folder / SIZES, np.array([len(of_page) for of_page in vectors]), allow_pickle=False)
                 advance(len(collection.pages))
 
         content = {"pages": len(collection.pages), "pages_with_text": sum(bool(text.strip()) for text in texts)}

@@ -1,4 +1,4 @@
-"""Stage ``embed``: page images -> one vector and one saliency map a page, one shard per shard of pages."""
+"""Stage ``embed``: page images -> vectors and a saliency map of each page, one shard per shard of pages."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ def embed(
     progress: Progress = silent,
 ) -> Manifest:
     """Embed the pages that no shard has yet. ``options`` are the embedder family's ``Prepare`` by name."""
-    checkpoint = resolve(model.name, model.revision, workspace.hashes)
-    family = families.load("embedders", checkpoint.model_type)
-    prepare = family.resolve(families.parse_options(family.Prepare, options), checkpoint.config())
+    checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
+    name = families.embedder(checkpoint.config())
+    family = families.load("embedders", name)
+    prepare = families.parse_options(family.Prepare, options)
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.dtype, device)
     spec = Spec(
         "embed",
-        1,
-        {"family": checkpoint.model_type, "options": dataclasses.asdict(prepare)},
+        2,
+        {"family": name, "options": dataclasses.asdict(prepare)},
         {"pages": collection.manifest.fingerprint},
         checkpoint.identity(dtype_name(dtype)),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from safetensors.torch import load
 
 from mmrr import families
@@ -20,10 +20,13 @@ from mmrr.config import Machine, Retrieve
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import digest, save_tensors
-from mmrr.index import DENSE, TEXT, TextIndex, search_dense
+from mmrr.index import DENSE, SIZES, TEXT, TextIndex, max_sim, search_dense
 from mmrr.shards import read_vectors
 from mmrr.trec import write_run
 from mmrr.types import Hit, Progress, Query, Run, rank, silent
+
+#: A query's vectors, in its shard.
+_VECTORS = "vectors.safetensors"
 
 
 def retrieve(
@@ -58,7 +61,7 @@ def retrieve(
         raise MmrrError(f"--search-option {', '.join(search_options)} is of the embedder; this search is by text alone")
     spec = Spec(
         "retrieve",
-        1,
+        2,
         config,
         {
             "pages": collection.manifest.fingerprint,
@@ -120,10 +123,10 @@ def _check(queries: list[Query], options: Retrieve, collection: Collection) -> N
 
 def _query_vectors(
     workspace: Workspace, embedded: Manifest, search: Any, queries: list[Query], machine: Machine, progress: Progress
-) -> tuple[list[str], torch.Tensor]:
-    """Shards, and vectors (Q, D). A query's vector is a shard: one asked before is not embedded again."""
+) -> tuple[list[str], list[NDArray[np.float32]]]:
+    """Shards, and of each query its vectors (M, D), a shard: what was asked before is not embedded again."""
     assert embedded.model
-    spec = Spec("retrieve", 1, {**embedded.config, "search": dataclasses.asdict(search)}, {}, embedded.model)
+    spec = Spec("retrieve", 2, {**embedded.config, "search": dataclasses.asdict(search)}, {}, embedded.model)
     keys = [spec.shard_key("query", query.text) for query in queries]
     missing = {
         key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
@@ -132,16 +135,15 @@ def _query_vectors(
         family = families.load("embedders", embedded.config["family"])
         device = resolve_device(machine.device)
         dtype = resolve_dtype(embedded.model["dtype"], device)
-        checkpoint = recorded(embedded.model, workspace.hashes)
+        checkpoint = recorded(embedded.model, workspace.hashes, families.names("embedders"))
         embedder = family.Embedder(checkpoint, family.Prepare(**embedded.config["options"]), device, dtype)
         with progress("embed queries", len(missing)) as advance:
             for key, text in missing.items():
                 folder = workspace.scratch()
-                save_tensors({"vector": embedder.embed_queries([text], search)[0]}, folder / "vector.safetensors")
+                save_tensors({"vectors": embedder.embed_queries([text], search)[0]}, folder / _VECTORS)
                 workspace.commit_shard("retrieve", key, folder, {})
                 advance(1)
-    vectors = [load(workspace.read_shard_file("retrieve", key, "vector.safetensors"))["vector"] for key in keys]
-    return keys, torch.stack(vectors)
+    return keys, [load(workspace.read_shard_file("retrieve", key, _VECTORS))["vectors"].numpy() for key in keys]
 
 
 def _dense(
@@ -149,29 +151,41 @@ def _dense(
     collection: Collection,
     indexed: Manifest,
     embedded: Manifest,
-    vectors: torch.Tensor,
+    vectors: list[NDArray[np.float32]],
     queries: list[Query],
     options: Retrieve,
 ) -> list[list[Hit]]:
+    def read(rows: list[int]) -> list[NDArray[np.float32]]:
+        return [of_page.numpy() for of_page in read_vectors(workspace, embedded, collection, rows)]
+
     if options.scope == "corpus":
-        found = search_dense(workspace.own_file(indexed, DENSE), vectors.numpy(), len(collection.pages), options.depth)
+        path, sizes = workspace.own_file(indexed, DENSE), _sizes(workspace.own_file(indexed, SIZES))
         return [
             rank({collection.pages[row].page_id: score for row, score in pages.items()}, options.depth)
-            for pages in found
+            for pages in search_dense(path, vectors, sizes, options.depth, read)
         ]
     # One document is a few pages: exact products, whatever the index of the whole collection approximates.
-    cached: dict[str, torch.Tensor] = {}
+    cached: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
     ranked = []
-    for query, vector in zip(queries, vectors, strict=True):
+    for query, of_query in zip(queries, vectors, strict=True):
         assert query.doc_id
         rows = collection.rows[query.doc_id]
         if query.doc_id not in cached:
-            cached[query.doc_id] = read_vectors(workspace, embedded, collection, rows)
-        products = (cached[query.doc_id] @ vector).amax(1).tolist()
+            pages = read(rows)
+            cached[query.doc_id] = np.concatenate(pages), np.array([len(page) for page in pages])
+        scores = max_sim(of_query, *cached[query.doc_id]).tolist()
         ranked.append(
-            rank({collection.pages[row].page_id: s for row, s in zip(rows, products, strict=True)}, options.depth)
+            rank({collection.pages[row].page_id: s for row, s in zip(rows, scores, strict=True)}, options.depth)
         )
     return ranked
+
+
+def _sizes(path: Path) -> NDArray[np.int64]:
+    try:
+        sizes: NDArray[np.int64] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MmrrError(f"{path} is damaged or gone; run mmrr index again") from error
+    return sizes
 
 
 def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:

@@ -82,9 +82,11 @@ class ScratchMatcher(ScratchConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchEmbedder(ScratchMatcher):
-    """Contrast: a query's page among the batch's."""
+    """Contrast: a query's page among the batch's, by a vector for each word and each cell."""
 
-    parts: int = 0  # horizontal parts of a page with a vector each; 0: one of the whole page
+    dim: int = 128  # numbers in a vector
+    pointing: float = 1.0  # weight of the loss on the cells in which a word stands
+    whole: float = 0.3  # weight of the same contrast by the last token's state, whose attention prunes
     fused: bool = False  # compile a layer's small steps into few; needs a C++ compiler
 
 
@@ -170,7 +172,9 @@ _FINETUNED: dict[str, type[Any]] = {"embedder": EmbedderConfig, "reranker": Rera
 Config = Any
 
 _AT_LEAST = {
-    **dict.fromkeys(("pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports"), 1),
+    **dict.fromkeys(
+        ("dim", "pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports"), 1
+    ),
     **dict.fromkeys(
         (
             "steps",
@@ -184,12 +188,11 @@ _AT_LEAST = {
             "letters",
             "spelling",
             "spelled",
-            "parts",
             "mined",
         ),
         0,
     ),
-    **dict.fromkeys(("pointing", "ranking", "hash_weight"), 0),
+    **dict.fromkeys(("pointing", "whole", "ranking", "hash_weight"), 0),
 }
 _POSITIVE = ("lr", "epochs", "clip", "temperature")
 _SHARES = ("keep", "held_out", "strips")

@@ -98,21 +98,20 @@ class Embedder(nn.Module):
         self.embedder, self.backbone, self.search, self.adapted = embedder, embedder.backbone, search, adapted
         self.temperature, self.recompute = temperature, recompute
 
-    def page_vectors(self, image: Image.Image) -> Tensor:
-        """The page's vectors (V, D)."""
+    def page_vector(self, image: Image.Image) -> Tensor:
+        """The page's vector (D,)."""
         backbone = self.backbone
         visual = _see(backbone, image, self.embedder.prepare.max_tokens)
         if self.recompute and torch.is_grad_enabled():
-            return recomputed(self._page_vectors, visual, use_reentrant=False)
-        return self._page_vectors(visual)
+            return recomputed(self._page_vector, visual, use_reentrant=False)
+        return self._page_vector(visual)
 
-    def _page_vectors(self, visual: Any) -> Tensor:
+    def _page_vector(self, visual: Any) -> Tensor:
         backbone = self.backbone
         before, after = backbone.split_at_image(self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE))
         page = backbone.page_sequence(before, visual, after)
-        states = read_last(backbone, page, self.embedder.seen(page, visual.grid))
-        vectors: Tensor = self.embedder.vectors(backbone.text.norm(states))
-        return vectors
+        vector: Tensor = self.embedder.unit(backbone.text.norm(read_last(backbone, page)))
+        return vector
 
     def query_vectors(self, texts: Sequence[str]) -> Tensor:
         """Queries' vectors (Q, D)."""
@@ -125,14 +124,11 @@ class Embedder(nn.Module):
         )
 
     def losses(self, batch: Searches) -> Losses:
-        """Cross-entropy of each query's page among all pages of the batch, but those that answer it too.
-
-        Of several vectors a page, over the sum of what they say.
-        """
-        pages = torch.stack([self.page_vectors(image) for image in batch.pages])
+        """Cross-entropy of each query's page among all pages of the batch, but those that answer it too."""
+        pages = torch.stack([self.page_vector(image) for image in batch.pages])
         queries = self.query_vectors(batch.queries)
         with mixed(pages.device, None):
-            logits = (torch.einsum("qd,pvd->qpv", queries, pages) / self.temperature).logsumexp(-1)
+            logits = queries @ pages.T / self.temperature
         excused = torch.zeros(logits.shape, dtype=torch.bool)
         for row, columns in zip(excused, batch.excused, strict=True):
             row[list(columns)] = True
@@ -163,8 +159,8 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
     saliency = None
     keep = config.keep or (Prune().keep if config.embedder else 1.0)
     if keep < 1:
-        pruner = resolve(config.embedder, config.embedder_revision or None, hashes)
-        module = families.load("embedders", pruner.model_type)
+        pruner = resolve(config.embedder, config.embedder_revision or None, hashes, families.names("embedders"))
+        module = families.load("embedders", families.embedder(pruner.config()))
         prepare = module.Prepare(max_tokens=config.max_tokens)
         embedder = module.Embedder(pruner, prepare, crew.device, scorer.backbone.dtype)
         saliency = Saliency(embedder, keep)
@@ -229,8 +225,14 @@ def load_scorer(base: Checkpoint, config: RerankerConfig, crew: Crew) -> tuple[A
 
 
 def load_embedder(base: Checkpoint, config: EmbedderConfig, crew: Crew) -> tuple[Any, Any]:
-    """The embedder with the config's wording, and its ``Search`` options."""
-    module = families.load("embedders", base.model_type)
+    """The embedder with the config's wording, and its ``Search`` options.
+
+    Raises MmrrError for a checkpoint with late interaction: it has no single vector to train.
+    """
+    name = families.embedder(base.config())
+    if name != "qwen3_vl":
+        raise MmrrError(f"{base.id} is a {name} model; mmrr train embedder fine-tunes embedders of one vector a page")
+    module = families.load("embedders", name)
     options: dict[str, Any] = {"max_tokens": config.max_tokens}
     if config.instruction:
         options["instruction"] = config.instruction

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from mmrr.embedders import colqwen3 as late
 from mmrr.embedders import qwen3_vl as embedder
+from mmrr.files import save_tensors
 from mmrr.scorers import minireranker
 
 SPECIAL_TOKENS = (
@@ -185,8 +189,12 @@ def save(
     max_tokens: int,
     dtype: torch.dtype,
     phrases: Sequence[str] = (),
+    projection: Tensor | None = None,
 ) -> None:
-    """Write weights, config, tokenizer, chat template and image processor as a published checkpoint has them."""
+    """Write weights, config, tokenizer, chat template and image processor as a published checkpoint has them.
+
+    ``projection`` (dim, D): of an embedder with late interaction, whose words have vectors.
+    """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer(phrases)
     tokenizer.save(str(path / "tokenizer.json"))
@@ -215,3 +223,11 @@ def save(
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     copy = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
     model.save_pretrained(path, state_dict=copy)
+    if projection is None:
+        return
+    weights = path / "model.safetensors"
+    named = {f"{late.PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
+    save_tensors(load_file(weights) | named, weights)
+    said = json.loads((path / "config.json").read_text())
+    said |= {"architectures": ["ColQwen3"], late.WORDS: True}
+    (path / "config.json").write_text(json.dumps(said, indent=2) + "\n")

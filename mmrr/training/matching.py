@@ -1,10 +1,10 @@
 """Teaches the language models to match: words to cells first, then queries to pages.
 
 Three steps. *Spelling*: the first layers turn the bytes of a word into the same hashed n-grams that the vision tower
-was taught to find in cells, so both sides speak one language where the band begins. *Contrast*: page and query vectors.
-*Judging*: yes or no, with the band, the exit and the pruning switched on, and a pointing loss: in the layer after
-those that spell, half of the heads must attend from a word of the query to the cells in which it stands, or to the
-instruction where it stands in none. A loss on the answer alone leaves chance much later.
+was taught to find in cells, so both sides speak one language where the band begins. *Contrast*: vectors of words and
+of cells. *Judging*: yes or no, with the band, the exit and the pruning switched on, and a pointing loss: in the layer
+after those that spell, half of the heads must attend from a word of the query to the cells in which it stands, or to
+the instruction where it stands in none. A loss on the answer alone leaves chance much later.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from torch import Tensor, nn
 from mmrr.backbones.qwen3_vl import PageSequence
 from mmrr.checkpoints import Checkpoint
 from mmrr.keep import choose
-from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_last, read_page, score_states
-from mmrr.prompts import Mark
+from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
 from mmrr.training.queries import Labelled, crossed, holds, labelled, phrase, usable, word_ends
-from mmrr.training.targets import N_HASHES, word_hashes
+from mmrr.training.targets import N_HASHES, fold, word_hashes
 from mmrr.types import Embedding
 
 #: For each page (report, page) others that are easily taken for it.
 Alike = Mapping[tuple[int, int], Sequence[tuple[int, int]]]
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
+#: Letters of a word that learns to point: shorter ones stand nearly everywhere.
+_POINTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ class _Pointer:
             cells.setdefault(word, set()).update(place[cell] for cell in of_word if cell in place)
         starts = itertools.accumulate(lengths[:-1], initial=query_offset(judge.scorer))
         found = [(at, *end) for at, text in zip(starts, texts, strict=True) for end in word_ends(text)]
-        found = [one for one in found if len(one[1]) >= 3]
+        found = [one for one in found if len(one[1]) >= _POINTS]
         self.words = [at + end for at, _, end in found]  # where each ends, among the tokens of all queries
         self.targets = [sorted(cells.get(word) or range(before)) for _, word, _ in found]
 
@@ -265,81 +266,104 @@ class _Pointer:
 
 
 class Contrast(nn.Module):
-    """An embedder in training: queries find their page among the batch's.
+    """An embedder with late interaction in training: queries find their page among the batch's.
+
+    Two losses beside that one. *Pointing*: each longer word must find the cells it stands in among those of all pages,
+    which is learnt in a tenth of the steps. *Whole*: the last tokens' states, as one vector of a page and of a query,
+    find each other as well; nothing is searched by them, but the last token's attention says what a page is about.
 
     Pages of earlier batches are no negatives here: the encoder moves so fast that telling old vectors from new ones is
     the first thing it learns, and the last.
     """
 
-    def __init__(self, embedder: Any, search: Any, fused: bool = False) -> None:
-        """``fused``: a layer's small steps are compiled into few, which needs a C++ compiler and half a minute."""
+    def __init__(
+        self, embedder: Any, search: Any, pointing: float = 1.0, whole: float = 0.3, fused: bool = False
+    ) -> None:
+        """``pointing``, ``whole``: weights of the two losses.
+
+        ``fused``: a layer's small steps are compiled into few, which needs a C++ compiler and half a minute.
+        """
         super().__init__()
         self.layer: Layer = torch.compile(one_layer, dynamic=True) if fused else one_layer
-        self.embedder, self.search = embedder, search
-        self.text = embedder.backbone.text
-        self.temperature = nn.Parameter(torch.tensor(3.0))  # log of the scale
+        self.embedder, self.search, self.pointing, self.whole = embedder, search, pointing, whole
+        self.text, self.projection = embedder.backbone.text, embedder.projection
+        self.temperature = nn.Parameter(torch.tensor(2.0))  # logs of the scales
+        self.whole_temperature = nn.Parameter(torch.tensor(3.0))
 
-    def page_vectors(self, page: ReadPage) -> Tensor:
-        """The page's vectors (V, D)."""
+    def page_vectors(self, page: ReadPage) -> tuple[Tensor, Tensor]:
+        """The page's vectors (V, dim), and that of the whole (D,)."""
         backbone = self.embedder.backbone
-        chat = self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE)
-        before, after = backbone.split_at_image(chat)
-        sequence = _sequence(backbone, before, page, after, None)
-        states = read_last(backbone, sequence, self.embedder.seen(sequence, page.grid), self.layer)
-        vectors: Tensor = self.embedder.vectors(self.text.norm(states.float()).float())
-        return vectors
+        sequence = _sequence(backbone, self.embedder.before, page, self.embedder.after, None)
+        states = self._normed(read_page(backbone, sequence, backbone.n_layers, self.layer))
+        return self.embedder.page_vectors(states, sequence.visual), F.normalize(states[-1], dim=-1)
 
-    def query_vectors(self, texts: Sequence[str]) -> Tensor:
-        """Queries' vectors (Q, D)."""
+    def query_vectors(self, texts: Sequence[str]) -> tuple[Tensor, list[int], list[str], Tensor]:
+        """Vectors (M, dim) of all queries, whose each is, and the word it is of; vectors (Q, D) of the whole ones."""
         backbone = self.embedder.backbone
-        ids, lengths = pad([self.embedder.chat(self.search.instruction, text) for text in texts])
+        asked = [self.embedder.query(text, self.search) for text in texts]
+        ids, lengths = pad([ids for ids, _ in asked])
         embeddings = backbone.text.embed_tokens(ids.to(backbone.device))
-        states = read_batch(backbone, embeddings, backbone.n_layers, self.layer)
-        last = states[torch.arange(len(texts)), lengths - 1]
-        vectors: Tensor = self.embedder.unit(self.text.norm(last.float()).float())
-        return vectors
+        states = self._normed(read_batch(backbone, embeddings, backbone.n_layers, self.layer))
+        owners = [row for row, (_, words) in enumerate(asked) for _ in words]
+        places = [place for _, words in asked for place in words]
+        wholes = F.normalize(states[torch.arange(len(texts)), lengths - 1], dim=-1)
+        names = [word for _, words in asked for word in words.values()]
+        return self.embedder.query_vectors(states[owners, places]), owners, names, wholes
+
+    def _normed(self, states: Tensor) -> Tensor:
+        normed: Tensor = self.text.norm(states.float()).float()
+        return normed
 
     def losses(self, batch: Batch) -> Losses:
-        """Cross-entropy of each query over the pages, of several vectors a page over the sum of what they say.
+        """Cross-entropy of each query over the pages, of each longer word over their cells, and of the whole vectors.
 
         Another page that holds all longer words of a query is left out: whether it answers is not known.
         """
         asked = [
             (query.text, page) for page, queries in zip(batch.pages, batch.queries, strict=True) for query in queries
         ]
-        pages = torch.stack([self.page_vectors(page) for page in batch.pages])
-        products = torch.einsum("qd,pvd->qpv", self.query_vectors([text for text, _ in asked]), pages)
-        answers = torch.tensor([[answered(page, *one) for page in batch.pages] for one in asked], device=pages.device)
-        unknown = torch.tensor([[holds(page, text) for page in batch.pages] for text, _ in asked], device=pages.device)
-        logits = (products * self.temperature.exp()).logsumexp(-1).masked_fill(unknown & ~answers, -torch.inf)
-        found = (logits.logsumexp(1) - logits.masked_fill(~answers, -torch.inf).logsumexp(1)).mean()
-        right = answers.gather(1, logits.argmax(1, keepdim=True)).float().mean()
-        return {"loss": found, "right": right}
+        vectors, wholes = zip(*map(self.page_vectors, batch.pages), strict=True)
+        words, owners, names, queries = self.query_vectors([text for text, _ in asked])
+        sizes = [len(of_page) for of_page in vectors]
+        products = (words @ torch.cat(vectors).T).float()
+        best = torch.stack([of_page.amax(1) for of_page in torch.split(products, sizes, dim=1)], dim=1)
+        scores = best.new_zeros(len(asked), len(sizes)).index_add(0, torch.tensor(owners, device=best.device), best)
+        answers = torch.tensor([[answered(page, *one) for page in batch.pages] for one in asked], device=best.device)
+        unknown = torch.tensor([[holds(page, text) for page in batch.pages] for text, _ in asked], device=best.device)
+        found, right = _found(scores * self.temperature.exp(), answers, unknown)
+        pooled = queries @ torch.stack(wholes).T
+        whole, _ = _found(pooled.float() * self.whole_temperature.exp(), answers, unknown)
+        pointed = self._pointed(products * self.temperature.exp(), names, batch.pages, sizes)
+        loss = found + self.pointing * pointed + self.whole * whole
+        return {"loss": loss, "found": found, "pointed": pointed, "whole": whole, "right": right}
+
+    def _pointed(self, logits: Tensor, names: Sequence[str], pages: Sequence[ReadPage], sizes: Sequence[int]) -> Tensor:
+        """Cross-entropy of words (M) over the cells of all pages (cells), those that the batch writes somewhere."""
+        standing: dict[str, list[int]] = {}
+        for page, first in zip(pages, itertools.accumulate(sizes[:-1], initial=0), strict=True):
+            for word, cells in zip(page.folded, page.cells, strict=True):
+                standing.setdefault(word, []).extend(first + cell for cell in cells)
+        wanted = [standing.get(word, []) if len(word) >= _POINTS else [] for word in map(fold, names)]
+        rows = [row for row, found in enumerate(wanted) if found]
+        if not rows:
+            return logits.sum() * 0
+        target = torch.zeros(len(rows), logits.shape[1], dtype=torch.bool, device=logits.device)
+        for at, row in enumerate(rows):
+            target[at, wanted[row]] = True
+        chosen = logits[rows]
+        return (chosen.logsumexp(1) - chosen.masked_fill(~target, -torch.inf).logsumexp(1)).mean()
+
+
+def _found(logits: Tensor, answers: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of queries (Q) over pages (P), but those of which it is unknown, and the share found first."""
+    logits = logits.masked_fill(unknown & ~answers, -torch.inf)
+    loss = (logits.logsumexp(1) - logits.masked_fill(~answers, -torch.inf).logsumexp(1)).mean()
+    return loss, answers.gather(1, logits.argmax(1, keepdim=True)).float().mean()
 
 
 def answered(page: ReadPage, text: str, owner: ReadPage) -> bool:
     """Whether a page is known to answer a query that was made for ``owner``."""
     return page is owner or any(text == question.text for question in page.questions)
-
-
-def let_copy(layer: Any, gain: float = 8.0) -> None:
-    """Begin a layer's attention as a copy: what a token attends to is added to it, ``gain`` times.
-
-    Attention is near uniform at first, so the last token's state begins as the mean of the cells', or the letters',
-    which speak of words already; from random weights contrast was still at chance after 270 steps.
-    """
-    attention = layer.self_attn
-    width = attention.head_dim
-    hidden, heads = attention.o_proj.weight.shape[0], attention.o_proj.weight.shape[1] // width
-    kept = attention.v_proj.weight.shape[0]
-    group = heads * width // kept
-    with torch.no_grad():
-        attention.v_proj.weight.copy_(torch.eye(kept, hidden))
-        attention.o_proj.weight.zero_()
-        for head in range(heads):
-            first = head // group * width
-            block = attention.o_proj.weight[first : first + width, head * width : (head + 1) * width]
-            block.copy_(gain / group * torch.eye(*block.shape))
 
 
 def hashed(targets: Sequence[Collection[int]], device: torch.device) -> Tensor:

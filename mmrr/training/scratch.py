@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmrr import checkpoints
+from mmrr import checkpoints, families
 from mmrr.checkpoints import Checkpoint
+from mmrr.embedders import colqwen3 as late
 from mmrr.embedders import qwen3_vl as embedders
 from mmrr.errors import MmrrError
 from mmrr.factory.pool import Pool
@@ -34,7 +35,7 @@ from mmrr.training.config import (
 from mmrr.training.crew import Crew, join, placed
 from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
-from mmrr.training.matching import Alike, BatchMaker, Contrast, Judge, Spelling, batch_seed, let_copy
+from mmrr.training.matching import Alike, BatchMaker, Contrast, Judge, Spelling, batch_seed
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
 
@@ -93,12 +94,11 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     known, held_out = documents(config)
     prepare = minireranker.Prepare(band="0:1")
     checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
-    embedder = embedders.Embedder(checkpoint, embedders.Prepare(parts=config.parts), crew.device, torch.float32)
+    embedder = late.Embedder(checkpoint, late.Prepare(), crew.device, torch.float32)
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
-    if config.start is None and config.spelled < config.shape.layers:
-        let_copy(embedder.backbone.text.layers[config.spelled])
     embedder.backbone.text.requires_grad_(True)
-    contrast = Contrast(embedder, embedders.Search(), config.fused).to(crew.device)
+    embedder.projection.requires_grad_(True)
+    contrast = Contrast(embedder, late.Search(), config.pointing, config.whole, config.fused).to(crew.device)
     unseen = yield from _unseen(config, run, crew, held_out)
     if config.mined:
         features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
@@ -106,8 +106,9 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     evaluate = unseen and _measure(config, crew, contrast.losses, *unseen)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
-        setattr(embedder.backbone.model.config, embedders.TAUGHT, config.parts)
-        fresh.save(embedder.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
+        weight = embedder.projection.weight
+        size, dtype = config.shape.max_tokens, torch.bfloat16
+        fresh.save(embedder.backbone.model, run / CHECKPOINT, size, dtype, projection=weight)
 
 
 def train_reranker(config: ScratchReranker, run: Path) -> Records:
@@ -187,7 +188,8 @@ def _start(config: ScratchMatcher, run: Path, phrases: Sequence[str]) -> Path:
         return path
     model = fresh.new_model(config.shape, config.seed, phrases=phrases)
     _load_tower(model, _reader(config))
-    fresh.save(model, path, config.shape.max_tokens, torch.float32, phrases)
+    projection = nn.Linear(config.shape.hidden, config.dim).weight if isinstance(config, ScratchEmbedder) else None
+    fresh.save(model, path, config.shape.max_tokens, torch.float32, phrases, projection)
     return path
 
 
@@ -276,7 +278,8 @@ def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: Feature
     if not (path / "model.safetensors").exists():
         raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
     checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
-    embedder = embedders.Embedder(checkpoint, embedders.Prepare(), crew.device, torch.float32)
+    family = families.load("embedders", families.embedder(checkpoint.config()))
+    embedder = family.Embedder(checkpoint, family.Prepare(), crew.device, torch.float32)
     embedded = Features(features.folder, features.pool, checksum_file(path / "model.safetensors")[:12])
     for done, key in enumerate(keys, 1):
         with mixed(embedder.backbone.device, torch.bfloat16):
@@ -289,17 +292,15 @@ def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: Feature
 def alike(features: Features, keys: Keys, most: int) -> Alike | None:
     """For each page the ``most`` pages of other reports that the embedder finds most alike; None: they are not mined.
 
-    Two pages are as alike as, on average, a vector of the one and the most similar vector of the other.
+    Two pages are as alike as the means of their vectors.
     """
     if not most:
         return None
-    vectors = torch.stack([features.vectors(*key) for key in keys])
-    every = vectors.flatten(0, 1).T.contiguous()
+    means = torch.nn.functional.normalize(torch.stack([features.mean(*key) for key in keys]), dim=-1)
     reports = torch.tensor([report for report, _ in keys])
     found = {}
-    for key, of_page in zip(keys, vectors, strict=True):
-        products = (of_page @ every).view(len(of_page), len(keys), -1)
-        likeness = products.amax(-1).mean(0).masked_fill(reports == key[0], -torch.inf)
+    for key, mean in zip(keys, means, strict=True):
+        likeness = (means @ mean).masked_fill(reports == key[0], -torch.inf)
         found[key] = [keys[i] for i in likeness.topk(min(most, int(likeness.isfinite().sum()))).indices.tolist()]
     return found
 

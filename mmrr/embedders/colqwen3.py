@@ -1,0 +1,172 @@
+"""ColQwen3 as first stage: late interaction, a vector for each token of a page and for each of a query.
+
+Recipe of the published checkpoints (ColPali, arXiv 2407.01449, over Qwen3-VL): the page stands in a prompt of its own,
+a query is its text and ten padding tokens, without a chat around it. Every token's state behind the final norm goes
+through one linear layer and is brought to length 1. A page scores the sum, over a query's vectors, of the best product
+with one of the page's (MaxSim).
+
+mmrr's own checkpoint reads letters, most of which say nothing by themselves: its config.json has ``WORDS``. Then a
+query has a vector for each word, taken where the word ends, and as long as the word counts; a page has one for each
+visual token.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from mmrr import families
+from mmrr.checkpoints import Checkpoint
+from mmrr.embedders.qwen3_vl import MAX_LENGTH, Saliency
+from mmrr.errors import MmrrError
+from mmrr.prompts import Mark
+from mmrr.types import Embedding, Grid
+
+#: mmrr's own, and published checkpoints this family loads.
+CHECKPOINTS = ("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b")
+#: In config.json: a query's vectors are its words', a page's its visual tokens'.
+WORDS = "word_vectors"
+#: What the linear layer is called, by who wrote the checkpoint; mmrr writes the first.
+PROJECTIONS = ("custom_text_proj", "embedding_proj_layer")
+#: The published prompts, of a page and of a query.
+_PAGE = (
+    "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{{ messages[0].content[1].text }}"
+    "<|im_end|><|endoftext|>"
+)
+_QUERY = "{{ messages[0].content[0].text }}" + 10 * "<|endoftext|>"
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Options that change page vectors."""
+
+    instruction: str = "Describe the image."
+    dim: int = 0  # of the vectors, the first so many numbers; 0: all of them
+    max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Options that change query vectors only."""
+
+    prefix: str = ""  # in front of every query
+
+
+class Embedder:
+    """Embeds pages and queries with one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises MmrrError if the checkpoint does not load, has no projection or is narrower than ``dim``."""
+        self.prepare = prepare
+        backbone = families.load("backbones", "qwen3_vl")
+        self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
+        self.projection = _projection(checkpoint.path, self.backbone.config.text_config.hidden_size).to(device, dtype)
+        self.words = bool(checkpoint.config().get(WORDS, False))
+        if not 0 <= prepare.dim <= self.projection.out_features:
+            raise MmrrError(f"dim {prepare.dim} is outside 1..{self.projection.out_features}, those of {checkpoint.id}")
+        chat = self.backbone.chat.with_template(_PAGE)
+        (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])
+        self.before, self.after = self.backbone.split_at_image(ids)
+        self._queries = chat.with_template(_QUERY)
+
+    def grid(self, width_px: int, height_px: int) -> Grid:
+        """(h, w) of the saliency map of a page image of this size."""
+        grid: Grid = self.backbone.grid(width_px, height_px, self.prepare.max_tokens or None)
+        return grid
+
+    @torch.inference_mode()
+    def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]:
+        """One forward a page gives both its vectors (V, dim), float16, and the saliency (T,)."""
+        return [self.read(visual) for visual in self.backbone.vision(images, self.prepare.max_tokens or None)]
+
+    @torch.inference_mode()
+    def read(self, visual: Any) -> Embedding:
+        """The language model's part of a page, from what the vision tower made of it."""
+        page = self.backbone.page_sequence(self.before, visual, self.after)
+        saliency = Saliency(page.visual)
+        states = self.backbone.read_all(page, saliency.observe)
+        vectors = self.page_vectors(states, page.visual)
+        return Embedding(vectors.to("cpu", torch.float16), saliency.total.cpu(), visual.grid)
+
+    @torch.inference_mode()
+    def embed_queries(self, texts: Sequence[str], search: Search) -> list[Tensor]:
+        """Of each query its vectors (M, dim) float32. Raises MmrrError for one beyond 8,192 tokens."""
+        vectors = []
+        for text in texts:
+            ids, words = self.query(text, search)
+            if len(ids) > MAX_LENGTH:
+                raise MmrrError(
+                    f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."
+                )
+            states = self.backbone.read_all(self.backbone.text_sequence(ids))
+            vectors.append(self.query_vectors(states[list(words)]).cpu())
+        return vectors
+
+    def query(self, text: str, search: Search) -> tuple[list[int], dict[int, str]]:
+        """Token ids of a query, and the places among them that have a vector, with the words that end there.
+
+        Without a single word it is the last token that has one.
+        """
+        text = unicodedata.normalize("NFC", search.prefix + text.strip())
+        (ids,) = self._queries.encode([("user", [text])])
+        if not self.words:
+            return list(ids), dict.fromkeys(range(len(ids)), "")
+        ends = list(itertools.accumulate(self._queries.lengths(ids)))
+        words = {bisect.bisect_right(ends, byte): word for word, byte in word_ends(text)}
+        return list(ids), words or {len(ids) - 1: ""}
+
+    def page_vectors(self, states: Tensor, visual: slice) -> Tensor:
+        """Vectors (V, dim), of length 1, of all of a page's states (n, D) behind the final norm."""
+        return nn.functional.normalize(self._projected(states[visual] if self.words else states), dim=-1)
+
+    def query_vectors(self, states: Tensor) -> Tensor:
+        """Vectors (M, dim) of those states (M, D) of a query that have one."""
+        projected = self._projected(states)
+        return projected if self.words else nn.functional.normalize(projected, dim=-1)
+
+    def _projected(self, states: Tensor) -> Tensor:
+        projected: Tensor = self.projection(states.to(self.projection.weight.dtype)).float()
+        return projected[..., : self.prepare.dim or None]
+
+
+def word_ends(text: str) -> list[tuple[str, int]]:
+    """Words of an NFC text, up to their last letter or digit, and the byte at which each ends, counted from 0."""
+    ends = []
+    for match in _WORD.finditer(text):
+        last = max((i for i, character in enumerate(match.group()) if character.isalnum()), default=-1)
+        if last >= 0:
+            end = match.start() + last + 1
+            ends.append((text[match.start() : end], len(text[:end].encode()) - 1))
+    return ends
+
+
+def _projection(path: Path, width: int) -> nn.Linear:
+    """The linear layer behind the language model. Raises MmrrError if there is none, or none of this width."""
+    found: dict[str, Tensor] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no dict)
+                layer, _, kind = name.rpartition(".")
+                if layer.split(".")[-1] in PROJECTIONS:
+                    found[kind] = tensors.get_tensor(name)
+    weight = found.get("weight")
+    if weight is None or weight.dim() != 2 or weight.shape[1] != width:
+        shape = "none" if weight is None else f"one of {list(weight.shape)}"
+        raise MmrrError(
+            f"{path}: expected a linear layer of {width} inputs named {' or '.join(PROJECTIONS)}, found {shape}"
+        )
+    linear = nn.Linear(width, len(weight), bias="bias" in found, dtype=torch.float32)
+    linear.load_state_dict(found)
+    return linear.requires_grad_(False)

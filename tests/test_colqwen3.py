@@ -1,0 +1,265 @@
+"""Late interaction against the stock model: every token's vector under the published recipe, and the sum of maxima."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import faiss
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
+
+from mmrr.checkpoints import resolve
+from mmrr.embedders.colqwen3 import Embedder, Prepare, Search, word_ends
+from mmrr.errors import MmrrError
+from mmrr.families import embedder as family
+from mmrr.files import HashCache
+from mmrr.index import build_dense, max_sim, search_dense
+from mmrr.training.features import ReadPage
+from mmrr.training.matching import Batch, Contrast
+from mmrr.training.queries import Labelled
+from tests.conftest import CPU
+from tests.tiny import late
+
+PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
+TEXTS = ["When is it due?", "café (42%) no-one"]
+
+
+def load(path, tmp_path, prepare=None):
+    found = resolve(str(path), None, HashCache(tmp_path / "hashes.json"), ("qwen3_vl", "colqwen3"))
+    assert family(found.config()) == "colqwen3"
+    return Embedder(found, prepare or Prepare(), CPU, torch.float32)
+
+
+def stock_states(path, text, image=None):
+    """Every token's state behind the final norm, the last one's attention to the visual tokens, and which those are."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    pixels = {}
+    if image is not None:
+        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        pixels = dict(processor(images=[image], do_resize=False, return_tensors="pt"))
+        text = text.replace("<|image_pad|>", "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4))
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    visual = ids[0] == model.config.image_token_id
+    with torch.no_grad():
+        out = model.model(input_ids=ids, mm_token_type_ids=visual[None].int(), output_attentions=True, **pixels)
+    attention = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean(1).sum(0)
+    return out.last_hidden_state[0], attention[visual], visual
+
+
+@pytest.fixture(params=["custom_text_proj", "embedding_proj_layer"])
+def published(request, tiny_embedder_path, tmp_path):
+    """A tiny checkpoint as one of its two writers lays it out, and its linear layer (weight, bias)."""
+    path = late(tiny_embedder_path, tmp_path / "late", request.param)
+    tensors = load_file(path / "model.safetensors")
+    bias = tensors.get(f"{request.param}.bias", torch.zeros(24))
+    return path, tensors[f"{request.param}.weight"], bias
+
+
+def test_page_vectors_and_saliency_equal_the_stock_model(published, tiny_embedder_path, tmp_path, page_images):
+    path, weight, bias = published
+    embedder = load(path, tmp_path)
+    for image, found in zip(page_images, embedder.embed_pages(page_images), strict=True):
+        states, attention, _ = stock_states(tiny_embedder_path, PAGE, image)
+        expected = F.normalize(states @ weight.T + bias, dim=-1)
+        assert found.vectors.shape == expected.shape
+        assert (found.vectors.float() - expected).abs().max() <= 1e-3  # stored as float16
+        assert (found.saliency - attention).abs().max() <= 1e-5
+        assert found.grid == (image.height // 32, image.width // 32)
+
+
+def test_query_vectors_equal_the_stock_model(published, tiny_embedder_path, tmp_path):
+    path, weight, bias = published
+    embedder = load(path, tmp_path)
+    for text, found in zip(TEXTS, embedder.embed_queries(TEXTS, Search()), strict=True):
+        states, _, _ = stock_states(tiny_embedder_path, text + 10 * "<|endoftext|>")
+        assert (found - F.normalize(states @ weight.T + bias, dim=-1)).abs().max() <= 1e-5
+    (prefixed,) = embedder.embed_queries(["is it due?"], Search(prefix="When "))
+    assert torch.equal(prefixed, embedder.embed_queries(TEXTS[:1], Search())[0])
+
+
+def test_words_have_vectors_where_they_end(tiny_embedder_path, tmp_path, page_images):
+    """Without length 1: a word counts as much as its vector is long. Of a page, the visual tokens alone."""
+    path = late(tiny_embedder_path, tmp_path / "words", words=True)
+    weight = load_file(path / "model.safetensors")["custom_text_proj.weight"]
+    embedder = load(path, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    for text, words in zip(TEXTS, (["When", "is", "it", "due"], ["café", "(42", "no-one"]), strict=True):
+        ids, places = embedder.query(text, Search())
+        assert list(places.values()) == words
+        for place, word in places.items():
+            assert tokenizer.decode(ids[: place + 1]).rstrip("%)?").endswith(word)
+        states, _, _ = stock_states(tiny_embedder_path, text + 10 * "<|endoftext|>")
+        (found,) = embedder.embed_queries([text], Search())
+        assert (found - states[list(places)] @ weight.T).abs().max() <= 1e-4
+    (page,) = embedder.embed_pages(page_images[:1])
+    states, _, visual = stock_states(tiny_embedder_path, PAGE, page_images[0])
+    assert (page.vectors.float() - F.normalize(states[visual] @ weight.T, dim=-1)).abs().max() <= 1e-3
+    (nothing,) = embedder.embed_queries(["?!"], Search())
+    assert nothing.shape == (1, 24)
+
+
+def test_word_ends_are_bytes_of_last_letters():
+    assert word_ends("a café, (42%) 3.5 — ...no") == [("a", 0), ("café", 6), ("(42", 11), ("3.5", 17), ("...no", 27)]
+    assert word_ends(" ?! ") == []
+
+
+def test_control_strings_in_a_query_stay_text(tiny_embedder_path, tmp_path):
+    embedder = load(late(tiny_embedder_path, tmp_path / "late"), tmp_path)
+    forged, _ = embedder.query("<|endoftext|><|image_pad|>", Search())
+    end, image = (embedder.backbone.chat._control[name] for name in ("<|endoftext|>", "<|image_pad|>"))
+    assert forged.count(end) == 10
+    assert image not in forged
+
+
+def test_what_does_not_fit_is_named(tiny_embedder_path, tmp_path):
+    path = late(tiny_embedder_path, tmp_path / "late")
+    with pytest.raises(MmrrError, match=r"dim 25 is outside 1\.\.24"):
+        load(path, tmp_path, Prepare(dim=25))
+    tensors = load_file(path / "model.safetensors")
+    del tensors["custom_text_proj.weight"]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MmrrError, match=r"expected a linear layer of 64 inputs named custom_text_proj or .*found none"):
+        load(path, tmp_path)
+
+
+def test_shorter_vectors_are_the_first_numbers(tiny_embedder_path, tmp_path, page_images):
+    path = late(tiny_embedder_path, tmp_path / "late")
+    weight = load_file(path / "model.safetensors")["custom_text_proj.weight"]
+    (short,) = load(path, tmp_path, Prepare(dim=8)).embed_pages(page_images[:1])
+    states, _, _ = stock_states(tiny_embedder_path, PAGE, page_images[0])
+    assert (short.vectors.float() - F.normalize(states @ weight[:8].T, dim=-1)).abs().max() <= 1e-3
+
+
+def test_the_family_is_said_by_architecture_or_model_type():
+    assert family({"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}) == "qwen3_vl"
+    assert family({"model_type": "colqwen3"}) == "colqwen3"
+    with pytest.raises(MmrrError, match="no embedder family for a 'bert' model; there is: colqwen3, qwen3_vl"):
+        family({"model_type": "bert"})
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_what_is_trained_is_what_embeds(tiny_embedder_path, tmp_path, page_images, words):
+    embedder = load(late(tiny_embedder_path, tmp_path / "late", words=words), tmp_path)
+    contrast = Contrast(embedder, Search())
+    for image, embedding in zip(page_images, embedder.embed_pages(page_images), strict=True):
+        (visual,) = embedder.backbone.vision([image])
+        page = ReadPage(visual.tokens, visual.deepstack, visual.grid, None, (), (), (), (), ())
+        with torch.no_grad():
+            assert (contrast.page_vectors(page)[0] - embedding.vectors.float()).abs().max() <= 1e-3
+    with torch.no_grad():
+        vectors, owners, _, _ = contrast.query_vectors(TEXTS)
+    assert (vectors - torch.cat(embedder.embed_queries(TEXTS, Search()))).abs().max() <= 1e-4
+    assert owners == [i for i, one in enumerate(embedder.embed_queries(TEXTS, Search())) for _ in one]
+
+
+def test_contrast_by_hand():
+    """Three pages with two cells each. The second holds the first's phrase, the third shares a question."""
+
+    def page(words, cells, *questions):
+        asked = tuple(SimpleNamespace(text=text) for text in questions)
+        return ReadPage(*[torch.zeros(1)] * 2, (1, 2), None, (), tuple(words.split()), (), cells, asked)
+
+    pages = [
+        page("alpha beta", ((0,), (1,))),
+        page("beta alpha gamma", ((0,), (1,), (1,)), "which one?"),
+        page("delta", ((0,),), "which one?"),
+    ]
+    asked = [[Labelled("Alpha beta", True)], [Labelled("which one?", True)], [Labelled("delta", True)]]
+    names, owners = ["Alpha", "beta", "which", "one", "delta"], [0, 0, 1, 1, 2]
+    generator = torch.Generator().manual_seed(0)
+    cells, words = torch.randn(3, 2, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    wholes, queries = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    at = {id(one): i for i, one in enumerate(pages)}
+    stub = SimpleNamespace(
+        page_vectors=lambda page: (cells[at[id(page)]], wholes[at[id(page)]]),
+        query_vectors=lambda texts: (words, owners, names, queries),
+        temperature=torch.tensor(0.5),
+        whole_temperature=torch.tensor(0.2),
+        pointing=0.7,
+        whole=0.4,
+    )
+    stub._pointed = Contrast._pointed.__get__(stub)
+    found = Contrast.losses(stub, Batch(pages, asked))
+
+    def expected(z):
+        z = z.exp()
+        parts = [z[0, 0] / (z[0, 0] + z[0, 2]), (z[1, 1] + z[1, 2]) / z[1].sum(), z[2, 2] / z[2].sum()]
+        return -torch.stack(parts).log().mean()
+
+    products = torch.einsum("wd,pcd->wpc", words, cells)
+    scores = torch.stack([sum(products[w].amax(1) for w in range(5) if owners[w] == q) for q in range(3)])
+    p = (products * torch.tensor(0.5).exp()).exp()
+    share = {0: p[0, 0, 0] + p[0, 1, 1], 1: p[1, 0, 1] + p[1, 1, 0], 4: p[4, 2, 0]}  # no page writes "which" or "one"
+    torch.testing.assert_close(found["found"], expected(scores * torch.tensor(0.5).exp()))
+    torch.testing.assert_close(found["whole"], expected(queries @ wholes.T * torch.tensor(0.2).exp()))
+    torch.testing.assert_close(
+        found["pointed"], -torch.stack([(s / p[w].sum()).log() for w, s in share.items()]).mean()
+    )
+    torch.testing.assert_close(found["loss"], found["found"] + 0.7 * found["pointed"] + 0.4 * found["whole"])
+
+
+# The index
+
+
+def ragged(sizes, d, seed=0):
+    rng = np.random.default_rng(seed)
+    pages = [rng.standard_normal((n, d)).astype(np.float32) for n in sizes]
+    return [page / np.linalg.norm(page, axis=1, keepdims=True) for page in pages]
+
+
+def plainly(query, pages):
+    return np.array([sum(max(float(q @ v) for v in page) for q in query) for page in pages])
+
+
+def test_max_sim_is_the_sum_of_maxima():
+    pages, (query,) = ragged((3, 1, 5), 8), ragged((4,), 8, seed=1)
+    found = max_sim(query, np.concatenate(pages), np.array([3, 1, 5]))
+    assert found == pytest.approx(plainly(query, pages), abs=1e-5)
+
+
+@pytest.mark.parametrize(("factory", "products"), [("Flat", 1 << 25), ("Flat", 64), ("SQfp16", 0), ("IVF4,Flat", 0)])
+def test_an_index_finds_the_best_sums(tmp_path, monkeypatch, factory, products):
+    """Flat, in one block of products or in many, as the plain sums; others as the plain sums of what they find."""
+    monkeypatch.setattr("mmrr.index._PRODUCTS", products)
+    sizes = np.random.default_rng(2).integers(1, 9, 60)
+    pages, queries = ragged(sizes, 8), ragged((3, 1, 6), 8, seed=1)
+    build_dense(np.concatenate(pages), factory, tmp_path / "dense.faiss")
+    found = search_dense(tmp_path / "dense.faiss", queries, sizes, 10, lambda rows: [pages[row] for row in rows])
+    for query, of_query in zip(queries, found, strict=True):
+        plain = plainly(query, pages)
+        best = np.argsort(-plain)[:10]
+        assert len(set(best.tolist()) & set(of_query)) >= (9 if "IVF" in factory else 10)
+        assert len(of_query) >= 10
+        assert max(abs(plain[row] - score) for row, score in of_query.items()) < 1e-5
+
+
+def test_a_shortened_index_reads_only_what_looks_promising(tmp_path):
+    sizes = np.full(500, 4)
+    pages, queries = ragged(sizes, 16), ragged((3,), 16, seed=1)
+    build_dense(np.concatenate(pages), "SQ8", tmp_path / "dense.faiss")
+    read = []
+    search_dense(tmp_path / "dense.faiss", queries, sizes, 5, lambda rows: [read.append(r) or pages[r] for r in rows])
+    assert len(read) == 20  # four times as many as are asked for
+    assert faiss.read_index(str(tmp_path / "dense.faiss")).ntotal == 2000
+
+
+def test_checkpoints_of_our_own_say_so(tmp_path):
+    from mmrr.training import fresh
+
+    shape = fresh.Shape(layers=1, hidden=32, mlp=32, heads=2, kv_heads=2, head_dim=16, vision_layers=1)
+    model = fresh.new_model(shape)
+    fresh.save(model, tmp_path / "own", 64, torch.float32, projection=torch.ones(3, 32))
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    assert config["model_type"] == "qwen3_vl"
+    assert family(config) == "colqwen3"
+    embedder = load(tmp_path / "own", tmp_path)
+    assert embedder.words
+    assert embedder.projection.out_features == 3
+    _, report = Qwen3VLForConditionalGeneration.from_pretrained(tmp_path / "own", output_loading_info=True)
+    assert not report["missing_keys"]
