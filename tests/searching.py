@@ -1,5 +1,5 @@
-"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH [PARTS [FACTORY ...]]]]``, by default
-100,000 pages with one vector of 2,048, and all of the FAISS factories below.
+"""Measures the first stage alone: ``python -m tests.searching [PAGES [WIDTH [VECTORS [ASKED [FACTORY ...]]]]]``, by
+default 100,000 pages with one vector of 2,048, queries with one, and all of the FAISS factories below.
 
 Random unit vectors, and texts of 300 words drawn as often as words are in English (Zipf). Building, loading, and the
 time of a query, alone and among 32 asked together.
@@ -32,10 +32,16 @@ def timed(what: str, work: Callable[[], T], per: int = 1) -> tuple[T, float]:
     return result, ms
 
 
-def main(pages: int = 100_000, width: int = 2048, parts: int = 1, *factories: str) -> None:
+def main(pages: int = 100_000, width: int = 2048, n_vectors: int = 1, n_asked: int = 1, *factories: str) -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((pages * parts, width), dtype=np.float32)
+    vectors = rng.standard_normal((pages * n_vectors, width), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = list(rng.standard_normal((33, n_asked, width), dtype=np.float32) / width**0.5)
+    sizes, by_page = np.full(pages, n_vectors), vectors.reshape(pages, n_vectors, width)
+
+    def search(path: Path, n: int) -> list[dict[int, float]]:
+        return search_dense(path, queries[:n], sizes, DEPTH, lambda rows: list(by_page[rows]))
+
     likely = 1 / np.arange(1, VOCABULARY + 1)
     likely /= likely.sum()
     texts = [" ".join(f"w{word}" for word in row) for row in rng.choice(VOCABULARY, (pages, WORDS), p=likely)]
@@ -47,10 +53,10 @@ def main(pages: int = 100_000, width: int = 2048, parts: int = 1, *factories: st
             path = Path(folder) / "index"
             timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
             print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")
-            one, ms = timed(f"load {factory} and ask one", lambda p=path: search_dense(p, vectors[:1], pages, DEPTH))
-            many, more = timed(f"load {factory} and ask 33", lambda p=path: search_dense(p, vectors[:33], pages, DEPTH))
+            one, ms = timed(f"load {factory} and ask one", lambda p=path: search(p, 1))
+            many, more = timed(f"load {factory} and ask 33", lambda p=path: search(p, 33))
             print(f"{'each further query':<44}{(more - ms) / 32:12.1f} ms")
-            first = [{*list(found)[:20]} for found in many]
+            first = [{*sorted(found, key=lambda row, f=found: -f[row])[:20]} for found in many]
             exact = first if factory == "Flat" else exact
             shared = np.mean([len(a & b) / 20 for a, b in zip(exact, first, strict=True)])
             print(f"{'of the exact first 20':<44}{shared:12.2f}")
@@ -66,4 +72,4 @@ def main(pages: int = 100_000, width: int = 2048, parts: int = 1, *factories: st
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), *sys.argv[4:])
+    main(*map(int, sys.argv[1:5]), *sys.argv[5:])

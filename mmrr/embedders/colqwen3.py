@@ -28,13 +28,15 @@ from torch import Tensor, nn
 
 from mmrr import families
 from mmrr.checkpoints import Checkpoint
-from mmrr.embedders.qwen3_vl import MAX_LENGTH, Saliency
 from mmrr.errors import MmrrError
+from mmrr.keep import Saliency
 from mmrr.prompts import Mark
 from mmrr.types import Embedding, Grid
 
 #: mmrr's own, and published checkpoints this family loads.
 CHECKPOINTS = ("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b")
+#: Longest query, in tokens.
+MAX_LENGTH = 8192
 #: In config.json: a query's vectors are its words', a page's its visual tokens'.
 WORDS = "word_vectors"
 #: What the linear layer is called, by who wrote the checkpoint; mmrr writes the first.

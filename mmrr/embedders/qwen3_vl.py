@@ -18,6 +18,7 @@ from torch import Tensor
 from mmrr import families
 from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
+from mmrr.keep import Saliency
 from mmrr.prompts import Mark
 from mmrr.types import Embedding, Grid
 
@@ -98,22 +99,3 @@ class Embedder:
     def unit(self, hidden: Tensor) -> Tensor:
         """The vectors (.., dim) of last hidden states (.., D): truncated, then of length 1."""
         return torch.nn.functional.normalize(hidden.float()[..., : self.prepare.dim or None], dim=-1)
-
-
-class Saliency:
-    """Sums the last token's attention to the visual tokens over all layers, heads averaged.
-
-    Only the last row of each layer's attention is computed, in float32: T numbers a head, where the whole matrix would
-    be T x T (specification of miniReranker, section 3: all layers 60.7 against 57.2 for a single one).
-    """
-
-    def __init__(self, visual: slice) -> None:
-        self._visual = visual
-        self.total = torch.zeros(visual.stop - visual.start)
-
-    def observe(self, layer: int, queries: Tensor, keys: Tensor) -> None:
-        """``queries`` (H, n, d), ``keys`` (H_kv, n, d), rotated."""
-        n_heads, _, d_head = queries.shape
-        last = queries[:, -1].float().view(keys.shape[0], n_heads // keys.shape[0], d_head)
-        weights = torch.softmax(last @ keys.float().transpose(1, 2) * d_head**-0.5, dim=-1)  # (H_kv, group, n)
-        self.total = self.total.to(weights.device) + weights[..., self._visual].mean(dim=(0, 1))
