@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from mmrr.checkpoints import resolve
-from mmrr.embedders.colqwen3 import Embedder, Prepare, Search, word_ends
+from mmrr.embedders.colqwen3 import Embedder, Prepare, Search, pool, word_ends
 from mmrr.errors import MmrrError
 from mmrr.families import embedder as family
 from mmrr.files import HashCache
@@ -52,6 +52,10 @@ def stock_states(path, text, image=None):
     return out.last_hidden_state[0], attention[visual], visual
 
 
+def visual_first(states, visual):
+    return torch.cat([states[visual], states[~visual]])
+
+
 @pytest.fixture(params=["custom_text_proj", "embedding_proj_layer"])
 def published(request, tiny_embedder_path, tmp_path):
     """A tiny checkpoint as one of its two writers lays it out, and its linear layer (weight, bias)."""
@@ -65,8 +69,8 @@ def test_page_vectors_and_saliency_equal_the_stock_model(published, tiny_embedde
     path, weight, bias = published
     embedder = load(path, tmp_path)
     for image, found in zip(page_images, embedder.embed_pages(page_images), strict=True):
-        states, attention, _ = stock_states(tiny_embedder_path, PAGE, image)
-        expected = F.normalize(states @ weight.T + bias, dim=-1)
+        states, attention, visual = stock_states(tiny_embedder_path, PAGE, image)
+        expected = F.normalize(visual_first(states, visual) @ weight.T + bias, dim=-1)
         assert found.vectors.shape == expected.shape
         assert (found.vectors.float() - expected).abs().max() <= 1e-3  # stored as float16
         assert (found.saliency - attention).abs().max() <= 1e-5
@@ -84,22 +88,23 @@ def test_query_vectors_equal_the_stock_model(published, tiny_embedder_path, tmp_
 
 
 def test_words_have_vectors_where_they_end(tiny_embedder_path, tmp_path, page_images):
-    """Without length 1: a word counts as much as its vector is long. Of a page, the visual tokens alone."""
+    """Without length 1: a word counts as much as its vector is long. The last token speaks for the whole."""
     path = late(tiny_embedder_path, tmp_path / "words", words=True)
     weight = load_file(path / "model.safetensors")["custom_text_proj.weight"]
     embedder = load(path, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(path)
     for text, words in zip(TEXTS, (["When", "is", "it", "due"], ["café", "(42", "no-one"]), strict=True):
         ids, places = embedder.query(text, Search())
-        assert list(places.values()) == words
-        for place, word in places.items():
+        assert list(places.values()) == [*words, ""]
+        for place, word in list(places.items())[:-1]:
             assert tokenizer.decode(ids[: place + 1]).rstrip("%)?").endswith(word)
         states, _, _ = stock_states(tiny_embedder_path, text + 10 * "<|endoftext|>")
         (found,) = embedder.embed_queries([text], Search())
         assert (found - states[list(places)] @ weight.T).abs().max() <= 1e-4
     (page,) = embedder.embed_pages(page_images[:1])
     states, _, visual = stock_states(tiny_embedder_path, PAGE, page_images[0])
-    assert (page.vectors.float() - F.normalize(states[visual] @ weight.T, dim=-1)).abs().max() <= 1e-3
+    chosen = torch.cat([states[visual], states[-1:]])
+    assert (page.vectors.float() - F.normalize(chosen @ weight.T, dim=-1)).abs().max() <= 1e-3
     (nothing,) = embedder.embed_queries(["?!"], Search())
     assert nothing.shape == (1, 24)
 
@@ -132,8 +137,40 @@ def test_shorter_vectors_are_the_first_numbers(tiny_embedder_path, tmp_path, pag
     path = late(tiny_embedder_path, tmp_path / "late")
     weight = load_file(path / "model.safetensors")["custom_text_proj.weight"]
     (short,) = load(path, tmp_path, Prepare(dim=8)).embed_pages(page_images[:1])
-    states, _, _ = stock_states(tiny_embedder_path, PAGE, page_images[0])
-    assert (short.vectors.float() - F.normalize(states @ weight[:8].T, dim=-1)).abs().max() <= 1e-3
+    states, _, visual = stock_states(tiny_embedder_path, PAGE, page_images[0])
+    expected = F.normalize(visual_first(states, visual) @ weight[:8].T, dim=-1)
+    assert (short.vectors.float() - expected).abs().max() <= 1e-3
+
+
+def test_tokens_that_are_alike_share_a_vector():
+    """By hand: two tight bundles and a lone vector are three clusters; a mean is brought to length 1."""
+    lines = torch.tensor([[1.0, 0.0], [1.0, 0.02], [0.0, 1.0], [0.02, 1.0], [-1.0, 0.0]])
+    vectors = F.normalize(lines, dim=-1)
+    found = pool(vectors, 2)
+    expected = F.normalize(torch.stack([vectors[:2].sum(0), vectors[2:4].sum(0), vectors[4]]), dim=-1)
+    assert found.shape == (3, 2)
+    assert torch.cdist(found, expected).amin(1).max() < 1e-6
+    assert torch.equal(pool(vectors, 1), vectors)
+    assert torch.equal(pool(vectors[:1], 4), vectors[:1])
+    same = torch.ones(6, 2) / 2**0.5  # nothing to tell apart: one vector says it all
+    assert torch.cdist(pool(same, 2), same[:1]).max() < 1e-6
+
+
+def test_a_page_has_fewer_vectors_than_tokens(tiny_embedder_path, tmp_path, page_images):
+    path = late(tiny_embedder_path, tmp_path / "late", words=True)
+    (every,), (pooled,) = (load(path, tmp_path, Prepare(pool=factor)).embed_pages(page_images[:1]) for factor in (1, 4))
+    assert len(every.vectors) == 35 + 1
+    assert len(pooled.vectors) == 9 + 1
+    assert torch.equal(every.vectors[-1], pooled.vectors[-1])
+    assert torch.equal(every.saliency, pooled.saliency)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"token_pool": 4}))
+    (taught,) = load(path, tmp_path).embed_pages(page_images[:1])
+    assert torch.equal(taught.vectors, pooled.vectors)
+    for wrong in (-1, "4"):
+        (path / "config.json").write_text(json.dumps(config | {"token_pool": wrong}))
+        with pytest.raises(MmrrError, match=f"pool {wrong}: expected a whole number"):
+            load(path, tmp_path)
 
 
 def test_the_family_is_said_by_architecture_or_model_type():

@@ -6,8 +6,8 @@ through one linear layer and is brought to length 1. A page scores the sum, over
 with one of the page's (MaxSim).
 
 mmrr's own checkpoint reads letters, most of which say nothing by themselves: its config.json has ``WORDS``. Then a
-query has a vector for each word, taken where the word ends, and as long as the word counts; a page has one for each
-visual token.
+query has a vector for each word, taken where the word ends, and one of the whole, the last token's, each as long as it
+counts; a page has one for each visual token and the last one's.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import safe_open
+from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 
 from mmrr import families
@@ -37,8 +38,10 @@ from mmrr.types import Embedding, Grid
 CHECKPOINTS = ("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b")
 #: Longest query, in tokens.
 MAX_LENGTH = 8192
-#: In config.json: a query's vectors are its words', a page's its visual tokens'.
+#: In config.json: a query's vectors are its words', a page's its visual tokens', and the last token's of both.
 WORDS = "word_vectors"
+#: In config.json: how many visual tokens of a page share a vector unless told otherwise.
+POOL = "token_pool"
 #: What the linear layer is called, by who wrote the checkpoint; mmrr writes the first.
 PROJECTIONS = ("custom_text_proj", "embedding_proj_layer")
 #: The published prompts, of a page and of a query.
@@ -56,6 +59,7 @@ class Prepare:
 
     instruction: str = "Describe the image."
     dim: int = 0  # of the vectors, the first so many numbers; 0: all of them
+    pool: int = 0  # visual tokens that share a vector, on average; 1: none; 0: as POOL says, or none
     max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
 
 
@@ -75,7 +79,10 @@ class Embedder:
         backbone = families.load("backbones", "qwen3_vl")
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
         self.projection = _projection(checkpoint.path, self.backbone.config.text_config.hidden_size).to(device, dtype)
-        self.words = bool(checkpoint.config().get(WORDS, False))
+        config = checkpoint.config()
+        self.words, self.pool = bool(config.get(WORDS, False)), prepare.pool or config.get(POOL, 1)
+        if type(self.pool) is not int or self.pool < 1:
+            raise MmrrError(f"pool {self.pool}: expected a whole number, 1 or more")
         if not 0 <= prepare.dim <= self.projection.out_features:
             raise MmrrError(f"dim {prepare.dim} is outside 1..{self.projection.out_features}, those of {checkpoint.id}")
         chat = self.backbone.chat.with_template(_PAGE)
@@ -99,8 +106,10 @@ class Embedder:
         page = self.backbone.page_sequence(self.before, visual, self.after)
         saliency = Saliency(page.visual)
         states = self.backbone.read_all(page, saliency.observe)
-        vectors = self.page_vectors(states, page.visual)
-        return Embedding(vectors.to("cpu", torch.float16), saliency.total.cpu(), visual.grid)
+        vectors = self.page_vectors(states, page.visual).cpu()
+        n_visual = page.visual.stop - page.visual.start
+        pooled = torch.cat([pool(vectors[:n_visual], self.pool), vectors[n_visual:]])
+        return Embedding(pooled.half(), saliency.total.cpu(), visual.grid)
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], search: Search) -> list[Tensor]:
@@ -117,21 +126,19 @@ class Embedder:
         return vectors
 
     def query(self, text: str, search: Search) -> tuple[list[int], dict[int, str]]:
-        """Token ids of a query, and the places among them that have a vector, with the words that end there.
-
-        Without a single word it is the last token that has one.
-        """
+        """Token ids of a query, and the places among them that have a vector, with the words that end there."""
         text = unicodedata.normalize("NFC", search.prefix + text.strip())
         (ids,) = self._queries.encode([("user", [text])])
         if not self.words:
             return list(ids), dict.fromkeys(range(len(ids)), "")
         ends = list(itertools.accumulate(self._queries.lengths(ids)))
         words = {bisect.bisect_right(ends, byte): word for word, byte in word_ends(text)}
-        return list(ids), words or {len(ids) - 1: ""}
+        return list(ids), words | {len(ids) - 1: ""}
 
     def page_vectors(self, states: Tensor, visual: slice) -> Tensor:
-        """Vectors (V, dim), of length 1, of all of a page's states (n, D) behind the final norm."""
-        return nn.functional.normalize(self._projected(states[visual] if self.words else states), dim=-1)
+        """Vectors (V, dim), of length 1, of a page's states (n, D) behind the final norm: the visual tokens' first."""
+        others = [states[-1:]] if self.words else [states[: visual.start], states[visual.stop :]]
+        return nn.functional.normalize(self._projected(torch.cat([states[visual], *others])), dim=-1)
 
     def query_vectors(self, states: Tensor) -> Tensor:
         """Vectors (M, dim) of those states (M, D) of a query that have one."""
@@ -141,6 +148,19 @@ class Embedder:
     def _projected(self, states: Tensor) -> Tensor:
         projected: Tensor = self.projection(states.to(self.projection.weight.dtype)).float()
         return projected[..., : self.prepare.dim or None]
+
+
+def pool(vectors: Tensor, factor: int) -> Tensor:
+    """Means, of length 1, of the clusters of vectors (n, dim) of length 1: a ``factor``-th of them, (m, dim).
+
+    Ward's hierarchical clustering (token pooling, arXiv 2409.14683).
+    """
+    n_clusters = -(-len(vectors) // factor)
+    if n_clusters == len(vectors):
+        return vectors
+    merged = fcluster(linkage(vectors.numpy(), "ward"), n_clusters, "maxclust")
+    sums = vectors.new_zeros(n_clusters, vectors.shape[1]).index_add(0, torch.from_numpy(merged).long() - 1, vectors)
+    return nn.functional.normalize(sums[sums.abs().sum(1) > 0], dim=-1)
 
 
 def word_ends(text: str) -> list[tuple[str, int]]:

@@ -59,6 +59,10 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
 
+#: Tokens of a page that share a vector: words stand in several cells, and half of a page is blank.
+POOLED = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """Sizes of a fresh model."""
@@ -229,5 +233,5 @@ def save(
     named = {f"{late.PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
     save_tensors(load_file(weights) | named, weights)
     said = json.loads((path / "config.json").read_text())
-    said |= {"architectures": ["ColQwen3"], late.WORDS: True}
+    said |= {"architectures": ["ColQwen3"], late.WORDS: True, late.POOL: POOLED}
     (path / "config.json").write_text(json.dumps(said, indent=2) + "\n")

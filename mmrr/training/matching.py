@@ -35,6 +35,8 @@ Alike = Mapping[tuple[int, int], Sequence[tuple[int, int]]]
 STRIP_ROWS = 8
 #: Letters of a word that learns to point: shorter ones stand nearly everywhere.
 _POINTS = 3
+#: Forms of a layer that may be compiled.
+_COMPILED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +286,8 @@ class Contrast(nn.Module):
         ``fused``: a layer's small steps are compiled into few, which needs a C++ compiler and half a minute.
         """
         super().__init__()
+        if fused:  # each layer once for pages, once for queries: past torch's own limit of 8 the rest runs as it is
+            torch._dynamo.config.recompile_limit = _COMPILED
         self.layer: Layer = torch.compile(one_layer, dynamic=True) if fused else one_layer
         self.embedder, self.search, self.pointing, self.whole = embedder, search, pointing, whole
         self.text, self.projection = embedder.backbone.text, embedder.projection
