@@ -449,12 +449,12 @@ def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> No
         for scope in ("document", "corpus")
     )
     assert len(everywhere) == 5
-    assert alone == pytest.approx({page_id: everywhere[page_id] for page_id in alone}, abs=1e-6)
+    assert alone == pytest.approx({page_id: everywhere[page_id] for page_id in alone}, abs=1e-5)
     single = dict(retrieved(chain, "--first-stage", "dense")["q1"])
     assert any(abs(everywhere[page_id] - score) > 1e-4 for page_id, score in single.items())
     mmrr("index", chain.docs, "--work", work, "--embedder", model, "--faiss-factory", "SQfp16", *INDEX, *FP32)
     approximate = dict(run_lines(artifact(mmrr("retrieve", *queries)) / "run.trec")["q1"])
-    assert approximate == pytest.approx(everywhere, abs=1e-6)  # found by float16, scored by what is stored
+    assert approximate == pytest.approx(everywhere, abs=1e-5)  # found by float16, scored by what is stored
     mmrr("precache", "--work", work, "--scorer-model", chain.reranker, *FP32)
     reranked = dict(run_lines(artifact(mmrr("rerank", *queries)) / "run.trec")["q1"])
     assert reranked == pytest.approx(

@@ -115,7 +115,7 @@ def test_checkpoints_load_like_any_other_and_score(runs: Path) -> None:
     )
     (found,) = embedder.embed_pages([page])
     assert found.grid == (4, 5)
-    assert found.vectors.shape == (21, 8)  # one a token and one of the whole, as it was trained
+    assert found.vectors.shape == (6, 8)  # one for four tokens and one of the whole
     checkpoint = checkpoints.resolve(str(runs / "reranker" / "checkpoint"), None, hashes)
     prepare = minireranker.resolve(minireranker.Prepare(band="1:2"), checkpoint.config())
     scorer = minireranker.Scorer(checkpoint, prepare, device, torch.float32)

@@ -468,6 +468,8 @@ def _chat_template(path: Path) -> str | None:
 
 def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: bool) -> Any:
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing is said below, and a projection is read elsewhere
     try:
         model, report = Qwen3VLForConditionalGeneration.from_pretrained(
             path,
@@ -480,6 +482,8 @@ def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: b
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise MmrrError(f"{path} does not load as Qwen3-VL: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     # An embedder's checkpoint has no head, and needs none; anything else that is missing would be random numbers.
     missing = {key for key in report["missing_keys"] if needs_head or not key.startswith("lm_head")}
     if missing or report["mismatched_keys"]:
