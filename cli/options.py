@@ -151,9 +151,9 @@ Faiss = Annotated[
     str,
     typer.Option(
         "--faiss-factory",
-        help="FAISS factory string, for collections of 10,000 pages and more: PCA64,SQ8,Refine(SQfp16) searches "
-        "shortened vectors and rescores what it finds by whole ones; of IVF256,Flat a query looks into a sixteenth "
-        "of the lists, and into 8 at least.",
+        help="FAISS factory string, for large collections. One vector a page: PCA256,SQ8,Refine(SQfp16) searches "
+        "shortened vectors and rescores what it finds by whole ones. A vector for each token: SQ8, or IVF1024,SQ8, "
+        "of which a query looks into a sixteenth of the lists, and into 8 at least; what they find is scored exactly.",
         rich_help_panel=_SEARCH,
     ),
 ]
