@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from mmrr.checkpoints import resolve
 from mmrr.embedders.colqwen3 import Embedder, Prepare, Search, pool, word_ends
@@ -23,6 +23,7 @@ from mmrr.training.features import ReadPage
 from mmrr.training.matching import Batch, Contrast
 from mmrr.training.queries import Labelled
 from tests.conftest import CPU
+from tests.stock import stock_states
 from tests.tiny import late
 
 PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
@@ -33,23 +34,6 @@ def load(path, tmp_path, prepare=None):
     found = resolve(str(path), None, HashCache(tmp_path / "hashes.json"), ("qwen3_vl", "colqwen3"))
     assert family(found.config()) == "colqwen3"
     return Embedder(found, prepare or Prepare(), CPU, torch.float32)
-
-
-def stock_states(path, text, image=None):
-    """Every token's state behind the final norm, the last one's attention to the visual tokens, and which those are."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    pixels = {}
-    if image is not None:
-        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-        pixels = dict(processor(images=[image], do_resize=False, return_tensors="pt"))
-        text = text.replace("<|image_pad|>", "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4))
-    ids = tokenizer(text, return_tensors="pt").input_ids
-    visual = ids[0] == model.config.image_token_id
-    with torch.no_grad():
-        out = model.model(input_ids=ids, mm_token_type_ids=visual[None].int(), output_attentions=True, **pixels)
-    attention = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean(1).sum(0)
-    return out.last_hidden_state[0], attention[visual], visual
 
 
 def visual_first(states, visual):

@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import AutoTokenizer
 
 from mmrr.embedders.qwen3_vl import Embedder, Prepare, Search
 from mmrr.errors import MmrrError
 from tests.conftest import CPU
+from tests.stock import stock_states
 
 
 @pytest.fixture
@@ -19,26 +20,16 @@ def embedder(tiny_embedder):
 
 
 def stock_read(path, instruction, content, image=None):
-    """Last token's hidden state, and its attention to the visual tokens from eager's full weights."""
-    model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    """Last token's hidden state, and its attention to the visual tokens."""
     template = json.loads((path / "chat_template.json").read_text())["chat_template"]
     chat = [
         {"role": "system", "content": [{"type": "text", "text": instruction}]},
         {"role": "user", "content": [content]},
     ]
+    tokenizer = AutoTokenizer.from_pretrained(path)
     text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
-    pixels = {}
-    if image is not None:
-        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-        pixels = dict(processor(images=[image], do_resize=False, return_tensors="pt"))
-        text = text.replace("<|image_pad|>", "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4))
-    ids = tokenizer(text, return_tensors="pt").input_ids
-    visual = ids[0] == model.config.image_token_id
-    with torch.no_grad():
-        out = model.model(input_ids=ids, mm_token_type_ids=visual[None].int(), output_attentions=True, **pixels)
-    attention = torch.stack([layer[0, :, -1] for layer in out.attentions])  # (L, H, n)
-    return out.last_hidden_state[0, -1], attention.mean(1).sum(0)[visual]
+    states, attention, _ = stock_states(path, text, image)
+    return states[-1], attention
 
 
 def test_page_vectors_and_saliency_equal_the_stock_model(embedder, tiny_embedder_path, page_images):

@@ -1,0 +1,28 @@
+"""What the stock model makes of a prompt, for parity tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
+
+
+def stock_states(path: Path, text: str, image: Image.Image | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Every token's state behind the final norm (n, D), the last one's attention to the visual tokens (T,), summed
+    over layers from eager's full weights, heads averaged, and which those are (n,) bool."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    pixels = {}
+    if image is not None:
+        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
+        pixels = dict(processor(images=[image], do_resize=False, return_tensors="pt"))
+        text = text.replace("<|image_pad|>", "<|image_pad|>" * (int(pixels["image_grid_thw"].prod()) // 4))
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    visual = ids[0] == model.config.image_token_id
+    with torch.no_grad():
+        out = model.model(input_ids=ids, mm_token_type_ids=visual[None].int(), output_attentions=True, **pixels)
+    attention = torch.stack([layer[0, :, -1] for layer in out.attentions])  # (L, H, n)
+    return out.last_hidden_state[0], attention.mean(1).sum(0)[visual], visual
