@@ -152,8 +152,8 @@ Faiss = Annotated[
     typer.Option(
         "--faiss-factory",
         help="FAISS factory string, for large collections. One vector a page: PCA256,SQ8,Refine(SQfp16) searches "
-        "shortened vectors and rescores what it finds by whole ones. A vector for each token: SQ8, or IVF1024,SQ8, "
-        "of which a query looks into a sixteenth of the lists, and into 8 at least; what they find is scored exactly.",
+        "shortened vectors and rescores what it finds by whole ones. A vector for each token: Flat is fastest while "
+        "it fits the memory; IVF1024,SQ8 takes a quarter of it, and a query looks into a sixteenth of its lists.",
         rich_help_panel=_SEARCH,
     ),
 ]
