@@ -33,6 +33,10 @@ from mmrr.types import Progress, Qrels, Query, Run, silent
 COMPARED = ("R@1", "R@3", "R@5", "nDCG@5")
 
 
+#: Of ``embed`` and ``index`` artifacts, the schema since which a page has as many vectors as it likes.
+_VECTORS_SINCE = 2
+
+
 @dataclass(frozen=True)
 class Session:
     """What every step needs: where, on what, and how to tell of it."""
@@ -49,10 +53,15 @@ class Session:
             found = self.workspace.find(stage, self.chosen[stage])
             if found is None:
                 raise MmrrError(f"no {stage}/{self.chosen[stage]} in {work}; see: mmrr ls --work {work}")
-            return found
-        found = self.workspace.head(stage)
+        else:
+            found = self.workspace.head(stage)
         if found is None:
             raise MmrrError(f"{work} has no {stage} yet; run: mmrr {command(stage)} --work {work}")
+        if stage in ("embed", "index") and found.schema < _VECTORS_SINCE:
+            raise MmrrError(
+                f"{stage}/{found.fingerprint} was made by an earlier mmrr, which kept vectors otherwise; "
+                f"run: mmrr index --work {work}, with the same documents"
+            )
         return found
 
     def collection(self, manifest: Manifest) -> Collection:

@@ -461,6 +461,12 @@ def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> No
     assert "largest difference" in mmrr("verify", "--work", work, "--rescore", 3).stdout
 
 
+def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmrr.pipeline._VECTORS_SINCE", 3)
+    said = refused("retrieve", "--queries", chain.queries, "--work", chain.work)
+    assert "was made by an earlier mmrr, which kept vectors otherwise; run: mmrr index" in said
+
+
 def test_candidates_bound_what_is_reranked(chain: Chain) -> None:
     first = retrieved(chain, "--candidates", 2)
     reranked = run_lines(chain.rerank("--candidates", 2) / "run.trec")
