@@ -46,14 +46,25 @@ def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
     path.write_bytes(faiss.serialize_index(index).tobytes())
 
 
-def max_sim(query: NDArray[np.float32], vectors: NDArray[np.float32], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Scores (pages,) of one query (M, D): the sum, over its vectors, of the best product with one of a page's.
+def max_sim(
+    queries: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32], sizes: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Scores (Q, pages): the sum, over a query's vectors (M, D), of the best product with one of a page's.
 
     ``vectors`` (sum of ``sizes``, D), one page's after another's; every page has one at least.
     """
-    starts = np.cumsum(sizes) - sizes
-    best: NDArray[np.float32] = np.maximum.reduceat(query @ vectors.T, starts, axis=1)
-    scores: NDArray[np.float32] = best.sum(0)
+    asked = np.concatenate(queries)
+    firsts = np.cumsum([0, *map(len, queries[:-1])])
+    ends = np.cumsum(sizes)
+    scores = np.empty((len(queries), len(sizes)), dtype=np.float32)
+    page = 0
+    while page < len(sizes):
+        start = ends[page] - sizes[page]
+        after = max(page + 1, int(np.searchsorted(ends, start + _PRODUCTS // len(asked), side="right")))
+        products = asked @ vectors[start : ends[after - 1]].T
+        best = np.maximum.reduceat(products, ends[page:after] - sizes[page:after] - start, axis=1)
+        scores[:, page:after] = np.add.reduceat(best, firsts, axis=0)
+        page = after
     return scores
 
 
@@ -86,28 +97,9 @@ def search_dense(
         ]
     if isinstance(index, faiss.IndexFlat):
         vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
-        return [_best(scores, depth) for scores in _every(queries, vectors, sizes)]
+        return [_best(scores, depth) for scores in max_sim(queries, vectors, sizes)]
     owners = np.repeat(np.arange(len(sizes)), sizes)
     return [_approximate(index, query, owners, depth, read) for query in queries]
-
-
-def _every(
-    queries: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32], sizes: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """``max_sim`` of every query with every page, (Q, pages)."""
-    asked = np.concatenate(queries)
-    firsts = np.cumsum([0, *map(len, queries[:-1])])
-    ends = np.cumsum(sizes)
-    scores = np.empty((len(queries), len(sizes)), dtype=np.float32)
-    page = 0
-    while page < len(sizes):
-        start = ends[page] - sizes[page]
-        after = max(page + 1, int(np.searchsorted(ends, start + _PRODUCTS // len(asked), side="right")))
-        products = asked @ vectors[start : ends[after - 1]].T
-        best = np.maximum.reduceat(products, ends[page:after] - sizes[page:after] - start, axis=1)
-        scores[:, page:after] = np.add.reduceat(best, firsts, axis=0)
-        page = after
-    return scores
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
@@ -141,7 +133,7 @@ def _approximate(
     if not promising:
         return {}
     vectors = read(promising)
-    exact = max_sim(query, np.concatenate(vectors), np.array([len(one) for one in vectors]))
+    (exact,) = max_sim([query], np.concatenate(vectors), np.array([len(one) for one in vectors]))
     return dict(zip(promising, exact.tolist(), strict=True))
 
 

@@ -107,10 +107,10 @@ def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer) -
     return x
 
 
-def read_last(backbone: Any, page: Any, layer: Layer = one_layer) -> Tensor:
+def read_last(backbone: Any, page: Any) -> Tensor:
     """The last token's hidden state (D,) behind the last layer, which runs for that token alone."""
     last = backbone.n_layers - 1
-    x, rotary = read_page(backbone, page, last, layer), backbone.rotary(page.positions)
+    x, rotary = read_page(backbone, page, last), backbone.rotary(page.positions)
     query, key, value = backbone.project(last, x, rotary, n_queries=1)
     everything = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
     attended = _attend(query[None], key[None], value[None], everything)[0]

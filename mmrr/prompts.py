@@ -2,7 +2,7 @@
 
 The template is rendered with placeholders where text belongs; special tokens are read only from what the template
 itself wrote. Text, whoever wrote it, is encoded by a copy of the tokenizer that has no added tokens at all: a query
-that says ``<|im_end|>`` becomes the letters of ``<|im_end|>``.
+that says ``<|im_end|>`` becomes the letters of ``<|im_end|>``. Also where the words of a text end, in its bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Part = str | Mark
 Message = tuple[str, Sequence[Part]]  # role, parts
 
 _SLOT = re.compile("\ue000(\\d+)\ue001")
+_WORD = re.compile(r"\S+")
 
 
 class ChatEncoder:
@@ -99,3 +100,14 @@ class ChatEncoder:
 
     def _encode_plain(self, text: str) -> list[int]:
         return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+
+def word_ends(text: str) -> list[tuple[str, int]]:
+    """Words of an NFC text, up to their last letter or digit, and the byte at which each ends, counted from 0."""
+    ends = []
+    for match in _WORD.finditer(text):
+        last = max((i for i, character in enumerate(match.group()) if character.isalnum()), default=-1)
+        if last >= 0:
+            end = match.start() + last + 1
+            ends.append((text[match.start() : end], len(text[:end].encode()) - 1))
+    return ends

@@ -28,7 +28,7 @@ from mmrr.training import fresh, queries, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.matching import Batch, BatchMaker, batch_seed, ranked
-from mmrr.training.queries import Labelled, word_ends
+from mmrr.training.queries import Labelled, folded_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
 from mmrr.training.targets import ALPHABET, PageTargets, fold, word_hashes
@@ -475,7 +475,7 @@ def test_targets_say_what_stands_in_each_cell() -> None:
 
 def test_word_ends_count_bytes() -> None:
     text = "Café (1,452.4) naïve?"
-    ends = word_ends(text)
+    ends = folded_ends(text)
     assert [word for word, _ in ends] == ["cafe", "14524", "naive"]
     assert [text.encode()[: end + 1].decode() for _, end in ends] == ["Café", "Café (1,452.4", "Café (1,452.4) naïve"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from mmrr import families
 from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
 from mmrr.keep import Saliency
-from mmrr.prompts import Mark
+from mmrr.prompts import Mark, word_ends
 from mmrr.types import Embedding, Grid
 
 #: mmrr's own, and published checkpoints this family loads.
@@ -50,7 +49,6 @@ _PAGE = (
     "<|im_end|><|endoftext|>"
 )
 _QUERY = "{{ messages[0].content[0].text }}" + 10 * "<|endoftext|>"
-_WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +161,6 @@ def pool(vectors: Tensor, factor: int) -> Tensor:
     return nn.functional.normalize(sums[sums.abs().sum(1) > 0], dim=-1)
 
 
-def word_ends(text: str) -> list[tuple[str, int]]:
-    """Words of an NFC text, up to their last letter or digit, and the byte at which each ends, counted from 0."""
-    ends = []
-    for match in _WORD.finditer(text):
-        last = max((i for i, character in enumerate(match.group()) if character.isalnum()), default=-1)
-        if last >= 0:
-            end = match.start() + last + 1
-            ends.append((text[match.start() : end], len(text[:end].encode()) - 1))
-    return ends
-
-
 def _projection(path: Path, width: int) -> nn.Linear:
     """The linear layer behind the language model. Raises MmrrError if there is none, or none of this width."""
     found: dict[str, Tensor] = {}
@@ -190,5 +177,8 @@ def _projection(path: Path, width: int) -> nn.Linear:
             f"{path}: expected a linear layer of {width} inputs named {' or '.join(PROJECTIONS)}, found {shape}"
         )
     linear = nn.Linear(width, len(weight), bias="bias" in found, dtype=torch.float32)
-    linear.load_state_dict(found)
+    try:
+        linear.load_state_dict(found)
+    except RuntimeError as error:
+        raise MmrrError(f"{path}: the linear layer behind the language model has parts that do not fit") from error
     return linear.requires_grad_(False)

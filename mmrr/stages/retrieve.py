@@ -173,7 +173,7 @@ def _dense(
         if query.doc_id not in cached:
             pages = read(rows)
             cached[query.doc_id] = np.concatenate(pages), np.array([len(page) for page in pages])
-        scores = max_sim(of_query, *cached[query.doc_id]).tolist()
+        scores = max_sim([of_query], *cached[query.doc_id])[0].tolist()
         ranked.append(
             rank({collection.pages[row].page_id: s for row, s in zip(rows, scores, strict=True)}, options.depth)
         )

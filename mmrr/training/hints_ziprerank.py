@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrr.backbones.qwen3_vl import Visual
 from mmrr.training import fresh
 from mmrr.training.lists import Cell, Shown
-from mmrr.training.queries import word_ends
+from mmrr.training.queries import folded_ends
 
 #: Cells of a list that are asked where they look: so many that hold a word of the query, and so many that do not.
 ASKED = 48
@@ -76,7 +76,7 @@ class Hints:
         pages = [*(one.page for one in cells), *range(len(visuals))]
         self.pages = torch.tensor(pages, device=self.rows.device)
         ends: dict[str, list[int]] = {}
-        for word, end in word_ends(self.shown.query):
+        for word, end in folded_ends(self.shown.query):
             ends.setdefault(word, []).append(before + 1 + end)  # behind the blank that the segment begins with
         targets = torch.zeros(len(cells), len(sequence.embeddings), dtype=torch.bool)
         for row, one in enumerate(cells):

@@ -25,7 +25,7 @@ from mmrr.keep import choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
-from mmrr.training.queries import Labelled, crossed, holds, labelled, phrase, usable, word_ends
+from mmrr.training.queries import Labelled, crossed, folded_ends, holds, labelled, phrase, usable
 from mmrr.training.targets import N_HASHES, fold, word_hashes
 from mmrr.types import Embedding
 
@@ -135,7 +135,7 @@ class Spelling(nn.Module):
         ids, _ = pad([self.scorer.segments(text)[1] for text in texts])
         embeddings = backbone.text.embed_tokens(ids.to(backbone.device))
         hidden = read_batch(backbone, embeddings, self.layers)
-        spelt = [(row, *found) for row, text in enumerate(texts) for found in word_ends(text)]
+        spelt = [(row, *found) for row, text in enumerate(texts) for found in folded_ends(text)]
         offset = query_offset(self.scorer)
         rows, columns = [row for row, _, _ in spelt], [offset + end for _, _, end in spelt]
         by_word = self._loss(hidden[rows, columns] * self.scale[0], [word_hashes(word) for _, word, _ in spelt])
@@ -247,7 +247,7 @@ class _Pointer:
         for word, of_word in zip(page.folded, page.cells, strict=True):
             cells.setdefault(word, set()).update(place[cell] for cell in of_word if cell in place)
         starts = itertools.accumulate(lengths[:-1], initial=query_offset(judge.scorer))
-        found = [(at, *end) for at, text in zip(starts, texts, strict=True) for end in word_ends(text)]
+        found = [(at, *end) for at, text in zip(starts, texts, strict=True) for end in folded_ends(text)]
         found = [one for one in found if len(one[1]) >= _POINTS]
         self.words = [at + end for at, _, end in found]  # where each ends, among the tokens of all queries
         self.targets = [sorted(cells.get(word) or range(before)) for _, word, _ in found]

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmrr.prompts import word_ends
 from mmrr.training.features import ReadPage
 from mmrr.training.targets import fold
 
@@ -124,13 +125,7 @@ def loosen(text: str, rng: random.Random) -> str:
     return " ".join(words)[:MAX_CHARACTERS]
 
 
-def word_ends(text: str) -> list[tuple[str, int]]:
+def folded_ends(text: str) -> list[tuple[str, int]]:
     """Folded words of a query and the byte at which each ends, counted from 0 in the NFC text."""
-    text = unicodedata.normalize("NFC", text)
-    ends = []
-    for match in re.finditer(r"\S+", text):
-        word = match.group()
-        last = max((i for i, c in enumerate(word) if c.isalnum()), default=-1)
-        if last >= 0 and fold(word):
-            ends.append((fold(word), len(text[: match.start() + last + 1].encode()) - 1))
-    return ends
+    ends = ((fold(word), byte) for word, byte in word_ends(unicodedata.normalize("NFC", text)))
+    return [(word, byte) for word, byte in ends if word]

@@ -35,7 +35,7 @@ from mmrr.training.fresh_t5gemma2 import POINTER, Shape
 from mmrr.training.loop import Losses, RunFolder, Schedule, mixed
 from mmrr.training.loop import train as run_loop
 from mmrr.training.pagetexts import Batch, BatchMaker, PairMaker, Reports, Trial, read_text_pairs, trials
-from mmrr.training.queries import word_ends
+from mmrr.training.queries import folded_ends
 
 Tell = Callable[[str], None]
 
@@ -146,7 +146,7 @@ class Words:
     def last_tokens(self, text: str, ids: Sequence[int]) -> list[tuple[str, int]]:
         """Each folded word of three letters or more and the index of its last token among ``ids``, the text's."""
         ends = list(accumulate(self._sizes[i] for i in ids))
-        found = [(word, bisect_right(ends, at)) for word, at in word_ends(self._normalizer.normalize_str(text))]
+        found = [(word, bisect_right(ends, at)) for word, at in folded_ends(self._normalizer.normalize_str(text))]
         return [(word, at) for word, at in found if at < len(ids) and len(word) >= LEAST_LETTERS]
 
 
