@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from mmrr.training import fresh, queries, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.matching import Batch, BatchMaker, batch_seed, ranked
+from mmrr.training.mined import Miner
 from mmrr.training.queries import Labelled, folded_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker
@@ -183,14 +185,14 @@ def trained_with_its_attention(runs: Path) -> int:
     found = checkpoints.resolve(str(runs / "wide" / "checkpoint"), None, HashCache(runs / "hashes.json"))
     embedder = late.Embedder(found, late.Prepare(), torch.device("cpu"), torch.float32)
     name = checksum_file(runs / "wide" / "checkpoint" / "model.safetensors")[:12]
-    kept = sorted((runs / "pool").glob(f"features-*/*.{name}.view"))
+    kept = sorted((runs / "pool").glob(f"features-*/*.{name}.vectors"))
     for path in kept:
         report, number = path.name.split(".")[0].split("-")
         with Image.open(runs / "pool" / report / f"{number}.png") as image:
             (own,) = embedder.embed_pages([image.convert("RGB")])
         made = load_file(path)  # in bfloat16
         assert torch.allclose(made["saliency"], own.saliency, rtol=1e-2, atol=1e-4)
-        assert torch.allclose(made["mean"], own.vectors.float().mean(0), atol=2e-2)
+        assert torch.allclose(made["vectors"].float().mean(0), own.vectors.float().mean(0), atol=2e-2)
     return len(kept)
 
 
@@ -221,7 +223,7 @@ def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
 
 
 def test_every_page_of_a_batch_is_asked_the_queries_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for phrases whose longer words it holds too. It answers its own."""
+    """But for phrases that it writes too. It answers its own."""
     monkeypatch.setattr(queries, "loosen", lambda text, rng: text)
     features, keys = written_pages(runs, config(runs, "crossed", "reranker", ""), 2)
     batch = BatchMaker(features, keys, "0", pages=4, queries=16, answered_only=False, crossed=True)(1)
@@ -234,13 +236,22 @@ def test_every_page_of_a_batch_is_asked_the_queries_of_all(runs: Path, monkeypat
         texts = {query.text: query.relevant for query in asked}
         assert sum(texts.values()) >= 2
         for text in everything:
-            long = [word for word in map(fold, text.split()) if len(word) >= 4]
             if text in written:
                 assert texts[text] == (text in own)
-            elif text not in texts:  # it may answer
-                assert all(word in page.folded for word in long)
+            elif text not in texts:  # it answers as well
+                assert queries.writes(page, text)
             else:
-                assert texts[text] == all(word in page.folded for word in long)
+                assert texts[text] == queries.writes(page, text)
+
+
+def test_words_in_another_order_are_not_written() -> None:
+    page = ReadPage(
+        *[()] * 5, folded=("a", "rope", "", "of", "grey", "rope", "and", "wire"), blocks=(), cells=(), questions=()
+    )  # type: ignore[arg-type]
+    for text in ("rope of grey", "Rope, of GREY", "rope — of", "and wire", "A rope"):
+        assert queries.writes(page, text), text
+    for text in ("grey of rope", "a wire", "rop", "of gre", "wire and"):
+        assert not queries.writes(page, text), text
 
 
 def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[Features, list[tuple[int, int]]]:
@@ -273,60 +284,64 @@ def test_the_ranking_loss_is_cross_entropy_over_the_pages_that_were_asked() -> N
     assert nothing == 0
 
 
-def test_pages_alike_are_of_other_reports_and_the_most_similar(runs: Path) -> None:
-    """Against one page compared with one other at a time, within float32."""
-    settings = config(runs, "alike", "reranker", "")
-    features, keys = written_pages(runs, settings, 2)
+def test_mined_are_the_pages_that_fit_a_query_best(runs: Path) -> None:
+    """Against one page scored at a time, within float32; the query's own page is left out."""
+    features, keys = written_pages(runs, config(runs, "mined", "reranker", ""), 2)
     generator = torch.Generator().manual_seed(0)
-    means = {key: torch.randn(8, generator=generator) for key in keys}
-    features.mean = lambda report, number: means[report, number]  # type: ignore[method-assign]
-    found = scratch.alike(features, keys, 2)
-    assert found is not None
-    for key, chosen in found.items():
-        others = [other for other in keys if other[0] != key[0]]
-        likeness = {other: float(torch.cosine_similarity(means[key], means[other], dim=0)) for other in others}
-        assert chosen == sorted(others, key=lambda other: -likeness[other])[:2]
-    assert scratch.alike(features, keys, 0) is None
-    one_report = [key for key in keys if key[0] == 0]
-    batch = BatchMaker(
-        features, one_report, "0", pages=3, queries=3, answered_only=False, alike=scratch.alike(features, one_report, 2)
-    )(0)
-    assert batch.pages
+    vectors = {key: torch.randn(2 + at % 3, 8, generator=generator) for at, key in enumerate(keys)}
+    asked = [torch.randn(n, 8, generator=generator) for n in (1, 3)]
+    features.vectors = lambda report, number: vectors[report, number]  # type: ignore[method-assign]
+    embedder = SimpleNamespace(embed_queries=lambda texts, search: asked[: len(texts)])
+    found = Miner(embedder, None, features, keys, 3)(["a", "b"], keys[1])
+    for query, chosen in zip(asked, found, strict=True):
+        score = {key: float((query @ of_page.T).amax(1).sum()) for key, of_page in vectors.items() if key != keys[1]}
+        assert chosen == sorted(score, key=lambda key: -score[key])[:3]
+    assert [len(one) for one in Miner(embedder, None, features, keys[:2], 3)(["a"], keys[1])] == [1]
 
 
-def test_a_batch_of_pages_alike_holds_two_of_one_report(runs: Path) -> None:
-    """And half of one report where none are mined."""
-    features, keys = written_pages(runs, config(runs, "near", "embedder", ""), 2)
-    near = [key for key in keys if key[0] == keys[0][0]]
-    far = [key for key in keys if key not in near]
-    assert len(near) >= 4
-    assert far
-    alike = dict.fromkeys(keys, far)
-    for found, least in ((alike, 2), (None, 4)):
-        loaded: list[tuple[int, int]] = []
-        features.load = lambda *key, seen=loaded: seen.append(key) or ReadPage(*[()] * 9)  # type: ignore
-        BatchMaker(features, keys, "0", pages=8, queries=0, answered_only=True, alike=found)(0)
-        first = keys.index(loaded[0])
-        assert loaded[:least] == [keys[(first + i) % len(keys)] for i in range(least)]
-        if found:
-            assert set(loaded[2:]) <= set(far)
+@pytest.mark.parametrize("crossed", [True, False], ids=["reranker", "embedder"])
+def test_a_batch_takes_what_is_found_for_each_query_in_turn(runs: Path, crossed: bool) -> None:
+    """As many pages as asked for, or as are found; the queries that they were found for are asked."""
+    features, keys = written_pages(runs, config(runs, "turns", "embedder", ""), 2)
+    searched: dict[str, tuple[int, int]] = {}
+
+    def mine(texts: Sequence[str], key: tuple[int, int]) -> list[list[tuple[int, int]]]:
+        searched.update(dict.fromkeys(texts, key))
+        others = [other for other in keys if other != key]
+        return [others[:1], others[1:4], *([others[:2]] * (len(texts) - 2))]
+
+    loaded: list[tuple[int, int]] = []
+    load = features.load
+    features.load = lambda *key: loaded.append(key) or load(*key)  # type: ignore[method-assign, func-returns-value]
+    for most, expected in ((3, 3), (9, 5)):
+        loaded.clear(), searched.clear()
+        batch = BatchMaker(
+            features, keys, "0", pages=most, queries=8, answered_only=not crossed, crossed=crossed, mine=mine
+        )(0)
+        (first,) = set(searched.values())
+        others = [other for other in keys if other != first]
+        assert loaded[:2] == [first, others[0]]
+        assert loaded[2] in others[1:4]
+        assert len(loaded) == len(set(loaded)) == len(batch.pages) == expected
+        assert {query.text for query in batch.queries[0] if query.relevant} >= set(searched)
+        assert len(searched) == (4 if crossed else 8)
 
 
-def test_an_embedder_learns_among_pages_that_look_alike(runs: Path) -> None:
+def test_an_embedder_learns_among_pages_found_for_a_query(runs: Path) -> None:
     """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "embedder"\nsteps = 2\npages = 3\nqueries = 2\ndim = 8\nmined = 2\n'
     settings = config(runs, "searching", "embedder", lines + 'embedder = "embedder"\n')
     (*_, last) = train_embedder(settings, runs / "searching")
     assert last["step"] == 2
     assert 0 <= last["val_right"] <= 1
-    with pytest.raises(MmrrError, match="no `embedder` that finds pages alike"):
+    with pytest.raises(MmrrError, match="no `embedder` that finds pages for queries"):
         list(train_embedder(config(runs, "alone", "embedder", lines), runs / "alone"))
     idle = config(runs, "idle", "embedder", 'reader = "reader"\nembedder = "embedder"\n')
-    with pytest.raises(MmrrError, match="mined = 0: set `mined`, or leave it out"):
+    with pytest.raises(MmrrError, match="mined = 0: set it, or leave both out"):
         list(train_embedder(idle, runs / "idle"))
 
 
-def test_a_reranker_learns_to_rank_pages_that_look_alike(runs: Path) -> None:
+def test_a_reranker_learns_to_rank_pages_found_for_a_query(runs: Path) -> None:
     """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "reranker"\nsteps = 2\npages = 3\nqueries = 6\nspelled = 1\nmined = 2\n'
     cuts = 'band = "1:2"\nexit = 2\nranking = 1.0\n'
@@ -334,8 +349,11 @@ def test_a_reranker_learns_to_rank_pages_that_look_alike(runs: Path) -> None:
     (*_, last) = train_reranker(settings, runs / "ranking")
     assert last["loss"] == pytest.approx(last["judged"] + last["pointed"] + last["ranked"], rel=1e-3)
     assert 0 <= last["val_first"] <= 1
-    with pytest.raises(MmrrError, match="no `embedder` that finds pages alike"):
+    with pytest.raises(MmrrError, match="no `embedder` that finds pages for queries"):
         list(train_reranker(config(runs, "blind", "reranker", lines + cuts), runs / "blind"))
+    unranked = lines + 'band = "1:2"\nexit = 2\nembedder = "embedder"\n'
+    with pytest.raises(MmrrError, match="but ranking = 0"):
+        list(train_reranker(config(runs, "unranked", "reranker", unranked), runs / "unranked"))
 
 
 def test_a_reader_goes_on_from_another(runs: Path) -> None:

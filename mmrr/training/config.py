@@ -77,7 +77,7 @@ class ScratchMatcher(ScratchConfig):
     pages: int = 4  # a batch
     queries: int = 8  # a page
     embedder: Path | None = None  # the run of a trained embedder, which mines and, for a reranker, prunes
-    mined: int = 0  # of so many pages that `embedder` finds most alike a batch takes those of other reports; 0: of all
+    mined: int = 0  # a batch is a page and, for each of its queries, one of the first so many that `embedder` finds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

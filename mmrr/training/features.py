@@ -96,19 +96,19 @@ class Features:
         _write(tensors, path)
 
     def embed(self, embedder: Any, report: int, number: int) -> None:
-        """Keep the mean (D,) of an embedder's vectors of one page and its attention (T,) to the cells, if not done."""
+        """Keep an embedder's vectors (V, D) of one page and its attention (T,) to the cells, if not done."""
         path = self._embedding_path(report, number)
         if path.exists():
             return
         found = embedder.read(self._page(report, number).visual(embedder.backbone))
-        _write({"saliency": found.saliency, "mean": found.vectors.float().mean(0)}, path)
+        _write({"saliency": found.saliency, "vectors": found.vectors}, path)
 
-    def mean(self, report: int, number: int) -> Tensor:
-        """The mean (D,) of the embedder's vectors of one page."""
-        return load_file(self._embedding_path(report, number))["mean"]
+    def vectors(self, report: int, number: int) -> Tensor:
+        """The embedder's vectors (V, D) of one page."""
+        return load_file(self._embedding_path(report, number))["vectors"]
 
     def _embedding_path(self, report: int, number: int) -> Path:
-        return self.folder / f"{report:06d}-{number}.{self.embedder}.view"
+        return self.folder / f"{report:06d}-{number}.{self.embedder}.vectors"
 
     def load(self, report: int, number: int) -> ReadPage:
         page = self._page(report, number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,13 @@ from mmrr.keep import choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.loop import Losses
-from mmrr.training.queries import Labelled, crossed, folded_ends, holds, labelled, phrase, usable
+from mmrr.training.queries import Labelled, crossed, folded_ends, holds, labelled, own, phrase, usable
 from mmrr.training.targets import N_HASHES, fold, word_hashes
 from mmrr.types import Embedding
 
-#: For each page (report, page) others that are easily taken for it.
-Alike = Mapping[tuple[int, int], Sequence[tuple[int, int]]]
+Key = tuple[int, int]
+#: From queries and the page (report, page) they are of to the pages easily taken for it, of each query.
+Mine = Callable[[Sequence[str], Key], list[list[Key]]]
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
 #: Letters of a word that learns to point: shorter ones stand nearly everywhere.
@@ -53,50 +54,71 @@ class BatchMaker:
     def __init__(
         self,
         features: Features,
-        keys: Sequence[tuple[int, int]],
+        keys: Sequence[Key],
         seed: str,
         *,
         pages: int,
         queries: int,
         answered_only: bool,
         crossed: bool = False,
-        alike: Alike | None = None,
+        mine: Mine | None = None,
         strips: int = 0,
         rows: int = STRIP_ROWS,
     ) -> None:
         """``keys``: (report, page), ordered. ``answered_only``: no queries that their page does not answer.
 
-        ``crossed``: ``queries`` is the number that a page is asked, its own and those of the other pages. ``alike``:
-        the pages of other reports that a batch takes beside two of one report; default: any, beside as many of one.
+        ``crossed``: ``queries`` is the number that a page is asked, its own and those of the other pages. ``mine``,
+        with one of those two: finds the pages that a batch takes beside its first one, by the queries of that one,
+        which are half of all where they are crossed. Default: pages of one report and any.
 
         The first ``strips`` steps are on strips of pages, ``rows`` rows of cells each: several times cheaper, and
         enough to learn matching on.
         """
         self.features, self.keys, self.seed, self.strips = features, list(keys), seed, strips
         self.pages, self.queries, self.answered_only, self.rows = pages, queries, answered_only, rows
-        self.crossed, self.alike = crossed, alike
+        self.crossed, self.mine = crossed, mine
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/batch/{step}")
         first = rng.randrange(len(self.keys))
-        # Neighbours in the list are pages of one report: the hardest negatives there are, beside pages that look alike.
-        n_near = 2 if self.alike else max(2, self.pages // 2)
-        near = [self.keys[(first + i) % len(self.keys)] for i in range(n_near)]
-        far_from = (self.alike[near[0]] if self.alike else ()) or self.keys  # a single report has no others
-        far = [rng.choice(far_from) for _ in range(self.pages - len(near))]
-        pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
-        if step < self.strips:
-            pages = [page.part(self.rows, rng) for page in pages]
-        if self.crossed:
-            queries = crossed(pages, max(1, self.queries // len(pages)), rng)
-        elif self.answered_only:
-            queries = [self._answered(page, rng) for page in pages]
+        if self.mine and step >= self.strips:
+            pages, queries = self._mined(self.mine, self.keys[first], rng)
         else:
-            queries = [
-                labelled(page, [other for other in pages if other is not page], self.queries, rng) for page in pages
-            ]
+            # Neighbours in the list are pages of one report, which resemble each other.
+            near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
+            far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
+            pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
+            if step < self.strips:
+                pages = [page.part(self.rows, rng) for page in pages]
+            queries = self._asked(pages, rng)
         chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
         return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
+
+    def _asked(self, pages: Sequence[ReadPage], rng: random.Random) -> list[list[Labelled]]:
+        if self.crossed:
+            return crossed(pages, [own(page, max(1, self.queries // len(pages)), rng) for page in pages])
+        if self.answered_only:
+            return [self._answered(page, rng) for page in pages]
+        return [labelled(page, [other for other in pages if other is not page], self.queries, rng) for page in pages]
+
+    def _mined(self, mine: Mine, key: Key, rng: random.Random) -> tuple[list[ReadPage], list[list[Labelled]]]:
+        """A page, and beside it pages found by its own queries, of each in turn."""
+        page = self.features.load(*key)
+        made = own(page, self.queries // 2, rng) if self.crossed else []
+        told = [] if self.crossed else self._answered(page, rng)
+        texts = [query.text for query in made or told]
+        found = mine(texts, key) if texts else []
+        keys = [key]
+        for of_query in itertools.cycle(found):
+            if len(keys) == self.pages or not set().union(*found) - set(keys):
+                break
+            if left := [other for other in of_query if other not in keys]:
+                keys.append(rng.choice(left))
+        others = [self.features.load(*other) for other in keys[1:]]
+        if not self.crossed:
+            return [page, *others], [told, *(self._answered(other, rng) for other in others)]
+        each = max(1, (self.queries - len(made)) // max(1, len(others)))
+        return [page, *others], crossed([page, *others], [made, *(own(other, each, rng) for other in others)])
 
     def _answered(self, page: ReadPage, rng: random.Random) -> list[Labelled]:
         questions = [asked.text for asked in page.questions if usable(asked.text)]

@@ -80,28 +80,47 @@ def labelled(page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Ran
     return found
 
 
-def crossed(pages: Sequence[ReadPage], n: int, rng: random.Random) -> list[list[Labelled]]:
-    """For each page, the queries to ask it: ``n`` of its own, and those of the others.
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A query made for a page."""
 
-    Half are people's questions where there are enough, the rest phrases. A phrase is not asked of another page that
-    holds all of its longer words: whether that page answers it is not known.
+    text: str
+    exact: str | None  # the words of the page that it was made of; None: a question of people
+
+
+def own(page: ReadPage, n: int, rng: random.Random) -> list[Own]:
+    """``n`` queries that the page answers: half are people's questions where there are enough, the rest phrases."""
+    questions = [question.text for question in page.questions if usable(question.text)]
+    made = [Own(text, None) for text in rng.sample(questions, min(len(questions), n // 2))]
+    for _ in range(n - len(made)):
+        exact = phrase(page, rng)
+        if exact is None:
+            break
+        made.append(Own(loosen(exact, rng), exact))
+    return made
+
+
+def crossed(pages: Sequence[ReadPage], queries: Sequence[Sequence[Own]]) -> list[list[Labelled]]:
+    """For each page what to ask it: its own queries, and those of the others.
+
+    A phrase is not asked of another page that writes it too. One that has its words elsewhere is a wrong answer, and
+    the hardest there is.
     """
     asked: list[list[Labelled]] = [[] for _ in pages]
-    for page in pages:
-        questions = [question.text for question in page.questions if usable(question.text)]
-        own = rng.sample(questions, min(len(questions), n // 2))
-        for text in own:
+    for page, made in zip(pages, queries, strict=True):
+        for query in made:
             for there, other in zip(asked, pages, strict=True):
-                there.append(Labelled(text, any(text == question.text for question in other.questions)))
-        for _ in range(n - len(own)):
-            exact = phrase(page, rng)
-            if exact is None:
-                break
-            loose = loosen(exact, rng)
-            for there, other in zip(asked, pages, strict=True):
-                if other is page or not holds(other, exact):
-                    there.append(Labelled(loose, other is page))
+                if query.exact is None:
+                    there.append(Labelled(query.text, any(query.text == known.text for known in other.questions)))
+                elif other is page or not writes(other, query.exact):
+                    there.append(Labelled(query.text, other is page))
     return asked
+
+
+def writes(page: ReadPage, text: str) -> bool:
+    """Whether the words of a text stand on the page one after another."""
+    here, there = (" ".join(filter(None, words)) for words in (map(fold, text.split()), page.folded))
+    return f" {here} " in f" {there} "
 
 
 def holds(page: ReadPage, text: str) -> bool:

@@ -35,7 +35,8 @@ from mmrr.training.config import (
 from mmrr.training.crew import Crew, join, placed
 from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
-from mmrr.training.matching import Alike, BatchMaker, Contrast, Judge, Spelling, batch_seed
+from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed
+from mmrr.training.mined import Miner
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
 
@@ -102,8 +103,8 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     unseen = yield from _unseen(config, run, crew, held_out)
     if config.mined:
         features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
-    make = _matching(config, checkpoint, features, keys)
-    evaluate = unseen and _measure(config, crew, contrast.losses, *unseen)
+    make = _matching(config, run, checkpoint, features, keys)
+    evaluate = unseen and _measure(config, run, crew, contrast.losses, *unseen)
     yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
     if crew.leads:
         weight = embedder.projection.weight
@@ -135,8 +136,8 @@ def train_reranker(config: ScratchReranker, run: Path) -> Records:
         features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
     scorer.backbone.text.requires_grad_(True)
     judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.ranking)
-    make = _matching(config, checkpoint, features, keys)
-    evaluate = unseen and _measure(config, crew, judge.losses, *unseen)
+    make = _matching(config, run, checkpoint, features, keys)
+    evaluate = unseen and _measure(config, run, crew, judge.losses, *unseen)
     yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
     if crew.leads:
         fresh.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
@@ -243,10 +244,10 @@ def _unseen(config: ScratchConfig, run: Path, crew: Crew, held_out: list[Documen
 
 
 def _measure(
-    config: ScratchMatcher, crew: Crew, losses: Any, features: Features, keys: Keys
+    config: ScratchMatcher, run: Path, crew: Crew, losses: Any, features: Features, keys: Keys
 ) -> Callable[[], dict[str, float]]:
     """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
-    make = _batches(config, str(config.seed), features, keys)
+    make = _batches(config, run, str(config.seed), features, keys)
 
     def measure() -> dict[str, float]:
         batches = filter(lambda batch: batch.pages, map(make, range(HELD_OUT_BATCHES)))
@@ -259,9 +260,13 @@ def _measure(
 
 def _check_mining(config: ScratchMatcher) -> None:
     if config.mined and not config.embedder:
-        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages alike")
+        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages for queries")
+    if isinstance(config, ScratchReranker) and config.mined and not config.ranking:
+        raise MmrrError(
+            f"mined = {config.mined}, but ranking = 0: pages found for queries are asked them with it alone"
+        )
     if isinstance(config, ScratchEmbedder) and config.embedder and not config.mined:
-        raise MmrrError("an embedder's `embedder` mines pages alike, and mined = 0: set `mined`, or leave it out")
+        raise MmrrError("an embedder's `embedder` finds pages for queries, and mined = 0: set it, or leave both out")
 
 
 def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys, unseen: Any) -> Any:
@@ -273,14 +278,8 @@ def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features,
 
 
 def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
-    assert config.embedder is not None
-    path = config.embedder / CHECKPOINT
-    if not (path / "model.safetensors").exists():
-        raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
-    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
-    family = families.load("embedders", families.embedder(checkpoint.config()))
-    embedder = family.Embedder(checkpoint, family.Prepare(), crew.device, torch.float32)
-    embedded = Features(features.folder, features.pool, checksum_file(path / "model.safetensors")[:12])
+    embedder, _, name = _embedder(config, run, crew.device)
+    embedded = Features(features.folder, features.pool, name)
     for done, key in enumerate(keys, 1):
         with mixed(embedder.backbone.device, torch.bfloat16):
             embedded.embed(embedder, *key)
@@ -289,20 +288,16 @@ def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: Feature
     return embedded
 
 
-def alike(features: Features, keys: Keys, most: int) -> Alike | None:
-    """For each page the ``most`` pages of other reports that the embedder finds most alike; None: they are not mined.
-
-    Two pages are as alike as the means of their vectors.
-    """
-    if not most:
-        return None
-    means = torch.nn.functional.normalize(torch.stack([features.mean(*key) for key in keys]), dim=-1)
-    reports = torch.tensor([report for report, _ in keys])
-    found = {}
-    for key, mean in zip(keys, means, strict=True):
-        likeness = (means @ mean).masked_fill(reports == key[0], -torch.inf)
-        found[key] = [keys[i] for i in likeness.topk(min(most, int(likeness.isfinite().sum()))).indices.tolist()]
-    return found
+def _embedder(config: ScratchMatcher, run: Path, device: torch.device) -> tuple[Any, Any, str]:
+    """The trained embedder, the options of its queries, and what names its weights."""
+    assert config.embedder is not None
+    path = config.embedder / CHECKPOINT
+    if not (path / "model.safetensors").exists():
+        raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
+    family = families.load("embedders", families.embedder(checkpoint.config()))
+    embedder = family.Embedder(checkpoint, family.Prepare(), device, torch.float32)
+    return embedder, family.Search(), checksum_file(path / "model.safetensors")[:12]
 
 
 def _spell(config: ScratchMatcher, run: Path, crew: Crew, scorer: Any, features: Features, keys: Keys) -> Records:
@@ -330,7 +325,13 @@ def _hash_head(config: ScratchMatcher) -> nn.Linear:
     return head
 
 
-def _batches(config: ScratchMatcher, seed: str, features: Features, keys: Keys, strips: int = 0) -> BatchMaker:
+def _batches(
+    config: ScratchMatcher, run: Path, seed: str, features: Features, keys: Keys, strips: int = 0
+) -> BatchMaker:
+    mine = None
+    if config.mined:
+        embedder, search, _ = _embedder(config, run, torch.device("cpu"))  # batches are made by processes of their own
+        mine = Miner(embedder, search, features, keys, config.mined)
     return BatchMaker(
         features,
         keys,
@@ -339,14 +340,14 @@ def _batches(config: ScratchMatcher, seed: str, features: Features, keys: Keys, 
         queries=config.queries,
         answered_only=isinstance(config, ScratchEmbedder),
         crossed=isinstance(config, ScratchReranker) and config.ranking > 0,
-        alike=alike(features, keys, config.mined),
+        mine=mine,
         strips=strips,
     )
 
 
-def _matching(config: ScratchMatcher, begun: Checkpoint, features: Features, keys: Keys) -> BatchMaker:
+def _matching(config: ScratchMatcher, run: Path, begun: Checkpoint, features: Features, keys: Keys) -> BatchMaker:
     seed = batch_seed(config.seed, begun if config.start else None)
-    return _batches(config, seed, features, keys, round(config.strips * config.steps))
+    return _batches(config, run, seed, features, keys, round(config.strips * config.steps))
 
 
 def _train(
