@@ -51,7 +51,6 @@ class Retrieve:
     first_stage: FirstStage | None = None  # None: hybrid where there are page vectors, else bm25
     scope: Scope = "corpus"
     depth: int = 100  # candidates a query
-    rrf_k: int = 60  # constant of reciprocal-rank fusion (Cormack et al. 2009)
 
 
 @dataclass(frozen=True, slots=True)

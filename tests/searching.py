@@ -16,9 +16,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from mmrr.blend import blend
 from mmrr.index import TextIndex, build_dense, search_dense
-from mmrr.stages.retrieve import best_by_text, fuse
-from mmrr.types import Hit
+from mmrr.stages.retrieve import best_by_text
+from mmrr.types import rank
 
 T = TypeVar("T")
 DEPTH, WORDS, VOCABULARY = 100, 300, 100_000
@@ -66,9 +67,9 @@ def main(pages: int = 100_000, width: int = 2048, n_vectors: int = 1, n_asked: i
         loaded, _ = timed("load BM25", lambda: TextIndex.load(Path(folder) / "text", pages))
         best_by_text(loaded, asked[0], DEPTH)
         by_text, _ = timed("ask BM25", lambda: [best_by_text(loaded, text, DEPTH) for text in asked], len(asked))
-        dense = [Hit(str(row), score) for row, score in one[0].items()]
-        text = [Hit(str(row), score) for row, score in by_text[0]]
-        timed("fuse", lambda: [fuse([dense, text], 60, DEPTH) for _ in range(100)], 100)
+        dense = {"q": rank({str(row): score for row, score in one[0].items()}, DEPTH)}
+        text = {"q": rank({str(row): score for row, score in by_text[0]}, DEPTH)}
+        timed("blend", lambda: [blend(dense, text, 1.0) for _ in range(100)], 100)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,13 @@ def test_a_page_or_query_that_one_run_lacks() -> None:
     assert blend({}, {}, 1.0) == {}
 
 
+def test_a_run_that_tells_no_page_from_another_changes_no_order() -> None:
+    """A document without a text layer: every page of it is listed by text, with a score of 0."""
+    sight, nothing = {"q": rank({"b": 0.9, "a": 0.8, "c": 0.1})}, {"q": rank({"a": 0.0, "b": 0.0, "c": 0.0})}
+    assert [hit.page_id for hit in blend(sight, nothing, 1.0)["q"]] == ["b", "a", "c"]
+    assert blend(sight, nothing, 1.0) == blend(sight, {"q": []}, 1.0)
+
+
 @pytest.mark.parametrize("weight", [-1.0, math.nan])
 def test_a_weight_that_is_none(weight: float) -> None:
     with pytest.raises(MmrrError, match="expected 0 or more"):

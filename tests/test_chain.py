@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mmrr.blend import blend
 from mmrr.shards import StateReader
 from mmrr.stages import rerank
 from mmrr.stages.rerank import _ahead, _portions, _together
-from mmrr.types import Query, State
+from mmrr.types import Query, State, rank
 from tests.console import (
     FP32,
     INDEX,
@@ -235,29 +236,29 @@ def by_hand(run: dict[str, list[tuple[str, float]]], relevant: dict[str, set[str
     return {name: sum(row) / len(row) for name, row in values.items()}
 
 
-def test_eval_numbers_follow_from_the_run_files(made: Chain) -> None:
-    relevant: dict[str, set[str]] = {}
-    for line in made.qrels.read_text().splitlines():
-        query_id, _, page_id, _ = line.split()
-        relevant.setdefault(query_id, set()).add(page_id)
-    document = json.loads(mmrr("eval", "--work", made.work, "--qrels", made.qrels, "--json").stdout)
+def test_eval_numbers_follow_from_the_run_files(made: Chain, tmp_path: Path) -> None:
+    inputs = manifest(artifact(mmrr("eval", "--work", made.work, "--qrels", made.qrels)))["inputs"]
+    runs = [run_lines(made.work / stage / inputs[stage] / "run.trec") for stage in ("retrieve", "rerank")]
+    # Judged so that the two differ: right is what the first stage has first, and one page more.
+    relevant = {query_id: {hits[0][0], hits[2][0]} for query_id, hits in runs[0].items()}
+    qrels = tmp_path / "qrels.trec"
+    judged = [f"{query_id} 0 {page_id} 1\n" for query_id, pages in relevant.items() for page_id in sorted(pages)]
+    qrels.write_text("".join(judged))
+    document = json.loads(mmrr("eval", "--work", made.work, "--qrels", qrels, "--json").stdout)
     metrics = document["metrics"]
-    inputs = manifest(Path(document["artifact"]))["inputs"]
-    first, reranked = (
-        by_hand(run_lines(made.work / stage / inputs[stage] / "run.trec"), relevant) for stage in ("retrieve", "rerank")
-    )
+    first, reranked = (by_hand(run, relevant) for run in runs)
     assert first != reranked
     for name, value in reranked.items():
         assert metrics["first_stage"][name] == pytest.approx(first[name]), name
         assert metrics["reranked"][name] == pytest.approx(value), name
         assert metrics["difference"][name] == pytest.approx(value - first[name]), name
-    alone = json.loads(mmrr("eval", "--work", made.work, "--qrels", made.qrels, "--no-rerank", "--json").stdout)
+    alone = json.loads(mmrr("eval", "--work", made.work, "--qrels", qrels, "--no-rerank", "--json").stdout)
     assert alone["metrics"] == {"first_stage": metrics["first_stage"]}
     other = json.loads(
-        mmrr("eval", "--work", made.work, "--qrels", made.qrels, "--run", made.root / "run.trec", "--json").stdout
+        mmrr("eval", "--work", made.work, "--qrels", qrels, "--run", made.root / "run.trec", "--json").stdout
     )
     assert other["metrics"] == {"run": metrics["reranked"]}
-    ask = ("eval", "--work", made.work, "--qrels", made.qrels, "--baseline", made.root / "run.trec")
+    ask = ("eval", "--work", made.work, "--qrels", qrels, "--baseline", made.root / "run.trec")
     same = json.loads(mmrr(*ask, "--run", made.root / "run.trec", "--json").stdout)["metrics"]
     assert same["baseline"] == same["run"] == metrics["reranked"]
     for name, value in same["run"].items():
@@ -405,17 +406,18 @@ def retrieved(made: Chain, *args: object) -> dict[str, list[tuple[str, float]]]:
     return run_lines(artifact(mmrr("retrieve", "--queries", made.queries, "--work", made.work, *args)) / "run.trec")
 
 
-def test_hybrid_is_the_fusion_of_dense_and_text(chain: Chain) -> None:
+def test_hybrid_is_dense_and_text_blended(chain: Chain) -> None:
     dense, text = (retrieved(chain, "--first-stage", name) for name in ("dense", "bm25"))
     hybrid = retrieved(chain)
     assert retrieved(chain, "--first-stage", "hybrid") == hybrid
+    first, second = ({query_id: rank(dict(hits)) for query_id, hits in run.items()} for run in (dense, text))
+    expected = blend(first, second, weight=1.0)
     for query_id, hits in hybrid.items():
-        expected: dict[str, float] = {}
-        for run in (dense, text):
-            for position, (page_id, _) in enumerate(run[query_id], 1):
-                expected[page_id] = expected.get(page_id, 0) + 1 / (60 + position)
-        assert dict(hits) == pytest.approx(expected)
+        assert [page_id for page_id, _ in hits] == [hit.page_id for hit in expected[query_id]]
+        assert dict(hits) == pytest.approx(dict(expected[query_id]))
         assert len(dense[query_id]) == 5 > len(text[query_id]) > 0
+    few = retrieved(chain, "--candidates", 2)
+    assert few == {query_id: hits[:2] for query_id, hits in hybrid.items()}  # however few are asked for
     assert text["q1"][0][0] == "thesis.pdf/0001"
 
 

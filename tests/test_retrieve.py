@@ -8,8 +8,6 @@ import pytest
 
 from mmrr.errors import MmrrError
 from mmrr.index import TextIndex, build_dense, search_dense, tokenize
-from mmrr.stages.retrieve import fuse
-from mmrr.types import Hit
 
 PAGES = [
     "The thesis is due on Friday, the thesis must be bound.",
@@ -29,55 +27,6 @@ def search(folder, queries, n_pages, depth):
     """Of pages and queries with one vector each."""
     ones = np.ones(n_pages, dtype=np.int64)
     return search_dense(folder / "dense.faiss", list(queries[:, None]), ones, depth, lambda rows: pytest.fail("read"))
-
-
-# Fusion
-
-
-def test_fusion_is_the_sum_of_reciprocal_ranks():
-    dense = [Hit("a", 0.9), Hit("b", 0.8), Hit("c", 0.7)]
-    text = [Hit("c", 12.0), Hit("a", 3.0), Hit("d", 1.0)]
-    assert fuse([dense, text], 60, 10) == [
-        Hit("a", 1 / 61 + 1 / 62),
-        Hit("c", 1 / 63 + 1 / 61),
-        Hit("b", 1 / 62),
-        Hit("d", 1 / 63),
-    ]
-
-
-def test_fusion_golden_values():
-    """Cormack et al. 2009, k = 60: 1/61 = 0.016393..., worked out by hand."""
-    fused = fuse([[Hit("x", 5.0), Hit("y", 4.0)], [Hit("y", 0.5), Hit("x", 0.4)]], 60, 10)
-    assert [hit.page_id for hit in fused] == ["x", "y"]  # a tie: by page id
-    assert [hit.score for hit in fused] == pytest.approx([0.0325224748] * 2, abs=1e-10)
-    (only, _) = fuse([[Hit("x", 5.0), Hit("y", 4.0)], []], 0, 10)
-    assert only == Hit("x", 1.0)
-
-
-def test_only_ranks_count_and_k_flattens_them():
-    first, second = [Hit("a", 1.0), Hit("b", 0.5)], [Hit("c", 1.0), Hit("b", 0.5)]
-    thousandfold = [Hit(hit.page_id, 1000 * hit.score) for hit in first]
-    assert fuse([first, second], 60, 10) == fuse([thousandfold, second], 60, 10)
-    assert fuse([first, second], 60, 10)[0].page_id == "b"  # twice second beats once first
-    assert fuse([first, second], 0, 10)[0].page_id == "a"  # 1 + 0 against 1/2 + 1/2: a tie
-
-
-def test_depth_cuts_the_fused_list():
-    hits = [Hit(f"p{i}", 10.0 - i) for i in range(9)]
-    assert [hit.page_id for hit in fuse([hits, hits[:2]], 60, 3)] == ["p0", "p1", "p2"]
-
-
-def test_pages_without_a_shared_word_have_no_rank_by_text():
-    """In one document all pages are listed by text, those that share no word with score 0: their order is noise."""
-    dense = [Hit("b", 0.9), Hit("a", 0.8)]
-    silent = [Hit("a", 0.0), Hit("b", 0.0)]
-    assert fuse([dense, silent], 60, 10) == [Hit("b", 1 / 61), Hit("a", 1 / 62)]
-    partly = [Hit("c", 2.0), Hit("a", 0.0), Hit("b", 0.0)]
-    assert fuse([dense, partly], 60, 10) == [Hit("b", 1 / 61), Hit("c", 1 / 61), Hit("a", 1 / 62)]
-
-
-def test_a_negative_product_is_a_rank_like_any():
-    assert fuse([[Hit("a", -0.1), Hit("b", -0.2)]], 60, 10) == [Hit("a", 1 / 61), Hit("b", 1 / 62)]
 
 
 # FAISS

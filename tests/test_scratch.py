@@ -29,7 +29,7 @@ from mmrr.training import fresh, queries, scratch
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.features import Features, ReadPage
 from mmrr.training.matching import Batch, BatchMaker, batch_seed, ranked
-from mmrr.training.mined import Miner
+from mmrr.training.negatives import Miner
 from mmrr.training.queries import Labelled, folded_ends
 from mmrr.training.reader import Reader, faster, patchify
 from mmrr.training.scratch import train_embedder, train_reader, train_reranker

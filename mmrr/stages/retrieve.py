@@ -1,4 +1,4 @@
-"""Stage ``retrieve``: queries -> the first stage's run, by page vectors, by text, or by both fused."""
+"""Stage ``retrieve``: queries -> the first stage's run, by page vectors, by text, or by both blended."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from safetensors.torch import load
 
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
+from mmrr.blend import blend
 from mmrr.checkpoints import recorded
 from mmrr.collection import Collection, read_texts
-from mmrr.config import Machine, Retrieve
+from mmrr.config import Machine, Retrieve, Scope
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import digest, save_tensors
 from mmrr.index import DENSE, SIZES, TEXT, TextIndex, max_sim, search_dense
 from mmrr.shards import read_vectors
 from mmrr.trec import write_run
-from mmrr.types import Hit, Progress, Query, Run, rank, silent
+from mmrr.types import Progress, Query, Run, rank, silent
 
+#: Pages of either ranking, at least, that are added up.
+FUSED = 100
 #: A query's vectors, in its shard.
 _VECTORS = "vectors.safetensors"
 
@@ -61,7 +64,7 @@ def retrieve(
         raise MmrrError(f"--search-option {', '.join(search_options)} is of the embedder; this search is by text alone")
     spec = Spec(
         "retrieve",
-        2,
+        3,
         config,
         {
             "pages": collection.manifest.fingerprint,
@@ -72,18 +75,18 @@ def retrieve(
     if done := workspace.done(spec):
         return done
 
-    lists: list[list[list[Hit]]] = []
+    runs: list[Run] = []
     shards: list[str] = []
+    # What is added up is standardised over the pages found, so there must be enough of them to say what is usual.
+    depth = max(options.depth, FUSED) if first_stage == "hybrid" else options.depth
     started = time.perf_counter()
     if embedded and search:
         shards, vectors = _query_vectors(workspace, embedded, search, queries, machine, progress)
-        lists.append(_dense(workspace, collection, indexed, embedded, vectors, queries, options))
+        runs.append(_dense(workspace, collection, indexed, embedded, vectors, queries, options.scope, depth))
     if first_stage != "dense":
-        lists.append(_text(workspace, collection, indexed, queries, options))
-    run: Run = {
-        query.query_id: hits[0] if len(hits) == 1 else fuse(hits, options.rrf_k, options.depth)
-        for query, *hits in zip(queries, *lists, strict=True)
-    }
+        runs.append(_text(workspace, collection, indexed, queries, options.scope, depth))
+    found = runs[0] if len(runs) == 1 else blend(runs[0], runs[1], weight=1.0)
+    run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
     search_ms = 1000 * (time.perf_counter() - started)
 
     def write(folder: Path) -> None:
@@ -94,19 +97,6 @@ def retrieve(
 
     content = {"queries": len(queries), "candidates": sum(map(len, run.values())), "shards": shards}
     return workspace.commit(spec, content, 0, {"search_ms": round(search_ms, 1)}, write)
-
-
-def fuse(lists: list[list[Hit]], k: int, depth: int) -> list[Hit]:
-    """Reciprocal-rank fusion: sum of 1 / (k + rank) over the lists that have the page.
-
-    A page that shares no word with the query has no rank by text: where a document has no text layer, the order of
-    its pages there is noise.
-    """
-    scores: dict[str, float] = {}
-    for hits in lists:
-        for position, hit in enumerate((hit for hit in hits if hit.score != 0), 1):
-            scores[hit.page_id] = scores.get(hit.page_id, 0.0) + 1 / (k + position)
-    return rank(scores, depth)
 
 
 def _check(queries: list[Query], options: Retrieve, collection: Collection) -> None:
@@ -153,20 +143,21 @@ def _dense(
     embedded: Manifest,
     vectors: list[NDArray[np.float32]],
     queries: list[Query],
-    options: Retrieve,
-) -> list[list[Hit]]:
+    scope: Scope,
+    depth: int,
+) -> Run:
     def read(rows: list[int]) -> list[NDArray[np.float32]]:
         return [of_page.numpy() for of_page in read_vectors(workspace, embedded, collection, rows)]
 
-    if options.scope == "corpus":
+    if scope == "corpus":
         path, sizes = workspace.own_file(indexed, DENSE), _sizes(workspace.own_file(indexed, SIZES))
-        return [
-            rank({collection.pages[row].page_id: score for row, score in pages.items()}, options.depth)
-            for pages in search_dense(path, vectors, sizes, options.depth, read)
-        ]
+        return {
+            query.query_id: rank({collection.pages[row].page_id: score for row, score in pages.items()}, depth)
+            for query, pages in zip(queries, search_dense(path, vectors, sizes, depth, read), strict=True)
+        }
     # One document is a few pages: exact products, whatever the index of the whole collection approximates.
     cached: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
-    ranked = []
+    ranked: Run = {}
     for query, of_query in zip(queries, vectors, strict=True):
         assert query.doc_id
         rows = collection.rows[query.doc_id]
@@ -174,9 +165,8 @@ def _dense(
             pages = read(rows)
             cached[query.doc_id] = np.concatenate(pages), np.array([len(page) for page in pages])
         scores = max_sim([of_query], *cached[query.doc_id])[0].tolist()
-        ranked.append(
-            rank({collection.pages[row].page_id: s for row, s in zip(rows, scores, strict=True)}, options.depth)
-        )
+        of_pages = zip(rows, scores, strict=True)
+        ranked[query.query_id] = rank({collection.pages[row].page_id: score for row, score in of_pages}, depth)
     return ranked
 
 
@@ -196,18 +186,17 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
 
 
 def _text(
-    workspace: Workspace, collection: Collection, indexed: Manifest, queries: list[Query], options: Retrieve
-) -> list[list[Hit]]:
+    workspace: Workspace, collection: Collection, indexed: Manifest, queries: list[Query], scope: Scope, depth: int
+) -> Run:
     """By text. In a collection only pages that share a word; in one document all its pages, for the reranker to see."""
-    if options.scope == "corpus":
+    ranked: Run = {}
+    if scope == "corpus":
         index = TextIndex.load(workspace.own_file(indexed, TEXT), len(collection.pages))
-        ranked = []
         for query in queries:
-            found = best_by_text(index, query.text, options.depth)
-            ranked.append(rank({collection.pages[row].page_id: score for row, score in found}, options.depth))
+            found = best_by_text(index, query.text, depth)
+            ranked[query.query_id] = rank({collection.pages[row].page_id: score for row, score in found}, depth)
         return ranked
     cached: dict[str, TextIndex] = {}
-    ranked = []
     for query in queries:
         assert query.doc_id
         rows = collection.rows[query.doc_id]
@@ -215,5 +204,5 @@ def _text(
             cached[query.doc_id] = TextIndex.build(read_texts(workspace, collection, rows))
         scores = cached[query.doc_id].scores(query.text)
         pairs = zip(rows, scores.tolist(), strict=True)
-        ranked.append(rank({collection.pages[row].page_id: score for row, score in pairs}, options.depth))
+        ranked[query.query_id] = rank({collection.pages[row].page_id: score for row, score in pairs}, depth)
     return ranked

@@ -36,7 +36,7 @@ from mmrr.training.crew import Crew, join, placed
 from mmrr.training.features import Features, Keys, make_all
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
 from mmrr.training.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed
-from mmrr.training.mined import Miner
+from mmrr.training.negatives import Miner
 from mmrr.training.reader import CropMaker, Reader
 from mmrr.training.targets import N_HASHES
 
