@@ -91,7 +91,8 @@ class Own:
 def own(page: ReadPage, n: int, rng: random.Random) -> list[Own]:
     """``n`` queries that the page answers: half are people's questions where there are enough, the rest phrases."""
     questions = [question.text for question in page.questions if usable(question.text)]
-    made = [Own(text, None) for text in rng.sample(questions, min(len(questions), n // 2))]
+    half = (n + rng.randrange(2)) // 2  # of one query every second time
+    made = [Own(text, None) for text in rng.sample(questions, min(len(questions), half))]
     for _ in range(n - len(made)):
         exact = phrase(page, rng)
         if exact is None:
