@@ -27,7 +27,7 @@ from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, rank, silent
 
 #: Pages of either ranking, at least, that are added up.
-FUSED = 100
+BLENDED = 100
 #: A query's vectors, in its shard.
 _VECTORS = "vectors.safetensors"
 
@@ -78,7 +78,7 @@ def retrieve(
     runs: list[Run] = []
     shards: list[str] = []
     # What is added up is standardised over the pages found, so there must be enough of them to say what is usual.
-    depth = max(options.depth, FUSED) if first_stage == "hybrid" else options.depth
+    depth = max(options.depth, BLENDED) if first_stage == "hybrid" else options.depth
     started = time.perf_counter()
     if embedded and search:
         shards, vectors = _query_vectors(workspace, embedded, search, queries, machine, progress)
