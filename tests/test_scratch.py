@@ -327,6 +327,15 @@ def test_a_batch_takes_what_is_found_for_each_query_in_turn(runs: Path, crossed:
         assert len(searched) == (4 if crossed else 8)
 
 
+def test_half_of_a_batch_is_of_one_report_where_none_are_mined(runs: Path) -> None:
+    features, keys = written_pages(runs, config(runs, "near", "embedder", ""), 2)
+    loaded: list[tuple[int, int]] = []
+    features.load = lambda *key: loaded.append(key) or ReadPage(*[()] * 9)  # type: ignore[method-assign, func-returns-value]
+    BatchMaker(features, keys, "0", pages=8, queries=0, answered_only=True)(0)
+    first = keys.index(loaded[0])
+    assert loaded[:4] == [keys[(first + i) % len(keys)] for i in range(4)]
+
+
 def test_an_embedder_learns_among_pages_found_for_a_query(runs: Path) -> None:
     """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "embedder"\nsteps = 2\npages = 3\nqueries = 2\ndim = 8\nmined = 2\n'

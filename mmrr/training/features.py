@@ -21,8 +21,10 @@ from mmrr.geometry import CELL_PX
 from mmrr.training.loop import mixed
 from mmrr.training.targets import fold
 
-#: (report, page) of pages, in order.
-Keys = list[tuple[int, int]]
+#: (report, page) of a page.
+Key = tuple[int, int]
+#: Of pages, in order.
+Keys = list[Key]
 
 
 @dataclass(frozen=True, slots=True)

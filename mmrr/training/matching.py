@@ -23,15 +23,14 @@ from mmrr.backbones.qwen3_vl import PageSequence
 from mmrr.checkpoints import Checkpoint
 from mmrr.keep import choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
-from mmrr.training.features import Features, ReadPage
+from mmrr.training.features import Features, Key, Keys, ReadPage
 from mmrr.training.loop import Losses
 from mmrr.training.queries import Labelled, crossed, folded_ends, holds, labelled, own, phrase, usable
 from mmrr.training.targets import N_HASHES, fold, word_hashes
 from mmrr.types import Embedding
 
-Key = tuple[int, int]
-#: From queries and the page (report, page) they are of to the pages easily taken for it, of each query.
-Mine = Callable[[Sequence[str], Key], list[list[Key]]]
+#: From queries and the page they are of to the pages easily taken for it, of each query.
+Mine = Callable[[Sequence[str], Key], list[Keys]]
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
 #: Letters of a word that learns to point: shorter ones stand nearly everywhere.

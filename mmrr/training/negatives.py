@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmrr.index import max_sim
-from mmrr.training.features import Features, Keys
+from mmrr.training.features import Features, Key, Keys
 
 
 class Miner:
@@ -21,7 +21,7 @@ class Miner:
         self._sizes = np.array([len(of_page) for of_page in vectors])
         self._vectors = np.concatenate([of_page.float().numpy() for of_page in vectors])
 
-    def __call__(self, texts: Sequence[str], owner: tuple[int, int]) -> list[Keys]:
+    def __call__(self, texts: Sequence[str], owner: Key) -> list[Keys]:
         """For each query of a page its best ``most`` others, best first."""
         asked = [one.numpy() for one in self.embedder.embed_queries(texts, self.search)]
         orders = np.argsort(-max_sim(asked, self._vectors, self._sizes), axis=1, kind="stable")[:, : self.most + 1]
