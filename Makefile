@@ -20,14 +20,11 @@ install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tool
 demo: install ## Run the chain on data/sample with the models that come with mmrr: PDFs to a ranking and a picture
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr]'
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder --ocr
-	@$(BIN)/mmrr retrieve --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
-		--candidates 20 --output $(DEMO)/words.trec --json >/dev/null
 	@echo; echo "Reranked by the pages' text, and added to the words' ranking (BM25):"
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer kalm --scorer-model small-kalm
-	@$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
-		--candidates 20 --output $(DEMO)/kalm.trec --json >/dev/null
-	$(BIN)/mmrr blend $(DEMO)/words.trec $(DEMO)/kalm.trec --output $(DEMO)/blended.trec
-	$(BIN)/mmrr eval --work $(DEMO)/work --run $(DEMO)/blended.trec --baseline $(DEMO)/words.trec \
+	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
+		--candidates 20 --blend 0.3 --json >/dev/null
+	$(BIN)/mmrr eval --work $(DEMO)/work \
 		--qrels data/sample/qrels.trec --measure Success@1 --measure Success@3 --measure nDCG@5
 	@echo; echo "By sight alone, on early weights:"
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker

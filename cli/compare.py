@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from mmrr.config import Machine
+from mmrr.config import Machine, Rerank
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -38,6 +38,7 @@ def compare(
     first_stage: o.FirstStageOption = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
+    blend: o.Blend = None,
     output: Annotated[Optional[Path], typer.Option(help="Draw nDCG@5 over bytes a page here, as PNG.")] = None,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
@@ -65,7 +66,7 @@ def compare(
         else:
             raise MmrrError("compare on what? pass --queries and --qrels, or --data with MMDocIR")
         options = search_options(first_stage, scope, candidates)
-        found = pipeline.compare(session, asked, judged, options, chosen, report.plan)
+        found = pipeline.compare(session, asked, judged, options, chosen, Rerank(blend=blend), report.plan)
         if output:
             _draw(found, output)
         if json_:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 import typer
 
 from mmrr import __version__
-from mmrr.config import DenseOrder, Index, Machine, Model, Prune, PruneBy, Render
+from mmrr.config import DenseOrder, Index, Machine, Model, Prune, PruneBy, Render, Rerank
 from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
 from .bench import bench
-from .blend import blend
+from .blend import blend as blend_runs
 from .compare import compare
 from .draw import draw
 from .mine import mine
@@ -257,6 +257,7 @@ def rerank(
     score_option: o.ScoreOptions = None,
     dense: o.Dense = False,
     prompt: o.Prompt = "vision-first",
+    blend: o.Blend = None,
     from_: o.From = None,
     json_: o.Json = False,
     memory_budget: o.MemoryBudget = "4GiB",
@@ -272,10 +273,10 @@ def rerank(
 
         asked = _queries(query, queries, document, scope)
         check_output(output)
-        order = _order(dense, prompt)
+        how = Rerank(_order(dense, prompt), blend)
         session.current("precache")  # said before the search, not after it
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), pairs(search_option))
-        found = pipeline.rerank_run(session, found, pairs(score_option, exit_layer=exit_layer), order)
+        found = pipeline.rerank_run(session, found, how, pairs(score_option, exit_layer=exit_layer))
         report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
 
 
@@ -308,6 +309,7 @@ def evaluate(
     exit_layer: o.ExitLayer = None,
     dense: o.Dense = False,
     prompt: o.Prompt = "vision-first",
+    blend: o.Blend = None,
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
@@ -356,8 +358,8 @@ def evaluate(
             search_options(first_stage, "document", candidates),
             pairs(search_option),
             scoring,
+            Rerank(_order(dense, prompt), blend),
             pairs(None, exit_layer=exit_layer),
-            _order(dense, prompt),
             report.plan,
             with_layouts=layouts,
         )
@@ -385,6 +387,7 @@ def run(
     codec: o.Codec = None,
     option: o.PrepareOptions = None,
     exit_layer: o.ExitLayer = None,
+    blend: o.Blend = None,
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
@@ -406,7 +409,7 @@ def run(
         pipeline.index_pages(session, pages, model, {}, Index())
         report.without_text(session, pipeline.precache_pages(session, scoring, report.plan))
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), {})
-        found = pipeline.rerank_run(session, found, pairs(None, exit_layer=exit_layer))
+        found = pipeline.rerank_run(session, found, Rerank(blend=blend), pairs(None, exit_layer=exit_layer))
         report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)
         if qrels:
             judged = pipeline.judge_head(session, qrels, None, reranked=True)
@@ -414,7 +417,7 @@ def run(
 
 
 app.command()(bench)
-app.command()(blend)
+app.command("blend")(blend_runs)
 app.command()(compare)
 app.command()(draw)
 app.command()(mine)

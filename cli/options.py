@@ -123,6 +123,16 @@ Dense = Annotated[
         rich_help_panel=_MODELS,
     ),
 ]
+Blend = Annotated[
+    Optional[float],
+    typer.Option(
+        metavar="WEIGHT",
+        help="Add the reranker's scores, times this, to the first stage's, both standardised per query. "
+        "Default: the reranker alone decides. The small models that come with mmrr rank best with 1.5.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
 Prompt = Annotated[
     str,
     typer.Option(

@@ -137,10 +137,11 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
 
 
 def _by_logit(found: Ranking) -> bool:
-    """Whether a page was scored by itself: a place in a list is no logit."""
+    """Whether a page is ranked by a score of its own: a place in a list is no logit, nor is what a blend adds up."""
     from mmrr import families
 
-    return found.reranked is not None and not families.load("scorers", found.reranked.config["family"]).LISTWISE
+    by = found.reranked.config if found.reranked else None
+    return by is not None and "blend" not in by and not families.load("scorers", by["family"]).LISTWISE
 
 
 def picture(image: Image.Image, output: Path) -> None:

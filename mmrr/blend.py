@@ -14,7 +14,7 @@ def blend(first: Run, second: Run, weight: float) -> Run:
     Standardised: less the mean of the query's scores in that run, by their standard deviation. A page that one run
     lacks counts as its lowest there. Raises MmrrError for a negative weight.
     """
-    if not weight >= 0:
+    if not 0 <= weight < math.inf:
         raise MmrrError(f"weight {weight}: expected 0 or more")
     blended: Run = {}
     for query_id in {**first, **second}:

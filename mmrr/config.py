@@ -60,6 +60,12 @@ class Prune:
 
 
 @dataclass(frozen=True, slots=True)
+class Rerank:
+    dense: DenseOrder | None = None  # the stock model's own full forward instead of the caches
+    blend: float | None = None  # weight of the reranker's scores beside the first stage's; None: they rank alone
+
+
+@dataclass(frozen=True, slots=True)
 class Mine:
     """Which wrong pages a query is given to learn from."""
 

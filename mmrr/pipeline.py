@@ -15,7 +15,7 @@ from PIL import Image
 from mmrr import families, mmdocir, picture
 from mmrr.artifacts import Manifest, Workspace, command
 from mmrr.collection import Collection, load, read_image
-from mmrr.config import DenseOrder, Index, Machine, Model, Prune, Render, Retrieve
+from mmrr.config import Index, Machine, Model, Prune, Render, Rerank, Retrieve
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.documents import find_sources
 from mmrr.errors import MmrrError
@@ -217,8 +217,8 @@ def search(
 def rerank_run(
     session: Session,
     ranking: Ranking,
+    options: Rerank,
     score_options: dict[str, str],
-    dense: DenseOrder | None = None,
     cached: Manifest | None = None,
 ) -> Ranking:
     """``retrieve`` + ``precache`` -> ``rerank``."""
@@ -230,9 +230,9 @@ def rerank_run(
         ranking.retrieved,
         ranking.first,
         ranking.queries,
+        options,
         score_options,
         session.machine,
-        dense,
         session.progress,
     )
     final = _read_run(session, reranked, ranking.queries)
@@ -344,6 +344,7 @@ def compare(
     qrels: Qrels,
     options: Retrieve,
     scorings: Mapping[str, Scoring],
+    rerank_options: Rerank,
     report: Callable[[Plan], None] = lambda plan: None,
 ) -> list[Compared]:
     """The first stage and each scorer over its candidates, on the newest index. The caches are made where missing."""
@@ -353,7 +354,7 @@ def compare(
     found: dict[str, tuple[int, float | None, float | None]] = {}
     for name, scoring in scorings.items():
         cached = precache_pages(session, scoring, report, indexed)
-        reranked = rerank_run(session, ranking, {}, None, cached)
+        reranked = rerank_run(session, ranking, rerank_options, {}, cached)
         assert reranked.reranked
         assert reranked.final is not None
         runs[name] = reranked.final
@@ -391,8 +392,8 @@ def mmdocir_benchmark(
     retrieve_options: Retrieve,
     search_options: dict[str, str],
     scoring: Scoring | None,
+    rerank_options: Rerank,
     score_options: dict[str, str],
-    dense: DenseOrder | None,
     report: Callable[[Plan], None] = lambda plan: None,
     *,
     with_layouts: bool = False,
@@ -414,7 +415,7 @@ def mmdocir_benchmark(
         ranking = search(session, benchmark.queries(), retrieve_options, search_options, indexed)
         if scoring:
             cached = precache_pages(session, scoring, report, indexed)
-            ranking = rerank_run(session, ranking, score_options, dense, cached)
+            ranking = rerank_run(session, ranking, rerank_options, score_options, cached)
         return ranking
 
     layouts = None

@@ -562,6 +562,8 @@ def test_options_of_precache(made: Made, options: list[str], says: str) -> None:
         (["--dense", "--exit-layer", "4"], "--dense"),
         (["--dense", "--prompt", "sideways"], "--prompt sideways"),
         (["--prompt", "query-first"], "--dense"),
+        (["--blend", "-1"], "--blend -1.0: expected 0 or more"),
+        (["--blend", "inf"], "--blend inf"),
         (["--first-stage", "sparse"], "--first-stage sparse"),
         (["--first-stage", "hybrid"], "mmrr index with --embedder"),
         (["--scope", "page"], "--scope page"),

@@ -17,6 +17,7 @@ from mmrr.blend import blend
 from mmrr.shards import StateReader
 from mmrr.stages import rerank
 from mmrr.stages.rerank import _ahead, _portions, _together
+from mmrr.trec import read_run
 from mmrr.types import Query, State, rank
 from tests.console import (
     FP32,
@@ -475,6 +476,20 @@ def test_candidates_bound_what_is_reranked(chain: Chain) -> None:
     for query_id, hits in first.items():
         assert len(hits) == 2
         assert {hit[0] for hit in reranked[query_id]} == {hit[0] for hit in hits}
+
+
+def test_the_reranker_blended_with_the_first_stage(chain: Chain) -> None:
+    """The same as blending the two runs, from the same scores: no page is scored anew."""
+    alone = chain.rerank()
+    before = shards(chain.work, "rerank")
+    made = chain.rerank("--blend", 1.5)
+    assert made.name != alone.name
+    assert shards(chain.work, "rerank") == before
+    first = read_run(artifact(mmrr("retrieve", "--queries", chain.queries, "--work", chain.work)) / "run.trec")
+    expected = blend(first, read_run(alone / "run.trec"), 1.5)
+    assert read_run(made / "run.trec") == expected
+    said = json.loads(mmrr("rerank", QUESTION, "--work", chain.work, "--blend", 1.5, "--json").stdout)
+    assert all("logit" not in row for row in said["queries"][0]["results"])
 
 
 # Scoring

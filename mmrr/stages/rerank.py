@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +17,10 @@ import torch
 
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
+from mmrr.blend import blend
 from mmrr.checkpoints import recorded
 from mmrr.collection import Collection, read_content, read_image
-from mmrr.config import DenseOrder, Machine
+from mmrr.config import DenseOrder, Machine, Rerank
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.shards import Resident, StateReader, States, page_name, read_keeps
@@ -45,29 +46,33 @@ def rerank(
     retrieved: Manifest,
     run: Run,
     queries: list[Query],
+    options: Rerank,
     score_options: dict[str, str],
     machine: Machine,
-    dense: DenseOrder | None = None,
     progress: Progress = silent,
 ) -> Manifest:
     """Score each query's candidates in ``run`` and order them anew.
 
-    ``score_options`` are the scorer family's ``Score`` by name. ``dense`` scores with the stock model's own full
-    forward instead of the caches. A query whose candidates were scored before is not scored again.
+    ``score_options`` are the scorer family's ``Score`` by name. A query whose candidates were scored before is not
+    scored again. Raises MmrrError for options that exclude each other, and for a negative weight.
     """
     assert cached.model
     module = families.load("scorers", cached.config["family"])
-    options = families.parse_options(module.Score, score_options)
+    dense, score_as = options.dense, families.parse_options(module.Score, score_options)
     if dense and score_options:
         raise MmrrError("--dense runs the whole model: it goes with no exit layer and no other option of scoring")
-    how = {"dense": dense} if dense else {"score": dataclasses.asdict(options)}
+    if options.blend is not None and not 0 <= options.blend < math.inf:
+        raise MmrrError(f"--blend {options.blend}: expected 0 or more")
+    how = {"dense": dense} if dense else {"score": dataclasses.asdict(score_as)}
     inputs = {
         "pages": collection.manifest.fingerprint,
         "retrieve": retrieved.fingerprint,
         "precache": cached.fingerprint,
     }
     # The caches hold all of the scorer's own settings; the dense forward depends on the wording and pixels alone.
-    spec = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
+    scored = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
+    # What a page's own score is does not depend on what it is added to.
+    spec = scored if options.blend is None else replace(scored, config={**scored.config, "blend": options.blend})
     if done := workspace.done(spec):
         return done
 
@@ -75,7 +80,7 @@ def rerank(
     # Sorted: the score of a page does not depend on where the first stage put it, unless it is scored in a list.
     ordered = list if module.LISTWISE else sorted
     keys = {
-        query.query_id: spec.shard_key(
+        query.query_id: scored.shard_key(
             query.text, *ordered(_name(collection, cached, row) for row in candidates[query.query_id])
         )
         for query in queries
@@ -86,7 +91,7 @@ def rerank(
         started = time.perf_counter()
         score = _dense(workspace, collection, cached, machine, dense) if dense else None
         score = score or _from_cache(
-            workspace, collection, cached, _scorer(workspace, cached, machine), options, machine
+            workspace, collection, cached, _scorer(workspace, cached, machine), score_as, machine
         )
         load_ms = 1000 * (time.perf_counter() - started)
         alone = module.LISTWISE or dense is not None
@@ -105,6 +110,8 @@ def rerank(
             {collection.pages[row].page_id: record["logits"][_name(collection, cached, row)] for row in rows}
         )
         timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
+    if options.blend is not None:
+        reranked = blend({query_id: run[query_id] for query_id in reranked}, reranked, options.blend)
 
     def write(folder: Path) -> None:
         with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
