@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import faiss
@@ -11,75 +12,84 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
+from mmrr import late
 from mmrr.errors import MmrrError
 
-#: Files of an ``index`` artifact.
-DENSE, SIZES, TEXT = "dense.faiss", "sizes.npy", "bm25"
+#: Files of an ``index`` artifact: FAISS's; where pages have several vectors these, and how many each has; BM25's.
+DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
 
 #: Of an inverted file's lists a query looks into this share, and into so many at least.
 PROBED, FEWEST = 1 / 16, 8
 
 #: Of what an approximate search finds, so many times as many are scored exactly as are asked for.
 RESCORED = 4
-#: For each vector of a query, an approximate search asks for so many times as many vectors as pages are wanted.
-NEIGHBOURS = 16
-#: Products held at once while every page is scored.
-_PRODUCTS = 1 << 25
+#: For each vector of a query, an approximate search asks for so many times as many vectors as pages are wanted, and for
+#: so many at least.
+NEIGHBOURS, NEAREST = 16, 1024
+#: Of an index that is trained, vectors for each of its lists, and vectors at least.
+_SAMPLED, _SAMPLE = 64, 1 << 16
 
 #: bm25s's own defaults (Lucene's BM25), with English stemming and its short list of stop words.
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
 
 
-def build_dense(vectors: NDArray[np.float32], factory: str, path: Path) -> None:
-    """Build a FAISS inner-product index over unit vectors (n, D) and write it.
+def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:
+    """Index the pages' unit vectors, (V, D) each: one a page, or with ``several`` as many as it likes.
 
+    One: rows of a FAISS inner-product index, ``DENSE``. Several: rows of ``VECTORS``, float16, ``SIZES`` beside them;
+    every page is scored by these, unless ``factory`` is other than "Flat" and finds candidates first.
     Raises MmrrError if the factory string is not FAISS's or needs more vectors than there are.
     """
+    if not several:
+        vectors = np.concatenate(list(pages))
+        _faiss(factory, vectors, lambda n: vectors, folder / DENSE)
+        return
+    sizes = late.write_rows(pages, folder / VECTORS)
+    np.save(folder / SIZES, sizes, allow_pickle=False)
+    if factory != "Flat":
+        stored = late.read_rows(folder / VECTORS, mapped=True)
+        _faiss(factory, stored, lambda n: late.sample(stored, sizes, n), folder / DENSE)
+
+
+def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[np.float32]], path: Path) -> None:
+    """Train an index on a ``sample`` of so many vectors, add them all a part at a time, and write it."""
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
-            index.train(vectors)
-        index.add(vectors)
+            lists = faiss.try_extract_index_ivf(index)
+            index.train(sample(max(_SAMPLE, _SAMPLED * lists.nlist if lists else 0)))
+        for start in range(0, len(vectors), _SAMPLE):
+            index.add(vectors[start : start + _SAMPLE].astype(np.float32, copy=False))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
         raise MmrrError(f"FAISS cannot build '{factory}' over {len(vectors)} vectors: {reason}") from error
-    path.write_bytes(faiss.serialize_index(index).tobytes())
-
-
-def max_sim(
-    queries: Sequence[NDArray[np.float32]], vectors: NDArray[np.float32], sizes: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Scores (Q, pages): the sum, over a query's vectors (M, D), of the best product with one of a page's.
-
-    ``vectors`` (sum of ``sizes``, D), one page's after another's; every page has one at least.
-    """
-    asked = np.concatenate(queries)
-    firsts = np.cumsum([0, *map(len, queries[:-1])])
-    ends = np.cumsum(sizes)
-    scores = np.empty((len(queries), len(sizes)), dtype=np.float32)
-    page = 0
-    while page < len(sizes):
-        start = ends[page] - sizes[page]
-        after = max(page + 1, int(np.searchsorted(ends, start + _PRODUCTS // len(asked), side="right")))
-        products = asked @ vectors[start : ends[after - 1]].T
-        best = np.maximum.reduceat(products, ends[page:after] - sizes[page:after] - start, axis=1)
-        scores[:, page:after] = np.add.reduceat(best, firsts, axis=0)
-        page = after
-    return scores
+    path.write_bytes(faiss.serialize_index(index).data)
 
 
 def search_dense(
-    path: Path,
-    queries: Sequence[NDArray[np.float32]],
-    sizes: NDArray[np.int64],
-    depth: int,
-    read: Callable[[list[int]], list[NDArray[np.float32]]],
+    files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int
 ) -> list[dict[int, float]]:
-    """Of each query (M, D) the best ``depth`` pages by row at least, with their ``max_sim``.
+    """Of each query (M, D) the best ``depth`` pages by row at least, with their ``late.max_sim``.
 
-    ``sizes`` (pages,): how many vectors a page has; ``read`` gives the vectors (V, D) of pages by row. "Flat" finds
-    exactly the best; an index that approximates may miss some, and may find fewer. Raises MmrrError if it is damaged.
+    ``files``: an index's, by name. "Flat" finds exactly the best; an index that approximates may miss some, and may
+    find fewer. Raises MmrrError if one is damaged.
     """
+    if VECTORS in files:
+        vectors, sizes = late.read_rows(files[VECTORS], mapped=True), late.read_rows(files[SIZES])
+        if DENSE not in files:
+            return [_best(scores, depth) for scores in late.max_sim(queries, vectors, sizes)]
+        index, owners = _read_faiss(files[DENSE]), np.repeat(np.arange(len(sizes)), sizes)
+        near = [_near(index, query, owners, depth) for query in queries]
+        return [_scored(query, rows, vectors, sizes) for query, rows in zip(queries, near, strict=True)]
+    index = _read_faiss(files[DENSE])
+    found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
+    return [  # FAISS fills up with -1
+        {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
+        for scores, rows in found
+    ]
+
+
+def _read_faiss(path: Path) -> faiss.Index:
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
@@ -89,17 +99,16 @@ def search_dense(
         lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
     if isinstance(index, faiss.IndexRefine):
         index.k_factor = RESCORED
-    if index.ntotal == len(sizes) and all(len(query) == 1 for query in queries):
-        found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
-        return [  # FAISS fills up with -1
-            {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
-            for scores, rows in found
-        ]
-    if isinstance(index, faiss.IndexFlat):
-        vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(-1, index.d)
-        return [_best(scores, depth) for scores in max_sim(queries, vectors, sizes)]
-    owners = np.repeat(np.arange(len(sizes)), sizes)
-    return [_approximate(index, query, owners, depth, read) for query in queries]
+    return index
+
+
+def _scored(
+    query: NDArray[np.float32], rows: list[int], vectors: NDArray[np.float16], sizes: NDArray[np.int64]
+) -> dict[int, float]:
+    if not rows:
+        return {}
+    (scores,) = late.max_sim([query], np.concatenate(list(late.pages_at(vectors, sizes, rows))), sizes[rows])
+    return dict(zip(rows, scores.tolist(), strict=True))
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
@@ -108,19 +117,13 @@ def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
     return {int(row): float(scores[row]) for row in np.flatnonzero(scores >= edge)}
 
 
-def _approximate(
-    index: faiss.Index,
-    query: NDArray[np.float32],
-    owners: NDArray[np.int64],
-    depth: int,
-    read: Callable[[list[int]], list[NDArray[np.float32]]],
-) -> dict[int, float]:
-    """Pages near any of the query's vectors; the most promising are scored exactly.
+def _near(index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int) -> list[int]:
+    """Pages near any of the query's vectors, the most promising first, as many as are worth scoring exactly.
 
     A page that was not found for a vector counts there as the last one that was (the missing scores of XTR,
     arXiv 2304.01982).
     """
-    scores, rows = index.search(query, min(depth * NEIGHBOURS, index.ntotal))
+    scores, rows = index.search(query, min(max(NEAREST, depth * NEIGHBOURS), index.ntotal))
     gains: dict[int, float] = {}
     for of_vector, found in zip(scores, rows, strict=True):
         found, of_vector = found[found >= 0], of_vector[found >= 0]
@@ -129,12 +132,7 @@ def _approximate(
         pages, first = np.unique(owners[found], return_index=True)  # best first: a page's first is its best
         for page, score in zip(pages.tolist(), of_vector[first].tolist(), strict=True):
             gains[page] = gains.get(page, 0.0) + score - float(of_vector[-1])
-    promising = sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
-    if not promising:
-        return {}
-    vectors = read(promising)
-    (exact,) = max_sim([query], np.concatenate(vectors), np.array([len(one) for one in vectors]))
-    return dict(zip(promising, exact.tolist(), strict=True))
+    return sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
 
 
 def tokenize(texts: list[str]) -> list[list[str]]:

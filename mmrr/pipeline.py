@@ -33,8 +33,8 @@ from mmrr.types import Progress, Qrels, Query, Run, silent
 COMPARED = ("R@1", "R@3", "R@5", "nDCG@5")
 
 
-#: Of ``embed`` and ``index`` artifacts, the schema since which a page has as many vectors as it likes.
-_VECTORS_SINCE = 2
+#: The schemas since which pages' vectors are kept as they are now.
+_VECTORS_SINCE = {"embed": 2, "index": 3}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Session:
             found = self.workspace.head(stage)
         if found is None:
             raise MmrrError(f"{work} has no {stage} yet; run: mmrr {command(stage)} --work {work}")
-        if stage in ("embed", "index") and found.schema < _VECTORS_SINCE:
+        if found.schema < _VECTORS_SINCE.get(stage, 0):
             raise MmrrError(
                 f"{stage}/{found.fingerprint} was made by an earlier mmrr, which kept vectors otherwise; "
                 f"run: mmrr index --work {work}, with the same documents"

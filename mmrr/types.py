@@ -63,7 +63,7 @@ def rank(scores: dict[str, float], depth: int | None = None) -> list[Hit]:
 class Embedding:
     """What the embedder says of one page."""
 
-    vectors: torch.Tensor  # (V, D) float32 or float16, of length 1; a page scores what `index.max_sim` says
+    vectors: torch.Tensor  # (V, D) float32 or float16, of length 1; a page scores what `late.max_sim` says
     saliency: torch.Tensor  # (T,) float32 >= 0, attention of the last token, summed over layers, mean over heads
     grid: Grid
 

@@ -38,10 +38,10 @@ def main(pages: int = 100_000, width: int = 2048, n_vectors: int = 1, n_asked: i
     vectors = rng.standard_normal((pages * n_vectors, width), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     queries = list(rng.standard_normal((33, n_asked, width), dtype=np.float32) / width**0.5)
-    sizes, by_page = np.full(pages, n_vectors), vectors.reshape(pages, n_vectors, width)
+    by_page = vectors.reshape(pages, n_vectors, width)
 
-    def search(path: Path, n: int) -> list[dict[int, float]]:
-        return search_dense(path, queries[:n], sizes, DEPTH, lambda rows: list(by_page[rows]))
+    def search(index: Path, n: int) -> list[dict[int, float]]:
+        return search_dense({path.name: path for path in index.iterdir()}, queries[:n], DEPTH)
 
     likely = 1 / np.arange(1, VOCABULARY + 1)
     likely /= likely.sum()
@@ -51,9 +51,10 @@ def main(pages: int = 100_000, width: int = 2048, n_vectors: int = 1, n_asked: i
     with tempfile.TemporaryDirectory() as folder:
         short = f"PCA{min(256, width // 6)},SQ8,Refine(SQfp16)"
         for factory in ("Flat", *(factories or ("SQfp16", "SQbf16", "SQ8", short, "IVF1024,Flat"))):
-            path = Path(folder) / "index"
-            timed(f"build {factory}", lambda f=factory, p=path: build_dense(vectors, f, p))
-            print(f"{'bytes':<44}{path.stat().st_size / 1e6:12.1f} MB")
+            path = Path(folder) / f"index-{factory}"
+            path.mkdir()
+            timed(f"build {factory}", lambda f=factory, p=path: build_dense(by_page, f, p, several=n_vectors > 1))
+            print(f"{'bytes':<44}{sum(file.stat().st_size for file in path.iterdir()) / 1e6:12.1f} MB")
             one, ms = timed(f"load {factory} and ask one", lambda p=path: search(p, 1))
             many, more = timed(f"load {factory} and ask 33", lambda p=path: search(p, 33))
             print(f"{'each further query':<44}{(more - ms) / 32:12.1f} ms")

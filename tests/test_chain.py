@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmrr import pipeline
 from mmrr.blend import blend
 from mmrr.shards import StateReader
 from mmrr.stages import rerank
@@ -465,7 +466,7 @@ def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> No
 
 
 def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmrr.pipeline._VECTORS_SINCE", 3)
+    monkeypatch.setitem(pipeline._VECTORS_SINCE, "index", 4)
     said = refused("retrieve", "--queries", chain.queries, "--work", chain.work)
     assert "was made by an earlier mmrr, which kept vectors otherwise; run: mmrr index" in said
 

@@ -55,6 +55,7 @@ NEVER = {
     # Of mmrr it knows its own modules and mmrr.errors.
     "mmrr.factory": (HEAVY - {"numpy"}) | (MODULES - {"mmrr.errors", "mmrr.factory"}),
     "mmrr.index": {"torch", "mmrr.artifacts"},
+    "mmrr.late": MODULES - {"mmrr.errors", "mmrr.late"},
     "mmrr.metrics": {"torch", "mmrr.artifacts"},
     "mmrr.ocr": HEAVY | (MODULES - {"mmrr.errors"}),
     "mmrr.prompts": {"torch", "mmrr"},

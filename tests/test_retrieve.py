@@ -23,10 +23,14 @@ def unit_vectors(n, d, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def search(folder, queries, n_pages, depth):
+def search(folder, queries, depth):
     """Of pages and queries with one vector each."""
-    ones = np.ones(n_pages, dtype=np.int64)
-    return search_dense(folder / "dense.faiss", list(queries[:, None]), ones, depth, lambda rows: pytest.fail("read"))
+    return search_dense({"dense.faiss": folder / "dense.faiss"}, list(queries[:, None]), depth)
+
+
+def build(vectors, factory, folder):
+    """Of pages with one vector each."""
+    build_dense(vectors[:, None], factory, folder, several=False)
 
 
 # FAISS
@@ -34,23 +38,23 @@ def search(folder, queries, n_pages, depth):
 
 def test_flat_is_brute_force(tmp_path):
     vectors, queries = unit_vectors(200, 16), unit_vectors(7, 16, seed=1)
-    build_dense(vectors, "Flat", tmp_path / "dense.faiss")
+    build(vectors, "Flat", tmp_path)
     products = queries @ vectors.T
-    for own, found in zip(products, search(tmp_path, queries, 200, 20), strict=True):
+    for own, found in zip(products, search(tmp_path, queries, 20), strict=True):
         assert list(found) == np.argsort(-own)[:20].tolist()
         assert max(abs(score - own[row]) for row, score in found.items()) < 1e-6
 
 
 def test_no_more_hits_than_pages(tmp_path):
-    build_dense(unit_vectors(3, 8), "Flat", tmp_path / "dense.faiss")
-    (found,) = search(tmp_path, unit_vectors(1, 8, seed=1), 3, 100)
+    build(unit_vectors(3, 8), "Flat", tmp_path)
+    (found,) = search(tmp_path, unit_vectors(1, 8, seed=1), 100)
     assert sorted(found) == [0, 1, 2]
 
 
 def test_an_approximate_index_leaves_out_what_it_did_not_find(tmp_path):
     vectors = unit_vectors(64, 8)
-    build_dense(vectors, "IVF32,Flat", tmp_path / "dense.faiss")
-    (found,) = search(tmp_path, vectors[:1], 64, 64)
+    build(vectors, "IVF32,Flat", tmp_path)
+    (found,) = search(tmp_path, vectors[:1], 64)
     assert next(iter(found)) == 0
     plain = faiss.read_index(str(tmp_path / "dense.faiss"))
     assert (plain.search(vectors[:1], 64)[1] >= 0).sum() < len(found) < 64  # FAISS alone looks into one list
@@ -67,8 +71,8 @@ def test_shortened_vectors_find_and_whole_ones_score(tmp_path):
     vectors = (rng.standard_normal((605, 4)) @ plane + off).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     pages, queries = vectors[:600], vectors[600:]
-    build_dense(pages, "PCA8,SQ8,Refine(SQfp16)", tmp_path / "dense.faiss")
-    for own, found in zip(queries @ pages.T, search(tmp_path, queries, 600, 20), strict=True):
+    build(pages, "PCA8,SQ8,Refine(SQfp16)", tmp_path)
+    for own, found in zip(queries @ pages.T, search(tmp_path, queries, 20), strict=True):
         order = np.argsort(-own)
         assert own[next(iter(found))] > own[order[0]] - 1e-3
         assert len({*list(found)[:20]} & {*order[:20].tolist()}) >= 19
@@ -78,8 +82,8 @@ def test_shortened_vectors_find_and_whole_ones_score(tmp_path):
 def test_more_is_rescored_than_is_asked_for(tmp_path):
     """FAISS alone only sorts anew what shortened vectors put first."""
     vectors, queries = unit_vectors(400, 16), unit_vectors(50, 16, seed=1)
-    build_dense(vectors, "PCA4,SQ8,Refine(SQfp16)", tmp_path / "dense.faiss")
-    ours = [next(iter(found)) for found in search(tmp_path, queries, 400, 10)]
+    build(vectors, "PCA4,SQ8,Refine(SQfp16)", tmp_path)
+    ours = [next(iter(found)) for found in search(tmp_path, queries, 10)]
     plain = faiss.read_index(str(tmp_path / "dense.faiss"))
     alone = plain.search(queries, 10)[1][:, 0].tolist()
     plain.k_factor = 4
@@ -91,7 +95,7 @@ def test_more_is_rescored_than_is_asked_for(tmp_path):
 @pytest.mark.parametrize("factory", ["Flatt", "", "IVF100,Flat", "PQ3", "\x00"])
 def test_a_factory_that_does_not_work_is_one_line(tmp_path, factory):
     with pytest.raises(MmrrError, match=r"FAISS cannot build '.*' over 10 vectors: .") as caught:
-        build_dense(unit_vectors(10, 8), factory, tmp_path / "dense.faiss")
+        build(unit_vectors(10, 8), factory, tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "dense.faiss").exists()
 
@@ -99,13 +103,13 @@ def test_a_factory_that_does_not_work_is_one_line(tmp_path, factory):
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "other"])
 def test_a_damaged_dense_index_is_named(tmp_path, damage):
     path = tmp_path / "dense.faiss"
-    build_dense(unit_vectors(10, 8), "Flat", path)
+    build(unit_vectors(10, 8), "Flat", tmp_path)
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-9], "other": b"not an index at all"}[damage])
     with pytest.raises(MmrrError, match=r"dense\.faiss is damaged or gone; run mmrr index again"):
-        search(tmp_path, unit_vectors(1, 8), 10, 5)
+        search(tmp_path, unit_vectors(1, 8), 5)
 
 
 # BM25

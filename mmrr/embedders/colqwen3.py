@@ -35,6 +35,8 @@ from mmrr.types import Embedding, Grid
 
 #: mmrr's own, and published checkpoints this family loads.
 CHECKPOINTS = ("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b")
+#: Whether a page and a query have as many vectors as they like.
+LATE = True
 #: Longest query, in tokens.
 MAX_LENGTH = 8192
 #: In config.json: a query's vectors are its words', a page's its visual tokens', and the last token's of both.

@@ -24,6 +24,8 @@ from mmrr.types import Embedding, Grid
 
 #: Published checkpoints this family loads.
 CHECKPOINTS = ("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
+#: Whether a page and a query have as many vectors as they like.
+LATE = False
 #: Longest input of the published recipe, in tokens.
 MAX_LENGTH = 8192
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.collection import Collection, read_texts
 from mmrr.config import Index
-from mmrr.index import BM25, DENSE, SIZES, TEXT, TextIndex, build_dense
+from mmrr.index import BM25, TEXT, TextIndex, build_dense
 from mmrr.shards import read_vectors
 from mmrr.types import Progress, silent
+
+#: Pages whose vectors are read at once.
+_TOGETHER = 256
 
 
 def build(
@@ -24,7 +29,7 @@ def build(
     if embedded:
         inputs["embed"] = embedded.fingerprint
         config["faiss_factory"] = options.faiss_factory
-    spec = Spec("index", 2, config, inputs)
+    spec = Spec("index", 3, config, inputs)
     manifest = workspace.done(spec)
     if manifest is None:
         texts = read_texts(workspace, collection)
@@ -33,13 +38,20 @@ def build(
             with progress("index", len(collection.pages)) as advance:
                 TextIndex.build(texts).save(folder / TEXT)
                 if embedded:
-                    rows = list(range(len(collection.pages)))
-                    vectors = read_vectors(workspace, embedded, collection, rows)
-                    build_dense(torch.cat(vectors).numpy(), options.faiss_factory, folder / DENSE)
-                    np.save(folder / SIZES, np.array([len(of_page) for of_page in vectors]), allow_pickle=False)
+                    several = families.load("embedders", embedded.config["family"]).LATE
+                    build_dense(
+                        _vectors(workspace, collection, embedded), options.faiss_factory, folder, several=several
+                    )
                 advance(len(collection.pages))
 
         content = {"pages": len(collection.pages), "pages_with_text": sum(bool(text.strip()) for text in texts)}
         manifest = workspace.commit(spec, content, 0, write=write)
     workspace.set_head(*filter(None, (collection.manifest, embedded, manifest)))
     return manifest
+
+
+def _vectors(workspace: Workspace, collection: Collection, embedded: Manifest) -> Iterator[NDArray[np.float32]]:
+    """Each page's, a few at a time."""
+    for start in range(0, len(collection.pages), _TOGETHER):
+        rows = range(start, min(start + _TOGETHER, len(collection.pages)))
+        yield from (of_page.numpy() for of_page in read_vectors(workspace, embedded, collection, rows))

@@ -21,7 +21,8 @@ from mmrr.config import Machine, Retrieve, Scope
 from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import digest, save_tensors
-from mmrr.index import DENSE, SIZES, TEXT, TextIndex, max_sim, search_dense
+from mmrr.index import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_dense
+from mmrr.late import max_sim
 from mmrr.shards import read_vectors
 from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, rank, silent
@@ -146,14 +147,12 @@ def _dense(
     scope: Scope,
     depth: int,
 ) -> Run:
-    def read(rows: list[int]) -> list[NDArray[np.float32]]:
-        return [of_page.numpy() for of_page in read_vectors(workspace, embedded, collection, rows)]
-
     if scope == "corpus":
-        path, sizes = workspace.own_file(indexed, DENSE), _sizes(workspace.own_file(indexed, SIZES))
+        names = (name for name in (DENSE, VECTORS, SIZES) if name in indexed.files)
+        files = {name: workspace.own_file(indexed, name) for name in names}
         return {
             query.query_id: rank({collection.pages[row].page_id: score for row, score in pages.items()}, depth)
-            for query, pages in zip(queries, search_dense(path, vectors, sizes, depth, read), strict=True)
+            for query, pages in zip(queries, search_dense(files, vectors, depth), strict=True)
         }
     # One document is a few pages: exact products, whatever the index of the whole collection approximates.
     cached: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
@@ -162,20 +161,12 @@ def _dense(
         assert query.doc_id
         rows = collection.rows[query.doc_id]
         if query.doc_id not in cached:
-            pages = read(rows)
+            pages = [of_page.numpy() for of_page in read_vectors(workspace, embedded, collection, rows)]
             cached[query.doc_id] = np.concatenate(pages), np.array([len(page) for page in pages])
         scores = max_sim([of_query], *cached[query.doc_id])[0].tolist()
         of_pages = zip(rows, scores, strict=True)
         ranked[query.query_id] = rank({collection.pages[row].page_id: score for row, score in of_pages}, depth)
     return ranked
-
-
-def _sizes(path: Path) -> NDArray[np.int64]:
-    try:
-        sizes: NDArray[np.int64] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MmrrError(f"{path} is damaged or gone; run mmrr index again") from error
-    return sizes
 
 
 def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmrr.index import max_sim
+from mmrr.late import max_sim
 from mmrr.training.features import Features, Key, Keys
 
 
