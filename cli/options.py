@@ -128,7 +128,7 @@ Blend = Annotated[
     typer.Option(
         metavar="WEIGHT",
         help="Add the reranker's scores, times this, to the first stage's, both standardised per query. "
-        "Default: the reranker alone decides. The small models that come with mmrr rank best with 1.5.",
+        "Default: the reranker alone decides. The small models that come with mmrr rank better with 1.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -162,8 +162,8 @@ Faiss = Annotated[
     typer.Option(
         "--faiss-factory",
         help="FAISS factory string, for large collections. One vector a page: PCA256,SQ8,Refine(SQfp16) searches "
-        "shortened vectors and rescores what it finds by whole ones. A vector for each token: Flat is fastest while "
-        "it fits the memory; IVF1024,SQ8 takes a quarter of it, and a query looks into a sixteenth of its lists.",
+        "shortened vectors and rescores what it finds by whole ones. A vector for each token: Flat scores every page "
+        "and is best up to tens of thousands; IVF1024,SQ8 finds candidates first, in a sixteenth of its lists.",
         rich_help_panel=_SEARCH,
     ),
 ]
