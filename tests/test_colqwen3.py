@@ -255,14 +255,15 @@ def test_an_index_finds_the_best_sums(tmp_path, monkeypatch, factory, products):
     """Flat, in one block of products or in many, as the plain sums; others as the plain sums of what they find."""
     monkeypatch.setattr("mmrr.late._PRODUCTS", products)
     sizes = np.random.default_rng(2).integers(1, 9, 60)
-    pages, queries = ragged(sizes, 8), ragged((3, 1, 6), 8, seed=1)
+    pages = [page.astype(np.float16).astype(np.float32) for page in ragged(sizes, 8)]  # as embedders give them
+    queries = ragged((3, 1, 6), 8, seed=1)
     found = search_dense(indexed(pages, factory, tmp_path), queries, 10)
     for query, of_query in zip(queries, found, strict=True):
         plain = plainly(query, pages)
         best = np.argsort(-plain)[:10]
         assert len(set(best.tolist()) & set(of_query)) >= (9 if "IVF" in factory else 10)
         assert len(of_query) >= 10
-        assert max(abs(plain[row] - score) for row, score in of_query.items()) < 2e-3  # stored as float16
+        assert max(abs(plain[row] - score) for row, score in of_query.items()) < 1e-5
 
 
 def test_vectors_are_kept_as_they_came_in_float16(tmp_path):
@@ -280,6 +281,15 @@ def test_few_of_the_pages_near_a_query_are_scored(tmp_path):
     pages, queries = ragged(np.full(500, 4), 16), ragged((3,), 16, seed=1)
     (found,) = search_dense(indexed(pages, "SQ8", tmp_path), queries, 5)
     assert len(found) == 20  # four times as many as are asked for
+
+
+def test_few_pages_asked_for_are_looked_for_among_many_vectors(tmp_path, monkeypatch):
+    pages, queries = ragged(np.full(500, 4), 16), ragged((6,) * 40, 16, seed=1)
+    files = indexed(pages, "SQ8", tmp_path)
+    best = max_sim(queries, np.concatenate(pages), np.full(500, 4)).argmax(1).tolist()
+    assert sum(row in found for row, found in zip(best, search_dense(files, queries, 1), strict=True)) >= 38
+    monkeypatch.setattr("mmrr.index.NEAREST", 0)  # or the test would prove nothing
+    assert sum(row in found for row, found in zip(best, search_dense(files, queries, 1), strict=True)) < 38
 
 
 @pytest.mark.parametrize("name", ["vectors.npy", "sizes.npy"])
