@@ -98,10 +98,16 @@ def read_batch(backbone: Any, embeddings: Tensor, layers: int, layer: Layer = on
     return x
 
 
-def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer) -> Tensor:
-    """A page's sequence through the first ``layers``; hidden states (n, D) before the norm."""
+def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer, observe: Watch | None = None) -> Tensor:
+    """A page's sequence through the first ``layers``; hidden states (n, D) before the norm.
+
+    ``observe``: called per layer with (layer, query (H, 1, d) of the last token, keys (H_kv, n, d)).
+    """
     x, rotary = page.embeddings, backbone.rotary(page.positions)
     for index in range(layers):
+        if observe:  # beside the layer, which may be compiled
+            query, key, _ = backbone.project(index, x, rotary, n_queries=1)
+            observe(index, query, key)
         x = layer(backbone, index, x[None], rotary)[0]
         x = page.add_deepstack(index, x)
     return x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,7 +186,8 @@ def test_contrast_by_hand():
 
     def page(words, cells, *questions):
         asked = tuple(SimpleNamespace(text=text) for text in questions)
-        return ReadPage(*[torch.zeros(1)] * 2, (1, 2), None, (), tuple(words.split()), (), cells, asked)
+        was = torch.tensor([0.1, 0.2])
+        return ReadPage(*[torch.zeros(1)] * 2, (1, 2), was, (), tuple(words.split()), (), cells, asked)
 
     pages = [
         page("alpha beta", ((0,), (1,))),
@@ -197,14 +199,16 @@ def test_contrast_by_hand():
     generator = torch.Generator().manual_seed(0)
     cells, words = torch.randn(3, 2, 4, generator=generator), torch.randn(5, 4, generator=generator)
     wholes, queries = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    saliencies = torch.tensor([[0.1, 0.2], [0.3, 0.6], [0.2, 0.1]])  # the same, three times as much, turned round
     at = {id(one): i for i, one in enumerate(pages)}
     stub = SimpleNamespace(
-        page_vectors=lambda page: (cells[at[id(page)]], wholes[at[id(page)]]),
+        page_vectors=lambda page: (cells[at[id(page)]], wholes[at[id(page)]], saliencies[at[id(page)]]),
         query_vectors=lambda texts: (words, owners, names, queries),
         temperature=torch.tensor(0.5),
         whole_temperature=torch.tensor(0.2),
         pointing=0.7,
         whole=0.4,
+        held=0.3,
     )
     stub._pointed = Contrast._pointed.__get__(stub)
     found = Contrast.losses(stub, Batch(pages, asked))
@@ -223,7 +227,25 @@ def test_contrast_by_hand():
     torch.testing.assert_close(
         found["pointed"], -torch.stack([(s / p[w].sum()).log() for w, s in share.items()]).mean()
     )
-    torch.testing.assert_close(found["loss"], found["found"] + 0.7 * found["pointed"] + 0.4 * found["whole"])
+    torch.testing.assert_close(found["held"], torch.tensor(2 * math.log(2) ** 2 / 3))  # of the third page alone
+    total = found["found"] + 0.7 * found["pointed"] + 0.4 * found["whole"] + 0.3 * found["held"]
+    torch.testing.assert_close(found["loss"], total)
+
+
+def test_attention_that_is_held_is_the_one_that_prunes(tiny_embedder_path, tmp_path, page_images):
+    """0 against what the same embedder says of a page; learnt from, against what another says."""
+    embedder = load(late(tiny_embedder_path, tmp_path / "late", words=True), tmp_path)
+    contrast = Contrast(embedder, Search(), held=1.0)
+    embedder.backbone.text.requires_grad_(True)
+    words, cells = tuple(TEXTS[0].split()), tuple((i,) for i, _ in enumerate(TEXTS[0].split()))
+    (visual,), (embedding,) = embedder.backbone.vision(page_images[:1]), embedder.embed_pages(page_images[:1])
+    for saliency, moved in ((embedding.saliency, False), (embedding.saliency.flip(0), True)):
+        features = (visual.tokens.clone(), visual.deepstack.clone(), visual.grid)  # no longer of inference
+        page = ReadPage(*features, saliency, words, words, (0,) * len(words), cells, ())
+        found = contrast.losses(Batch([page], [[Labelled(TEXTS[0], True)]]))
+        assert (found["held"].item() > 1e-4) == moved
+    found["held"].backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in embedder.backbone.text.parameters())
 
 
 # The index

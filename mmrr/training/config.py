@@ -76,7 +76,7 @@ class ScratchMatcher(ScratchConfig):
     strips: float = 0.5  # share of the steps on strips of pages, as all of spelling is
     pages: int = 4  # a batch
     queries: int = 8  # a page
-    embedder: Path | None = None  # the run of a trained embedder, which mines and, for a reranker, prunes
+    embedder: Path | None = None  # the run of a trained embedder, which mines and prunes, or whose attention is held
     mined: int = 0  # a batch is a page and, for each of its queries, one of the first so many that `embedder` finds
 
 
@@ -87,6 +87,7 @@ class ScratchEmbedder(ScratchMatcher):
     dim: int = 128  # numbers in a vector
     pointing: float = 1.0  # weight of the loss on the cells in which a word stands
     whole: float = 0.3  # weight of the same contrast by the last token's state, whose attention prunes
+    held: float = 0.0  # weight of the loss that keeps the last token's attention what it is in `embedder`
     fused: bool = False  # compile a layer's small steps into few; needs a C++ compiler
 
 
@@ -192,7 +193,7 @@ _AT_LEAST = {
         ),
         0,
     ),
-    **dict.fromkeys(("pointing", "whole", "ranking", "hash_weight"), 0),
+    **dict.fromkeys(("pointing", "whole", "held", "ranking", "hash_weight"), 0),
 }
 _POSITIVE = ("lr", "epochs", "clip", "temperature")
 _SHARES = ("keep", "held_out", "strips")

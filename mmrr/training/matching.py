@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import PageSequence
 from mmrr.checkpoints import Checkpoint
-from mmrr.keep import choose
+from mmrr.keep import Saliency, choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.training.features import Features, Key, Keys, ReadPage
 from mmrr.training.loop import Losses
@@ -35,6 +35,8 @@ Mine = Callable[[Sequence[str], Key], list[Keys]]
 STRIP_ROWS = 8
 #: Letters of a word that learns to point: shorter ones stand nearly everywhere.
 _POINTS = 3
+#: Attention below this is none.
+_LEAST = 1e-8
 #: Forms of a layer that may be compiled.
 _COMPILED = 64
 
@@ -294,15 +296,23 @@ class Contrast(nn.Module):
     Two losses beside that one. *Pointing*: each longer word must find the cells it stands in among those of all pages,
     which is learnt in a tenth of the steps. *Whole*: the last tokens' states, as one vector of a page and of a query,
     find each other as well; nothing is searched by them, but the last token's attention says what a page is about.
+    *Held*, where a weight says so: that attention, which prunes, stays what it was in the embedder that the pages'
+    saliency is of, while search goes on learning.
 
     Pages of earlier batches are no negatives here: the encoder moves so fast that telling old vectors from new ones is
     the first thing it learns, and the last.
     """
 
     def __init__(
-        self, embedder: Any, search: Any, pointing: float = 1.0, whole: float = 0.3, fused: bool = False
+        self,
+        embedder: Any,
+        search: Any,
+        pointing: float = 1.0,
+        whole: float = 0.3,
+        held: float = 0.0,
+        fused: bool = False,
     ) -> None:
-        """``pointing``, ``whole``: weights of the two losses.
+        """``pointing``, ``whole``, ``held``: weights of these losses; the last needs pages with a saliency.
 
         ``fused``: a layer's small steps are compiled into few, which needs a C++ compiler and half a minute.
         """
@@ -311,16 +321,20 @@ class Contrast(nn.Module):
             torch._dynamo.config.recompile_limit = _COMPILED
         self.layer: Layer = torch.compile(one_layer, dynamic=True) if fused else one_layer
         self.embedder, self.search, self.pointing, self.whole = embedder, search, pointing, whole
+        self.held = held
         self.text, self.projection = embedder.backbone.text, embedder.projection
         self.temperature = nn.Parameter(torch.tensor(2.0))  # logs of the scales
         self.whole_temperature = nn.Parameter(torch.tensor(3.0))
 
-    def page_vectors(self, page: ReadPage) -> tuple[Tensor, Tensor]:
-        """The page's vectors (V, dim), and that of the whole (D,)."""
+    def page_vectors(self, page: ReadPage) -> tuple[Tensor, Tensor, Tensor]:
+        """The page's vectors (V, dim), that of the whole (D,), and the last token's attention (T,), if it is held."""
         backbone = self.embedder.backbone
         sequence = _sequence(backbone, self.embedder.before, page, self.embedder.after, None)
-        states = self._normed(read_page(backbone, sequence, backbone.n_layers, self.layer))
-        return self.embedder.page_vectors(states, sequence.visual), F.normalize(states[-1], dim=-1)
+        assert isinstance(sequence.visual, slice)  # one page
+        saliency = Saliency(sequence.visual)
+        observe = saliency.observe if self.held else None
+        states = self._normed(read_page(backbone, sequence, backbone.n_layers, self.layer, observe))
+        return self.embedder.page_vectors(states, sequence.visual), F.normalize(states[-1], dim=-1), saliency.total
 
     def query_vectors(self, texts: Sequence[str]) -> tuple[Tensor, list[int], list[str], Tensor]:
         """Vectors (M, dim) of all queries, whose each is, and the word it is of; vectors (Q, D) of the whole ones."""
@@ -347,7 +361,7 @@ class Contrast(nn.Module):
         asked = [
             (query.text, page) for page, queries in zip(batch.pages, batch.queries, strict=True) for query in queries
         ]
-        vectors, wholes = zip(*map(self.page_vectors, batch.pages), strict=True)
+        vectors, wholes, saliencies = zip(*map(self.page_vectors, batch.pages), strict=True)
         words, owners, names, queries = self.query_vectors([text for text, _ in asked])
         sizes = [len(of_page) for of_page in vectors]
         products = (words @ torch.cat(vectors).T).float()
@@ -360,7 +374,13 @@ class Contrast(nn.Module):
         whole, _ = _found(pooled.float() * self.whole_temperature.exp(), answers, unknown)
         pointed = self._pointed(products * self.temperature.exp(), names, batch.pages, sizes)
         loss = found + self.pointing * pointed + self.whole * whole
-        return {"loss": loss, "found": found, "pointed": pointed, "whole": whole, "right": right}
+        losses = {"loss": loss, "found": found, "pointed": pointed, "whole": whole, "right": right}
+        if self.held:
+            losses["held"] = torch.stack(
+                [_moved(now, page.saliency) for now, page in zip(saliencies, batch.pages, strict=True)]
+            ).mean()
+            losses["loss"] = loss + self.held * losses["held"]
+        return losses
 
     def _pointed(self, logits: Tensor, names: Sequence[str], pages: Sequence[ReadPage], sizes: Sequence[int]) -> Tensor:
         """Cross-entropy of words (M) over the cells of all pages (cells), those that the batch writes somewhere."""
@@ -384,6 +404,16 @@ def _found(logits: Tensor, answers: Tensor, unknown: Tensor) -> tuple[Tensor, Te
     logits = logits.masked_fill(unknown & ~answers, -torch.inf)
     loss = (logits.logsumexp(1) - logits.masked_fill(~answers, -torch.inf).logsumexp(1)).mean()
     return loss, answers.gather(1, logits.argmax(1, keepdim=True)).float().mean()
+
+
+def _moved(now: Tensor, then: Tensor | None) -> Tensor:
+    """Variance, over a page's cells, of the log of its saliency (T,) beside what it was: 0 where they are proportional.
+
+    Of logs, because the half that pruning keeps is decided among cells that all have little.
+    """
+    assert then is not None  # with weight on it, the pages' features come with an embedder's saliency
+    now, then = (one.float().clamp(min=_LEAST).log() for one in (now, then.to(now.device)))
+    return (now - then).var()
 
 
 def answered(page: ReadPage, text: str, owner: ReadPage) -> bool:

@@ -88,7 +88,7 @@ def train_reader(config: ScratchReader, run: Path) -> Records:
 def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     """Teach spelling, then contrast, on a trained reader's features.
 
-    Raises MmrrError without a trained reader, and for one of ``mined`` and ``embedder`` without the other.
+    Raises MmrrError without a trained reader, for ``mined`` or ``held`` without ``embedder``, and for it without them.
     """
     _check_mining(config)
     crew = join()
@@ -99,9 +99,10 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
     embedder.backbone.text.requires_grad_(True)
     embedder.projection.requires_grad_(True)
-    contrast = Contrast(embedder, late.Search(), config.pointing, config.whole, config.fused).to(crew.device)
+    weights = config.pointing, config.whole, config.held
+    contrast = Contrast(embedder, late.Search(), *weights, fused=config.fused).to(crew.device)
     unseen = yield from _unseen(config, run, crew, held_out)
-    if config.mined:
+    if config.embedder:
         features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
     make = _matching(config, run, checkpoint, features, keys)
     evaluate = unseen and _measure(config, run, crew, contrast.losses, *unseen)
@@ -265,8 +266,13 @@ def _check_mining(config: ScratchMatcher) -> None:
         raise MmrrError(
             f"mined = {config.mined}, but ranking = 0: pages found for queries are asked them with it alone"
         )
-    if isinstance(config, ScratchEmbedder) and config.embedder and not config.mined:
-        raise MmrrError("an embedder's `embedder` finds pages for queries, and mined = 0: set it, or leave both out")
+    if isinstance(config, ScratchEmbedder):
+        if config.held and not config.embedder:
+            raise MmrrError(f"held = {config.held}, but the config names no `embedder` whose attention is held")
+        if config.embedder and not (config.mined or config.held):
+            raise MmrrError(
+                "an embedder's `embedder` is for `mined` or `held`, and both are 0: set one, or leave it out"
+            )
 
 
 def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys, unseen: Any) -> Any:
