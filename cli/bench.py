@@ -54,9 +54,10 @@ def bench(
 ) -> None:
     """Time one query: dense, with ordinary prefix caching, and from page caches.
 
-    Everything on the same random pages in one process. A shape needs no
-    download: its weights are random and of the true sizes, but for the
-    vocabulary, which no score depends on.
+    And what reading a page once costs beside a dense forward. Everything
+    on the same random pages in one process. A shape needs no download: its
+    weights are random and of the true sizes, but for the vocabulary, which
+    no score depends on.
     """
     with plain_errors(), tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as scratch:
         from mmrr.bench import Plan
@@ -160,6 +161,16 @@ def _show(found: Bench) -> None:
                 size(row.peak_bytes) if row.peak_bytes else "",
             ]
         )
+    once = [
+        [
+            row.what,
+            f"{row.ms:,.1f}",
+            f"{row.ms / base.ms * base.candidates:.1%}",
+            f"{row.flops / row.ms * 1000 / found.limit.flops:.0%}",
+        ]
+        for row in found.once
+    ]
+    table("Reading a page once", ["", "ms a page", "of dense", "of FLOP/s"], once, to_stdout=True)
     columns = ["", "candidates", "ms a query", "of dense", "a page", "of FLOP/s", "of copy", "peak memory"]
     table(
         f"{found.tokens} tokens a page, {found.kept} kept, {found.query_tokens} of the query's segment; this machine: "

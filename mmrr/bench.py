@@ -1,5 +1,7 @@
 """Times one query over many candidates: dense forwards, ordinary prefix caching, and miniReranker from its caches.
 
+Before that, what reading a page once costs beside a dense forward, in parts.
+
 All in one process, on the same pages and the same query; beside the times the arithmetic and the bytes they took, and
 what a plain matrix product and a plain copy reach on this machine. A few distinct pages stand for all candidates:
 arithmetic and bytes do not depend on what is on a page, and every candidate's cache lies on disk under its own name.
@@ -84,6 +86,7 @@ class Bench:
     tokens: int  # visual tokens of a page
     kept: int
     query_tokens: int
+    once: list[Row]  # of one page, read without a query
     rows: list[Row]
 
 
@@ -140,7 +143,7 @@ def bench(
     _, suffix = scorer.segments(plan.query)
     cost = _Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
     ways = len(plan.codecs) + len(others)
-    total = 2 + len(plan.candidates) + ways * 2 * len(plan.candidates) + len(plan.codecs) + len(plan.queries)
+    total = 6 + len(plan.candidates) + ways * 2 * len(plan.candidates) + len(plan.codecs) + len(plan.queries)
     with progress("bench", total) as advance, Workspace.open(folder, create=True) as workspace:
         clock = _Clock(plan.repeats, advance)
         limit = measure_limit(scorer.backbone.dtype, scorer.backbone.device)
@@ -155,6 +158,8 @@ def bench(
         )
         batch = [images[i % plan.distinct] for i in range(plan.batch)]
         clock.time("dense, batched", most, lambda: scorer.dense_batch(plan.query, batch), flops=flops, timed=len(batch))
+        reading = _Clock(plan.repeats, advance)
+        _once(reading, scorer, images[0], keeps[0], plan.query, cost)
 
         everything = scorer.sharing(Prepare(band=f"0:{scorer.backbone.n_layers}"))
         states, shared = everything.prepare(images, [None] * plan.distinct), everything.shared_state()
@@ -209,7 +214,20 @@ def bench(
             states = other.scorer.prepare(pages, [None] * plan.distinct)
             places = _write(workspace, number, [states[i % plan.distinct] for i in range(most)])
             _from_disk(clock, other, plan, workspace, places, _bytes(states[0]))
-    return Bench(limit, grid[0] * grid[1], kept, len(suffix), clock.rows)
+    return Bench(limit, grid[0] * grid[1], kept, len(suffix), reading.rows, clock.rows)
+
+
+def _once(clock: _Clock, scorer: Any, image: Image.Image, keep: Keep, query: str, cost: _Cost) -> None:
+    """Time the parts of a dense forward and of a page's cache; the language model's read what the tower has made."""
+    backbone = scorer.backbone
+    (visual,) = backbone.vision([image])
+    everything = backbone.page_sequence(scorer.before, visual, [*scorer.after, *scorer.segments(query)[1]])
+    page = backbone.page_sequence(scorer.before, visual, scorer.after, keep.indices)
+    tower, prefix = cost.tower(keep.grid), cost.prefix(len(keep.indices))
+    clock.time("vision tower", 1, lambda: backbone.vision([image]), flops=tower)
+    clock.time("language model, dense", 1, lambda: backbone.read_all(everything), flops=cost.dense(keep.grid) - tower)
+    clock.time("language model, precache", 1, lambda: backbone.prefix(page, scorer.band), flops=prefix)
+    clock.time("precache", 1, lambda: scorer.prepare([image], [keep]), flops=tower + prefix)
 
 
 def _from_disk(
@@ -272,8 +290,20 @@ class _Cost:
         shared = self.query * self.keys + (self.query if layers > 1 else 1) * self.ask
         return (layers - 1) * layer + last - shared
 
+    def prefix(self, kept: int) -> float:
+        """The language model over a page without a query, up to the band's end; of the last layer keys and values."""
+        tokens = self.instruction + kept + 2
+        layer = self.keys + self.ask + self.rest + self.attend * tokens / 2
+        return float(tokens * ((self.band[1] - 1) * layer + self.keys))
+
     def dense(self, grid: tuple[int, int]) -> float:
         """One page and query, vision tower included."""
+        tokens = self.instruction + grid[0] * grid[1] + 2 + self.query
+        layer = self.keys + self.ask + self.rest + self.attend * tokens / 2
+        return self.tower(grid) + self.text.num_hidden_layers * tokens * layer
+
+    def tower(self, grid: tuple[int, int]) -> float:
+        """The vision tower and its mergers over one page."""
         merge, vision = self.vision.spatial_merge_size, self.vision
         patches = grid[0] * grid[1] * merge**2
         block = 2 * vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
@@ -283,10 +313,7 @@ class _Cost:
         )
         merged = vision.hidden_size * merge**2
         mergers = 1 + len(vision.deepstack_visual_indexes)
-        tower += mergers * patches // merge**2 * 2 * merged * (merged + vision.out_hidden_size)
-        tokens = self.instruction + grid[0] * grid[1] + 2 + self.query
-        depth = self.text.num_hidden_layers
-        return float(tower + depth * tokens * (self.keys + self.ask + self.rest + self.attend * tokens / 2))
+        return float(tower + mergers * patches // merge**2 * 2 * merged * (merged + vision.out_hidden_size))
 
 
 def _page(size: tuple[int, int], seed: int) -> Image.Image:

@@ -46,6 +46,11 @@ def test_arithmetic_is_what_torch_counts(scorer, page_images):
     once = counted(lambda: scorer.score(query, states, shared, Score()))
     twice = counted(lambda: scorer.score(query, states * 2, shared, Score()))
     assert cost.cached(grid[0] * grid[1], scorer.band) == pytest.approx(twice - once, rel=0.02)
+    assert cost.tower(grid) == pytest.approx(counted(lambda: scorer.backbone.vision([page])), rel=0.02)
+    tokens = len(scorer.before) + grid[0] * grid[1] + 2
+    half = (scorer.band[1] - 1) * tokens**2 * cost.attend / 2
+    reading = counted(lambda: scorer.prepare([page], [None]))
+    assert cost.tower(grid) + cost.prefix(grid[0] * grid[1]) + half == pytest.approx(reading, rel=0.02)
 
 
 def test_every_way_is_timed(scorer, tmp_path):
@@ -62,7 +67,11 @@ def test_every_way_is_timed(scorer, tmp_path):
         *["mini int4, cold disk", "mini int4, page cache"] * 2,
         "mini int4, resident",
     ]
-    assert all(row.ms > 0 and row.flops > 0 for row in found.rows)
+    assert all(row.ms > 0 and row.flops > 0 for row in [*found.rows, *found.once])
+    tower, dense, precache, whole = (row.flops for row in found.once)
+    assert whole == tower + precache
+    assert tower + dense == found.rows[0].flops / 3  # of three candidates
+    assert precache < dense / 2  # half of the tokens, below all of the layers
     by_name = {row.what: row for row in found.rows}
     assert by_name["mini int4, resident"].page_bytes < by_name["mini none, resident"].page_bytes / 4
     assert by_name["dense, one by one"].timed == 1
@@ -99,6 +108,7 @@ def test_the_command(tmp_path, tiny_path):
     assert Image.open(tmp_path / "latency.png").width > 500
     table = mmrr(*ask, "--folder", tmp_path).stdout
     assert "page KV in memory, whole model" in table
+    assert "language model, precache" in table
     assert [path.name for path in tmp_path.iterdir()] == ["latency.png"]  # nothing is left behind
     assert "expected numbers from 1" in refused("bench", tiny_path, "--candidates", "many")
     assert "codec 'zip'" in refused("bench", tiny_path, "--codec", "zip")
