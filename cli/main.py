@@ -20,6 +20,7 @@ from .bench import bench
 from .blend import blend as blend_runs
 from .compare import compare
 from .draw import draw
+from .memory import keep_freed
 from .mine import mine
 from .probe import probe
 from .session import known_models, memory_size, open_session, search_options
@@ -43,6 +44,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script."""
+    keep_freed()
     app()
 
 
