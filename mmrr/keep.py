@@ -41,6 +41,5 @@ class Saliency:
         """``queries`` (H, n, d), ``keys`` (H_kv, n, d), rotated."""
         n_heads, _, d_head = queries.shape
         last = queries[:, -1].float().view(keys.shape[0], n_heads // keys.shape[0], d_head)
-        with torch.autocast(queries.device.type, enabled=False):  # a training may be inside of one
-            weights = torch.softmax(last @ keys.float().transpose(1, 2) * d_head**-0.5, dim=-1)  # (H_kv, group, n)
+        weights = torch.softmax(last @ keys.float().transpose(1, 2) * d_head**-0.5, dim=-1)  # (H_kv, group, n)
         self.total = self.total.to(weights.device) + weights[..., self._visual].mean(dim=(0, 1))
