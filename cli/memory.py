@@ -11,8 +11,8 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_freed() -> None:
     """Let the memory that a tensor leaves be the next one's. With glibc; elsewhere nothing happens.
 
-    By itself glibc hands large blocks back to the system at once, which gives the next ones page by page and zeroed: a
-    tenth and more of the time of a large model's layers. Up to 2 GiB that are free stay with the process.
+    By itself glibc hands large blocks back to the system at once, which gives the next ones page by page and zeroed:
+    3 to 27 % of the time of a large model's layers (BENCHMARKS.md). Up to 2 GiB that are free stay with the process.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

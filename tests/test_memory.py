@@ -26,6 +26,8 @@ def given(line: str) -> int:
     return int(ran.stdout)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator alone is told")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator alone is told"
+)
 def test_what_a_tensor_leaves_is_the_next_ones() -> None:
     assert given("keep_freed()") * 10 < given("")
