@@ -33,14 +33,19 @@ def load(run: Path) -> Reader:
 
 
 def truth(page: pdfium.PdfPage, width_px: int, height_px: int) -> list[Word]:
-    """The page's characters, each as a word of its own, where their boxes have their middles."""
+    """The page's characters, each as a word of its own, where their boxes have their middles.
+
+    Boxes are in the PDF's coordinates, of which a page may show a part only. Pages that are turned are not for this.
+    """
     width, height = page.get_size()
+    x_shown, y_shown, _, _ = page.get_bbox()
     layer = page.get_textpage()
     words = []
     for at in range(layer.count_chars()):
         character = layer.get_text_range(at, 1)[:1]
         left, bottom, right, top = layer.get_charbox(at)
-        middle = ((left + right) / 2 / width * width_px, (1 - (bottom + top) / 2 / height) * height_px)
+        x, y = (left + right) / 2 - x_shown, (bottom + top) / 2 - y_shown
+        middle = (x / width * width_px, (1 - y / height) * height_px)
         words.append(Word(character, np.array([middle], dtype=np.float32), 0))
     return [word for word in words if word.text]
 
@@ -55,6 +60,8 @@ def measure(reader: Reader, folder: Path, pages: int) -> tuple[int, np.ndarray, 
         share = min(len(document), -(-pages // len(files)))
         for number in rng.sample(range(len(document)), share):
             page = document[number]
+            if page.get_rotation():
+                continue
             width, height = (side * 150 / 72 for side in page.get_size())
             width_px, height_px = snap(width, height, CELL_PX, 1280)
             words = truth(page, width_px, height_px)
