@@ -85,8 +85,10 @@ def pages(folder: Path, n: int) -> Iterator[tuple[Image.Image, list[list[Placed]
             page = document[number]
             width, height = page.get_size()
             width_px, height_px = snap(width * 150 / 72, height * 150 / 72, CELL_PX, 1280)
-            if page.get_rotation() or page.get_textpage().count_chars() < LEAST_CHARACTERS or n < 1:
+            if page.get_rotation() or page.get_textpage().count_chars() < LEAST_CHARACTERS:
                 continue
+            if n < 1:
+                return
             n -= 1
             image = page.render(scale=150 / 72).to_pil().convert("RGB")
             yield image, lines(page, (width_px, height_px)), (width_px, height_px)
