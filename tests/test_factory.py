@@ -47,6 +47,7 @@ def restyle(monkeypatch: pytest.MonkeyPatch) -> Restyle:
 
     def change(**values: Any) -> None:
         plain = {"paper": (255, 255, 255), "ink": (0, 0, 0), "accent": (0, 0, 0), "zebra": False, "figures": 0.0}
+        plain |= {"banners": False, "boxes": 0.0}
 
         def chosen(rng: random.Random, title: str) -> Look:
             return dataclasses.replace(choose(rng, title), **plain | values)
@@ -158,7 +159,9 @@ def test_everything_is_written_in_its_order() -> None:
         words = [word for page in draw_document(DOCUMENT, seed) for word in page.words if word.block >= 0]
         for index, block in enumerate(DOCUMENT.blocks):
             drawn = [word.text for word in words if word.block == index]
-            assert letters(drawn) == letters([block.text, *(cell for row in block.rows for cell in row)]), seed
+            text = letters([block.text, *(cell for row in block.rows for cell in row)])
+            in_capitals = block.kind == "heading" and look(DOCUMENT, seed).capitals
+            assert letters(drawn) == (text.upper() if in_capitals else text), seed
 
 
 def test_characters_of_an_unscanned_page_lie_on_it() -> None:
@@ -217,6 +220,34 @@ def test_pages_are_drawn_where_no_fonts_are_listed(tmp_path: Path, monkeypatch: 
         assert np.asarray(page.image).std() > 1
     finally:
         fonts.families.cache_clear()
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_no_word_of_a_table_is_cut_and_no_cell_is_lost(restyle: Restyle, columns: int) -> None:
+    """Nine columns that no page holds beside one another are set in parts, one below the other."""
+    restyle(scan=None, columns=columns)
+    head = tuple(f"characterisation{n}" for n in range(9))
+    rows = (head, *(tuple(f"responsibilities{n} of row{r}" for n in range(9)) for r in range(4)))
+    for seed in range(4):
+        pages = draw_document(Document("wide", "", "", (Block("table", rows=rows),), ()), seed)
+        words = [word for page in pages for word in page.words if word.block == 0]
+        assert sorted(word.text for word in words) == sorted(" ".join(map(" ".join, rows)).split()), seed
+        assert all((word.centres > 0).all() for word in words)
+
+
+def test_headings_and_paragraphs_stand_on_their_colour(restyle: Restyle) -> None:
+    restyle(banners=True, boxes=1.0, accent=(200, 0, 0), scan=None, columns=1, capitals=True, supersample=1)
+    blocks = (Block("heading", "Berths"), Block("text", TEXT))
+    page = next(draw_document(Document("boxes", "", "", blocks, ()), 3))
+    pixels = np.asarray(page.image).astype(int)
+    assert page.text(0) == "BERTHS"
+    for word in page.words:
+        if word.block < 0:
+            continue
+        x, y = word.centres.mean(0).round().astype(int)
+        around = pixels[y - 6 : y + 7, x - 6 : x + 7].reshape(-1, 3)
+        reddish = (around[:, 0] - around[:, 1] > 15).mean()
+        assert reddish > 0.3, word.text  # most of what is not ink is the band
 
 
 @pytest.mark.parametrize("rows", [(), ((),), (("a", "b"), (), ("x", "1"), ("y", "2"), ("z", "3"))])

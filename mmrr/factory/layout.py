@@ -15,6 +15,10 @@ from mmrr.factory.sources import Block, Document
 _NUMBER = re.compile(r"^[^\d\-(]{0,3}[-(]?[\d,]*\.?\d+\)?%?$")
 
 
+#: Pixels; print of a table that does not fit is made this small and no smaller.
+_SMALLEST = 10.0
+
+
 def draw_document(document: Document, seed: int, max_pages: int | None = None) -> Iterator[DrawnPage]:
     """The pages of one document in one look; the same seed gives the same pixels on the same fonts."""
     rng = random.Random(f"{seed}/{document.id}")
@@ -112,9 +116,21 @@ class _Typesetter:
         return [line for line in lines if line]
 
     def _paragraph(
-        self, text: str, block: int, file: str, size: float, fill: Colour, *, indent: float = 0, centred: bool = False
+        self,
+        text: str,
+        block: int,
+        file: str,
+        size: float,
+        fill: Colour,
+        *,
+        indent: float = 0,
+        centred: bool = False,
+        behind: Colour | None = None,
     ) -> None:
-        width = self.column_px - indent
+        """Lines of words; ``behind``: the colour of a band across the column under each line."""
+        if behind:
+            indent += size * 0.4
+        width = self.column_px - indent - (size * 0.4 if behind else 0)
         height = size * self.look.leading
         lines = self._wrap(text, file, size, width)
         space = self.canvas.width(" ", file, size)
@@ -127,6 +143,9 @@ class _Typesetter:
             if self.look.justified and number + 1 < len(lines) and len(words) > 1 and slack < width * 0.35:
                 gap += slack / (len(words) - 1)
             x = self.x + indent + (max(0.0, slack / 2) if centred else 0.0)
+            if behind:  # from below the letters of the line above to below this one's
+                top = self.y + size * 0.15
+                self.canvas.rectangle((self.x, top, self.x + self.column_px, top + height + size * 0.15), behind)
             for word, word_px in zip(words, widths, strict=True):
                 self.canvas.word(x, self.y + size, word, file, size, fill, block)
                 x += word_px + gap
@@ -135,12 +154,7 @@ class _Typesetter:
     def _block(self, block: Block, index: int) -> None:
         look, size = self.look, self.look.body_px
         if block.kind == "heading":
-            larger = size * max(1.05, look.heading_scale - 0.15 * (block.level - 1))
-            self.y += size * 0.6 if self.y > self.top else 0
-            self._need(larger * 3)
-            file = look.heading.bold if look.bold_headings else look.heading.regular
-            fill = look.accent if index % 2 else look.ink
-            self._paragraph(block.text, index, file, larger, fill, centred=look.centred_headings)
+            self._heading(block, index)
         elif block.kind == "table":
             self._table(block.rows, index)
             if self.rng.random() < look.figures * 2:
@@ -158,10 +172,31 @@ class _Typesetter:
                 self._paragraph(item, index, look.body.regular, size, look.ink, indent=indent)
         else:
             file = look.body.italic if self.rng.random() < 0.03 else look.body.regular
-            self._paragraph(block.text, index, file, size, look.ink)
+            if self.rng.random() < look.boxes:
+                solid = self.rng.random() < 0.4
+                behind, fill = (look.accent, look.paper) if solid else (look.tint(0.12), look.ink)
+                self._paragraph(block.text, index, file, size, fill, behind=behind)
+                self.y += size * 0.3
+            else:
+                self._paragraph(block.text, index, file, size, look.ink)
             if self.rng.random() < look.figures:
                 self._picture()
         self.y += size * look.paragraph_gap
+
+    def _heading(self, block: Block, index: int) -> None:
+        look = self.look
+        text = block.text.upper() if look.capitals else block.text
+        file = look.heading.bold if look.bold_headings else look.heading.regular
+        size = look.body_px * max(1.05, look.heading_scale - 0.15 * (block.level - 1))
+        widest = max((self._width(word, file, size) for word in text.split()), default=0.0) + size
+        size = max(look.body_px, size * min(1.0, self.column_px / max(widest, 1.0)))  # so that no word is broken
+        self.y += look.body_px * 0.6 if self.y > self.top else 0
+        self._need(size * 3)
+        fill, behind = look.accent if index % 2 else look.ink, None
+        if look.banners:
+            fill, behind = look.paper, look.accent
+        self._paragraph(text, index, file, size, fill, centred=look.centred_headings, behind=behind)
+        self.y += size * 0.3 if behind else 0
 
     def _code(self, text: str, block: int) -> None:
         look, size = self.look, self.look.body_px * 0.88
@@ -173,41 +208,72 @@ class _Typesetter:
             for words in self._wrap(line, file, size, self.column_px - lead - 3) or [[]]:
                 self._need(height)
                 self.used = True
-                shade = tuple(round(0.94 * c + 0.06 * a) for c, a in zip(look.paper, look.accent, strict=True))
-                self.canvas.rectangle((self.x, self.y, self.x + self.column_px, self.y + height), shade)  # type: ignore[arg-type]
+                self.canvas.rectangle((self.x, self.y, self.x + self.column_px, self.y + height), look.tint(0.06))
                 self._run(" ".join(words), self.x + lead + 3, self.y + size, size, file, look.ink, block)
                 self.y += height
 
     # Tables and figures
 
     def _table(self, rows: Sequence[Sequence[str]], block: int) -> None:
-        look = self.look
         n = max((len(row) for row in rows), default=0)
         if n == 0:
             return
         table = [[*row, *[""] * (n - len(row))] for row in rows]
-        size = max(10.0, min(look.body_px, look.body_px * 7.0 / max(7.0, n * (1.0 if look.columns == 1 else 2.0))))
-        file, bold = look.body.regular, look.body.bold
-        longest = [max(self._width(row[c], file, size) for row in table) + size for c in range(n)]
-        total = sum(longest)
-        if total > self.column_px:  # narrow columns keep their width, wide ones share the rest
-            fair = self.column_px / n
-            wide = [width for width in longest if width > fair]
-            rest = self.column_px - sum(width for width in longest if width <= fair)
-            longest = [width if width <= fair else rest * width / sum(wide) for width in longest]
+        size, parts = self._fit(table)
+        for columns in parts:
+            self._table_part([[row[c] for c in columns] for row in table], size, block)
+
+    def _fit(self, table: list[list[str]]) -> tuple[float, list[list[int]]]:
+        """The size of a table's print, and its columns: in several parts where they do not fit beside one another.
+
+        No column is narrower than its longest word, so that no word is broken that a line of the page can hold.
+        """
+        size = max(_SMALLEST, self.look.body_px * 0.9)
+        total = sum(self._extents(table, size)[0])
+        if total > self.column_px:
+            size = max(_SMALLEST, int(2 * size * self.column_px / total) / 2)
+        parts: list[list[int]] = [[]]
+        room = self.column_px
+        for column, width in enumerate(self._extents(table, size)[0]):
+            if parts[-1] and width > room:
+                parts.append([])
+                room = self.column_px
+            parts[-1].append(column)
+            room -= width
+        return size, parts
+
+    def _extents(self, table: list[list[str]], size: float) -> tuple[list[float], list[float]]:
+        """Of each column: the width of its longest word and that of its longest cell on one line, in pixels."""
+        faces = [self.look.body.bold, *[self.look.body.regular] * (len(table) - 1)]
+        least, full = [], []
+        for column in zip(*table, strict=True):
+            words = [
+                self._width(word, file, size) for cell, file in zip(column, faces, strict=True) for word in cell.split()
+            ]
+            least.append(min(self.column_px, max(words, default=0.0) + size + 1))
+            full.append(max(self._width(cell, file, size) for cell, file in zip(column, faces, strict=True)) + size + 1)
+        return least, full
+
+    def _table_part(self, table: list[list[str]], size: float, block: int) -> None:
+        file, bold = self.look.body.regular, self.look.body.bold
+        least, widths = self._extents(table, size)
+        total = sum(widths)
+        if total > self.column_px:  # each as wide as its longest word, and a share of what is left
+            share = (self.column_px - sum(least)) / max(total - sum(least), 1.0)
+            widths = [low + share * (high - low) for low, high in zip(least, widths, strict=True)]
         elif self.rng.random() < 0.5:
-            longest = [width * self.column_px / total for width in longest]
+            widths = [width * self.column_px / total for width in widths]
         most = int((self.bottom - self.top - size * 0.5) / (size * 1.2))  # lines of a row as tall as the page
         for number, row in enumerate(table):
             head = number == 0
             cells = [
                 self._wrap(cell, bold if head else file, size, max(size, width - size))[:most]
-                for cell, width in zip(row, longest, strict=True)
+                for cell, width in zip(row, widths, strict=True)
             ]
             height = max([len(cell) for cell in cells] + [1]) * size * 1.2 + size * 0.5
             self._need(height)
             self.used = True
-            self._table_row(cells, longest, height, size, head, number, block)
+            self._table_row(cells, widths, height, size, head, number, block)
             self.y += height
 
     def _table_row(
@@ -227,8 +293,7 @@ class _Typesetter:
             self.canvas.rectangle((x, self.y, right, self.y + height), look.accent)
             fill = look.paper
         elif look.zebra and number % 2:
-            shade = tuple(round(0.9 * c + 0.1 * a) for c, a in zip(look.paper, look.accent, strict=True))
-            self.canvas.rectangle((x, self.y, right, self.y + height), shade)  # type: ignore[arg-type]
+            self.canvas.rectangle((x, self.y, right, self.y + height), look.tint(0.1))
         if look.table_lines in ("all", "rows") or (look.table_lines == "header" and head):
             self.canvas.line([(x, self.y + height), (right, self.y + height)], look.ink)
         for lines, width in zip(cells, widths, strict=True):

@@ -46,6 +46,8 @@ class Look:
     heading_scale: float
     bold_headings: bool
     centred_headings: bool
+    capitals: bool  # headings in capital letters
+    banners: bool  # headings in the paper's colour on a band of the accent
     justified: bool
     paragraph_gap: float
     paper: Colour
@@ -56,8 +58,14 @@ class Look:
     header: str
     footer: str
     figures: float  # probability of a picture or chart after a block
+    boxes: float  # probability of a coloured box under a paragraph
     supersample: int
     scan: Scan | None
+
+    def tint(self, share: float) -> Colour:
+        """The paper with this share of the accent in it."""
+        red, green, blue = (round((1 - share) * c + share * a) for c, a in zip(self.paper, self.accent, strict=True))
+        return red, green, blue
 
 
 def choose(rng: random.Random, title: str) -> Look:
@@ -87,9 +95,11 @@ def choose(rng: random.Random, title: str) -> Look:
         body=body,
         heading=body if rng.random() < 0.5 else rng.choices(proportional, weights)[0],
         mono=rng.choice(monospaced),
-        heading_scale=rng.uniform(1.1, 1.9),
+        heading_scale=rng.uniform(1.1, 1.9) if rng.random() < 0.8 else rng.uniform(1.9, 3.2),
         bold_headings=rng.random() < 0.75,
         centred_headings=rng.random() < 0.2,
+        capitals=rng.random() < 0.12,
+        banners=rng.random() < (0.3 if slide else 0.12),
         justified=rng.random() < 0.45 and not slide,
         paragraph_gap=rng.uniform(0.1, 1.0),
         paper=paper,
@@ -100,6 +110,7 @@ def choose(rng: random.Random, title: str) -> Look:
         header=title if rng.random() < 0.4 else "",
         footer=rng.choice(("", "{n}", "Page {n}", "{title}  |  {n}")),
         figures=rng.choice((0.0, 0.0, 0.08, 0.2)),
+        boxes=rng.choice((0.0, 0.0, 0.05, 0.15)),
         supersample=supersample,
         scan=_scan(rng) if rng.random() < 0.3 else None,
     )
@@ -111,6 +122,9 @@ def _colours(rng: random.Random, slide: bool) -> tuple[Colour, Colour, Colour]:
     if rng.random() < (0.35 if slide else 0.04):  # light on dark
         dark = tuple(rng.randint(0, 70) for _ in range(3))
         return (dark[0], dark[1], dark[2]), (rng.randint(215, 255),) * 3, tuple(255 - c // 2 for c in accent)  # type: ignore[return-value]
+    if rng.random() < 0.08:  # a pastel
+        light = tuple(rng.randint(195, 255) for _ in range(3))
+        return (light[0], light[1], light[2]), (rng.randint(0, 40),) * 3, accent
     shade = rng.choice((255, 255, 255, 255, rng.randint(232, 254)))
     tint = rng.randint(0, 12) if rng.random() < 0.2 else 0
     ink = rng.choice((0, 0, 0, rng.randint(10, 90)))

@@ -38,6 +38,8 @@ def draw_snippet(vocabulary: Sequence[str], width_px: int, height_px: int, rng: 
         heading_scale=1.0,
         bold_headings=False,
         centred_headings=False,
+        capitals=False,
+        banners=False,
         justified=False,
         paragraph_gap=0.0,
         paper=(255, 255, 255),
@@ -48,6 +50,7 @@ def draw_snippet(vocabulary: Sequence[str], width_px: int, height_px: int, rng: 
         header="",
         footer="",
         figures=0.0,
+        boxes=0.0,
         supersample=rng.choice((1, 2)),
         scan=None,
     )
