@@ -67,20 +67,20 @@ def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[
 
 
 def search_dense(
-    files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int
+    files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0
 ) -> list[dict[int, float]]:
     """Of each query (M, D) the best ``depth`` pages by row at least, with their ``late.max_sim``.
 
     ``files``: an index's, by name. "Flat" finds exactly the best; an index that approximates may miss some, and may
-    find fewer. Raises MmrrError if one is damaged.
+    find fewer; ``temperature`` is then of the pages that it finds. Raises MmrrError if one is damaged.
     """
     if VECTORS in files:
         vectors, sizes = late.read_rows(files[VECTORS], mapped=True), late.read_rows(files[SIZES])
         if DENSE not in files:
-            return [_best(scores, depth) for scores in late.max_sim(queries, vectors, sizes)]
+            return [_best(scores, depth) for scores in late.max_sim(queries, vectors, sizes, temperature)]
         index, owners = _read_faiss(files[DENSE]), np.repeat(np.arange(len(sizes)), sizes)
         near = [_near(index, query, owners, depth) for query in queries]
-        return [_scored(query, rows, vectors, sizes) for query, rows in zip(queries, near, strict=True)]
+        return [_scored(query, rows, vectors, sizes, temperature) for query, rows in zip(queries, near, strict=True)]
     index = _read_faiss(files[DENSE])
     found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
     return [  # FAISS fills up with -1
@@ -103,11 +103,16 @@ def _read_faiss(path: Path) -> faiss.Index:
 
 
 def _scored(
-    query: NDArray[np.float32], rows: list[int], vectors: NDArray[np.float16], sizes: NDArray[np.int64]
+    query: NDArray[np.float32],
+    rows: list[int],
+    vectors: NDArray[np.float16],
+    sizes: NDArray[np.int64],
+    temperature: float,
 ) -> dict[int, float]:
     if not rows:
         return {}
-    (scores,) = late.max_sim([query], np.concatenate(list(late.pages_at(vectors, sizes, rows))), sizes[rows])
+    of_rows = np.concatenate(list(late.pages_at(vectors, sizes, rows)))
+    (scores,) = late.max_sim([query], of_rows, sizes[rows], temperature)
     return dict(zip(rows, scores.tolist(), strict=True))
 
 

@@ -465,6 +465,29 @@ def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> No
     assert "largest difference" in mmrr("verify", "--work", work, "--rescore", 3).stdout
 
 
+def test_words_count_by_how_few_pages_have_them(chain: Chain, tmp_path: Path) -> None:
+    """If the checkpoint says how products become logits, and unless told otherwise; within a document, too."""
+    plain = late(Path(chain.embedder), tmp_path / "plain", words=True)
+    model = tmp_path / "model"
+    shutil.copytree(plain, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"word_temperature": 0.1}))
+    asked = ("--queries", chain.queries, "--first-stage", "dense", "--work")
+
+    def found(work: str, *args: object) -> dict[str, float]:
+        return dict(run_lines(artifact(mmrr("retrieve", *asked, tmp_path / work, *args)) / "run.trec")["q1"])
+
+    for work, checkpoint in (("without", plain), ("with", model)):
+        mmrr("index", chain.docs, "--work", tmp_path / work, "--embedder", checkpoint, *INDEX, *FP32)
+    for scope in (("--scope", "corpus"), ("--scope", "document")):
+        without = found("without", *scope)
+        assert found("with", *scope, "--search-option", "rarity=false") == pytest.approx(without, abs=1e-6)
+        weighed = found("with", *scope)
+        assert set(weighed) == set(without)
+        assert weighed != pytest.approx(without, abs=1e-2)
+        assert found("without", *scope, "--search-option", "rarity=true") == without  # nothing known, nothing weighed
+
+
 def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pipeline._VECTORS_SINCE, "index", 4)
     said = refused("retrieve", "--queries", chain.queries, "--work", chain.work)

@@ -19,7 +19,7 @@ from mmrr.errors import MmrrError
 from mmrr.families import embedder as family
 from mmrr.files import HashCache
 from mmrr.index import build_dense, search_dense
-from mmrr.late import max_sim
+from mmrr.late import max_sim, rarity
 from mmrr.prompts import word_ends
 from mmrr.training.features import ReadPage
 from mmrr.training.matching import Batch, Contrast
@@ -159,6 +159,19 @@ def test_a_page_has_fewer_vectors_than_tokens(tiny_embedder_path, tmp_path, page
             load(path, tmp_path)
 
 
+def test_a_checkpoint_says_how_products_become_logits(tiny_embedder_path, tmp_path):
+    path = late(tiny_embedder_path, tmp_path / "late", words=True)
+    assert load(path, tmp_path).temperature(Search()) == 0
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"word_temperature": 0.2}))
+    embedder = load(path, tmp_path)
+    assert (embedder.temperature(Search()), embedder.temperature(Search(rarity=False))) == (0.2, 0)
+    for wrong in (-1, "0.2", True, math.nan):
+        (path / "config.json").write_text(json.dumps(config | {"word_temperature": wrong}))
+        with pytest.raises(MmrrError, match=r"word_temperature .* in config.json: expected a number, 0 or more"):
+            load(path, tmp_path)
+
+
 def test_the_family_is_said_by_architecture_or_model_type():
     assert family({"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}) == "qwen3_vl"
     assert family({"model_type": "colqwen3"}) == "colqwen3"
@@ -270,6 +283,31 @@ def test_max_sim_is_the_sum_of_maxima():
     pages, queries = ragged((3, 1, 5), 8), ragged((4, 1), 8, seed=1)
     found = max_sim(queries, np.concatenate(pages), np.array([3, 1, 5]))
     assert found == pytest.approx(np.array([plainly(query, pages) for query in queries]), abs=1e-5)
+
+
+def by_rarity(query, pages, temperature):
+    """As ``plainly``, each of the query's vectors by how few pages have it, counted by hand."""
+    best = np.array([[max(float(q @ v) for v in page) for page in pages] for q in query])
+    counts = [sum(math.exp((one - max(row)) / temperature) for one in row) for row in best]
+    return sum(math.log(len(pages) / count) * row for count, row in zip(counts, best, strict=True))
+
+
+@pytest.mark.parametrize("products", [1 << 25, 40, 0])
+def test_a_word_counts_by_how_few_pages_have_it(monkeypatch, products):
+    """Whether queries are scored together or one by one."""
+    monkeypatch.setattr("mmrr.late._PRODUCTS", products)
+    pages, queries = ragged((3, 1, 5, 2), 8), ragged((4, 1, 2), 8, seed=1)
+    found = max_sim(queries, np.concatenate(pages), np.array([3, 1, 5, 2]), 0.3)
+    assert found == pytest.approx(np.array([by_rarity(query, pages, 0.3) for query in queries]), abs=1e-5)
+    assert abs(found - max_sim(queries, np.concatenate(pages), np.array([3, 1, 5, 2]))).max() > 0.1
+
+
+def test_rarity_is_an_inverse_document_frequency():
+    """What one page of four has counts log 4, what two have log 2, what all have nothing; softly between."""
+    best = np.array([[9, 0, 0, 0], [9, 9, 0, 0], [5, 5, 5, 5], [1, 0.9, 0, 0]], dtype=np.float32)
+    soft = 4 / (1 + math.exp(-1) + 2 * math.exp(-10))
+    assert rarity(best, 0.1) == pytest.approx([math.log(4), math.log(2), 0, math.log(soft)], abs=1e-6)
+    assert (rarity(best[:, :1], 0.1) == 0).all()
 
 
 @pytest.mark.parametrize(("factory", "products"), [("Flat", 1 << 25), ("Flat", 64), ("SQfp16", 0), ("IVF4,Flat", 0)])

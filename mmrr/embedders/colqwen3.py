@@ -7,13 +7,15 @@ with one of the page's (MaxSim).
 
 mmrr's own checkpoint reads letters, most of which say nothing by themselves: its config.json has ``WORDS``. Then a
 query has a vector for each word, taken where the word ends, and one of the whole, the last token's, each as long as it
-counts; a page has one for each visual token and the last one's.
+counts; a page has one for each visual token and the last one's. With ``TEMPERATURE`` a vector counts by how few of the
+pages that are searched have what it asks for, too (``late.rarity``).
 """
 
 from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ MAX_LENGTH = 8192
 WORDS = "word_vectors"
 #: In config.json: how many visual tokens of a page share a vector unless told otherwise.
 POOL = "token_pool"
+#: In config.json: what products of vectors are divided by to be logits.
+TEMPERATURE = "word_temperature"
 #: What the linear layer is called, by who wrote the checkpoint; mmrr writes the first.
 PROJECTIONS = ("custom_text_proj", "embedding_proj_layer")
 #: The published prompts, of a page and of a query.
@@ -65,9 +69,10 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Options that change query vectors only."""
+    """Options that change how a query is searched, not the pages."""
 
     prefix: str = ""  # in front of every query
+    rarity: bool = True  # weigh words by how few pages have them, if the checkpoint has TEMPERATURE
 
 
 class Embedder:
@@ -83,6 +88,9 @@ class Embedder:
         self.words, self.pool = bool(config.get(WORDS, False)), prepare.pool or config.get(POOL, 1)
         if type(self.pool) is not int or self.pool < 1:
             raise MmrrError(f"pool {self.pool}: expected a whole number, 1 or more")
+        self._temperature = config.get(TEMPERATURE, 0.0)
+        if type(self._temperature) not in (int, float) or not 0 <= self._temperature < math.inf:
+            raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
         if not 0 <= prepare.dim <= self.projection.out_features:
             raise MmrrError(f"dim {prepare.dim} is outside 1..{self.projection.out_features}, those of {checkpoint.id}")
         chat = self.backbone.chat.with_template(_PAGE)
@@ -124,6 +132,10 @@ class Embedder:
             states = self.backbone.read_all(self.backbone.text_sequence(ids))
             vectors.append(self.query_vectors(states[list(words)]).cpu())
         return vectors
+
+    def temperature(self, search: Search) -> float:
+        """For ``late.max_sim``: what products are divided by to be logits; 0: every vector counts the same."""
+        return float(self._temperature) if search.rarity else 0.0
 
     def query(self, text: str, search: Search) -> tuple[list[int], dict[int, str]]:
         """Token ids of a query, and the places among them that have a vector, with the words that end there."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
@@ -29,7 +31,7 @@ from mmrr.types import Progress, Query, Run, rank, silent
 
 #: Pages of either ranking, at least, that are added up.
 BLENDED = 100
-#: A query's vectors, in its shard.
+#: A query's vectors and their temperature, in its shard.
 _VECTORS = "vectors.safetensors"
 
 
@@ -65,7 +67,7 @@ def retrieve(
         raise MmrrError(f"--search-option {', '.join(search_options)} is of the embedder; this search is by text alone")
     spec = Spec(
         "retrieve",
-        3,
+        4,
         config,
         {
             "pages": collection.manifest.fingerprint,
@@ -82,8 +84,8 @@ def retrieve(
     depth = max(options.depth, BLENDED) if first_stage == "hybrid" else options.depth
     started = time.perf_counter()
     if embedded and search:
-        shards, vectors = _query_vectors(workspace, embedded, search, queries, machine, progress)
-        runs.append(_dense(workspace, collection, indexed, embedded, vectors, queries, options.scope, depth))
+        shards, asked = _asked(workspace, embedded, search, queries, machine, progress)
+        runs.append(_dense(workspace, collection, indexed, embedded, asked, queries, options.scope, depth))
     if first_stage != "dense":
         runs.append(_text(workspace, collection, indexed, queries, options.scope, depth))
     found = runs[0] if len(runs) == 1 else blend(runs[0], runs[1], weight=1.0)
@@ -112,12 +114,20 @@ def _check(queries: list[Query], options: Retrieve, collection: Collection) -> N
             )
 
 
-def _query_vectors(
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Queries as the embedder has them."""
+
+    vectors: list[NDArray[np.float32]]  # (M, D) of each
+    temperature: float  # as ``late.max_sim`` takes it
+
+
+def _asked(
     workspace: Workspace, embedded: Manifest, search: Any, queries: list[Query], machine: Machine, progress: Progress
-) -> tuple[list[str], list[NDArray[np.float32]]]:
-    """Shards, and of each query its vectors (M, D), a shard: what was asked before is not embedded again."""
+) -> tuple[list[str], _Asked]:
+    """Shards, and what they hold, one a query: what was asked before is not embedded again."""
     assert embedded.model
-    spec = Spec("retrieve", 2, {**embedded.config, "search": dataclasses.asdict(search)}, {}, embedded.model)
+    spec = Spec("retrieve", 3, {**embedded.config, "search": dataclasses.asdict(search)}, {}, embedded.model)
     keys = [spec.shard_key("query", query.text) for query in queries]
     missing = {
         key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
@@ -128,13 +138,17 @@ def _query_vectors(
         dtype = resolve_dtype(embedded.model["dtype"], device)
         checkpoint = recorded(embedded.model, workspace.hashes, families.names("embedders"))
         embedder = family.Embedder(checkpoint, family.Prepare(**embedded.config["options"]), device, dtype)
+        temperature = torch.tensor(embedder.temperature(search) if family.LATE else 0.0)
         with progress("embed queries", len(missing)) as advance:
             for key, text in missing.items():
                 folder = workspace.scratch()
-                save_tensors({"vectors": embedder.embed_queries([text], search)[0]}, folder / _VECTORS)
+                (vectors,) = embedder.embed_queries([text], search)
+                save_tensors({"vectors": vectors, "temperature": temperature}, folder / _VECTORS)
                 workspace.commit_shard("retrieve", key, folder, {})
                 advance(1)
-    return keys, [load(workspace.read_shard_file("retrieve", key, _VECTORS))["vectors"].numpy() for key in keys]
+    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
+    temperature = found[0]["temperature"] if found else torch.tensor(0.0)  # one embedder's, so all have the same
+    return keys, _Asked([of_query["vectors"].numpy() for of_query in found], temperature.item())
 
 
 def _dense(
@@ -142,7 +156,7 @@ def _dense(
     collection: Collection,
     indexed: Manifest,
     embedded: Manifest,
-    vectors: list[NDArray[np.float32]],
+    asked: _Asked,
     queries: list[Query],
     scope: Scope,
     depth: int,
@@ -150,20 +164,21 @@ def _dense(
     if scope == "corpus":
         names = (name for name in (DENSE, VECTORS, SIZES) if name in indexed.files)
         files = {name: workspace.own_file(indexed, name) for name in names}
+        found = search_dense(files, asked.vectors, depth, asked.temperature)
         return {
             query.query_id: rank({collection.pages[row].page_id: score for row, score in pages.items()}, depth)
-            for query, pages in zip(queries, search_dense(files, vectors, depth), strict=True)
+            for query, pages in zip(queries, found, strict=True)
         }
     # One document is a few pages: exact products, whatever the index of the whole collection approximates.
     cached: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
     ranked: Run = {}
-    for query, of_query in zip(queries, vectors, strict=True):
+    for query, of_query in zip(queries, asked.vectors, strict=True):
         assert query.doc_id
         rows = collection.rows[query.doc_id]
         if query.doc_id not in cached:
             pages = [of_page.numpy() for of_page in read_vectors(workspace, embedded, collection, rows)]
             cached[query.doc_id] = np.concatenate(pages), np.array([len(page) for page in pages])
-        scores = max_sim([of_query], *cached[query.doc_id])[0].tolist()
+        scores = max_sim([of_query], *cached[query.doc_id], asked.temperature)[0].tolist()
         of_pages = zip(rows, scores, strict=True)
         ranked[query.query_id] = rank({collection.pages[row].page_id: score for row, score in of_pages}, depth)
     return ranked

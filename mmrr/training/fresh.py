@@ -194,10 +194,12 @@ def save(
     dtype: torch.dtype,
     phrases: Sequence[str] = (),
     projection: Tensor | None = None,
+    temperature: float = 0.0,
 ) -> None:
     """Write weights, config, tokenizer, chat template and image processor as a published checkpoint has them.
 
-    ``projection`` (dim, D): of an embedder with late interaction, whose words have vectors.
+    ``projection`` (dim, D): of an embedder with late interaction, whose words have vectors; ``temperature``: what
+    products of these are divided by to be logits, if that is known.
     """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer(phrases)
@@ -233,5 +235,5 @@ def save(
     named = {f"{late.PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
     save_tensors(load_file(weights) | named, weights)
     said = json.loads((path / "config.json").read_text())
-    said |= {"architectures": ["ColQwen3"], late.WORDS: True, late.POOL: POOLED}
+    said |= {"architectures": ["ColQwen3"], late.WORDS: True, late.POOL: POOLED, late.TEMPERATURE: temperature}
     (path / "config.json").write_text(json.dumps(said, indent=2) + "\n")

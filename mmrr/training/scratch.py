@@ -110,7 +110,8 @@ def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
     if crew.leads:
         weight = embedder.projection.weight
         size, dtype = config.shape.max_tokens, torch.bfloat16
-        fresh.save(embedder.backbone.model, run / CHECKPOINT, size, dtype, projection=weight)
+        temperature = contrast.temperature.neg().exp().item()
+        fresh.save(embedder.backbone.model, run / CHECKPOINT, size, dtype, projection=weight, temperature=temperature)
 
 
 def train_reranker(config: ScratchReranker, run: Path) -> Records:
