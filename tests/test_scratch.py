@@ -284,17 +284,23 @@ def test_the_ranking_loss_is_cross_entropy_over_the_pages_that_were_asked() -> N
     assert nothing == 0
 
 
-def test_mined_are_the_pages_that_fit_a_query_best(runs: Path) -> None:
-    """Against one page scored at a time, within float32; the query's own page is left out."""
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_mined_are_the_pages_that_fit_a_query_best(runs: Path, temperature: float) -> None:
+    """As a search finds them, against one page scored at a time; the query's own page is left out."""
     features, keys = written_pages(runs, config(runs, "mined", "reranker", ""), 2)
     generator = torch.Generator().manual_seed(0)
     vectors = {key: torch.randn(2 + at % 3, 8, generator=generator) for at, key in enumerate(keys)}
     asked = [torch.randn(n, 8, generator=generator) for n in (1, 3)]
     features.vectors = lambda report, number: vectors[report, number]  # type: ignore[method-assign]
-    embedder = SimpleNamespace(embed_queries=lambda texts, search: asked[: len(texts)])
+    embedder = SimpleNamespace(
+        embed_queries=lambda texts, search: asked[: len(texts)], temperature=lambda search: temperature
+    )
     found = Miner(embedder, None, features, keys, 3)(["a", "b"], keys[1])
     for query, chosen in zip(asked, found, strict=True):
-        score = {key: float((query @ of_page.T).amax(1).sum()) for key, of_page in vectors.items() if key != keys[1]}
+        best = torch.stack([(query @ vectors[key].T).amax(1) for key in keys])
+        if temperature:
+            best = best * (len(keys) / ((best - best.amax(0)) / temperature).exp().sum(0)).log()
+        score = {key: float(row) for key, row in zip(keys, best.sum(1), strict=True) if key != keys[1]}
         assert chosen == sorted(score, key=lambda key: -score[key])[:3]
     assert [len(one) for one in Miner(embedder, None, features, keys[:2], 3)(["a"], keys[1])] == [1]
 

@@ -77,6 +77,10 @@ class Embedder:
         vector = self.unit(self.backbone.read(page, saliency.observe))
         return Embedding(vector[None].cpu(), saliency.total.cpu(), visual.grid)
 
+    def temperature(self, search: Search) -> float:
+        """For ``late.max_sim``, which has nothing to weigh: a query has one vector."""
+        return 0.0
+
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], search: Search) -> list[Tensor]:
         """Of each query one vector (1, D) float32, unit norm. Raises MmrrError for one beyond 8,192 tokens."""

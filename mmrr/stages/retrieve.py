@@ -138,7 +138,7 @@ def _asked(
         dtype = resolve_dtype(embedded.model["dtype"], device)
         checkpoint = recorded(embedded.model, workspace.hashes, families.names("embedders"))
         embedder = family.Embedder(checkpoint, family.Prepare(**embedded.config["options"]), device, dtype)
-        temperature = torch.tensor(embedder.temperature(search) if family.LATE else 0.0)
+        temperature = torch.tensor(embedder.temperature(search))
         with progress("embed queries", len(missing)) as advance:
             for key, text in missing.items():
                 folder = workspace.scratch()
