@@ -13,8 +13,6 @@ from mmrr.factory.looks import Colour, Look, choose
 from mmrr.factory.sources import Block, Document
 
 _NUMBER = re.compile(r"^[^\d\-(]{0,3}[-(]?[\d,]*\.?\d+\)?%?$")
-
-
 #: Pixels; print of a table that does not fit is made this small and no smaller.
 _SMALLEST = 10.0
 
