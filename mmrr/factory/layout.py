@@ -216,29 +216,33 @@ class _Typesetter:
         n = max((len(row) for row in rows), default=0)
         if n == 0:
             return
-        table = [[*row, *[""] * (n - len(row))] for row in rows]
-        size, parts = self._fit(table)
-        for columns in parts:
-            self._table_part([[row[c] for c in columns] for row in table], size, block)
-
-    def _fit(self, table: list[list[str]]) -> tuple[float, list[list[int]]]:
-        """The size of a table's print, and its columns: in several parts where they do not fit beside one another.
-
-        No column is narrower than its longest word, so that no word is broken that a line of the page can hold.
-        """
+        table: list[list[str]] = [[*row, *[""] * (n - len(row))] for row in rows]
         size = max(_SMALLEST, self.look.body_px * 0.9)
-        total = sum(self._extents(table, size)[0])
-        if total > self.column_px:
-            size = max(_SMALLEST, int(2 * size * self.column_px / total) / 2)
-        parts: list[list[int]] = [[]]
-        room = self.column_px
-        for column, width in enumerate(self._extents(table, size)[0]):
-            if parts[-1] and width > room:
-                parts.append([])
+        least, full = self._extents(table, size)
+        if sum(least) > self.column_px:
+            size = max(_SMALLEST, int(2 * size * self.column_px / sum(least)) / 2)
+            least, full = self._extents(table, size)
+        for part in self._parts(least):
+            widths = self._widths(least[part], full[part])
+            self._table_part([row[part] for row in table], widths, size, block)
+
+    def _parts(self, least: list[float]) -> list[slice]:
+        """Columns that fit beside one another; in several parts, one below the other, where not all of them do."""
+        starts, room = [0], self.column_px
+        for column, width in enumerate(least):
+            if column > starts[-1] and width > room:
+                starts.append(column)
                 room = self.column_px
-            parts[-1].append(column)
             room -= width
-        return size, parts
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(least)], strict=True)]
+
+    def _widths(self, least: list[float], full: list[float]) -> list[float]:
+        """Each column as wide as its longest word, so that none is broken, and a share of what is left."""
+        total = sum(full)
+        if total > self.column_px:
+            share = (self.column_px - sum(least)) / max(total - sum(least), 1.0)
+            return [low + share * (high - low) for low, high in zip(least, full, strict=True)]
+        return [width * self.column_px / total for width in full] if self.rng.random() < 0.5 else full
 
     def _extents(self, table: list[list[str]], size: float) -> tuple[list[float], list[float]]:
         """Of each column: the width of its longest word and that of its longest cell on one line, in pixels."""
@@ -252,15 +256,8 @@ class _Typesetter:
             full.append(max(self._width(cell, file, size) for cell, file in zip(column, faces, strict=True)) + size + 1)
         return least, full
 
-    def _table_part(self, table: list[list[str]], size: float, block: int) -> None:
+    def _table_part(self, table: list[list[str]], widths: list[float], size: float, block: int) -> None:
         file, bold = self.look.body.regular, self.look.body.bold
-        least, widths = self._extents(table, size)
-        total = sum(widths)
-        if total > self.column_px:  # each as wide as its longest word, and a share of what is left
-            share = (self.column_px - sum(least)) / max(total - sum(least), 1.0)
-            widths = [low + share * (high - low) for low, high in zip(least, widths, strict=True)]
-        elif self.rng.random() < 0.5:
-            widths = [width * self.column_px / total for width in widths]
         most = int((self.bottom - self.top - size * 0.5) / (size * 1.2))  # lines of a row as tall as the page
         for number, row in enumerate(table):
             head = number == 0
