@@ -5,7 +5,6 @@ Knows nothing of what the rows mean. Images stream: a few are in memory at a tim
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,51 +57,43 @@ def commit(data: str) -> str:
 
 def stream(source: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The rows of a parquet file as dicts of the small columns asked for: everything but images."""
-    import datasets  # type: ignore[import-untyped]
-
-    name = source.rsplit("/", 1)[-1]
-    try:
-        stream = datasets.load_dataset(
-            "parquet",
-            data_files=source if "://" in source else glob.escape(source),
-            split="train",
-            streaming=True,
-            columns=list(columns),
-            batch_size=_BATCH_ROWS,
-        )
-        missing = [column for column in columns if column not in (stream.features or {})]
-        if missing:
-            raise MmrrError(f"{name}: found no column {', '.join(missing)}, expected the columns as published")
-        yield from stream
-    except MmrrError:
-        raise
-    except Exception as error:  # the network, the file system, the format: whatever it was, the file is unreadable
-        raise MmrrError(f"cannot read {name}: {reason(error)}") from error
+    for batch in _batches(source, columns, _BATCH_ROWS):
+        yield from batch.to_pylist()
 
 
 def images(source: str) -> Iterator[bytes | None]:
-    """The image of each row of a parquet file.
+    """The image of each row of a parquet file."""
+    for batch in _batches(source, ("image_binary",), _BATCH_IMAGES):
+        for value in batch.column(0):
+            image = value.as_py()
+            # The Hub's own image type is a struct of bytes and path.
+            yield (image.get("bytes") if isinstance(image, dict) else image) or None
 
-    Not through ``datasets``, whose reader decodes a row group before it gives its first row: where a file is one
-    row group, as pandas writes it, that is every image at once. Here a data page and a buffer are in memory.
+
+def _batches(source: str, columns: Sequence[str], n_rows: int) -> Iterator[Any]:
+    """Record batches of some columns. Raises MmrrError for a file that cannot be read or lacks one of them.
+
+    Not through ``datasets``. Its reader decodes a row group before it gives its first row: where a file is one row
+    group, as pandas writes it, that is every image at once; here a data page and a buffer are in memory. And it hands
+    Arrow's threads a Python file: one that still holds it when the interpreter ends aborts the process
+    (apache/arrow#45214). Here the thread that asks is the thread that reads.
     """
     import pyarrow.parquet  # type: ignore[import-untyped]
     from huggingface_hub import HfFileSystem
 
     name = source.rsplit("/", 1)[-1]
     try:
-        with HfFileSystem().open(source, "rb") if "://" in source else open(source, "rb") as file:
-            file_ = pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-            if "image_binary" not in file_.schema_arrow.names:
-                raise MmrrError(f"{name}: found no column image_binary, expected the columns as published")
-            for batch in file_.iter_batches(_BATCH_IMAGES, columns=["image_binary"]):
-                for value in batch.column(0):
-                    image = value.as_py()
-                    # The Hub's own image type is a struct of bytes and path.
-                    yield (image.get("bytes") if isinstance(image, dict) else image) or None
+        with (
+            HfFileSystem().open(source, "rb") if "://" in source else open(source, "rb") as file,
+            pyarrow.parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as rows,
+        ):
+            missing = [column for column in columns if column not in rows.schema_arrow.names]
+            if missing:
+                raise MmrrError(f"{name}: found no column {', '.join(missing)}, expected the columns as published")
+            yield from rows.iter_batches(n_rows, columns=list(columns), use_threads=False)
     except MmrrError:
         raise
-    except Exception as error:
+    except Exception as error:  # the network, the file system, the format: whatever it was, the file is unreadable
         raise MmrrError(f"cannot read {name}: {reason(error)}") from error
 
 

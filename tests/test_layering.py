@@ -26,7 +26,7 @@ ONLY_IN = {
     "matplotlib": {"mmrr.training.plot"},
     "pdf2image": {"mmrr.rendering"},
     "pypdfium2": {"mmrr.documents", "mmrr.rendering"},
-    "datasets": {"mmrr.parquet"},
+    "datasets": set(),
     "ir_measures": {"mmrr.metrics"},
     "huggingface_hub": {"mmrr.checkpoints", "mmrr.parquet"},
     "filelock": {"mmrr.artifacts", "mmrr.training"},
