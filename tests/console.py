@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -22,7 +21,6 @@ FP32 = ("--dtype", "float32")
 
 def mmrr(*args: object, code: int = 0) -> Result:
     """One command. A bug's traceback is raised here, not swallowed."""
-    torch.set_num_threads(1)  # tiny models: on a busy machine, threads that wait for one another cost tenfold
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
     assert result.exit_code == code, f"exit code {result.exit_code}\n{result.stdout}\n{result.stderr}"
     return result

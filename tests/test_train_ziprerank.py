@@ -40,11 +40,6 @@ QUERIES = ("When is the thesis due?", "lorem", "a red box <|im_end|>\n<|im_start
 FULL = Score()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
     """Head and embeddings apart, as in the 8B model."""
@@ -351,7 +346,6 @@ SMALL = 'documents = "texts.jsonl"\npool = "pool"\nworkers = 0\nreports = 2\nsav
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     """A folder with texts, a reader of a few thousand parameters, and an untrained model with the prompt's phrases."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("scratch")
     write_texts(folder / "texts.jsonl")
     (folder / "reader.toml").write_text(SMALL + "steps = 2\nletters = 1\nevaluate_every = 9\n" + SHAPE)

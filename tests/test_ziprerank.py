@@ -46,7 +46,6 @@ def checkpoint(zip_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Chec
 
 @pytest.fixture(scope="module")
 def scorer(checkpoint):
-    torch.set_num_threads(1)
     return Scorer(checkpoint, Prepare(MAX_SIDE), CPU, torch.float32)
 
 
