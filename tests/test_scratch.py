@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,6 +255,22 @@ def test_words_in_another_order_are_not_written() -> None:
         assert not queries.writes(page, text), text
 
 
+def test_a_page_without_words_is_drawn_again(runs: Path) -> None:
+    """A batch that begins with one has no queries; where all pages are like it, that is said."""
+    features, keys = written_pages(runs, config(runs, "blank", "reranker", ""), 1)
+    blank = (9, 0)
+    load = features.load
+    features.load = lambda *key: (  # type: ignore[method-assign]
+        replace(load(*keys[0]), words=(), folded=(), blocks=(), cells=(), questions=()) if key == blank else load(*key)
+    )
+    make = BatchMaker(
+        features, [*[blank] * 9, keys[0]], "0", pages=2, queries=4, answered_only=False, mine=lambda *_: []
+    )
+    assert all(len(make(step).pages) == 1 for step in range(5))
+    with pytest.raises(MmrrError, match="found no words to ask for on any of 64 pages drawn, expected longer texts"):
+        BatchMaker(features, [blank], "0", pages=2, queries=4, answered_only=True)(0)
+
+
 def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[Features, list[tuple[int, int]]]:
     """The pages of the first reports, read by the runs' reader."""
     known, _ = scratch.documents(settings)
@@ -337,7 +354,8 @@ def test_half_of_a_batch_is_of_one_report_where_none_are_mined(runs: Path) -> No
     features, keys = written_pages(runs, config(runs, "near", "embedder", ""), 2)
     loaded: list[tuple[int, int]] = []
     features.load = lambda *key: loaded.append(key) or ReadPage(*[()] * 9)  # type: ignore[method-assign, func-returns-value]
-    BatchMaker(features, keys, "0", pages=8, queries=0, answered_only=True)(0)
+    with pytest.raises(MmrrError, match="found no words"):
+        BatchMaker(features, keys, "0", pages=8, queries=0, answered_only=True)(0)
     first = keys.index(loaded[0])
     assert loaded[:4] == [keys[(first + i) % len(keys)] for i in range(4)]
 

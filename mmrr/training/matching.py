@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import PageSequence
 from mmrr.checkpoints import Checkpoint
+from mmrr.errors import MmrrError
 from mmrr.keep import Saliency, choose
 from mmrr.packed import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.training.features import Features, Key, Keys, ReadPage
@@ -33,6 +34,8 @@ from mmrr.types import Embedding
 Mine = Callable[[Sequence[str], Key], list[Keys]]
 #: Rows of cells in a strip of a page.
 STRIP_ROWS = 8
+#: Tries to draw a batch; a page of a few words has no queries.
+_DRAWS = 64
 #: Letters of a word that learns to point: shorter ones stand nearly everywhere.
 _POINTS = 3
 #: Attention below this is none.
@@ -80,20 +83,26 @@ class BatchMaker:
         self.crossed, self.mine = crossed, mine
 
     def __call__(self, step: int) -> Batch:
+        """Raises MmrrError where no page drawn has words enough for a query."""
         rng = random.Random(f"{self.seed}/batch/{step}")
+        for _ in range(_DRAWS):
+            pages, queries = self._drawn(rng, strips=step < self.strips)
+            chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
+            if chosen:
+                return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
+        raise MmrrError(f"found no words to ask for on any of {_DRAWS} pages drawn, expected longer texts")
+
+    def _drawn(self, rng: random.Random, *, strips: bool) -> tuple[list[ReadPage], list[list[Labelled]]]:
         first = rng.randrange(len(self.keys))
-        if self.mine and step >= self.strips:
-            pages, queries = self._mined(self.mine, self.keys[first], rng)
-        else:
-            # Neighbours in the list are pages of one report, which resemble each other.
-            near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
-            far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
-            pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
-            if step < self.strips:
-                pages = [page.part(self.rows, rng) for page in pages]
-            queries = self._asked(pages, rng)
-        chosen = [(page, asked) for page, asked in zip(pages, queries, strict=True) if asked]
-        return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
+        if self.mine and not strips:
+            return self._mined(self.mine, self.keys[first], rng)
+        # Neighbours in the list are pages of one report, which resemble each other.
+        near = [self.keys[(first + i) % len(self.keys)] for i in range(max(2, self.pages // 2))]
+        far = [rng.choice(self.keys) for _ in range(self.pages - len(near))]
+        pages = [self.features.load(*key) for key in dict.fromkeys(near + far)]
+        if strips:
+            pages = [page.part(self.rows, rng) for page in pages]
+        return pages, self._asked(pages, rng)
 
     def _asked(self, pages: Sequence[ReadPage], rng: random.Random) -> list[list[Labelled]]:
         if self.crossed:
