@@ -56,13 +56,16 @@ def commit(data: str) -> str:
 
 
 def stream(source: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file as dicts of the small columns asked for: everything but images."""
+    """The rows of a parquet file as dicts of the small columns asked for: everything but images.
+
+    Raises MmrrError for a file that cannot be read or lacks one of them.
+    """
     for batch in _batches(source, columns, _BATCH_ROWS):
         yield from batch.to_pylist()
 
 
 def images(source: str) -> Iterator[bytes | None]:
-    """The image of each row of a parquet file."""
+    """The image of each row of a parquet file; None: it has none. Raises MmrrError as ``stream`` does."""
     for batch in _batches(source, ("image_binary",), _BATCH_IMAGES):
         for value in batch.column(0):
             image = value.as_py()
@@ -71,7 +74,7 @@ def images(source: str) -> Iterator[bytes | None]:
 
 
 def _batches(source: str, columns: Sequence[str], n_rows: int) -> Iterator[Any]:
-    """Record batches of some columns. Raises MmrrError for a file that cannot be read or lacks one of them.
+    """Record batches of some columns.
 
     Not through ``datasets``. Its reader decodes a row group before it gives its first row: where a file is one row
     group, as pandas writes it, that is every image at once; here a data page and a buffer are in memory. And it hands
