@@ -205,6 +205,23 @@ def test_a_batch_equals_its_members_one_by_one(tiny, page_images):
     assert (backwards.flip(0) - together).abs().max() <= 1e-5 * alone.abs().max()
 
 
+def test_pages_read_together_are_cached_as_one_by_one(tiny, page_images):
+    """Of the same length and of others, in any order."""
+    scorer = scorer_with(tiny, "1:4")
+    images = [*page_images, page_images[0].rotate(180), page_images[2].rotate(180)]
+    keeps = [keep_of(scorer, image, 0.6, i) for i, image in enumerate(images)]
+    together = scorer.prepare(images, keeps)
+    lengths = [state["k"].shape[2] for state in together]
+    assert lengths[0] == lengths[4]
+    assert len(set(lengths)) > 1
+    for image, keep, state in zip(images, keeps, together, strict=True):
+        (alone,) = scorer.prepare([image], [keep])
+        assert state["next_pos"] == alone["next_pos"]
+        for name in ("k", "v"):
+            assert (state[name] - alone[name]).abs().max() <= 1e-5 * alone[name].abs().max()
+    assert (together[0]["k"] - together[4]["k"]).abs().max() > 0.01  # nor is one page's another's
+
+
 def test_long_queries_make_smaller_batches_and_the_same_scores(tiny, page_images, monkeypatch):
     scorer = scorer_with(tiny, "1:4")
     states = scorer.prepare(page_images, [None] * 4)

@@ -220,24 +220,36 @@ class Backbone:
             next_pos,
         )
 
-    @torch.inference_mode()
     def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
-        """Keys and values (L_band, H_kv, n, d) of layers ``b .. e-1``.
+        """``prefixes`` of one sequence."""
+        return self.prefixes([page], band)[0]
 
-        Layers >= e never run; of layer e-1 only the key and value projections do.
+    @torch.inference_mode()
+    def prefixes(self, pages: Sequence[PageSequence], band: tuple[int, int]) -> list[KeyValues]:
+        """Keys and values (L_band, H_kv, n, d) of layers ``b .. e-1``, for pages in one prompt.
+
+        Pages of one length run together. Layers >= e never run; of layer e-1 only the key and value projections do.
         """
         start, end = band
-        keys, values = [], []
-        x, rotary = page.embeddings, self.rotary(page.positions)
-        for index in range(end):
-            query, key, value = self.project(index, x, rotary, n_queries=0 if index == end - 1 else None)
-            if index >= start:
-                keys.append(key)
-                values.append(value)
-            if index < end - 1:
-                x = self.finish(index, x, _causal(query, key, value))
-                x = page.add_deepstack(index, x)
-        return KeyValues(torch.stack(keys), torch.stack(values))
+        found: dict[int, KeyValues] = {}
+        for length in {len(page.embeddings) for page in pages}:
+            rows = [row for row, page in enumerate(pages) if len(page.embeddings) == length]
+            some = [pages[row] for row in rows]
+            x = torch.stack([page.embeddings for page in some])
+            rotary = self.rotary(torch.stack([page.positions for page in some], dim=1))
+            keys, values = [], []
+            for index in range(end):
+                query, key, value = self.project(index, x, rotary, n_queries=0 if index == end - 1 else None)
+                if index >= start:
+                    keys.append(key)
+                    values.append(value)
+                if index < end - 1:
+                    x = self.finish(index, x, _causal(query, key, value))
+                    for page, own in zip(some, x, strict=True):
+                        page.add_deepstack(index, own)
+            of_rows = zip(torch.stack(keys, dim=1), torch.stack(values, dim=1), strict=True)
+            found |= {row: KeyValues(*pair) for row, pair in zip(rows, of_rows, strict=True)}
+        return [found[row] for row in range(len(pages))]
 
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
         """The whole depth over one sequence; the last token's hidden state (D,) after the final norm.

@@ -168,15 +168,15 @@ class Scorer:
         The two tokens after the page (the image's end and a newline) see the page, so they belong to it. A Keep made
         on another grid is an error.
         """
-        states = []
+        pages = []
         for image, keep in zip(images, keeps, strict=True):
             (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
             if keep and keep.grid != visual.grid:
                 raise MmrrError(f"pruned on a grid of {keep.grid}, but this scorer cuts the page into {visual.grid}")
             kept = keep.indices if keep else None
-            page = self.backbone.page_sequence(self.before, visual, self.after, kept)
-            cache = self.backbone.prefix(page, self.band)
-            own = len(self.before)
+            pages.append(self.backbone.page_sequence(self.before, visual, self.after, kept))
+        states, own = [], len(self.before)
+        for page, cache in zip(pages, self.backbone.prefixes(pages, self.band), strict=True):
             stored = codecs.encode(cache.keys[:, :, own:], cache.values[:, :, own:], self.prepare_options.codec)
             state = {name: tensor.cpu() for name, tensor in stored.items()}
             states.append(state | {"next_pos": torch.tensor(page.next_pos)})
