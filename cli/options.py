@@ -192,7 +192,14 @@ SearchOptions = Annotated[
     ),
 ]
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=_MACHINE)]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:1, mps; or several, with commas, which share the pages while they are embedded and "
+        "precached: the rest runs on the first. auto takes every CUDA device.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)]
 Workers = Annotated[
     int, typer.Option(help="Processes that render and do OCR; 0: one per core.", rich_help_panel=_MACHINE)

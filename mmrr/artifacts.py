@@ -108,9 +108,10 @@ class Manifest:
 class Workspace:
     """One folder of artifacts. Open it with ``Workspace.open``; use it as a context manager."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, run: str | None = None) -> None:
+        """``run``: of the command that this process helps, to write where that one does."""
         self.root = root
-        self._run = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._run = run or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._lock = FileLock(root / "tmp" / f"{self._run}.lock")
         self.hashes = HashCache(root / "hashes.json")
 
@@ -138,6 +139,10 @@ class Workspace:
             except OSError as error:
                 raise MmrrError(f"--work {root} cannot be made: {error.strerror}") from error
         return cls(root)
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[Path, str]]:
+        """In a helper process: the same folder, under the lock that this process holds."""
+        return Workspace, (self.root, self._run)
 
     def __enter__(self) -> Self:
         try:

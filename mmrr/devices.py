@@ -9,8 +9,22 @@ from mmrr.errors import MmrrError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def resolve_device(name: str = "auto") -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU. Raises MmrrError if the one asked for is not there."""
+def resolve_devices(names: str = "auto") -> list[torch.device]:
+    """Every device of a list with commas; ``auto`` takes all CUDA devices, else MPS, else the CPU.
+
+    Raises MmrrError if one is not there.
+    """
+    if names == "auto" and torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    return [_device(name) for name in names.split(",")]
+
+
+def resolve_device(names: str = "auto") -> torch.device:
+    """The first of them, for what runs on one. Raises MmrrError if it is not there."""
+    return _device(names.split(",")[0])
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -9,13 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import multiprocessing
-import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -148,19 +144,6 @@ def render_pages(source: Source, first: int, last: int, out: Path, options: Rend
         pages = _draw_images(source, numbers, options)
     with closing(pages):  # so that temporary files go even if saving fails
         return [_save(page, out) for page in pages]
-
-
-def start_worker() -> None:
-    """Make this process a helper of another: it ends when that one does, killed or not, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def render_image(path: Path, number: int, text: str, out: Path, max_tokens: int) -> RenderedPage:

@@ -57,6 +57,7 @@ NEVER = {
     "mmrr.index": {"torch", "mmrr.artifacts"},
     "mmrr.late": MODULES - {"mmrr.errors", "mmrr.late"},
     "mmrr.metrics": {"torch", "mmrr.artifacts"},
+    "mmrr.processes": (HEAVY - {"torch"}) | (MODULES - {"mmrr.errors"}),
     "mmrr.ocr": HEAVY | (MODULES - {"mmrr.errors"}),
     "mmrr.prompts": {"torch", "mmrr"},
     "mmrr.trec": HEAVY | {"mmrr.artifacts"},
@@ -159,6 +160,12 @@ def test_importing_the_library_loads_no_screen():
     loaded = loaded_by("import mmrr.pipeline, mmrr.housekeeping")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
+
+
+def test_processes_that_draw_pages_load_no_model_library():
+    loaded = loaded_by("import mmrr.processes, mmrr.rendering")
+    assert "pypdfium2" in loaded
+    assert not loaded & {"torch", "transformers", "faiss"}
 
 
 def test_training_draws_and_joins_others_only_where_it_is_asked_to():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
 
 from mmrr import families
 from mmrr.artifacts import Manifest, Spec, Workspace
-from mmrr.checkpoints import resolve
+from mmrr.checkpoints import Checkpoint, resolve
 from mmrr.collection import Collection, read_image
 from mmrr.config import Machine, Model
-from mmrr.devices import dtype_name, resolve_device, resolve_dtype
+from mmrr.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.processes import Work, on_devices
 from mmrr.shards import write_embeddings
-from mmrr.types import Progress, silent
+from mmrr.types import Page, Progress, silent
 
 
 def embed(
@@ -28,8 +33,8 @@ def embed(
     name = families.embedder(checkpoint.config())
     family = families.load("embedders", name)
     prepare = families.parse_options(family.Prepare, options)
-    device = resolve_device(machine.device)
-    dtype = resolve_dtype(machine.dtype, device)
+    devices = resolve_devices(machine.device)
+    dtype = resolve_dtype(machine.dtype, devices[0])
     spec = Spec(
         "embed",
         2,
@@ -40,21 +45,32 @@ def embed(
     if done := workspace.done(spec):
         return done
     shards = {pages_key: spec.shard_key(pages_key) for pages_key in collection.by_shard}
-    missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("embed", key)}
-    pages_computed = sum(len(collection.by_shard[pages]) for pages in missing)
-    started = time.perf_counter()
+    missing = [
+        (collection.by_shard[pages], key) for pages, key in shards.items() if not workspace.has_shard("embed", key)
+    ]
+    pages_computed = sum(len(pages) for pages, _ in missing)
+    seconds = 0.0
     if missing:
-        embedder = family.Embedder(checkpoint, prepare, device, dtype)
-        started = time.perf_counter()
-        with progress("embed", pages_computed) as advance:
-            for pages_key, key in missing.items():
-                embeddings = {}
-                for page in collection.by_shard[pages_key]:
-                    (embeddings[page.number],) = embedder.embed_pages([read_image(workspace, page)])
-                    advance(1)
-                folder = workspace.scratch()
-                write_embeddings(folder, embeddings)
-                workspace.commit_shard("embed", key, folder, {})
+        load = partial(_load, workspace, name, checkpoint, prepare, dtype)
+        seconds = on_devices(devices, load, missing, progress("embed", pages_computed))
     content = {"pages": len(collection.pages), "shards": shards}
-    timing = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+    timing = {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
     return workspace.commit(spec, content, workspace.shard_bytes("embed", shards.values()), timing)
+
+
+def _load(
+    workspace: Workspace, family: str, checkpoint: Checkpoint, prepare: Any, dtype: torch.dtype, device: torch.device
+) -> Work:
+    embedder = families.load("embedders", family).Embedder(checkpoint, prepare, device, dtype)
+
+    def embed_shard(task: tuple[list[Page], str], advance: Callable[[int], None]) -> None:
+        pages, key = task
+        embeddings = {}
+        for page in pages:
+            (embeddings[page.number],) = embedder.embed_pages([read_image(workspace, page)])
+            advance(1)
+        folder = workspace.scratch()
+        write_embeddings(folder, embeddings)
+        workspace.commit_shard("embed", key, folder, {})
+
+    return embed_shard

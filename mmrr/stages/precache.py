@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
+
 from mmrr import families
-from mmrr.artifacts import Manifest, Spec, Workspace
+from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace
 from mmrr.checkpoints import Checkpoint, resolve
 from mmrr.collection import Collection, read_content, read_texts
 from mmrr.config import Machine, Model
-from mmrr.devices import dtype_name, resolve_device, resolve_dtype
+from mmrr.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.errors import MmrrError
 from mmrr.files import HashCache
 from mmrr.geometry import MIN_TOKENS, snap
+from mmrr.processes import Work, on_devices
 from mmrr.shards import page_name, read_keeps, write_states
 from mmrr.types import Keep, Page, Progress, silent
 
@@ -27,10 +30,13 @@ class Family:
     """A scorer family with its options written out for one checkpoint."""
 
     name: str
-    module: Any
     prepare: Any
     checkpoint: Checkpoint
     config: dict[str, Any]  # the checkpoint's config.json
+
+    @property
+    def module(self) -> Any:
+        return families.load("scorers", self.name)
 
     @property
     def geometry(self) -> tuple[int, int | None]:
@@ -65,9 +71,7 @@ def family_of(hashes: HashCache, name: str, model: Model, options: dict[str, str
     module = families.load("scorers", name)
     checkpoint = resolve(model.name, model.revision, hashes, module.MODEL_TYPES)
     config = checkpoint.config()
-    return Family(
-        name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config
-    )
+    return Family(name, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config)
 
 
 def precache(
@@ -84,8 +88,8 @@ def precache(
     ``report`` is told the plan before the model is loaded. Of a scorer that reads text, the manifest says how many
     pages have none (``without_text``). Raises MmrrError if the disk cannot hold the caches.
     """
-    device = resolve_device(machine.device)
-    dtype = resolve_dtype(machine.dtype, device)
+    devices = resolve_devices(machine.device)
+    dtype = resolve_dtype(machine.dtype, devices[0])
     inputs = {"pages": collection.manifest.fingerprint} | ({"prune": pruned.fingerprint} if pruned else {})
     spec = Spec(
         "precache",
@@ -117,23 +121,13 @@ def precache(
             f"the caches need {plan.total_bytes / 1e9:.1f} GB and {workspace.root} has {plan.free_bytes / 1e9:.1f} GB "
             "free; free some, choose another --work, or lower --keep"
         )
-    started = time.perf_counter()
-    if missing or needs_shared:
-        scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
-        started = time.perf_counter()
-        if needs_shared:
-            folder = workspace.scratch()
-            workspace.commit_shard("precache", shared, folder, write_states(folder, {"shared": scorer.shared_state()}))
-        with progress("precache", plan.missing) as advance:
-            for pages_key, key in missing.items():
-                keeps = read_keeps(workspace, keep_shards[pages_key]) if pruned else {}
-                states = {}
-                for page in collection.by_shard[pages_key]:
-                    read = read_content(workspace, collection, page, reads)
-                    (states[page_name(page)],) = scorer.prepare([read], [keeps.get(page.number)])
-                    advance(1)
-                folder = workspace.scratch()
-                workspace.commit_shard("precache", key, folder, write_states(folder, states))
+    tasks = [_Task(key, pages, keep_shards.get(pages)) for pages, key in missing.items()]
+    if needs_shared:
+        tasks.insert(0, _Task(shared))
+    seconds = 0.0
+    if tasks:
+        load = partial(_load, workspace, collection, family, reads, dtype)
+        seconds = on_devices(devices, load, tasks, progress("precache", plan.missing))
     size = workspace.shard_bytes("precache", [*shards.values(), shared])
     content: dict[str, Any] = {
         "pages": len(collection.pages),
@@ -144,10 +138,41 @@ def precache(
     }
     if reads == "text":
         content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
-    timing = {"pages_computed": plan.missing, "seconds": round(time.perf_counter() - started, 3)}
+    timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
     manifest = workspace.commit(spec, content, size, timing)
     workspace.set_head(*filter(None, (pruned, manifest)))
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A shard to compute."""
+
+    key: str
+    pages: str | None = None  # the pages shard it is of; None: what all pages share
+    kept: str | None = None  # the shard with its kept tokens; None: all are
+
+
+def _load(
+    workspace: Workspace, collection: Collection, family: Family, reads: str, dtype: torch.dtype, device: torch.device
+) -> Work:
+    scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
+    n_together = 1 if device.type == "cpu" else SHARD_PAGES
+
+    def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
+        states = {} if task.pages else {"shared": scorer.shared_state()}
+        keeps = read_keeps(workspace, task.kept) if task.kept else {}
+        pages = collection.by_shard[task.pages] if task.pages else []
+        for first in range(0, len(pages), n_together):
+            some = pages[first : first + n_together]
+            contents = [read_content(workspace, collection, page, reads) for page in some]
+            prepared = scorer.prepare(contents, [keeps.get(page.number) for page in some])
+            states |= zip(map(page_name, some), prepared, strict=True)
+            advance(len(some))
+        folder = workspace.scratch()
+        workspace.commit_shard("precache", task.key, folder, write_states(folder, states))
+
+    return prepare_shard
 
 
 def _plan(

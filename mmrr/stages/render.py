@@ -27,7 +27,8 @@ from mmrr.config import Machine, Render
 from mmrr.documents import Source, inspect
 from mmrr.errors import MmrrError
 from mmrr.files import digest
-from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages, start_worker
+from mmrr.processes import helpers, start_worker
+from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
 from mmrr.types import Progress, silent
 
 
@@ -148,12 +149,10 @@ def _read_by_ocr(
     images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
     if not images:
         return 0
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(images)), context, start_worker)
     try:
-        paths = (folder / page["file"] for folder, page in images)
-        answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
-        with progress("ocr", len(images)) as advance:
+        with helpers(min(workers, len(images))) as pool, progress("ocr", len(images)) as advance:
+            paths = (folder / page["file"] for folder, page in images)
+            answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
             for key, (drawn, pages) in missing.items():
                 read = []
                 for page, answer in zip(pages, answers, strict=False):  # each shard takes its pages' answers
@@ -166,12 +165,6 @@ def _read_by_ocr(
         raise MmrrError(
             "a process that read pages by OCR died, perhaps for want of memory; run the command again with --workers 1"
         ) from None
-    except BaseException:  # they write nothing: Ctrl-C waits for none of their pages
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     return len(images)
 
 
