@@ -30,7 +30,13 @@ def bench(
     ] = "reader",
     candidates: Annotated[str, typer.Option(help="Numbers of candidates, with commas.")] = "10,20,50,100",
     queries: Annotated[str, typer.Option(help="Numbers of queries that share the most candidates.")] = "8,64",
-    tokens: Annotated[int, typer.Option(min=4, help="Visual tokens of a page, at most.")] = 1280,
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="Visual tokens of a page, at most. Of several, with commas, the largest is timed in every way, the "
+            "others for how times grow."
+        ),
+    ] = "320,640,1280",
     keep: Annotated[float, typer.Option(help="Share of them that is kept.")] = 0.5,
     band: o.Band = None,
     codec: Annotated[Optional[list[str]], typer.Option(help="Codecs to time; repeatable. Default: all.")] = None,
@@ -80,13 +86,12 @@ def bench(
             for name in codec:
                 codecs.check(name)
             plan = dataclasses.replace(plan, codecs=tuple(codec))
+        sizes = _numbers("--tokens", tokens, 4)
         machine = Machine(device, dtype)
         others = _others(scorings(scorers), machine, Path(scratch)) if scorers else []
         scorer = _scorer(model, band, machine, Path(scratch))
-        side = scorer.backbone.cell_px
-        rows = round((tokens * 1.29) ** 0.5)  # a letter page is 1.29 times as high as wide
-        page = max(1, tokens // rows) * side, rows * side
-        found = run(scorer, page, plan, Path(scratch) / "work", others, progress)
+        *smaller, page = (_page(n, scorer.backbone.cell_px) for n in sizes)
+        found = run(scorer, page, plan, Path(scratch) / "work", others, progress, smaller)
         if output:
             _draw(found, output)
         if json_:
@@ -95,13 +100,19 @@ def bench(
         _show(found)
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def _page(tokens: int, side: int) -> tuple[int, int]:
+    """Width and height in pixels of a page of so many visual tokens at most."""
+    rows = round((tokens * 1.29) ** 0.5)  # a letter page is 1.29 times as high as wide
+    return max(1, tokens // rows) * side, rows * side
+
+
+def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     try:
         counts = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         counts = ()
-    if not counts or counts[0] < 1:
-        raise MmrrError(f"{option} {text}: expected numbers from 1, with commas, such as 10,100")
+    if not counts or counts[0] < least:
+        raise MmrrError(f"{option} {text}: expected numbers from {least}, with commas, such as 10,100")
     return counts
 
 
@@ -171,6 +182,20 @@ def _show(found: Bench) -> None:
         for row in found.once
     ]
     table("Reading a page once", ["", "ms a page", "of dense", "of FLOP/s"], once, to_stdout=True)
+    if len(found.growth) > 1:
+        grown = [
+            [
+                str(row.tokens),
+                str(row.kept),
+                size(row.page_bytes),
+                f"{row.dense_ms:,.1f}",
+                f"{row.mini_ms:,.1f}",
+                f"{row.mini_ms / row.dense_ms:.2%}",
+            ]
+            for row in found.growth
+        ]
+        columns = ["tokens a page", "kept", "a page", "dense, ms a query", "mini, resident", "of dense"]
+        table(f"{base.candidates} candidates, pages of other sizes", columns, grown, to_stdout=True)
     columns = ["", "candidates", "ms a query", "of dense", "a page", "of FLOP/s", "of copy", "peak memory"]
     table(
         f"{found.tokens} tokens a page, {found.kept} kept, {found.query_tokens} of the query's segment; this machine: "

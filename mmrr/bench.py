@@ -81,6 +81,17 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Grown:
+    """One query over the most candidates, for pages of so many tokens."""
+
+    tokens: int  # visual tokens of a page
+    kept: int
+    page_bytes: int
+    dense_ms: float  # one by one
+    mini_ms: float  # resident, first codec
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     limit: Limit
     tokens: int  # visual tokens of a page
@@ -88,6 +99,7 @@ class Bench:
     query_tokens: int
     once: list[Row]  # of one page, read without a query
     rows: list[Row]
+    growth: list[Grown]  # over tokens a page
 
 
 @dataclass(slots=True)
@@ -134,8 +146,12 @@ def bench(
     folder: Path,
     others: Sequence[Other] = (),
     progress: Progress = silent,
+    smaller: Sequence[tuple[int, int]] = (),
 ) -> Bench:
-    """Run it all. ``scorer`` is a miniReranker; page caches are written below ``folder``, a new workspace."""
+    """Run it all. ``scorer`` is a miniReranker; page caches are written below ``folder``, a new workspace.
+
+    ``smaller``: more sizes of a page image, for how times grow with them.
+    """
     grid = scorer.grid(*image_size)
     images = [_page(image_size, seed) for seed in range(plan.distinct)]
     keeps = [_keep(grid, plan.keep, seed) for seed in range(plan.distinct)]
@@ -143,10 +159,19 @@ def bench(
     _, suffix = scorer.segments(plan.query)
     cost = _Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
     ways = len(plan.codecs) + len(others)
-    total = 6 + len(plan.candidates) + ways * 2 * len(plan.candidates) + len(plan.codecs) + len(plan.queries)
+    total = (
+        6
+        + 2 * len(smaller)
+        + len(plan.candidates)
+        + ways * 2 * len(plan.candidates)
+        + len(plan.codecs)
+        + len(plan.queries)
+    )
     with progress("bench", total) as advance, Workspace.open(folder, create=True) as workspace:
         clock = _Clock(plan.repeats, advance)
-        limit = measure_limit(scorer.backbone.dtype, scorer.backbone.device)
+        device = scorer.backbone.device
+        limit = measure_limit(scorer.backbone.dtype, device)
+        growth = [_grown(_Clock(plan.repeats, advance), scorer, size, plan) for size in smaller]
         dense = images[: plan.dense_pages]
         flops = cost.dense(grid) * most
         clock.time(
@@ -186,9 +211,11 @@ def bench(
             places = _write(workspace, codecs.CODECS.index(codec), [coded[i % plan.distinct] for i in range(most)])
             page_bytes = _bytes(coded[0])
             of_one = cost.cached(kept, scorer.band)
-            _from_disk(clock, Other(f"mini {codec}", minireranker, mini), plan, workspace, places, page_bytes, of_one)
+            _from_disk(
+                clock, Other(f"mini {codec}", minireranker, mini), plan, workspace, places, page_bytes, device, of_one
+            )
             reader = StateReader(workspace)
-            resident = [reader.read(*place) for place in places]
+            resident = [_moved(reader.read(*place), device) for place in places]
             flops = cost.cached(kept, scorer.band) * most
             clock.time(
                 f"mini {codec}, resident",
@@ -198,6 +225,7 @@ def bench(
                 page_bytes=page_bytes,
             )
             if codec == plan.codecs[0]:
+                growth.append(Grown(grid[0] * grid[1], kept, page_bytes, clock.rows[0].ms, clock.rows[-1].ms))
                 for queries in plan.queries:
                     texts = [f"{plan.query} {i}" for i in range(queries)]
                     clock.time(
@@ -213,8 +241,23 @@ def bench(
             pages = texts if other.module.reads(other.scorer.prepare_options) == "text" else images
             states = other.scorer.prepare(pages, [None] * plan.distinct)
             places = _write(workspace, number, [states[i % plan.distinct] for i in range(most)])
-            _from_disk(clock, other, plan, workspace, places, _bytes(states[0]))
-    return Bench(limit, grid[0] * grid[1], kept, len(suffix), reading.rows, clock.rows)
+            _from_disk(clock, other, plan, workspace, places, _bytes(states[0]), device)
+    return Bench(limit, grid[0] * grid[1], kept, len(suffix), reading.rows, clock.rows, growth)
+
+
+def _grown(clock: _Clock, scorer: Any, size: tuple[int, int], plan: Plan) -> Grown:
+    """Time dense forwards and resident caches of pages of another size."""
+    grid, most = scorer.grid(*size), max(plan.candidates)
+    images = [_page(size, seed) for seed in range(plan.distinct)]
+    keeps = [_keep(grid, plan.keep, seed) for seed in range(plan.distinct)]
+    mini = scorer.sharing(Prepare(band=_band(scorer), codec=plan.codecs[0]))
+    states = [_moved(state, scorer.backbone.device) for state in mini.prepare(images, keeps)]
+    dense, resident = images[: plan.dense_pages], [states[i % plan.distinct] for i in range(most)]
+    ask = partial(_ask, mini, [plan.query], resident, mini.shared_state(), Score())
+    clock.time("dense", most, lambda: scorer.dense(plan.query, dense, "vision-first"), flops=0, timed=len(dense))
+    clock.time("mini", most, ask, flops=0)
+    kept = len(keeps[0].indices)
+    return Grown(grid[0] * grid[1], kept, _bytes(states[0]), *(row.ms for row in clock.rows))
 
 
 def _once(clock: _Clock, scorer: Any, image: Image.Image, keep: Keep, query: str, cost: _Cost) -> None:
@@ -237,12 +280,13 @@ def _from_disk(
     workspace: Workspace,
     places: Sequence[tuple[str, str]],
     page_bytes: int,
+    device: torch.device,
     flops: float = 0.0,
 ) -> None:
     """Time one query over the first so many of ``places``, with the files forgotten by the system and not."""
     shared, options = one.scorer.shared_state(), one.module.Score()
     for n in plan.candidates:
-        answer = partial(_answer, one.scorer, plan.query, workspace, places[:n], shared, options)
+        answer = partial(_answer, one.scorer, plan.query, workspace, places[:n], shared, options, device)
         evict = partial(_evict, workspace, places[:n])
         clock.time(f"{one.name}, cold disk", n, answer, flops=flops * n, page_bytes=page_bytes, before=evict)
         clock.time(f"{one.name}, page cache", n, answer, flops=flops * n, page_bytes=page_bytes)
@@ -358,6 +402,10 @@ def _apart(states: dict[str, State]) -> dict[str, State]:
     return {page: {name: tensor.clone() for name, tensor in state.items()} for page, state in states.items()}
 
 
+def _moved(state: State, device: torch.device) -> State:
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
 def _ask(scorer: Any, queries: Sequence[str], states: Sequence[State], shared: State, options: Any) -> None:
     for query in queries:
         scorer.score(query, states, shared, options)
@@ -370,9 +418,10 @@ def _answer(
     places: Sequence[tuple[str, str]],
     shared: State,
     options: Any,
+    device: torch.device,
 ) -> None:
     reader = StateReader(workspace)
-    _ask(scorer, [query], [reader.read(*place) for place in places], shared, options)
+    _ask(scorer, [query], [_moved(reader.read(*place), device) for place in places], shared, options)
 
 
 def _evict(workspace: Workspace, places: Sequence[tuple[str, str]]) -> None:

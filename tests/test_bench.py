@@ -55,7 +55,7 @@ def test_arithmetic_is_what_torch_counts(scorer, page_images):
 
 def test_every_way_is_timed(scorer, tmp_path):
     plan = Plan(candidates=(2, 3), queries=(2,), codecs=("none", "int4"), repeats=1, dense_pages=1, batch=2)
-    found = bench(scorer, SIZE, plan, tmp_path / "work")
+    found = bench(scorer, SIZE, plan, tmp_path / "work", smaller=[(64, 96)])
     names = [row.what for row in found.rows]
     assert names == [
         "dense, one by one",
@@ -77,6 +77,12 @@ def test_every_way_is_timed(scorer, tmp_path):
     assert by_name["dense, one by one"].timed == 1
     assert by_name["mini none, resident"].flops < by_name["dense, batched"].flops
     assert found.limit.flops > 1e9
+    small, page = found.growth
+    assert (small.tokens, small.kept, page.tokens, page.kept) == (6, 3, 35, 18)
+    assert small.page_bytes < page.page_bytes / 3
+    assert (page.dense_ms, page.mini_ms) == (by_name["dense, one by one"].ms, by_name["mini none, resident"].ms)
+    assert small.dense_ms > 0
+    assert small.mini_ms > 0
 
 
 def test_other_scorers_stand_beside_it(tmp_path, tiny_path):
@@ -104,9 +110,12 @@ def test_the_command(tmp_path, tiny_path):
     ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "2,1", "--repeats", "1", "--codec", "int8")
     found = json.loads(mmrr(*ask, "--json", "--output", tmp_path / "latency.png").stdout)
     assert found["tokens"] <= 35
+    assert len(found["growth"]) == 1
     assert {row["candidates"] for row in found["rows"]} == {1, 2}
     assert Image.open(tmp_path / "latency.png").width > 500
-    table = mmrr(*ask, "--folder", tmp_path).stdout
+    table = mmrr(*ask, "--tokens", "35,12", "--folder", tmp_path).stdout
+    assert "pages of other sizes" in table
+    assert "expected numbers from 4" in refused("bench", tiny_path, "--tokens", "1280,2")
     assert "page KV in memory, whole model" in table
     assert "language model, precache" in table
     assert [path.name for path in tmp_path.iterdir()] == ["latency.png"]  # nothing is left behind
