@@ -298,6 +298,7 @@ def evaluate(
     layouts: Annotated[bool, typer.Option("--layouts", help="mmdocir as published: rank layouts too.")] = False,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
+    embed_option: o.EmbedOptions = None,
     first_stage: o.FirstStageOption = None,
     search_option: o.SearchOptions = None,
     candidates: o.Candidates = o.RETRIEVE.depth,
@@ -355,7 +356,7 @@ def evaluate(
             Render(renderer, dpi, max_tokens, ocr),
             cast("Any", text),
             _embedder(embedder, embedder_revision, first_stage, scoring),
-            {},
+            pairs(embed_option),
             Index(),
             search_options(first_stage, "document", candidates),
             pairs(search_option),
@@ -378,6 +379,7 @@ def run(
     top_k: Annotated[int, typer.Option(min=1, help="Pages to show a query.")] = 3,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
+    embed_option: o.EmbedOptions = None,
     first_stage: o.FirstStageOption = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
@@ -408,7 +410,7 @@ def run(
         model = _embedder(embedder, embedder_revision, first_stage, scoring)
         pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
         report.documents(pages)
-        pipeline.index_pages(session, pages, model, {}, Index())
+        pipeline.index_pages(session, pages, model, pairs(embed_option), Index())
         report.without_text(session, pipeline.precache_pages(session, scoring, report.plan))
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), {})
         found = pipeline.rerank_run(session, found, Rerank(blend=blend), pairs(None, exit_layer=exit_layer))

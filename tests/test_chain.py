@@ -383,6 +383,9 @@ def test_run_is_the_same_chain(chain: Chain) -> None:
     result = mmrr(*command, "--work", chain.work, "--qrels", chain.qrels)
     assert artifact(result).parent == chain.work / "eval"
     assert "nDCG@5" in result.stdout
+    mmrr(*command, "--work", chain.root / "short", "--embed-option", "dim=16")
+    (embedded,) = (chain.root / "short" / "embed").glob("*/")
+    assert manifest(embedded)["config"]["options"]["dim"] == 16
 
 
 # The first stage

@@ -67,6 +67,12 @@ def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_emb
     assert evaluate(published, tmp_path / "w", *options) == document
 
 
+def test_options_of_the_embedder_reach_it(published, tmp_path, tiny_embedder_path):  # noqa: F811
+    evaluate(published, tmp_path / "w", "--embedder", str(tiny_embedder_path), "--embed-option", "dim=16")
+    (manifest,) = (tmp_path / "w" / "embed").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["config"]["options"]["dim"] == 16
+
+
 def test_a_named_embedder_prunes_even_where_text_finds_the_pages(published, tmp_path, tiny_path, tiny_embedder_path):  # noqa: F811
     def cached(name: str, *options: str) -> set[str]:
         work = tmp_path / name
