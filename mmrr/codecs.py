@@ -56,7 +56,7 @@ def encode(keys: Tensor, values: Tensor, codec: str) -> State:
 
 
 def decode(state: State, codec: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``keys`` and ``values`` (L, H_kv, n, d) again, where the state's tensors lie."""
+    """``keys`` and ``values`` (.., H_kv, n, d) again, of all layers or of one, where the state's tensors lie."""
     if codec in ("none", "bf16"):
         return state["k"].to(dtype), state["v"].to(dtype)
     k, v = (_unpack(state[name], codec) for name in ("k", "v"))
@@ -82,8 +82,8 @@ def _scale(step: Tensor) -> Tensor:
 
 
 def _spread(groups: Tensor, like: Tensor, codec: str) -> Tensor:
-    """(L, H_kv, groups, d) to every token: (L, H_kv, n, d) float32."""
-    return groups.float().repeat_interleave(_KEY_GROUP[codec], dim=2)[:, :, : like.shape[2]]
+    """(.., H_kv, groups, d) to every token: (.., H_kv, n, d) float32."""
+    return groups.float().repeat_interleave(_KEY_GROUP[codec], dim=-2)[..., : like.shape[-2], :]
 
 
 def _pack(levels: Tensor, codec: str) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ from mmrr.types import Grid
 
 #: Called per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), rotated.
 Observer = Callable[[int, Tensor, Tensor], None]
+
+#: Pages laid side by side for attention at most; on a CPU those whose keys and values take so many bytes a thread.
+_AT_ONCE, _NEAR_BYTES = 32, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,23 @@ class KeyValues:
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def n_tokens(self) -> int:
+        return self.keys.shape[2]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.keys[index], self.values[index]
+
+
+class Layers(Protocol):
+    """What ``KeyValues`` says of itself; a page's cache may be decoded only when a layer is asked for."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (H_kv, n, d) of one of the stored layers, counted from 0."""
 
 
 class Backbone:
@@ -300,7 +320,7 @@ class Backbone:
         self,
         x: Tensor,
         instruction: KeyValues,
-        pages: Sequence[KeyValues],
+        pages: Sequence[Layers],
         next_pos: Tensor,
         layers: tuple[int, int],
         *,
@@ -309,52 +329,54 @@ class Backbone:
         """Layers ``b .. e-1`` of the second segment over N pages at once, seeing instruction, page and itself.
 
         ``x`` (M, D), the same for every page before the band; ``instruction`` and ``pages`` hold layers from b on;
-        ``next_pos`` (N,) is the position of the segment's first token after each page. Pages are padded to the
-        longest behind a mask of -inf. Returns (N, M, D), or (N, 1, D), the last token's, with ``last_only``: the last
-        layer then asks for one row only.
+        ``next_pos`` (N,) is the position of the segment's first token after each page. A few pages at a time are laid
+        side by side for attention, padded to the longest of them behind a mask. Returns (N, M, D), or (N, 1, D), the
+        last token's, with ``last_only``: the last layer then asks for one row only.
         """
         first_layer, end = layers
         n, m = len(pages), x.shape[0]
-        n_instruction = instruction.keys.shape[2]
-        lengths = torch.tensor([page.keys.shape[2] for page in pages])
-        n_page = int(lengths.max())
-        own = n_instruction + n_page
+        n_instruction, lengths = instruction.n_tokens, [page.n_tokens for page in pages]
+        longest = n_instruction + max(lengths) + m
         _, n_heads, _, d_head = instruction.keys.shape
+        at_once = self._at_once(2 * n_heads * longest * d_head * x.itemsize)
+        parts = [slice(first, first + at_once) for first in range(0, n, at_once)]
+        visible = [_visible(n_instruction, lengths[rows], m).to(self.device) for rows in parts]
 
         # One layer's [instruction | page, padded | own], filled again for each: new memory costs as much as the copy.
-        keys, values = (x.new_empty(n, n_heads, own + m, d_head) for _ in range(2))
-        for i, length in enumerate(lengths.tolist()):  # masked, but no number may be missing
-            keys[i, :, n_instruction + length : own], values[i, :, n_instruction + length : own] = 0, 0
-
-        def fill(buffer: Tensor, shared: Tensor, of_pages: Iterable[Tensor], suffix: Tensor) -> None:
-            buffer[:, :, :n_instruction] = shared.to(x)
-            for i, cache in enumerate(of_pages):
-                buffer[i, :, n_instruction : n_instruction + cache.shape[1]] = cache.to(x)
-            buffer[:, :, own:] = suffix
-
-        visible = torch.ones(n, m, own + m, dtype=torch.bool)
-        visible[:, :, n_instruction:own] = (torch.arange(n_page) < lengths[:, None])[:, None]
-        visible[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
-        visible = visible.to(self.device)
+        # Zeros, since where a page is padded no number may be missing, though it is masked.
+        keys, values = (x.new_zeros(min(at_once, n), n_heads, longest, d_head) for _ in range(2))
 
         positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
         rotary = self.rotary(positions.expand(3, n, m))
         for index in range(first_layer, end):  # the first one projects what all pages share: x has no N yet
-            rows = 1 if last_only and index == end - 1 else m
-            query, key, value = self.project(index, x, rotary, n_queries=rows)
+            asking = 1 if last_only and index == end - 1 else m
+            query, key, value = self.project(index, x, rotary, n_queries=asking)
+            key, value = key.expand(n, -1, -1, -1), value.expand(n, -1, -1, -1)
             layer = index - first_layer
-            fill(keys, instruction.keys[layer], (page.keys[layer] for page in pages), key)
-            fill(values, instruction.values[layer], (page.values[layer] for page in pages), value)
+            keys[:, :, :n_instruction], values[:, :, :n_instruction] = instruction.layer(layer)
             # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
             group = query.shape[-3] // n_heads
-            attended = F.scaled_dot_product_attention(
-                query.reshape(n, n_heads, group * rows, d_head),
-                keys,
-                values,
-                attn_mask=visible[:, m - rows :].repeat(1, group, 1)[:, None],
-            )
-            x = self.finish(index, x[..., m - rows :, :], attended.reshape(n, group * n_heads, rows, d_head))
+            query = query.reshape(n, n_heads, group * asking, d_head)
+            attended = torch.empty_like(query)
+            for rows, mask in zip(parts, visible, strict=True):
+                k, v = (buffer[: len(mask), :, : mask.shape[-1]] for buffer in (keys, values))
+                for i, page in enumerate(pages[rows]):
+                    own = slice(n_instruction, n_instruction + page.n_tokens)
+                    k[i, :, own], v[i, :, own] = page.layer(layer)
+                k[:, :, -m:], v[:, :, -m:] = key[rows], value[rows]
+                seen = mask[:, m - asking :].repeat(1, group, 1)[:, None]
+                attended[rows] = F.scaled_dot_product_attention(query[rows], k, v, attn_mask=seen)
+            x = self.finish(index, x[..., m - asking :, :], attended.reshape(n, group * n_heads, asking, d_head))
         return x
+
+    def _at_once(self, page_bytes: int) -> int:
+        """How many pages are laid side by side, whose keys and values of a layer take so many bytes each.
+
+        On a CPU as many as stay in the memory of its own cores between the copy and attention.
+        """
+        if self.device.type != "cpu":
+            return _AT_ONCE
+        return max(1, min(_AT_ONCE, _NEAR_BYTES * torch.get_num_threads() // page_bytes))
 
     def final_norm(self, x: Tensor) -> Tensor:
         """The model's last RMSNorm, in float32."""
@@ -453,6 +475,15 @@ def linear_patches(tower: Any) -> None:
         return F.linear(pixels.to(weight.dtype), weight, convolution.bias)
 
     tower.patch_embed.forward = embed_patches
+
+
+def _visible(n_instruction: int, lengths: Sequence[int], m: int) -> Tensor:
+    """(N, M, keys) which of [instruction | page, padded | own] each of the M own rows sees of N pages."""
+    own = n_instruction + max(lengths)
+    visible = torch.ones(len(lengths), m, own + m, dtype=torch.bool)
+    visible[:, :, n_instruction:own] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None]
+    visible[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
+    return visible
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -46,9 +46,9 @@ PRUNES, LISTWISE = True, False
 PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
 #: Longest query, in tokens of the second segment.
 MAX_QUERY_TOKENS = 8192
-#: Attention masks of one batch stay below this many cells: a long query means fewer pages at once.
-_MAX_MASK_CELLS = 1 << 26
-_MAX_BATCH = 32
+#: Pages of one batch: their queries' tokens are the rows of matrix products, which are fast from some 2,000 rows on;
+#: and attention masks stay below so many cells, so that a long query means fewer pages at once.
+_MAX_ROWS, _MAX_MASK_CELLS = 8192, 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,23 @@ class Asked:
     """A query as far as no page changes it: its states (M, D) where the band begins."""
 
     states: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    """A page's cache as it is stored, decoded a layer at a time: where it is used, while it is used."""
+
+    state: State
+    codec: str
+    dtype: torch.dtype
+
+    @property
+    def n_tokens(self) -> int:
+        return self.state["k"].shape[2]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        stored = {name: tensor[index] for name, tensor in self.state.items() if name != "next_pos"}
+        return codecs.decode(stored, self.codec, self.dtype)
 
 
 class Scorer:
@@ -206,7 +223,7 @@ class Scorer:
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(states))
         for batch in self._batches(states, len(x), shared["k"].shape[2]):
-            pages = [self.keyvalues(*codecs.decode(states[i], codec, self.backbone.dtype)) for i in batch]
+            pages = [_Coded(states[i], codec, self.backbone.dtype) for i in batch]
             next_pos = torch.stack([states[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
             hidden = self.backbone.suffix_alone(hidden, end, leave)
@@ -261,7 +278,7 @@ class Scorer:
         for i in order:
             # Ascending, so the newest page is the longest of its batch.
             cells = n_query * (n_instruction + lengths[i] + n_query)
-            if not batches or len(batches[-1]) >= max(1, min(_MAX_BATCH, _MAX_MASK_CELLS // cells)):
+            if not batches or len(batches[-1]) >= max(1, min(_MAX_ROWS // n_query, _MAX_MASK_CELLS // cells)):
                 batches.append([])
             batches[-1].append(i)
         return batches

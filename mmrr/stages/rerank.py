@@ -28,9 +28,9 @@ from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, State, rank, silent
 
 T = TypeVar("T")
-#: Of a portion's stored bytes, what scoring holds at once, at most: this portion and the next one as stored; decoded
-#: (of int4, four times as much); and a layer of it laid side by side for attention, with room for one page's float32.
-_COPIES = 12
+#: Of a portion's stored bytes, what scoring holds at once, at most: this portion, the next one, and as much again for
+#: what a family makes of it while it scores.
+_COPIES = 3
 #: Queries scored together at most, so that a page which they share is read once for all of them.
 TOGETHER = 32
 #: A query's candidates' rows.
