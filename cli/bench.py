@@ -167,7 +167,7 @@ def _show(found: Bench) -> None:
                 f"{row.ms:,.1f}",
                 f"{row.ms / dense:.2%}",
                 size(row.page_bytes) if row.page_bytes else "",
-                f"{row.flops / seconds / found.limit.flops:.0%}" if row.flops else "",
+                f"{row.flops / seconds / row.limit_flops:.0%}" if row.flops else "",
                 f"{read / seconds / found.limit.bytes:.0%}" if read else "",
                 size(row.peak_bytes) if row.peak_bytes else "",
             ]
@@ -177,7 +177,7 @@ def _show(found: Bench) -> None:
             row.what,
             f"{row.ms:,.1f}",
             f"{row.ms / base.ms * base.candidates:.1%}",
-            f"{row.flops / row.ms * 1000 / found.limit.flops:.0%}",
+            f"{row.flops / row.ms * 1000 / row.limit_flops:.0%}",
         ]
         for row in found.once
     ]

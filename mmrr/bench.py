@@ -58,6 +58,9 @@ class Row:
     ms: float  # median, of one query over all candidates
     timed: int  # candidates really run; fewer than ``candidates``: ms is in proportion
     flops: float  # of one query; 0: not counted
+    limit_flops: (
+        float  # a second, of a plain matrix product between the repeats: a shared machine is not always as fast
+    )
     page_bytes: int = 0  # of one candidate's cache
     queries: int = 1
     peak_bytes: int | None = None  # largest resident memory meanwhile, everything included
@@ -106,6 +109,7 @@ class Bench:
 class _Clock:
     repeats: int
     advance: Callable[[int], None]
+    product: Callable[[], float]  # what a plain matrix product reaches now
     rows: list[Row] = field(default_factory=list)
 
     def time(
@@ -124,18 +128,16 @@ class _Clock:
         if before is None:
             work()
         _forget_peak()
-        seconds = []
+        seconds, limits = [], []
         for _ in range(self.repeats):
+            limits.append(self.product())
             if before:
                 before()
-            _wait()
-            start = time.perf_counter()
-            work()
-            _wait()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(_seconds(work))
         timed = timed or candidates
         ms = 1000 * statistics.median(seconds) * candidates / timed / queries
-        self.rows.append(Row(what, candidates, ms, timed, flops, page_bytes, queries, _peak()))
+        limit = statistics.median(limits)
+        self.rows.append(Row(what, candidates, ms, timed, flops, limit, page_bytes, queries, _peak()))
         self.advance(1)
 
 
@@ -168,10 +170,11 @@ def bench(
         + len(plan.queries)
     )
     with progress("bench", total) as advance, Workspace.open(folder, create=True) as workspace:
-        clock = _Clock(plan.repeats, advance)
         device = scorer.backbone.device
-        limit = measure_limit(scorer.backbone.dtype, device)
-        growth = [_grown(_Clock(plan.repeats, advance), scorer, size, plan) for size in smaller]
+        product = plain_product(scorer.backbone.dtype, device)
+        clock, reading = (_Clock(plan.repeats, advance, product) for _ in range(2))
+        limit = Limit(max(product() for _ in range(5)), _copied(device))
+        growth = [_grown(_Clock(plan.repeats, advance, product), scorer, size, plan) for size in smaller]
         dense = images[: plan.dense_pages]
         flops = cost.dense(grid) * most
         clock.time(
@@ -183,7 +186,6 @@ def bench(
         )
         batch = [images[i % plan.distinct] for i in range(plan.batch)]
         clock.time("dense, batched", most, lambda: scorer.dense_batch(plan.query, batch), flops=flops, timed=len(batch))
-        reading = _Clock(plan.repeats, advance)
         _once(reading, scorer, images[0], keeps[0], plan.query, cost)
 
         everything = scorer.sharing(Prepare(band=f"0:{scorer.backbone.n_layers}"))
@@ -292,22 +294,29 @@ def _from_disk(
         clock.time(f"{one.name}, page cache", n, answer, flops=flops * n, page_bytes=page_bytes)
 
 
-def measure_limit(dtype: torch.dtype, device: torch.device) -> Limit:
-    """The best of five of a 2,048-cubed matrix product and of a copy of 256 MB."""
+def plain_product(dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
+    """Multiplies two matrices of 2,048 by 2,048 and says how many operations a second that was; begins warm."""
     a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+
+    def product() -> float:
+        return 2 * 2048**3 / _seconds(lambda: a @ b)
+
+    product()
+    return product
+
+
+def _copied(device: torch.device) -> float:
+    """Bytes a second, the best of five copies of 256 MB."""
     source, target = (torch.zeros(1 << 28, dtype=torch.uint8, device=device) for _ in range(2))
+    return (1 << 28) / min(_seconds(lambda: target.copy_(source)) for _ in range(5))
 
-    def best(work: Callable[[], object]) -> float:
-        seconds = []
-        for _ in range(6):
-            _wait()
-            start = time.perf_counter()
-            work()
-            _wait()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds[1:])
 
-    return Limit(2 * 2048**3 / best(lambda: a @ b), (1 << 28) / best(lambda: target.copy_(source)))
+def _seconds(work: Callable[[], object]) -> float:
+    _wait()
+    start = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - start
 
 
 class _Cost:
