@@ -56,6 +56,15 @@ def test_constant_keys_and_values_come_back(codec, value):
         assert torch.allclose(found, same, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_layer_alone_is_decoded_as_among_all(codec):
+    state = encode(*cache(130), codec)
+    keys, values = decode(state, codec, torch.float32)
+    for index in range(2):
+        layer = decode({name: tensor[index] for name, tensor in state.items()}, codec, torch.float32)
+        assert all(map(torch.equal, layer, (keys[index], values[index])))
+
+
 def test_numbers_as_computed_and_in_bfloat16():
     keys, values = cache(5)
     assert all(map(torch.equal, decode(encode(keys, values, "none"), "none", torch.float32), (keys, values)))

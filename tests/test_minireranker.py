@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 
+from mmrr.backbones import qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.scorers import minireranker
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
@@ -222,11 +223,31 @@ def test_pages_read_together_are_cached_as_one_by_one(tiny, page_images):
     assert (together[0]["k"] - together[4]["k"]).abs().max() > 0.01  # nor is one page's another's
 
 
+@pytest.mark.parametrize("codec", ["none", "int4"])
+def test_pages_laid_side_by_side_score_as_one_by_one(tiny, page_images, monkeypatch, codec):
+    """As many as fit near the processor, two at a time, and each alone; pages of other lengths among them."""
+    scorer = scorer_with(tiny, "1:4").sharing(Prepare(band="1:4", codec=codec))
+    images = [*page_images, page_images[1].rotate(180)]
+    states, shared = scorer.prepare(images, [None] * 5), scorer.shared_state()
+    page_bytes = 2 * scorer.backbone.config.text_config.num_key_value_heads * 16 * 4
+    assert scorer.backbone._at_once(page_bytes) > 5
+    together = scorer.score(QUERIES[1], states, shared, Score())
+    assert together.std() > 0
+    for at_once in (2, 1):
+        monkeypatch.setattr(qwen3_vl, "_AT_ONCE", at_once)
+        apart = scorer.score(QUERIES[1], states, shared, Score())
+        assert (together - apart).abs().max() <= 1e-5 * together.abs().max()
+    monkeypatch.setattr(qwen3_vl, "_NEAR_BYTES", 1)
+    assert scorer.backbone._at_once(page_bytes) == 1
+
+
 def test_long_queries_make_smaller_batches_and_the_same_scores(tiny, page_images, monkeypatch):
     scorer = scorer_with(tiny, "1:4")
     states = scorer.prepare(page_images, [None] * 4)
     shared = scorer.shared_state()
     whole = scorer.score(QUERIES[1], states, shared, Score())
+    monkeypatch.setattr(minireranker, "_MAX_ROWS", 200)
+    assert [len(batch) for batch in scorer._batches(states, 100, 50)] == [2, 2]
     monkeypatch.setattr(minireranker, "_MAX_MASK_CELLS", 1)
     assert [len(batch) for batch in scorer._batches(states, 100, 50)] == [1, 1, 1, 1]
     assert (scorer.score(QUERIES[1], states, shared, Score()) - whole).abs().max() <= 1e-5 * whole.abs().max()

@@ -218,12 +218,12 @@ class Scorer:
                 f"exit layer {leave} is outside {start + 1}..{self.backbone.n_layers}: it must lie behind the band's "
                 f"first layer, or the query never meets the page"
             )
-        end, codec = min(end, leave), self.prepare_options.codec
+        end = min(end, leave)
         x = (self.ask(query) if isinstance(query, str) else query).states
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(states))
         for batch in self._batches(states, len(x), shared["k"].shape[2]):
-            pages = [_Coded(states[i], codec, self.backbone.dtype) for i in batch]
+            pages = [self._page(states[i]) for i in batch]
             next_pos = torch.stack([states[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
             hidden = self.backbone.suffix_alone(hidden, end, leave)
@@ -269,6 +269,13 @@ class Scorer:
         if len(second) > MAX_QUERY_TOKENS:
             raise MmrrError(f"a query of {len(second)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")
         return first, second
+
+    def _page(self, state: State) -> Any:
+        """A page's keys and values, by layer: decoded when a layer is asked for; off the CPU at once, in few calls."""
+        codec, dtype = self.prepare_options.codec, self.backbone.dtype
+        if self.backbone.device.type == "cpu":
+            return _Coded(state, codec, dtype)
+        return self.keyvalues(*codecs.decode(state, codec, dtype))
 
     def _batches(self, states: Sequence[State], n_query: int, n_instruction: int) -> list[list[int]]:
         """Candidates of similar length together, few enough for the mask to stay small."""

@@ -28,9 +28,9 @@ from mmrr.trec import write_run
 from mmrr.types import Progress, Query, Run, State, rank, silent
 
 T = TypeVar("T")
-#: Of a portion's stored bytes, what scoring holds at once, at most: this portion, the next one, and as much again for
-#: what a family makes of it while it scores.
-_COPIES = 3
+#: What scoring holds at once, at most, in portions as stored, on the CPU and elsewhere: this one, the next one, and
+#: what a family makes of it meanwhile. Elsewhere that may be all of it decoded, of int4 four times as much.
+_COPIES, _COPIES_ELSEWHERE = 3, 6
 #: Queries scored together at most, so that a page which they share is read once for all of them.
 TOGETHER = 32
 #: A query's candidates' rows.
@@ -224,7 +224,8 @@ def _from_cache(
         queries = [ask(query.text) for query, _ in asked]
         pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in asked]
-        portions = _portions(zip(pages, states(pages), strict=True), machine.memory // _COPIES)
+        copies = _COPIES if device.type == "cpu" else _COPIES_ELSEWHERE
+        portions = _portions(zip(pages, states(pages), strict=True), machine.memory // copies)
         for part in _ahead(_moved(portions, device)):
             for query, own in zip(queries, found, strict=True):
                 mine = {row: state for row, state in part.items() if row in own}
