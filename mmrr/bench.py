@@ -58,9 +58,7 @@ class Row:
     ms: float  # median, of one query over all candidates
     timed: int  # candidates really run; fewer than ``candidates``: ms is in proportion
     flops: float  # of one query; 0: not counted
-    limit_flops: (
-        float  # a second, of a plain matrix product between the repeats: a shared machine is not always as fast
-    )
+    limit_flops: float  # what a plain matrix product reached between the repeats, a second
     page_bytes: int = 0  # of one candidate's cache
     queries: int = 1
     peak_bytes: int | None = None  # largest resident memory meanwhile, everything included
