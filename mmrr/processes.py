@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,41 @@ def start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+class Pool(ProcessPoolExecutor):
+    """Helper processes, which leave Ctrl-C to the one that started them from their first moment."""
+
+    def __init__(self, n: int, begin: Callable[..., None] = start_worker, *args: Any) -> None:
+        """Each is begun with ``begin(*args)``. Spawned: a forked one would inherit locks, and could not use CUDA."""
+        super().__init__(n, multiprocessing.get_context("spawn"), begin, args)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        with _interrupts_wait():
+            return super().submit(*args, **kwargs)
+
+
 @contextmanager
-def helpers(n: int, begin: Callable[..., None] = start_worker, *args: Any) -> Iterator[ProcessPoolExecutor]:
-    """``n`` processes, each begun with ``begin(*args)``; an error or Ctrl-C ends them in the middle of what they do."""
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(n, context, begin, args)  # a forked one would inherit locks, and could not use CUDA
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C counts when the block is over, and processes started in it never see one."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))  # another thread may take the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what a new process inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def helpers(n: int, begin: Callable[..., None] = start_worker, *args: Any) -> Iterator[Pool]:
+    """A ``Pool`` that an error or Ctrl-C ends in the middle of what it does."""
+    others = set(multiprocessing.active_children())
+    pool = Pool(n, begin, *args)
     try:
         yield pool
     except BaseException:

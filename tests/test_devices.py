@@ -17,7 +17,7 @@ from mmrr.devices import resolve_device, resolve_devices
 from mmrr.errors import MmrrError
 from mmrr.processes import Work, on_devices
 from tests.console import FP32, INDEX, files, mmrr, refused, shards, write_documents
-from tests.test_resume import is_running, started, wait_until
+from tests.test_resume import assert_all_end, started, wait_until
 
 CPU = torch.device("cpu")
 
@@ -60,10 +60,13 @@ def test_one_task_needs_no_process(tmp_path: Path, n_devices: int) -> None:
     assert counted == [1, 2]
 
 
-@pytest.mark.parametrize(("task", "message"), [("wrong", "a page is damaged"), ("dies", r"\(cpu, cpu\) died")])
-def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path, task: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "message"), [(["wrong", "waits"], "a page is damaged"), (["dies", "a"], r"\(cpu, cpu\) died")]
+)
+def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path, tasks: list[str], message: str) -> None:
+    """An error at once; a death at the latest when another process is through with a task."""
     with pytest.raises(MmrrError, match=message):
-        on_devices([CPU, CPU], partial(note_down, tmp_path), [task, "waits"], nullcontext(lambda n: None))
+        on_devices([CPU, CPU], partial(note_down, tmp_path), tasks, nullcontext(lambda n: None))
 
 
 def test_auto_takes_every_cuda_device_and_a_list_those_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,30 +110,34 @@ def test_pages_embedded_and_cached_by_two_devices_are_those_of_one(
     assert "doc3.pdf" in ranking[0]
 
 
-def test_an_interrupt_ends_the_processes_of_all_devices(commands: list[tuple[object, ...]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["started", "loading"])
+def test_an_interrupt_ends_the_processes_of_all_devices(
+    commands: list[tuple[object, ...]], tmp_path: Path, moment: str
+) -> None:
+    """Ctrl-C, which a terminal sends to all of them: as soon as there is one, and while they load torch."""
     index, precache = commands
     work = tmp_path / "work"
     mmrr(*index, "--work", work)
-    with started(*precache, "--work", work, "--device", "cpu,cpu") as process:
+    with started(*precache, "--work", work, "--device", "cpu,cpu", alone=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         if not children.parent.exists():
             pytest.skip("no /proc to look for processes in")
         workers: list[str] = []
 
-        def loading() -> bool:
-            workers[:] = [pid for pid in children.read_text().split() if "libtorch" in maps(pid)]
-            return len(workers) == 2
+        def there() -> bool:
+            workers[:] = [pid for pid in children.read_text().split() if moment == "started" or "libtorch" in maps(pid)]
+            return len(workers) >= 2
 
-        wait_until(loading, process)
-        process.send_signal(signal.SIGINT)
+        wait_until(there, process)
+        os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
-    assert not [pid for pid in workers if is_running(pid)]
+    assert_all_end(workers)
     before = files(work)
-    mmrr(*precache, "--work", work, "--device", "cpu,cpu")
+    mmrr(*precache, "--work", work)
     assert before.items() <= files(work).items()
 
 

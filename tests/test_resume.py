@@ -92,13 +92,17 @@ def copy(undisturbed: Made, tmp_path: Path) -> Made:
 
 
 @contextmanager
-def started(*args: object) -> Iterator[subprocess.Popen[str]]:
-    """A command in a process of its own, slowed down; killed if the test leaves it running."""
+def started(*args: object, alone: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process of its own, slowed down; killed if the test leaves it running.
+
+    ``alone``: it leads a group of processes, as a terminal's command does.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWLY, *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=alone,
     )
     try:
         yield process
@@ -168,10 +172,15 @@ def test_processes_that_render_end_with_a_killed_command(fresh: Made) -> None:
 
         kill_when(process, rendering)
     assert len(workers) >= 2
+    assert_all_end(workers)
+
+
+def assert_all_end(processes: list[str]) -> None:
+    """Within 20 seconds."""
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(is_running(pid) for pid in workers):
+    while time.monotonic() < deadline and any(is_running(pid) for pid in processes):
         time.sleep(0.05)
-    assert [pid for pid in workers if is_running(pid)] == []
+    assert [pid for pid in processes if is_running(pid)] == []
 
 
 def is_running(pid: str) -> bool:
@@ -201,19 +210,10 @@ def test_an_interrupt_is_one_line_and_exit_code_130(undisturbed: Made, fresh: Ma
 
 def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
     """Ctrl-C reaches every process of the terminal's group, the ones that draw pages included."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *map(str, fresh.text_index), "--workers", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    with started(*fresh.text_index, "--workers", "2", alone=True) as process:
         wait_until(lambda: shards(fresh.work, "pages"), process)
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=300)
-    finally:
-        process.kill()
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr

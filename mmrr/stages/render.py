@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +26,7 @@ from mmrr.config import Machine, Render
 from mmrr.documents import Source, inspect
 from mmrr.errors import MmrrError
 from mmrr.files import digest
-from mmrr.processes import helpers, start_worker
+from mmrr.processes import Pool, helpers
 from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
 from mmrr.types import Progress, silent
 
@@ -213,8 +212,7 @@ def _run(
 def _pool(
     workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int
 ) -> Iterator[tuple[_Task, Path, list[RenderedPage]]]:
-    # "spawn": a forked child would inherit the locks of the parent's threads.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
+    pool = Pool(workers)
     queue = iter(tasks)
     running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}
 
