@@ -67,7 +67,7 @@ def test_every_way_is_timed(scorer, tmp_path):
         *["mini int4, cold disk", "mini int4, page cache"] * 2,
         "mini int4, resident",
     ]
-    assert all(row.ms > 0 and row.flops > 0 for row in [*found.rows, *found.once])
+    assert all(row.ms > 0 and row.flops > 0 and row.limit_flops > 1e8 for row in [*found.rows, *found.once])
     tower, dense, precache, whole = (row.flops for row in found.once)
     assert whole == tower + precache
     assert tower + dense == found.rows[0].flops / 3  # of three candidates

@@ -229,16 +229,14 @@ def test_pages_laid_side_by_side_score_as_one_by_one(tiny, page_images, monkeypa
     scorer = scorer_with(tiny, "1:4").sharing(Prepare(band="1:4", codec=codec))
     images = [*page_images, page_images[1].rotate(180)]
     states, shared = scorer.prepare(images, [None] * 5), scorer.shared_state()
-    page_bytes = 2 * scorer.backbone.config.text_config.num_key_value_heads * 16 * 4
-    assert scorer.backbone._at_once(page_bytes) > 5
+    assert scorer.backbone._at_once(1 << 20) == min(32, 4 * torch.get_num_threads())
+    assert scorer.backbone._at_once(1 << 40) == 1
     together = scorer.score(QUERIES[1], states, shared, Score())
     assert together.std() > 0
-    for at_once in (2, 1):
-        monkeypatch.setattr(qwen3_vl, "_AT_ONCE", at_once)
+    for limit, n in (("_AT_ONCE", 2), ("_NEAR_BYTES", 1)):
+        monkeypatch.setattr(qwen3_vl, limit, n)
         apart = scorer.score(QUERIES[1], states, shared, Score())
         assert (together - apart).abs().max() <= 1e-5 * together.abs().max()
-    monkeypatch.setattr(qwen3_vl, "_NEAR_BYTES", 1)
-    assert scorer.backbone._at_once(page_bytes) == 1
 
 
 def test_long_queries_make_smaller_batches_and_the_same_scores(tiny, page_images, monkeypatch):

@@ -183,6 +183,15 @@ def assert_all_end(processes: list[str]) -> None:
     assert [pid for pid in processes if is_running(pid)] == []
 
 
+def assert_stopped(process: subprocess.Popen[str]) -> None:
+    """By Ctrl-C: its own exit code, and one line that says so."""
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
+
+
 def is_running(pid: str) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -196,11 +205,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(undisturbed: Made, fresh: Ma
     with started(*fresh.precache) as process:
         wait_until(lambda: len(shards(fresh.work, "precache")) >= 2, process)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=300)
-        assert process.returncode == 130, stderr
-    assert stdout == ""
-    assert stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
-    assert "Traceback" not in stderr
+        assert_stopped(process)
     finished = files(fresh.work)
     mmrr(*fresh.precache)
     after = files(fresh.work)
@@ -213,11 +218,7 @@ def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
     with started(*fresh.text_index, "--workers", "2", alone=True) as process:
         wait_until(lambda: shards(fresh.work, "pages"), process)
         os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=300)
-    assert process.returncode == 130, stderr
-    assert stdout == ""
-    assert "Traceback" not in stderr
-    assert stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
+        assert_stopped(process)
 
 
 def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -> None:

@@ -30,13 +30,10 @@ class Family:
     """A scorer family with its options written out for one checkpoint."""
 
     name: str
+    module: Any
     prepare: Any
     checkpoint: Checkpoint
     config: dict[str, Any]  # the checkpoint's config.json
-
-    @property
-    def module(self) -> Any:
-        return families.load("scorers", self.name)
 
     @property
     def geometry(self) -> tuple[int, int | None]:
@@ -71,7 +68,9 @@ def family_of(hashes: HashCache, name: str, model: Model, options: dict[str, str
     module = families.load("scorers", name)
     checkpoint = resolve(model.name, model.revision, hashes, module.MODEL_TYPES)
     config = checkpoint.config()
-    return Family(name, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config)
+    return Family(
+        name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config
+    )
 
 
 def precache(
@@ -126,7 +125,7 @@ def precache(
         tasks.insert(0, _Task(shared))
     seconds = 0.0
     if tasks:
-        load = partial(_load, workspace, collection, family, reads, dtype)
+        load = partial(_load, workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
         seconds = on_devices(devices, load, tasks, progress("precache", plan.missing))
     size = workspace.shard_bytes("precache", [*shards.values(), shared])
     content: dict[str, Any] = {
@@ -154,9 +153,16 @@ class _Task:
 
 
 def _load(
-    workspace: Workspace, collection: Collection, family: Family, reads: str, dtype: torch.dtype, device: torch.device
+    workspace: Workspace,
+    collection: Collection,
+    family: str,
+    checkpoint: Checkpoint,
+    prepare: Any,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Work:
-    scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
+    module = families.load("scorers", family)
+    scorer, reads = module.Scorer(checkpoint, prepare, device, dtype), module.reads(prepare)
     n_together = 1 if device.type == "cpu" else SHARD_PAGES
 
     def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
