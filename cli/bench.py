@@ -17,7 +17,7 @@ from .session import scorings
 from .show import check_output, emit, note, plain_errors, progress, size, table
 
 if TYPE_CHECKING:
-    from mmrr.bench import Bench, Other
+    from mmrr.evaluation.latency import Bench, Other
     from mmrr.pipeline import Scoring
 
 
@@ -66,8 +66,8 @@ def bench(
     no score depends on.
     """
     with plain_errors(), tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as scratch:
-        from mmrr.bench import Plan
-        from mmrr.bench import bench as run
+        from mmrr.evaluation.latency import Plan
+        from mmrr.evaluation.latency import bench as run
 
         check_output(output)
         plan = Plan(
@@ -81,10 +81,10 @@ def bench(
             # Random weights come with a tokenizer of bytes: so many of them as the published one makes tokens.
             plan = dataclasses.replace(plan, query=plan.query[:20])
         if codec:
-            from mmrr import codecs
+            from mmrr.modeling import kv_codec
 
             for name in codec:
-                codecs.check(name)
+                kv_codec.check(name)
             plan = dataclasses.replace(plan, codecs=tuple(codec))
         sizes = _numbers("--tokens", tokens, 4)
         machine = Machine(device, dtype)
@@ -117,18 +117,20 @@ def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
 
 
 def _scorer(model: str, band: str | None, machine: Machine, scratch: Path) -> Any:
-    from mmrr.checkpoints import resolve
-    from mmrr.devices import resolve_device, resolve_dtype
-    from mmrr.files import HashCache
+    from mmrr import random_checkpoint
+    from mmrr.modeling.checkpoints import resolve
+    from mmrr.modeling.devices import resolve_device, resolve_dtype
     from mmrr.scorers import minireranker
-    from mmrr.training import fresh
+    from mmrr.workspace.files import HashCache
 
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.dtype, device)
-    if model in fresh.SHAPES:
+    if model in random_checkpoint.SHAPES:
         note(f"writing {model} with random weights")
-        shape = fresh.SHAPES[model]
-        fresh.save(fresh.new_model(shape, dtype=dtype), scratch / "model", shape.max_tokens, dtype)
+        shape = random_checkpoint.SHAPES[model]
+        random_checkpoint.save(
+            random_checkpoint.new_model(shape, dtype=dtype), scratch / "model", shape.max_tokens, dtype
+        )
         model = str(scratch / "model")
     checkpoint = resolve(model, None, HashCache(scratch / "hashes.json"))
     options = minireranker.Prepare(band=band) if band else minireranker.Prepare()
@@ -137,10 +139,10 @@ def _scorer(model: str, band: str | None, machine: Machine, scratch: Path) -> An
 
 
 def _others(chosen: dict[str, Scoring], machine: Machine, scratch: Path) -> list[Other]:
-    from mmrr.bench import Other
-    from mmrr.devices import resolve_device, resolve_dtype
-    from mmrr.files import HashCache
+    from mmrr.evaluation.latency import Other
+    from mmrr.modeling.devices import resolve_device, resolve_dtype
     from mmrr.stages.precache import family_of
+    from mmrr.workspace.files import HashCache
 
     device = resolve_device(machine.device)
     dtype = resolve_dtype(machine.dtype, device)
@@ -208,7 +210,7 @@ def _show(found: Bench) -> None:
 
 def _draw(found: Bench, picture: Path) -> None:
     """Latency over candidates, both logarithmic; a line a way of scoring, a point where there is one number alone."""
-    from mmrr.training.plot import new_figure
+    from mmrr.plots import new_figure
 
     figure = new_figure(figsize=(8.0, 5.0), layout="constrained")
     panel = figure.add_subplot(1, 1, 1)

@@ -24,9 +24,9 @@ def blend(
     with plain_errors():
         import io
 
-        from mmrr import blend as blending
-        from mmrr.files import write_atomically
-        from mmrr.trec import read_run, write_run
+        from mmrr.evaluation.trec import read_run, write_run
+        from mmrr.search import fusion as blending
+        from mmrr.workspace.files import write_atomically
 
         check_output(output)
         run = blending.blend(read_run(first), read_run(second), weight)

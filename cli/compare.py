@@ -13,11 +13,11 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
-from .session import open_session, scorings, search_options
+from .session import open_context, scorings, search_options
 from .show import check_output, emit, note, size, table
 
 if TYPE_CHECKING:
-    from mmrr.pipeline import Compared
+    from mmrr.experiments import Compared
 
 
 def compare(
@@ -50,9 +50,10 @@ def compare(
     One family may stand there several times:
     --scorers minireranker,minireranker+codec=int8,kalm=PATH+ratio=8
     """
-    with open_session(work, Machine(device, dtype)) as session:
-        from mmrr import mmdocir, pipeline
-        from mmrr.trec import read_qrels, read_queries
+    with open_context(work, Machine(device, dtype)) as session:
+        from mmrr import experiments
+        from mmrr.evaluation import mmdocir
+        from mmrr.evaluation.trec import read_qrels, read_queries
 
         check_output(output)
         chosen = scorings(scorers)
@@ -66,7 +67,7 @@ def compare(
         else:
             raise MmrrError("compare on what? pass --queries and --qrels, or --data with MMDocIR")
         options = search_options(first_stage, scope, candidates)
-        found = pipeline.compare(session, asked, judged, options, chosen, Rerank(blend=blend), report.plan)
+        found = experiments.compare(session, asked, judged, options, chosen, Rerank(blend=blend), report.plan)
         if output:
             _draw(found, output)
         if json_:
@@ -92,8 +93,8 @@ def _show(found: list[Compared]) -> None:
 
 
 def _draw(found: list[Compared], picture: Path) -> None:
-    """Quality over bytes a page; the first stage, which keeps no caches, as a line."""
-    from mmrr.training.plot import new_figure
+    """Quality over bytes a page; the first stage, which kept no caches, as a line."""
+    from mmrr.plots import new_figure
 
     figure = new_figure(figsize=(7.0, 4.5), layout="constrained")
     panel = figure.add_subplot(1, 1, 1)

@@ -30,8 +30,8 @@ def draw(
 ) -> None:
     """Make a benchmark out of texts: pages drawn as PDFs without a text layer, queries, and the pages that answer."""
     with plain_errors():
-        from mmrr.factory.benchmark import draw_benchmark
-        from mmrr.factory.sources import read_documents, split
+        from mmrr.training.synthetic.benchmark import draw_benchmark
+        from mmrr.training.synthetic.sources import read_documents, split
 
         texts = [text for path in documents for text in read_documents(path)]
         if held_out:

@@ -23,7 +23,7 @@ from .draw import draw
 from .memory import keep_freed
 from .mine import mine
 from .probe import probe
-from .session import known_models, memory_size, open_session, search_options
+from .session import known_models, memory_size, open_context, search_options
 from .show import check_output, note, pairs, plain_errors
 from .train import train
 
@@ -90,7 +90,7 @@ def _order(dense: bool, prompt: str) -> DenseOrder | None:
 
 
 def _queries(query: str | None, path: Path | None, document: str | None = None, scope: str = "") -> list[Query]:
-    from mmrr.trec import read_queries
+    from mmrr.evaluation.trec import read_queries
     from mmrr.types import Query
 
     if (query is None) == (path is None):
@@ -125,7 +125,7 @@ def index(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Render documents, embed their pages, build the FAISS and BM25 indexes. Run it again after adding files."""
-    with open_session(work, Machine(device, dtype, workers), create=True) as session:
+    with open_context(work, Machine(device, dtype, workers), create=True) as session:
         from mmrr import pipeline
 
         model = _embedder(embedder, embedder_revision, first_stage)
@@ -146,7 +146,7 @@ def render(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Only render documents to page images and text. mmrr index does this too."""
-    with open_session(work, Machine(workers=workers), create=True) as session:
+    with open_context(work, Machine(workers=workers), create=True) as session:
         from mmrr import pipeline
 
         pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
@@ -171,7 +171,7 @@ def retrieve(
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Only the first stage: rank pages by vectors, text, or both. mmrr rerank does this too."""
-    with open_session(work, Machine(device), from_) as session:
+    with open_context(work, Machine(device), from_) as session:
         from mmrr import pipeline
 
         asked = _queries(query, queries, document, scope)
@@ -190,13 +190,13 @@ def prune(
     from_: o.From = None,
 ) -> None:
     """Only choose each page's visual tokens. mmrr precache does this too."""
-    with open_session(work, chosen=from_) as session:
+    with open_context(work, chosen=from_) as session:
         from mmrr import pipeline
 
         if by not in ("attention", "random"):
             raise MmrrError(f"--by {by}: expected attention or random")
         made = pipeline.prune_pages(session, Prune(keep, cast("PruneBy", by)))
-        session.workspace.set_head(made)
+        session.workspace.set_current(made)
         note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
         typer.echo(made.path)
 
@@ -207,7 +207,7 @@ def precache(
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
     scorer: o.Scorer = o.SCORER,
-    keep: o.Keep = None,
+    keep: o.KeptShare = None,
     band: o.Band = None,
     codec: o.Codec = None,
     option: o.PrepareOptions = None,
@@ -216,7 +216,7 @@ def precache(
     dtype: o.Dtype = o.MACHINE.dtype,
 ) -> None:
     """Prune, then read every page once and write its visual cache to disk. Only new pages are computed."""
-    with open_session(work, Machine(device, dtype), from_) as session:
+    with open_context(work, Machine(device, dtype), from_) as session:
         from mmrr import pipeline
 
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
@@ -233,7 +233,7 @@ def view(
     from_: o.From = None,
 ) -> None:
     """Draw a page with the visual tokens that pruning kept; the others are faded."""
-    with open_session(work, chosen=from_, choices=("prune",)) as session:
+    with open_context(work, chosen=from_, choices=("prune",)) as session:
         from mmrr import pipeline
 
         check_output(output)
@@ -270,7 +270,7 @@ def rerank(
     with plain_errors():
         budget, kept = memory_size("--memory-budget", memory_budget), memory_size("--resident", resident, or_none=True)
         machine = Machine(device, memory=budget, resident=kept)
-    with open_session(work, machine, from_, ("index", "precache")) as session:
+    with open_context(work, machine, from_, ("index", "precache")) as session:
         from mmrr import pipeline
 
         asked = _queries(query, queries, document, scope)
@@ -305,7 +305,7 @@ def evaluate(
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
     scorer: o.Scorer = o.SCORER,
-    keep: o.Keep = None,
+    keep: o.KeptShare = None,
     band: o.Band = None,
     codec: o.Codec = None,
     option: o.PrepareOptions = None,
@@ -325,8 +325,8 @@ def evaluate(
 ) -> None:
     """Measure the newest run against judgements, or the whole chain on MMDocIR (mmrr eval mmdocir --data DIR)."""
     stages = ("retrieve", "rerank")
-    with open_session(work, Machine(device, dtype, workers), from_, stages, create=benchmark is not None) as session:
-        from mmrr import pipeline
+    with open_context(work, Machine(device, dtype, workers), from_, stages, create=benchmark is not None) as session:
+        from mmrr import experiments, pipeline
 
         if benchmark is None:
             if qrels is None:
@@ -350,7 +350,7 @@ def evaluate(
             note("no --scorer-model: evaluating the first stage alone")
         elif not no_rerank:
             scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
-        result = pipeline.mmdocir_benchmark(
+        result = experiments.mmdocir_benchmark(
             session,
             data,
             Render(renderer, dpi, max_tokens, ocr),
@@ -386,7 +386,7 @@ def run(
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
     scorer: o.Scorer = o.SCORER,
-    keep: o.Keep = None,
+    keep: o.KeptShare = None,
     band: o.Band = None,
     codec: o.Codec = None,
     option: o.PrepareOptions = None,
@@ -401,7 +401,7 @@ def run(
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """The whole chain: documents and queries in, reranked pages out."""
-    with open_session(work, Machine(device, dtype, workers), create=True) as session:
+    with open_context(work, Machine(device, dtype, workers), create=True) as session:
         from mmrr import pipeline
 
         asked = _queries(None, queries)
@@ -436,7 +436,7 @@ def list_artifacts(
     json_: o.Json = False,
 ) -> None:
     """Show what a workspace holds, how it was made, its size and its age. A star marks what commands use."""
-    with open_session(work) as session:
+    with open_context(work) as session:
         if documents:
             report.document_list(session.current("pages"), as_json=json_)
         else:
@@ -452,8 +452,8 @@ def remove(
     cascade: Annotated[bool, typer.Option("--cascade", help="Remove what was made of them too.")] = False,
 ) -> None:
     """Remove artifacts and the data nothing else lists. Without names: only data that nothing lists."""
-    with open_session(work) as session:
-        from mmrr.housekeeping import remove as remove_artifacts
+    with open_context(work) as session:
+        from mmrr.workspace.gc import remove as remove_artifacts
 
         report.removal(remove_artifacts(session.workspace, names or [], cascade=cascade))
 
@@ -468,9 +468,9 @@ def verify(
     device: o.Device = o.MACHINE.device,
 ) -> None:
     """Read all of a workspace and say what is damaged or missing, and what mends it. Exit code 1 if anything is."""
-    with open_session(work, Machine(device)) as session:
+    with open_context(work, Machine(device)) as session:
         from mmrr import pipeline
-        from mmrr.verify import verify as verify_workspace
+        from mmrr.workspace.verify import verify as verify_workspace
 
         checked = verify_workspace(session.workspace, session.progress)
         rescored = pipeline.rescore(session, rescore) if rescore and not checked.problems else None

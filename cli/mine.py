@@ -10,7 +10,7 @@ import typer
 from mmrr.config import Machine, Mine
 
 from . import options as o
-from .session import open_session, search_options
+from .session import open_context, search_options
 from .show import emit, note, pairs, progress
 
 _MINE = Mine()
@@ -43,11 +43,11 @@ def mine(
     Hard negatives are what the first stage finds and the judgements do not call
     relevant. --first-stage dense: by the index's embedder alone.
     """
-    with open_session(work, Machine(device), from_) as session:
+    with open_context(work, Machine(device), from_) as session:
         from mmrr import pipeline
         from mmrr.errors import MmrrError
-        from mmrr.training import mine as mining
-        from mmrr.trec import read_qrels, read_queries
+        from mmrr.evaluation.trec import read_qrels, read_queries
+        from mmrr.training.data import hard_negatives as mining
 
         options = Mine(negatives, top_k, skip, random, seed)
         mining.check(options)

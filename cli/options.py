@@ -60,7 +60,7 @@ ScorerRevision = Annotated[
         help="Branch, tag or commit of --scorer-model on the Hub.", rich_help_panel=_MODELS, show_default=False
     ),
 ]
-Keep = Annotated[
+KeptShare = Annotated[
     Optional[float],
     typer.Option(
         help="Share of visual tokens kept, by the embedder's attention. Default: 0.5 with an embedder, else 1.",
@@ -218,7 +218,7 @@ Resident = Annotated[
     typer.Option(
         "--resident",
         metavar="SIZE",
-        help="Keep so much of the page caches on the device from query to query, e.g. 4GiB; on top of the budget.",
+        help="Size of the LRU cache of page caches on the device, e.g. 4GiB; on top of --memory-budget.",
         rich_help_panel=_MACHINE,
     ),
 ]

@@ -11,7 +11,7 @@ from mmrr.config import Machine
 from mmrr.errors import MmrrError
 
 from . import options as o
-from .session import open_session, search_options
+from .session import open_context, search_options
 from .show import check_output, emit, note, pairs, progress, table
 
 
@@ -38,11 +38,11 @@ def probe(
     The whole model over every page, nothing cut: as slow as dense reranking,
     but each page is read once for all its queries.
     """
-    with open_session(work, Machine(device, dtype), from_) as session:
+    with open_context(work, Machine(device, dtype), from_) as session:
         from mmrr import pipeline
-        from mmrr.collection import read_image
-        from mmrr.training import probe as probing
-        from mmrr.trec import read_qrels, read_queries
+        from mmrr.evaluation import layer_probe as probing
+        from mmrr.evaluation.trec import read_qrels, read_queries
+        from mmrr.workspace.pages import read_image
 
         if scorer_model is None:
             raise MmrrError("which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path or a Hub id")

@@ -20,19 +20,21 @@ from .show import emit, note, printable, size, table
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmrr.artifacts import Manifest, Workspace
-    from mmrr.housekeeping import Removal
-    from mmrr.pipeline import BenchmarkResult, Judgement, Ranking, Session
+    from mmrr.context import Context
+    from mmrr.experiments import BenchmarkResult
+    from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.stages.rerank import Rescored
-    from mmrr.verify import Verified
+    from mmrr.workspace.gc import Removal
+    from mmrr.workspace.store import Manifest, Workspace
+    from mmrr.workspace.verify import Verified
 
 _SHOWN = 20
 
 
 def documents(pages: Manifest) -> None:
     """Pages and documents found, and by name each document that is not whole."""
-    from mmrr.collection import complaint
+    from mmrr.workspace.pages import complaint
 
     entries = pages.content["documents"]
     bad = [entry for entry in entries if entry["status"] != "ok"]
@@ -57,7 +59,7 @@ def plan(plan: Plan) -> None:
     )
 
 
-def without_text(session: Session, cached: Manifest) -> None:
+def without_text(session: Context, cached: Manifest) -> None:
     """How many pages a scorer that reads text was given none of."""
     without = cached.content.get("without_text", 0)
     if without:
@@ -67,7 +69,7 @@ def without_text(session: Session, cached: Manifest) -> None:
 
 
 def ranking(
-    session: Session,
+    session: Context,
     found: Ranking,
     top_k: int,
     output: Path | None,
@@ -78,7 +80,7 @@ def ranking(
 ) -> None:
     """The pages found: a table for people, a document for machines, a TREC file where asked for."""
     from mmrr import pipeline
-    from mmrr.files import write_atomically
+    from mmrr.workspace.files import write_atomically
 
     if is_file:  # a query on the command line is not what mmrr eval should follow
         pipeline.remember(session, found)
@@ -138,7 +140,7 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
 
 def _by_logit(found: Ranking) -> bool:
     """Whether a page is ranked by a score of its own: a place in a list is no logit, nor is what a blend adds up."""
-    from mmrr import families
+    from mmrr.modeling import families
 
     by = found.reranked.config if found.reranked else None
     return by is not None and "blend" not in by and not families.load("scorers", by["family"]).LISTWISE
@@ -146,7 +148,7 @@ def _by_logit(found: Ranking) -> bool:
 
 def picture(image: Image.Image, output: Path) -> None:
     """A PNG, whole or not at all."""
-    from mmrr.files import write_atomically
+    from mmrr.workspace.files import write_atomically
 
     data = io.BytesIO()
     image.save(data, "png")
@@ -224,7 +226,7 @@ def artifacts(workspace: Workspace, *, as_json: bool) -> None:
     """Everything committed, in the order of the data flow."""
     rows = []
     for manifest in workspace.artifacts():
-        head = workspace.head(manifest.stage)
+        head = workspace.current(manifest.stage)
         rows.append(
             {
                 "name": f"{manifest.stage}/{manifest.fingerprint}",
@@ -323,7 +325,7 @@ def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool)
 
 def models(*, as_json: bool) -> None:
     """Families with their options, and the published checkpoints they load."""
-    from mmrr import families
+    from mmrr.modeling import families
 
     rows: list[dict[str, Any]] = []
     for kind in ("embedders", "scorers"):
@@ -360,8 +362,8 @@ def doctor(work: Path, *, as_json: bool) -> None:
     from huggingface_hub import constants
 
     from mmrr import __version__
-    from mmrr.devices import dtype_name, resolve_device, resolve_dtype
-    from mmrr.rendering import default_renderer
+    from mmrr.documents.rendering import default_renderer
+    from mmrr.modeling.devices import dtype_name, resolve_device, resolve_dtype
 
     device = resolve_device()
     existing = next(folder for folder in (work.absolute(), *work.absolute().parents) if folder.exists())

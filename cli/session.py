@@ -14,22 +14,23 @@ from mmrr.errors import MmrrError
 from .show import pairs, plain_errors, progress
 
 if TYPE_CHECKING:
-    from mmrr.pipeline import Scoring, Session
+    from mmrr.context import Context
+    from mmrr.pipeline import Scoring
 
 
 @contextlib.contextmanager
-def open_session(
+def open_context(
     work: Path,
     machine: Machine | None = None,
     chosen: list[str] | None = None,
     choices: tuple[str, ...] = ("index",),  # stages that --from may name here
     *,
     create: bool = False,
-) -> Iterator[Session]:
+) -> Iterator[Context]:
     """The workspace, open, with errors shown as one line."""
     with plain_errors():
-        from mmrr.artifacts import Workspace
-        from mmrr.pipeline import Session
+        from mmrr.context import Context
+        from mmrr.workspace.store import Workspace
 
         names = {}
         for name in chosen or []:
@@ -38,7 +39,7 @@ def open_session(
                 expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
                 raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
         with Workspace.open(work, create=create) as workspace:
-            yield Session(workspace, machine or Machine(), progress, names)
+            yield Context(workspace, machine or Machine(), progress, names)
 
 
 def memory_size(option: str, text: str, *, or_none: bool = False) -> int:
@@ -63,7 +64,7 @@ def search_options(first_stage: str | None, scope: str, candidates: int) -> Retr
 
 def known_models(family: str) -> tuple[list[str], list[str]]:
     """The checkpoints of a scorer that come with mmrr, and those to be had. Raises MmrrError for an unknown family."""
-    from mmrr import checkpoints, families
+    from mmrr.modeling import checkpoints, families
 
     known, built_in = families.load("scorers", family).CHECKPOINTS, checkpoints.built_in()
     return [one for one in known if one in built_in], [one for one in known if one not in built_in]

@@ -47,7 +47,7 @@ def train(
     """
     with plain_errors(), contextlib.ExitStack() as held:
         from mmrr.training import config as configs
-        from mmrr.training.crew import leads
+        from mmrr.training.distributed import leads
         from mmrr.training.loop import alone
 
         if task not in configs.TASKS:
@@ -81,7 +81,7 @@ def train(
 
 
 def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator[dict[str, Any]]:
-    from mmrr import families
+    from mmrr.modeling import families
     from mmrr.training.config import EmbedderConfig, RerankerConfig, ScratchConfig
 
     def tell(line: str) -> None:
@@ -99,7 +99,7 @@ def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator
             settings, run, tell
         )
         return records
-    from mmrr.training.scratch import train_embedder, train_reader, train_reranker
+    from mmrr.training.from_scratch.run import train_embedder, train_reader, train_reranker
 
     starts: dict[str, Any] = {"reader": train_reader, "embedder": train_embedder, "reranker": train_reranker}
     started: Iterator[dict[str, Any]] = starts[task](settings, run)
@@ -166,7 +166,7 @@ def _kept(run: Path) -> str:
 
 def _draw(run: Path) -> Path | None:
     """The curves. A picture that cannot be drawn is no reason to lose a run."""
-    from mmrr.training.plot import draw_curves
+    from mmrr.plots import draw_curves
 
     try:
         return draw_curves(run / "log.jsonl", run / "curves.png")

@@ -1,4 +1,4 @@
-"""Errors the user can fix. Anything else is a bug and keeps its traceback."""
+"""Errors the user can fix. Anything else is a bug and kept its traceback."""
 
 
 class MmrrError(Exception):

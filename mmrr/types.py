@@ -69,7 +69,7 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class KeptTokens:
     """The visual tokens of one page that survive pruning."""
 
     indices: torch.Tensor  # (K,) int32, ascending, raster order of ``grid``
@@ -87,4 +87,4 @@ def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 #: What a scorer's ``prepare`` leaves for one page: named tensors, opaque outside the scorer's family.
-State = dict[str, "torch.Tensor"]
+PageCache = dict[str, "torch.Tensor"]

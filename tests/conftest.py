@@ -15,8 +15,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from PIL import Image, ImageDraw
 
-from mmrr.checkpoints import Checkpoint, resolve
-from mmrr.files import HashCache
+from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.workspace.files import HashCache
 from tests.tiny import late, write_checkpoint
 
 

@@ -16,53 +16,69 @@ SCREEN = {"typer", "rich", "click"}
 
 #: Third-party libraries and mmrr's own modules that only these may import, at whatever depth of the code.
 ONLY_IN = {
-    "faiss": {"mmrr.index"},
-    "bm25s": {"mmrr.index"},
-    "Stemmer": {"mmrr.index"},
-    "transformers": {"mmrr.backbones", "mmrr.training"},
+    "faiss": {"mmrr.search.indexes"},
+    "bm25s": {"mmrr.search.indexes"},
+    "Stemmer": {"mmrr.search.indexes"},
+    "transformers": {"mmrr.backbones", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
-    "tokenizers": {"mmrr.prompts", "mmrr.training"},
-    "accelerate": {"mmrr.training.crew"},
-    "matplotlib": {"mmrr.training.plot"},
-    "pdf2image": {"mmrr.rendering"},
-    "pypdfium2": {"mmrr.documents", "mmrr.rendering"},
+    "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
+    "accelerate": {"mmrr.training.distributed"},
+    "matplotlib": {"mmrr.plots"},
+    "pdf2image": {"mmrr.documents.rendering"},
+    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
     "datasets": set(),
-    "ir_measures": {"mmrr.metrics"},
-    "huggingface_hub": {"mmrr.checkpoints", "mmrr.parquet"},
-    "filelock": {"mmrr.artifacts", "mmrr.training"},
-    "rapidocr": {"mmrr.ocr"},
-    "cv2": {"mmrr.ocr"},
+    "ir_measures": {"mmrr.evaluation.metrics"},
+    "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
+    "filelock": {"mmrr.workspace.store", "mmrr.training"},
+    "rapidocr": {"mmrr.documents.ocr"},
+    "cv2": {"mmrr.documents.ocr"},
     "typer": set(),
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline"},
-    "mmrr.pipeline": set(),
-    "mmrr.training": {"mmrr.training"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
+    "mmrr.experiments": set(),
+    "mmrr.pipeline": {"mmrr.experiments"},
+    "mmrr.training": {"mmrr.training", "mmrr.evaluation.layer_probe"},
 }
 #: Every module and package right below mmrr.
 MODULES = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
-OWN_SHELF = {"mmrr.artifacts", "mmrr.collection", "mmrr.shards", "mmrr.housekeeping", "mmrr.index", "mmrr.mmdocir"}
+OWN_SHELF = {
+    "mmrr.workspace.store",
+    "mmrr.workspace.pages",
+    "mmrr.workspace.tensors",
+    "mmrr.workspace.gc",
+    "mmrr.search.indexes",
+    "mmrr.evaluation.mmdocir",
+}
 #: What these must not import, at whatever depth.
 NEVER = {
     "mmrr.types": HEAVY | {"mmrr"},
     "mmrr.config": HEAVY | {"mmrr"},
     "mmrr.errors": HEAVY | {"mmrr"},
-    "mmrr.geometry": HEAVY | {"mmrr"},
-    "mmrr.keep": OWN_SHELF | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.families"},
-    "mmrr.families": HEAVY | OWN_SHELF | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"},
-    "mmrr.artifacts": {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.families", "mmrr.index"},
+    "mmrr.documents.page_grid": HEAVY | {"mmrr"},
+    "mmrr.modeling.saliency": OWN_SHELF
+    | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.modeling.families"},
+    "mmrr.modeling.families": HEAVY | OWN_SHELF | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"},
+    "mmrr.workspace.store": {
+        "mmrr.backbones",
+        "mmrr.embedders",
+        "mmrr.scorers",
+        "mmrr.modeling.families",
+        "mmrr.search.indexes",
+    },
     # Of mmrr it knows its own modules and mmrr.errors.
-    "mmrr.factory": (HEAVY - {"numpy"}) | (MODULES - {"mmrr.errors", "mmrr.factory"}),
-    "mmrr.index": {"torch", "mmrr.artifacts"},
-    "mmrr.late": MODULES - {"mmrr.errors", "mmrr.late"},
-    "mmrr.metrics": {"torch", "mmrr.artifacts"},
-    "mmrr.processes": (HEAVY - {"torch"}) | (MODULES - {"mmrr.errors"}),
-    "mmrr.ocr": HEAVY | (MODULES - {"mmrr.errors"}),
-    "mmrr.prompts": {"torch", "mmrr"},
-    "mmrr.trec": HEAVY | {"mmrr.artifacts"},
-    # mmrr.checkpoints is allowed: a scorer is given a Checkpoint.
-    "mmrr.backbones": OWN_SHELF | {"mmrr.checkpoints", "mmrr.embedders", "mmrr.scorers", "mmrr.families"},
+    "mmrr.training.synthetic": (HEAVY - {"numpy"}) | (MODULES - {"mmrr.errors", "mmrr.training"}),
+    "mmrr.search.indexes": {"torch", "mmrr.workspace.store"},
+    "mmrr.search.late_interaction": MODULES - {"mmrr.errors", "mmrr.search.late_interaction"},
+    "mmrr.evaluation.metrics": {"torch", "mmrr.workspace.store"},
+    "mmrr.workers": (HEAVY - {"torch"}) | (MODULES - {"mmrr.errors"}),
+    "mmrr.documents.ocr": HEAVY | (MODULES - {"mmrr.errors"}),
+    "mmrr.modeling.chat": {"torch", "mmrr"},
+    "mmrr.evaluation.trec": HEAVY | {"mmrr.workspace.store"},
+    # mmrr.modeling.checkpoints is allowed: a scorer is given a Checkpoint.
+    "mmrr.backbones": OWN_SHELF
+    | {"mmrr.modeling.checkpoints", "mmrr.embedders", "mmrr.scorers", "mmrr.modeling.families"},
     "mmrr.embedders": OWN_SHELF | {"mmrr.backbones", "mmrr.scorers"},
     "mmrr.scorers": OWN_SHELF | {"mmrr.backbones", "mmrr.embedders"},
     "mmrr.stages": {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"},
@@ -120,9 +136,9 @@ def test_of_checkpoints_the_models_use_the_type_alone():
         for module, path in LIBRARY.items()
         if within(module, "mmrr.embedders") or within(module, "mmrr.scorers")
         for name, _ in imports(path, module)
-        if within(name, "mmrr.checkpoints")
+        if within(name, "mmrr.modeling.checkpoints")
     }
-    assert used == {"mmrr.checkpoints.Checkpoint"}
+    assert used == {"mmrr.modeling.checkpoints.Checkpoint"}
 
 
 @pytest.mark.parametrize("module", CLI)
@@ -136,8 +152,10 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_runs(module):
 
 def test_the_rules_read_real_imports():
     """The reader itself: it sees imports at any depth, tells early from late ones, and resolves relative names."""
-    assert ("faiss", True) in imports(LIBRARY["mmrr.index"], "mmrr.index")
-    assert ("huggingface_hub.snapshot_download", False) in imports(LIBRARY["mmrr.checkpoints"], "mmrr.checkpoints")
+    assert ("faiss", True) in imports(LIBRARY["mmrr.search.indexes"], "mmrr.search.indexes")
+    assert ("huggingface_hub.snapshot_download", False) in imports(
+        LIBRARY["mmrr.modeling.checkpoints"], "mmrr.modeling.checkpoints"
+    )
     assert ("mmrr.cli.options", True) in imports(CLI["mmrr.cli.main"], "mmrr.cli.main")
     assert "torch" not in dict(imports(LIBRARY["mmrr.types"], "mmrr.types"))  # under TYPE_CHECKING
     assert set(NEVER) <= {module for name in LIBRARY for module in (name, name.rsplit(".", 1)[0])}
@@ -157,20 +175,20 @@ def test_importing_the_command_line_loads_no_model_library():
 
 
 def test_importing_the_library_loads_no_screen():
-    loaded = loaded_by("import mmrr.pipeline, mmrr.housekeeping")
+    loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
 
 
 def test_processes_that_draw_pages_load_no_model_library():
-    loaded = loaded_by("import mmrr.processes, mmrr.rendering")
+    loaded = loaded_by("import mmrr.workers, mmrr.documents.rendering")
     assert "pypdfium2" in loaded
     assert not loaded & {"torch", "transformers", "faiss"}
 
 
 def test_training_draws_and_joins_others_only_where_it_is_asked_to():
     """matplotlib and accelerate are extras: everything but the picture and several processes goes without them."""
-    for module in ("mmrr.training.crew", "mmrr.training.plot"):
+    for module in ("mmrr.training.distributed", "mmrr.plots"):
         names = {name.partition(".")[0]: at_once for name, at_once in imports(LIBRARY[module], module)}
         assert not names.get("matplotlib")
         assert not names.get("accelerate")

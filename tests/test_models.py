@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 import mmrr
-from mmrr import checkpoints, families
-from mmrr.checkpoints import Checkpoint
 from mmrr.cli.main import _scoring
 from mmrr.embedders import colqwen3 as embedders
 from mmrr.errors import MmrrError
-from mmrr.files import HashCache
+from mmrr.modeling import checkpoints, families
+from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.scorers import minireranker, ziprerank
+from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
 
 FOLDER = Path(mmrr.__file__).parent / "models"
@@ -117,7 +117,7 @@ def test_the_other_scorers_find_each_querys_page(
     checkpoint = checkpoints.resolve(SMALL[family], None, HashCache(tmp_path / "hashes.json"), module.MODEL_TYPES)
     prepare = module.resolve(module.Prepare(), checkpoint.config())
     scorer = module.Scorer(checkpoint, prepare, CPU, torch.float32)
-    given = [". ".join(lines) for lines in PAGES] if module.reads(prepare) == "text" else pages
+    given = [". ".join(lines) for lines in PAGES] if module.page_input(prepare) == "text" else pages
     states, shared = scorer.prepare(given, [None] * len(pages)), scorer.shared_state()
     right = [int(scorer.score(query, states, shared, module.Score()).argmax()) == i for i, query in enumerate(QUERIES)]
     assert sum(right) >= least, right

@@ -47,7 +47,7 @@ class Layout:
     """What a checkpoint is, told from the names and shapes of its tensors."""
 
     prefix: str  # before every name
-    queries: int  # m, learned queries of the adapter; 0: the Local variant, which keeps every vision token
+    queries: int  # m, learned queries of the adapter; 0: the Local variant, which kept every vision token
     vision_width: int  # D
     width: int  # d, of Z and of the joint encoder
     layers: int

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
-from mmrr.geometry import snap
-from mmrr.prompts import ChatEncoder
+from mmrr.modeling.chat import ChatEncoder
 from mmrr.types import Grid
 
 #: Called per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), rotated.

@@ -28,11 +28,11 @@ from safetensors import safe_open
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 
-from mmrr import families
-from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.keep import Saliency
-from mmrr.prompts import Mark, word_ends
+from mmrr.modeling import families
+from mmrr.modeling.chat import Mark, word_ends
+from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.modeling.saliency import Saliency
 from mmrr.types import Embedding, Grid
 
 #: mmrr's own, and published checkpoints this family loads.

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr import families
-from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.keep import Saliency
-from mmrr.prompts import Mark
+from mmrr.modeling import families
+from mmrr.modeling.chat import Mark
+from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.modeling.saliency import Saliency
 from mmrr.types import Embedding, Grid
 
 #: Published checkpoints this family loads.

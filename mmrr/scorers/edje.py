@@ -1,6 +1,6 @@
 """EDJE (arXiv 2510.06820): a page as a handful of compressed vision tokens, scored by a small joint encoder.
 
-``prepare`` keeps what the adapter makes of a frozen vision encoder's tokens, 49,152 bytes a page in the published
+``prepare`` kept what the adapter makes of a frozen vision encoder's tokens, 49,152 bytes a page in the published
 shape; ``score`` runs BERT over the query's word pieces and those tokens. See docs/edje.md.
 """
 
@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr import families
-from mmrr.checkpoints import Checkpoint
+from mmrr.documents.page_grid import CELL_PX
 from mmrr.errors import MmrrError
-from mmrr.geometry import CELL_PX
-from mmrr.types import Keep, State
+from mmrr.modeling import families
+from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.types import KeptTokens, PageCache
 
 #: The first comes with mmrr. What the published ones' config.json says is not known: the tensors say what one is.
 CHECKPOINTS = ("small-edje", "shahafw/edje-vl-image-retrieval-reranker")
@@ -105,22 +105,22 @@ def _vision_checkpoint(prepare: Prepare) -> Checkpoint:
     return found
 
 
-def reads(prepare: Prepare) -> str:
+def page_input(prepare: Prepare) -> str:
     """What a page is given as: ``image`` or ``text``."""
     return "image"
 
 
-def wording(prepare: Prepare) -> dict[str, str]:
+def prompt(prepare: Prepare) -> dict[str, str]:
     """No prompt goes into the cache."""
     return {}
 
 
-def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
     """Pixels a token's side and the most tokens, for the plan alone: most caches are of one size whatever the page."""
     return (CELL_PX, prepare.tokens) if _grows(prepare, config) else (16, None)
 
 
-def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of one page's cache: float16 whatever ``dtype_bytes``.
 
     As many tokens whatever ``n_tokens``, but for a Local checkpoint over a vision encoder that reads any size.
@@ -178,17 +178,17 @@ class Scorer:
 
     # Without a query
 
-    def shared_state(self) -> State:
+    def shared_state(self) -> PageCache:
         """What all pages share: how many rows each tile has."""
         return {"tokens": torch.tensor(self.prepare_options.tokens)}
 
-    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+    def prepare(self, images: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``z`` (tiles * m, d) float16, the tiles one after the other.
 
         Raises MmrrError for values that float16 does not hold.
         """
         states = []
-        for image, _ in zip(images, keeps, strict=True):
+        for image, _ in zip(images, kept, strict=True):
             z = self.compress(image)
             if not torch.isfinite(z).all() or z.abs().max() >= _MAX_VALUE:
                 raise MmrrError(
@@ -209,7 +209,7 @@ class Scorer:
 
     # With a query
 
-    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+    def score(self, query: str, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """The classification head's logit for each page, (N,) float32; higher is better (paper, joint encoder).
 
         A query beyond 61 word pieces is cut. Raises MmrrError for a batch below 1.
@@ -227,7 +227,7 @@ class Scorer:
                 scores[batch] = self._logits(query, z)
         return scores
 
-    def plain(self, query: str, image: Image.Image, keep: Keep | None, options: Score) -> float:
+    def score_uncached(self, query: str, image: Image.Image, keep: KeptTokens | None, options: Score) -> float:
         """The score of one page with no cache between: its vectors are not rounded to float16."""
         return float(self._logits(query, self.compress(image)[None]))
 

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr import families
-from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.types import Keep, State
+from mmrr.modeling import families
+from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.types import KeptTokens, PageCache
 
 SYSTEM = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -73,24 +73,24 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
     return prepare
 
 
-def reads(prepare: Prepare) -> str:
+def page_input(prepare: Prepare) -> str:
     """What a page is given as: ``image`` or ``text``."""
     return "image" if prepare.image else "text"
 
 
-def wording(prepare: Prepare) -> dict[str, str]:
+def prompt(prepare: Prepare) -> dict[str, str]:
     """Both templates, to be hashed into every cache. The instruction is hashed with a run's options."""
     lead, middle, tail = _prompt("{instruction}", "{query}")
     document = "<Document>: \n\n[image]\n\n" if prepare.image else "<Document>: {text}"
     return {"encoder": document, "decoder": f"<bos><start_of_turn>{lead}{middle}<end_of_turn>\n<start_of_turn>{tail}"}
 
 
-def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
     """Pixels a visual token's side, and the most a page. Neither matters here: a page's text is not cut into cells."""
     return 32, None
 
 
-def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
     """The most bytes that one page's cache can have; a page with less text has less.
 
     How much text a page has is known when it is read, so ``n_tokens``, counted on its image, plays no part.
@@ -124,11 +124,11 @@ class Scorer:
 
     # Without a query
 
-    def shared_state(self) -> State:
+    def shared_state(self) -> PageCache:
         """What all pages share: the ratio they are pooled at."""
         return {"ratio": torch.tensor(self.prepare_options.ratio)}
 
-    def prepare(self, contents: Sequence[str | Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+    def prepare(self, contents: Sequence[str | Image.Image], keeps: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``chunks`` (sum of C, D) of its windows one after the other, and ``tokens`` (W,) of each.
 
         A page without text has no window. Raises MmrrError for a pruned page.
@@ -167,7 +167,7 @@ class Scorer:
 
     # With a query
 
-    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+    def score(self, query: str, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
         A page of several windows has the highest of their scores, a page without text one below any score there can
@@ -191,7 +191,7 @@ class Scorer:
         return scores
 
     @torch.inference_mode()
-    def plain(self, query: str, content: str | Image.Image, keep: Keep | None, options: Score) -> float:
+    def score_uncached(self, query: str, content: str | Image.Image, keep: KeptTokens | None, options: Score) -> float:
         """The score of one page by transformers' own encoder and decoder, with no cache between."""
         ratio = options.ratio or self.prepare_options.ratio
         before, after = self.prompt(query, options.instruction)
@@ -218,7 +218,7 @@ class Scorer:
         n = next((i for i, (a, b) in enumerate(zip(fixed, whole, strict=False)) if a != b), len(fixed))
         return whole[:n], whole[n:]
 
-    def _chunks(self, state: State, stored: int, ratio: int) -> list[Tensor]:
+    def _chunks(self, state: PageCache, stored: int, ratio: int) -> list[Tensor]:
         """Chunks (C, D) of each window of a page, as coarse as asked for."""
         tokens = state["tokens"].tolist()
         parts = torch.split(state["chunks"], [-(-n // stored) for n in tokens])

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr import codecs, families
-from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.packed import score_states
-from mmrr.prompts import Mark, Message, Part
-from mmrr.types import Grid, Keep, State
+from mmrr.modeling import families, kv_codec
+from mmrr.modeling.chat import Mark, Message, Part
+from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.modeling.plain_forward import score_states
+from mmrr.types import Grid, KeptTokens, PageCache
 
 SYSTEM = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -73,7 +73,7 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
 
     Raises MmrrError for a band that does not fit the model.
     """
-    codecs.check(prepare.codec)
+    kv_codec.check(prepare.codec)
     depth = int(config["text_config"]["num_hidden_layers"])
     if prepare.band == "auto":
         # Other depths: the paper's own share of the depth, 8/28 and 57.5 %.
@@ -85,12 +85,12 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
     return replace(prepare, band=f"{start}:{end}")
 
 
-def reads(prepare: Prepare) -> str:
+def page_input(prepare: Prepare) -> str:
     """What a page is given as: ``image`` or ``text``."""
     return "image"
 
 
-def wording(prepare: Prepare) -> dict[str, str]:
+def prompt(prepare: Prepare) -> dict[str, str]:
     """The prompt, to be hashed into every cache: a cache made with other words answers another question."""
     return {
         role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts)
@@ -98,18 +98,18 @@ def wording(prepare: Prepare) -> dict[str, str]:
     }
 
 
-def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
     """How a page is cut: pixels a token's side, and the most tokens a page (None: as rendered)."""
     vision = config["vision_config"]
     return int(vision["patch_size"]) * int(vision["spatial_merge_size"]), prepare.max_tokens or None
 
 
-def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of one page's cache with ``n_tokens`` visual tokens kept: keys and values of the band's layers."""
     start, end = _parse_band(prepare.band)
     text = config["text_config"]
     sizes = (end - start, int(text["num_key_value_heads"]), int(text["head_dim"]))
-    return codecs.stored_bytes(n_tokens + 2, *sizes, dtype_bytes, prepare.codec)
+    return kv_codec.stored_bytes(n_tokens + 2, *sizes, dtype_bytes, prepare.codec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Asked:
 class _Coded:
     """A page's cache as it is stored, decoded a layer at a time: where it is used, while it is used."""
 
-    state: State
+    state: PageCache
     codec: str
     dtype: torch.dtype
 
@@ -133,7 +133,7 @@ class _Coded:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         stored = {name: tensor[index] for name, tensor in self.state.items() if name != "next_pos"}
-        return codecs.decode(stored, self.codec, self.dtype)
+        return kv_codec.decode(stored, self.codec, self.dtype)
 
 
 class Scorer:
@@ -172,18 +172,18 @@ class Scorer:
 
     # Without a query
 
-    def shared_state(self) -> State:
+    def shared_state(self) -> PageCache:
         """What all pages share, stored once per artifact: the instruction's keys and values in the band."""
         cache = self.backbone.prefix(self.backbone.text_sequence(self.before), self.band)
         return {"k": cache.keys.cpu(), "v": cache.values.cpu()}
 
-    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``k``, ``v`` (L_band, H_kv, K+2, d) after RoPE, and ``next_pos``, where the query starts.
 
         With a codec that quantises, ``k`` and ``v`` are as ``codecs.encode`` makes them.
 
-        The two tokens after the page (the image's end and a newline) see the page, so they belong to it. A Keep made
-        on another grid is an error.
+        The two tokens after the page (the image's end and a newline) see the page, so they belong to it. Kept tokens
+        of another grid are an error.
         """
         pages = []
         for image, keep in zip(images, keeps, strict=True):
@@ -194,19 +194,19 @@ class Scorer:
             pages.append(self.backbone.page_sequence(self.before, visual, self.after, kept))
         states, own = [], len(self.before)
         for page, cache in zip(pages, self.backbone.prefixes(pages, self.band), strict=True):
-            stored = codecs.encode(cache.keys[:, :, own:], cache.values[:, :, own:], self.prepare_options.codec)
+            stored = kv_codec.encode(cache.keys[:, :, own:], cache.values[:, :, own:], self.prepare_options.codec)
             state = {name: tensor.cpu() for name, tensor in stored.items()}
             states.append(state | {"next_pos": torch.tensor(page.next_pos)})
         return states
 
     # With a query
 
-    def ask(self, query: str) -> Asked:
+    def encode_query(self, query: str) -> Asked:
         """What ``score`` makes of a query before it meets a page. Raises MmrrError for one beyond 8,192 tokens."""
         _, ids = self.segments(query)
         return Asked(self.backbone.suffix_alone(self.backbone.embed(ids), 0, self.band[0]))
 
-    def score(self, query: str | Asked, states: Sequence[State], shared: State, options: Score) -> Tensor:
+    def score(self, query: str | Asked, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
         Raises MmrrError for an exit that the band rules out and for a query beyond 8,192 tokens.
@@ -219,7 +219,7 @@ class Scorer:
                 f"first layer, or the query never meets the page"
             )
         end = min(end, leave)
-        x = (self.ask(query) if isinstance(query, str) else query).states
+        x = (self.encode_query(query) if isinstance(query, str) else query).states
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(states))
         for batch in self._batches(states, len(x), shared["k"].shape[2]):
@@ -248,7 +248,7 @@ class Scorer:
         return self.logit(self.backbone.dense_batch(ids, images, self.prepare_options.max_tokens or None)).cpu()
 
     @torch.inference_mode()
-    def plain(self, query: str, image: Image.Image, keep: Keep | None, options: Score) -> float:
+    def score_uncached(self, query: str, image: Image.Image, keep: KeptTokens | None, options: Score) -> float:
         """The score of one page in one forward over the same kept tokens, band and exit, with no cache between."""
         start, end = self.band
         leave = options.exit_layer or end
@@ -270,14 +270,14 @@ class Scorer:
             raise MmrrError(f"a query of {len(second)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")
         return first, second
 
-    def _page(self, state: State) -> Any:
+    def _page(self, state: PageCache) -> Any:
         """A page's keys and values, by layer: decoded when a layer is asked for; off the CPU at once, in few calls."""
         codec, dtype = self.prepare_options.codec, self.backbone.dtype
         if self.backbone.device.type == "cpu":
             return _Coded(state, codec, dtype)
-        return self.keyvalues(*codecs.decode(state, codec, dtype))
+        return self.keyvalues(*kv_codec.decode(state, codec, dtype))
 
-    def _batches(self, states: Sequence[State], n_query: int, n_instruction: int) -> list[list[int]]:
+    def _batches(self, states: Sequence[PageCache], n_query: int, n_instruction: int) -> list[list[int]]:
         """Candidates of similar length together, few enough for the mask to stay small."""
         lengths = [state["k"].shape[2] for state in states]
         order = sorted(range(len(states)), key=lengths.__getitem__)

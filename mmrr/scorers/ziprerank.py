@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmrr import families
-from mmrr.checkpoints import Checkpoint
 from mmrr.errors import MmrrError
-from mmrr.prompts import Mark, Message, Part
-from mmrr.types import Grid, Keep, State
+from mmrr.modeling import families
+from mmrr.modeling.chat import Mark, Message, Part
+from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.types import Grid, KeptTokens, PageCache
 
 #: Checkpoints this family loads; the first comes with mmrr.
 CHECKPOINTS = ("small-ziprerank", "mtri-admin/ZipRerank")
@@ -94,18 +94,18 @@ def taught(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def reads(prepare: Prepare) -> str:
+def page_input(prepare: Prepare) -> str:
     """What a page is given as: ``image`` or ``text``."""
     return "image"
 
 
-def wording(prepare: Prepare) -> dict[str, str]:
+def prompt(prepare: Prepare) -> dict[str, str]:
     """The prompt for two pages, to be hashed into every run."""
     ((role, parts),) = _messages("{query}", 2)
     return {role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts), "assistant": "["}
 
 
-def geometry(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
     """Pixels of a token's side, and an upper bound of a page's tokens; ``grid`` says how many it really has."""
     cell_px = _cell_px(config)
     least, most = (limit // cell_px**2 for limit in PIXEL_LIMITS)
@@ -117,7 +117,7 @@ def grid(prepare: Prepare, config: dict[str, Any], width_px: int, height_px: int
     return cells(*capped(width_px, height_px, prepare.max_side), _cell_px(config), PIXEL_LIMITS)
 
 
-def state_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of one page's cache with ``n_tokens`` visual tokens: them, their DeepStack features, and the grid."""
     vision = config["vision_config"]
     levels = 1 + len(vision["deepstack_visual_indexes"])
@@ -165,11 +165,11 @@ class Scorer:
 
     # Without a query
 
-    def shared_state(self) -> State:
+    def shared_state(self) -> PageCache:
         """What all pages share: the token ids (20,) of the letters. Of the prompt itself nothing can be kept."""
         return {"letters": torch.tensor(self.letters)}
 
-    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[Keep | None]) -> list[State]:
+    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``tokens`` (T, D) for the language model's input, ``deepstack`` (S, T, D), ``grid`` (2,).
 
         Raises MmrrError for a page that comes pruned: here the query says which tokens matter.
@@ -194,7 +194,7 @@ class Scorer:
 
     # With a query
 
-    def score(self, query: str, states: Sequence[State], shared: State, options: Score) -> Tensor:
+    def score(self, query: str, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """n - r for the candidate that ends at place r (from 0) of n, (N,) float32.
 
         ``states`` are all candidates in the first stage's order, which decides between equal logits; each is read
@@ -212,7 +212,7 @@ class Scorer:
         return scores
 
     @torch.inference_mode()
-    def logits(self, query: str, states: Sequence[State], items: Sequence[int], options: Score) -> Tensor:
+    def logits(self, query: str, states: Sequence[PageCache], items: Sequence[int], options: Score) -> Tensor:
         """The letters' logits (n,) float32 in one forward over the pages ``items`` of ``states``, in that order.
 
         They are the model's prediction behind the opening bracket of its answer; no other row of the head is computed.

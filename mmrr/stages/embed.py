@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from mmrr import families
-from mmrr.artifacts import Manifest, Spec, Workspace
-from mmrr.checkpoints import Checkpoint, resolve
-from mmrr.collection import Collection, read_image
 from mmrr.config import Machine, Model
-from mmrr.devices import dtype_name, resolve_devices, resolve_dtype
-from mmrr.processes import Work, on_devices
-from mmrr.shards import write_embeddings
+from mmrr.modeling import families
+from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.types import Page, Progress, silent
+from mmrr.workers import Work, on_devices
+from mmrr.workspace.pages import Collection, read_image
+from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.tensors import write_embeddings
 
 
 def embed(

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrr.artifacts import Manifest, Spec, Workspace
 from mmrr.errors import MmrrError
-from mmrr.files import digest
-from mmrr.metrics import MEASURES, bootstrap, evaluate, kendall_tau, layout_recall, page_recall
-from mmrr.mmdocir import Layout, Question
+from mmrr.evaluation.metrics import MEASURES, bootstrap, evaluate, kendall_tau, layout_recall, page_recall
+from mmrr.evaluation.mmdocir import Layout, Question
 from mmrr.types import Qrels, Run
+from mmrr.workspace.files import digest
+from mmrr.workspace.store import Manifest, Spec, Workspace
 
 
 def judge(
@@ -86,7 +86,7 @@ def _commit(workspace: Workspace, spec: Spec, content: dict[str, Any], per_query
         )
 
     manifest = workspace.done(spec) or workspace.commit(spec, content, 0, write=write)
-    workspace.set_head(manifest)
+    workspace.set_current(manifest)
     return manifest
 
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from mmrr import families
-from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.checkpoints import Checkpoint, resolve
-from mmrr.collection import Collection, read_content, read_texts
 from mmrr.config import Machine, Model
-from mmrr.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.documents.page_grid import MIN_TOKENS, snap
 from mmrr.errors import MmrrError
-from mmrr.files import HashCache
-from mmrr.geometry import MIN_TOKENS, snap
-from mmrr.processes import Work, on_devices
-from mmrr.shards import page_name, read_keeps, write_states
-from mmrr.types import Keep, Page, Progress, silent
+from mmrr.modeling import families
+from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.types import KeptTokens, Page, Progress, silent
+from mmrr.workers import Work, on_devices
+from mmrr.workspace.files import HashCache
+from mmrr.workspace.pages import Collection, read_content, read_texts
+from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
+from mmrr.workspace.tensors import page_name, read_kept_tokens, write_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Family:
     config: dict[str, Any]  # the checkpoint's config.json
 
     @property
-    def geometry(self) -> tuple[int, int | None]:
-        cell_px, max_tokens = self.module.geometry(self.prepare, self.config)
+    def pruning_grid(self) -> tuple[int, int | None]:
+        cell_px, max_tokens = self.module.pruning_grid(self.prepare, self.config)
         if max_tokens is not None and max_tokens < MIN_TOKENS:
             raise MmrrError(f"max_tokens {max_tokens}: expected {MIN_TOKENS} or more, or 0 for pages as rendered")
         return cell_px, max_tokens
@@ -47,7 +47,7 @@ class Family:
         if hasattr(self.module, "grid"):
             rows, columns = self.module.grid(self.prepare, self.config, page.width_px, page.height_px)
             return int(rows * columns)
-        cell_px, max_tokens = self.geometry
+        cell_px, max_tokens = self.pruning_grid
         width, height = snap(page.width_px, page.height_px, cell_px, max_tokens)
         return width * height // cell_px**2
 
@@ -96,16 +96,16 @@ def precache(
         {
             "family": family.name,
             "options": dataclasses.asdict(family.prepare),
-            "wording": family.module.wording(family.prepare),
+            "wording": family.module.prompt(family.prepare),
         },
         inputs,
         family.checkpoint.identity(dtype_name(dtype)),
     )
     if done := workspace.done(spec):
-        workspace.set_head(*filter(None, (pruned, done)))
+        workspace.set_current(*filter(None, (pruned, done)))
         return done
     keep_shards = pruned.content["shards"] if pruned else {}
-    reads = family.module.reads(family.prepare)
+    reads = family.module.page_input(family.prepare)
     # Where OCR read pages, their text lies in another shard than their images.
     by_ocr = {p: text for p, text in zip(collection.shards, collection.text_shards, strict=True) if text != p}
     texts = {pages: [by_ocr[pages]] if reads == "text" and pages in by_ocr else [] for pages in collection.by_shard}
@@ -139,7 +139,7 @@ def precache(
         content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
     timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
     manifest = workspace.commit(spec, content, size, timing)
-    workspace.set_head(*filter(None, (pruned, manifest)))
+    workspace.set_current(*filter(None, (pruned, manifest)))
     return manifest
 
 
@@ -162,12 +162,12 @@ def _load(
     device: torch.device,
 ) -> Work:
     module = families.load("scorers", family)
-    scorer, reads = module.Scorer(checkpoint, prepare, device, dtype), module.reads(prepare)
+    scorer, reads = module.Scorer(checkpoint, prepare, device, dtype), module.page_input(prepare)
     n_together = 1 if device.type == "cpu" else SHARD_PAGES
 
     def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
         states = {} if task.pages else {"shared": scorer.shared_state()}
-        keeps = read_keeps(workspace, task.kept) if task.kept else {}
+        keeps = read_kept_tokens(workspace, task.kept) if task.kept else {}
         pages = collection.by_shard[task.pages] if task.pages else []
         for first in range(0, len(pages), n_together):
             some = pages[first : first + n_together]
@@ -191,10 +191,10 @@ def _plan(
 ) -> Plan:
     sizes = []
     for pages_key in missing:
-        keeps: dict[int, Keep] = read_keeps(workspace, keep_shards[pages_key]) if keep_shards else {}
+        keeps: dict[int, KeptTokens] = read_kept_tokens(workspace, keep_shards[pages_key]) if keep_shards else {}
         for page in collection.by_shard[pages_key]:
             keep = keeps.get(page.number)
             n_tokens = len(keep.indices) if keep else family.tokens(page)
-            sizes.append(family.module.state_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
+            sizes.append(family.module.cache_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
     free = shutil.disk_usage(workspace.root).free
     return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free)

@@ -6,14 +6,14 @@ import dataclasses
 
 import torch
 
-from mmrr.artifacts import Manifest, Spec, Workspace
-from mmrr.collection import Collection
 from mmrr.config import Prune
+from mmrr.documents.page_grid import CELL_PX, snap
 from mmrr.errors import MmrrError
-from mmrr.geometry import CELL_PX, snap
-from mmrr.keep import choose
-from mmrr.shards import read_embeddings, write_keeps
+from mmrr.modeling.saliency import choose
 from mmrr.types import Embedding, Grid, Page, Progress, silent
+from mmrr.workspace.pages import Collection
+from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.tensors import read_embeddings, write_kept_tokens
 
 
 def prune(
@@ -53,7 +53,7 @@ def prune(
             }
             resampled = sum(embeddings[page.number].grid != keeps[page.number].grid for page in pages)
             folder = workspace.scratch()
-            write_keeps(folder, keeps)
+            write_kept_tokens(folder, keeps)
             kept = sum(len(keep.indices) for keep in keeps.values())
             record = {"resampled": resampled, "kept": kept, "tokens": sum(h * w for h, w in grids)}
             workspace.commit_shard("prune", key, folder, record)

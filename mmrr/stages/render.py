@@ -19,16 +19,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmrr import ocr
-from mmrr.artifacts import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.collection import commit_ocr, commit_pages, complaint, list_pages
 from mmrr.config import Machine, Render
-from mmrr.documents import Source, inspect
+from mmrr.documents import ocr
+from mmrr.documents.discovery import Source, inspect
+from mmrr.documents.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
 from mmrr.errors import MmrrError
-from mmrr.files import digest
-from mmrr.processes import Pool, helpers
-from mmrr.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
 from mmrr.types import Progress, silent
+from mmrr.workers import Pool, helpers
+from mmrr.workspace.files import digest
+from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages
+from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def render(
     drawn = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
     spec = dataclasses.replace(drawn, config={**drawn.config, "ocr": ocr.ENGINE}) if options.ocr else drawn
     if done := workspace.done(spec):
-        workspace.set_head(done)
+        workspace.set_current(done)
         return done
     if options.ocr:
         ocr.require()
@@ -122,7 +122,7 @@ def render(
         timing["pages_read"] = _read_by_ocr(workspace, spec, entries, workers, progress)
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     manifest = list_pages(workspace, spec, entries, provenance=timing)
-    workspace.set_head(manifest)
+    workspace.set_current(manifest)
     return manifest
 
 
@@ -181,7 +181,7 @@ def _hash(workspace: Workspace, source: Source) -> str:
 
 def _known_inspections(workspace: Workspace) -> dict[str, dict[str, Any]]:
     """What the last listing found out about documents: adding one to a thousand opens one."""
-    head = workspace.head("pages")
+    head = workspace.current("pages")
     entries = head.content["documents"] if head else []
     return {entry["sha256"]: entry for entry in entries if entry["status"] == "ok"}
 

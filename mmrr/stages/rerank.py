@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 
 import torch
 
-from mmrr import families
-from mmrr.artifacts import Manifest, Spec, Workspace
-from mmrr.blend import blend
-from mmrr.checkpoints import recorded
-from mmrr.collection import Collection, read_content, read_image
 from mmrr.config import DenseOrder, Machine, Rerank
-from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.shards import Resident, StateReader, States, page_name, read_keeps
-from mmrr.trec import write_run
-from mmrr.types import Progress, Query, Run, State, rank, silent
+from mmrr.evaluation.trec import write_run
+from mmrr.modeling import families
+from mmrr.modeling.checkpoints import recorded
+from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.search.fusion import blend
+from mmrr.types import PageCache, Progress, Query, Run, rank, silent
+from mmrr.workspace.pages import Collection, read_content, read_image
+from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.tensors import PageCacheReader, PageCaches, Resident, page_name, read_kept_tokens
 
 T = TypeVar("T")
 #: What scoring holds at once, at most, in portions as stored, on the CPU and elsewhere: this one, the next one, and
@@ -150,19 +150,19 @@ def rescore(
     chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
     scorer = _scorer(workspace, cached, machine)
     module = families.load("scorers", cached.config["family"])
-    if not hasattr(scorer, "plain"):
+    if not hasattr(scorer, "score_uncached"):
         raise MmrrError(f"{cached.config['family']} has no forward without a cache to compare a pair's score with")
-    options, reads = module.Score(), module.reads(scorer.prepare_options)
+    options, reads = module.Score(), module.page_input(scorer.prepare_options)
     from_cache = _from_cache(workspace, collection, cached, scorer, options, machine)
     found = []
     with progress("rescore", len(chosen)) as advance:
         for query, page_id in chosen:
             row = collection.row_of[page_id]
             page = collection.pages[row]
-            keep = (
-                read_keeps(workspace, pruned.content["shards"][collection.shards[row]])[page.number] if pruned else None
-            )
-            plain = scorer.plain(query.text, read_content(workspace, collection, page, reads), keep, options)
+            keep = None
+            if pruned:
+                keep = read_kept_tokens(workspace, pruned.content["shards"][collection.shards[row]])[page.number]
+            plain = scorer.score_uncached(query.text, read_content(workspace, collection, page, reads), keep, options)
             found.append((query.query_id, page_id, float(from_cache([(query, [row])])[0]), plain))
             advance(1)
     return Rescored(found)
@@ -202,18 +202,19 @@ def _records(
 def _from_cache(
     workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any, machine: Machine
 ) -> _Score:
-    files = StateReader(workspace)
+    files = PageCacheReader(workspace)
     shared = files.read(cached.content["shared"], "shared")
     device = resolve_device(machine.device)
     reader = Resident(files, device, machine.resident)
     listwise = families.load("scorers", cached.config["family"]).LISTWISE
 
     # What no page changes of a query is computed once, where a family can say it.
-    ask = getattr(scorer, "ask", lambda text: text)
+    encode_query = getattr(scorer, "encode_query", lambda text: text)
 
-    def states(rows: Sequence[int]) -> States:
+    def states(rows: Sequence[int]) -> PageCaches:
         shards = [cached.content["shards"][collection.shards[row]] for row in rows]
-        return States(reader, [(key, page_name(collection.pages[row])) for key, row in zip(shards, rows, strict=True)])
+        names = [page_name(collection.pages[row]) for row in rows]
+        return PageCaches(reader, list(zip(shards, names, strict=True)))
 
     def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
         if listwise:
@@ -221,7 +222,7 @@ def _from_cache(
                 scorer.score(query.text, states(rows), shared, options) if rows else torch.zeros(0)
                 for query, rows in asked
             ]
-        queries = [ask(query.text) for query, _ in asked]
+        queries = [encode_query(query.text) for query, _ in asked]
         pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in asked]
         copies = _COPIES if device.type == "cpu" else _COPIES_ELSEWHERE
@@ -237,9 +238,9 @@ def _from_cache(
     return score
 
 
-def _portions(states: Iterable[tuple[int, State]], most_bytes: int) -> Iterator[dict[int, State]]:
+def _portions(states: Iterable[tuple[int, PageCache]], most_bytes: int) -> Iterator[dict[int, PageCache]]:
     """Page caches in turn, as many at a time as fit; at least one."""
-    portion: dict[int, State] = {}
+    portion: dict[int, PageCache] = {}
     size = 0
     for row, state in states:
         own = sum(tensor.nbytes for tensor in state.values())
@@ -252,7 +253,7 @@ def _portions(states: Iterable[tuple[int, State]], most_bytes: int) -> Iterator[
         yield portion
 
 
-def _moved(portions: Iterator[dict[int, State]], device: torch.device) -> Iterator[dict[int, State]]:
+def _moved(portions: Iterator[dict[int, PageCache]], device: torch.device) -> Iterator[dict[int, PageCache]]:
     """Each portion on the device as it is stored: what is quantised travels small and is decoded there.
 
     To CUDA through pinned memory, in a stream of its own, so that a portion travels while the one before it is scored.
@@ -306,7 +307,7 @@ def _scorer(workspace: Workspace, cached: Manifest, machine: Machine) -> Any:
     assert cached.model
     module = families.load("scorers", cached.config["family"])
     prepare = module.Prepare(**cached.config["options"])
-    if module.wording(prepare) != cached.config["wording"]:
+    if module.prompt(prepare) != cached.config["wording"]:
         raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
     device = resolve_device(machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)

@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
-from mmrr import families
-from mmrr.artifacts import Manifest, Spec, Workspace
-from mmrr.blend import blend
-from mmrr.checkpoints import recorded
-from mmrr.collection import Collection, read_texts
 from mmrr.config import Machine, Retrieve, Scope
-from mmrr.devices import resolve_device, resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.files import digest, save_tensors
-from mmrr.index import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_dense
-from mmrr.late import max_sim
-from mmrr.shards import read_vectors
-from mmrr.trec import write_run
+from mmrr.evaluation.trec import write_run
+from mmrr.modeling import families
+from mmrr.modeling.checkpoints import recorded
+from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.search.fusion import blend
+from mmrr.search.indexes import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_dense
+from mmrr.search.late_interaction import max_sim
 from mmrr.types import Progress, Query, Run, rank, silent
+from mmrr.workspace.files import digest, save_tensors
+from mmrr.workspace.pages import Collection, read_texts
+from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.tensors import read_vectors
 
 #: Pages of either ranking, at least, that are added up.
 BLENDED = 100

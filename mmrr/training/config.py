@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mmrr import families
 from mmrr.config import Render
 from mmrr.errors import MmrrError
-from mmrr.files import write_atomically
-from mmrr.training.fresh import Shape
+from mmrr.modeling import families
+from mmrr.random_checkpoint import Shape
 from mmrr.training.loop import RunFolder, Schedule
+from mmrr.workspace.files import write_atomically
 
 TASKS = ("reader", "embedder", "reranker")
 #: What a run folder holds in the end: a checkpoint trained from nothing, or a LoRA adapter.

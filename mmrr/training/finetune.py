@@ -18,20 +18,20 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mmrr import families
-from mmrr.checkpoints import Checkpoint, resolve
 from mmrr.config import Prune
-from mmrr.devices import resolve_dtype
 from mmrr.errors import MmrrError
-from mmrr.files import HashCache
-from mmrr.keep import choose
-from mmrr.packed import pad, read_batch, read_last, score_states
-from mmrr.prompts import Mark
+from mmrr.modeling import families
+from mmrr.modeling.chat import Mark
+from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.devices import resolve_dtype
+from mmrr.modeling.plain_forward import pad, read_batch, read_last, score_states
+from mmrr.modeling.saliency import choose
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
-from mmrr.training.crew import Crew, join
+from mmrr.training.data.pairs import Judged, JudgedPages, Pair, SearchBatches, Searches, read_pairs
+from mmrr.training.distributed import Crew, join
 from mmrr.training.loop import Losses, RunFolder, mixed, train
-from mmrr.training.pairs import Judged, JudgedPages, Pair, SearchBatches, Searches, read_pairs
+from mmrr.workspace.files import HashCache
 
 SCORER = "minireranker"
 Tell = Callable[[str], None]

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmrr.errors import MmrrError
-from mmrr.files import flush, save_tensors, write_atomically
-from mmrr.training.crew import Crew, placed
+from mmrr.training.distributed import Crew, placed
+from mmrr.workspace.files import flush, save_tensors, write_atomically
 
 #: What one step reports: the loss to minimise first, then whatever is worth a column in the log.
 Losses = dict[str, Tensor]

@@ -12,9 +12,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from mmrr.checkpoints import Checkpoint, resolve
 from mmrr.errors import MmrrError
-from mmrr.files import HashCache
+from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.workspace.files import HashCache
 
 #: Every linear of a decoder layer. The vision tower has layers of its own, under another name.
 _LINEARS = r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"

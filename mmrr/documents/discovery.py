@@ -1,0 +1,267 @@
+"""Documents as people keep them: find the files and say whether they open.
+
+Knows PDF and image files. Knows nothing of drawing pages (:mod:`mmrr.documents.rendering`), workspaces, models or
+the command line.
+
+Every function may run in several processes at once; PDFium is not thread-safe, so never in two threads
+of one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pypdfium2 as pdfium  # type: ignore[import-untyped]
+import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
+from PIL import Image, UnidentifiedImageError
+
+from mmrr.errors import MmrrError
+
+Kind = Literal["pdf", "image", "images"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+# Only these hold pages; the second image of a phone's JPEG is a preview, that of a WebP or PNG an animation.
+PAGED_SUFFIXES = frozenset({".tif", ".tiff", ".gif"})
+PAGED_FORMATS = frozenset({"TIFF", "GIF"})
+# Pillow opens nothing else: it would run Ghostscript on a PostScript file.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One document of a collection, found but not opened."""
+
+    doc_id: str
+    path: Path  # absolute; a file, or for ``images`` a folder of page images
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Whether a document opens: ``ok``, ``password_required``, ``corrupt``, ``empty`` (0 bytes), ``no_pages``,
+    ``not_a_document`` or ``unreadable`` (permission, input/output)."""
+
+    status: str
+    n_pages: int
+    detail: str  # one line for people, "" when ok
+
+
+# Finding
+
+
+def find_sources(inputs: Sequence[Path]) -> list[Source]:
+    """Find the documents named by files and folders; folders are searched recursively, hidden entries skipped.
+
+    PDF and image files are documents. A folder of images with no PDF and no subfolder is one document, its images in
+    natural order are the pages. Other files are ignored in a folder, but kept if given themselves, for
+    :func:`inspect` to report. A file reached twice counts once.
+
+    ``doc_id`` is the path below the given folder, or the name of what was given, in NFC, with ``/`` between its parts
+    and ``_`` for each run of whitespace, control characters or undecodable bytes. Inputs are taken in the order of
+    their absolute paths, so ids do not depend on the order of arguments. Where two documents would share an id, the
+    first keeps it; a later one gets ``~`` and the first 6 hex digits of the SHA-256 of its absolute path (more digits
+    if that is taken too).
+
+    Raises:
+        MmrrError: an input does not exist, is neither file nor folder, or is a folder with no document in it.
+    """
+    sources: list[Source] = []
+    seen: set[str] = set()  # real paths
+    taken: set[str] = set()  # doc ids
+    for given in sorted({Path(os.path.abspath(path)) for path in inputs}):
+        if os.path.isdir(given):
+            items = list(_walk(given, set()))
+            if not items:
+                suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+                raise MmrrError(f"no document in {given}; expected PDF files or images (.pdf {suffixes})")
+        elif os.path.isfile(given):
+            items = [(_kind(given), given)]
+        elif os.path.exists(given):
+            raise MmrrError(f"{given} is neither a file nor a folder; give PDF files, images or folders of them")
+        else:
+            raise MmrrError(f"{given} does not exist or may not be read; give PDF files, images or folders of them")
+        for kind, path in items:
+            real = os.path.realpath(path)
+            if real in seen:
+                continue
+            seen.add(real)
+            if kind == "images":
+                with suppress(OSError):  # inspect() reports it
+                    seen.update(os.path.realpath(image) for image in _images_in(path))
+            named_alone = path == given
+            doc_id = unique = _doc_id(path.name if named_alone else path.relative_to(given).as_posix())
+            digest, digits = hashlib.sha256(os.fsencode(path)).hexdigest(), 6
+            while unique in taken:
+                unique, digits = f"{doc_id}~{digest[:digits]}", digits + 1
+            taken.add(unique)
+            sources.append(Source(unique, path, kind))
+    return sources
+
+
+def _walk(folder: Path, visited: set[str]) -> Iterator[tuple[Kind, Path]]:
+    """The documents of one folder in the order of their names, each real folder once (links may form loops)."""
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        yield "images", folder  # inspect() meets the same error and reports it
+        return
+    folders = {entry for entry in entries if os.path.isdir(entry)}
+    files = {entry for entry in entries if entry not in folders and _is_candidate(entry)}
+    if files and not folders and all(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
+        yield "images", folder
+        return
+    for entry in entries:
+        if entry in folders:
+            yield from _walk(entry, visited)
+        elif entry in files:
+            yield _kind(entry), entry
+
+
+def _is_candidate(path: Path) -> bool:
+    # A broken link stays in, so that it is reported; a pipe or a device does not, since opening it could block.
+    known = path.suffix.lower() == ".pdf" or path.suffix.lower() in IMAGE_SUFFIXES
+    return known and (os.path.isfile(path) or not os.path.exists(path))
+
+
+def _kind(path: Path) -> Kind:
+    suffix = path.suffix.lower()
+    if suffix == ".pdf":
+        return "pdf"
+    try:
+        head = _head(path)
+    except OSError:
+        head = b""
+    if suffix in IMAGE_SUFFIXES:
+        return "pdf" if head.lstrip().startswith(b"%PDF-") else "image"
+    if b"%PDF-" in head:
+        return "pdf"
+    try:
+        with open_image(path):
+            return "image"
+    except UnidentifiedImageError:
+        return "pdf"  # inspect() finds no PDF header and says not_a_document
+    except Exception:
+        return "image"
+
+
+def _doc_id(name: str) -> str:
+    name = re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", "_", unicodedata.normalize("NFC", name))
+    return name.lstrip("./") or "document"
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images of a folder in natural order: page2 before page10. Raises OSError."""
+    images = [p for p in folder.iterdir() if not p.name.startswith(".") and _is_candidate(p)]
+
+    def natural(path: Path) -> tuple[list[str | int], str]:
+        parts = re.split(r"(\d+)", path.name.casefold())
+        return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+    return sorted((path for path in images if path.suffix.lower() in IMAGE_SUFFIXES), key=natural)
+
+
+# Inspecting
+
+
+def inspect(source: Source) -> Inspection:
+    """Open a document and count its pages, drawing none. Never raises for a bad file: the status says what is wrong.
+
+    A PDF that opens with a damaged part is ``ok``; its pages may fail one by one when they are drawn.
+    """
+    try:
+        if source.kind == "images":
+            n_pages = len(page_frames(source))
+            return Inspection("ok", n_pages, "") if n_pages else Inspection("no_pages", 0, "the folder has no image")
+        head = _head(source.path)
+    except OSError as error:
+        return Inspection("unreadable", 0, error.strerror or str(error))
+    if not head:
+        return Inspection("empty", 0, "the file has 0 bytes")
+    return _inspect_pdf(source.path, head) if source.kind == "pdf" else _inspect_image(source.path, head)
+
+
+def _inspect_pdf(path: Path, head: bytes) -> Inspection:
+    try:
+        with closing(open_pdf(path)) as pdf:
+            n_pages = len(pdf)
+    except pdfium.PdfiumError as error:
+        if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
+            return Inspection("password_required", 0, "the PDF is encrypted; save a copy without its password")
+        if error.err_code == pdfium_c.FPDF_ERR_SECURITY:
+            return Inspection("password_required", 0, "the PDF is encrypted in a way that PDFium does not support")
+        if error.err_code == pdfium_c.FPDF_ERR_FILE:
+            return Inspection("unreadable", 0, "PDFium could not read the file")
+        if b"%PDF-" not in head:
+            return Inspection("not_a_document", 0, "neither a PDF (no %PDF- in its first 1024 bytes) nor an image")
+        return Inspection("corrupt", 0, f"PDFium cannot open it: {error}")
+    return Inspection("ok", n_pages, "") if n_pages > 0 else Inspection("no_pages", 0, "the PDF has no pages")
+
+
+def _inspect_image(path: Path, head: bytes) -> Inspection:
+    try:
+        return Inspection("ok", _n_frames(path), "")
+    except Image.DecompressionBombError:
+        return Inspection("ok", 1, "")  # it is an image; drawing it says why it cannot be drawn
+    except UnidentifiedImageError:
+        if head.startswith(IMAGE_MAGIC):
+            return Inspection("corrupt", 0, "starts like an image but cannot be opened")
+        return Inspection("not_a_document", 0, "not an image in a known format")
+    except Exception as error:
+        return Inspection("corrupt", 0, one_line(error))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1024)
+
+
+def open_pdf(path: Path) -> Any:
+    """An open ``PdfDocument``, to be closed; it may have 0 pages. Raises PdfiumError with PDFium's ``err_code``."""
+    # PdfDocument(path) would refuse a file of 0 pages with the error code of whatever file failed before.
+    raw = pdfium_c.FPDF_LoadDocument(os.fsencode(path) + b"\0", None)
+    if not raw:
+        code = pdfium_c.FPDF_GetLastError()
+        raise pdfium.PdfiumError(pdfium.internal.ErrorToStr.get(code).lower(), err_code=code)
+    return pdfium.PdfDocument(raw)
+
+
+def open_image(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # Pillow warns at 89 Mpx and refuses at twice that; only the refusal matters here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=IMAGE_FORMATS)
+
+
+def _n_frames(path: Path) -> int:
+    with open_image(path) as image:
+        return getattr(image, "n_frames", 1) if image.format in PAGED_FORMATS else 1
+
+
+def page_frames(source: Source) -> list[tuple[Path, int]]:
+    """Where each page of an image document is: (file, frame from 0). Raises OSError if a folder cannot be listed."""
+    frames: list[tuple[Path, int]] = []
+    for path in _images_in(source.path) if source.kind == "images" else [source.path]:
+        n_frames = 1
+        if source.kind == "image" or path.suffix.lower() in PAGED_SUFFIXES:
+            with suppress(Exception):  # else one page, which fails when it is drawn
+                n_frames = _n_frames(path)
+        frames += [(path, frame) for frame in range(n_frames)]
+    return frames
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,446 @@
+"""Draw pages of documents as PNG images made for a vision model, and read their text layer.
+
+Knows the size of a visual token and two PDF renderers. Knows nothing of workspaces, artifacts, models or the command
+line. Every function may run in several processes at once, never in two threads of one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import pypdfium2 as pdfium  # type: ignore[import-untyped]
+import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
+from pdf2image import convert_from_path, pdfinfo_from_path
+from pdf2image.exceptions import PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError
+from PIL import Image, ImageOps
+
+from mmrr.documents.discovery import Source, one_line, open_image, open_pdf, page_frames
+from mmrr.documents.page_grid import CELL_PX, MIN_TOKENS, snap
+from mmrr.errors import MmrrError
+
+Renderer = Literal["poppler", "pdfium"]
+Size = tuple[int, int]  # width, height in pixels
+
+MAX_ASPECT = 200  # longer pages are drawn on a white canvas of this aspect
+# Page images of 1,280 tokens, mean of 70: level 1 takes 38 ms and 387 kB, level 2 35 ms and 380 kB, level 3 37 ms and
+# 371 kB, Pillow's default of 6 60 ms and 401 kB; poppler's own PNG writer takes 300 to 600 ms, so it writes PPM.
+PNG_LEVEL = 2
+# Pages that one poppler process draws: bounds the temporary folder (4 MB a page), hides the cost of starting it.
+BATCH_PAGES = 16
+POPPLER_TIMEOUT_S = 120
+# They share no base class; ValueError is what pdf2image makes of a report it cannot read.
+POPPLER_ERRORS = (PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError, OSError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """How pages become images. ``dpi`` counts for PDF only: an image has its own size in pixels.
+
+    Raises:
+        MmrrError: ``dpi`` is not positive or ``max_tokens`` is below 4.
+    """
+
+    renderer: Renderer
+    dpi: int = 150
+    max_tokens: int = 1280
+
+    def __post_init__(self) -> None:
+        if self.dpi <= 0 or self.max_tokens < MIN_TOKENS:
+            raise MmrrError(
+                f"cannot draw at {self.dpi} dpi and {self.max_tokens} tokens; dpi is at least 1, tokens {MIN_TOKENS}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPage:
+    """One page as drawn, or why it could not be. A failed page has no file: size 0, ``file`` and ``sha256`` empty."""
+
+    number: int  # from 1
+    status: Literal["ok", "failed"]
+    detail: str  # one line for people; on an ok page, what is unusual (another renderer had to draw it)
+    width_px: int
+    height_px: int
+    sha256: str  # of the PNG file
+    file: str  # name inside the output folder, ``0007.png``
+    text: str  # the text layer, "" where there is none
+
+
+class _Drawn(NamedTuple):
+    number: int
+    image: Image.Image | None
+    detail: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A PDF page that opened, and how large it will be drawn."""
+
+    number: int
+    page: Any  # pypdfium2.PdfPage, to be closed
+    points: tuple[float, float]  # width, height as a reader sees them
+    rotation: int  # degrees clockwise: 0, 90, 180, 270
+    canvas: Size
+    drawn: Size  # the page on the canvas; smaller only beyond MAX_ASPECT
+    text: str
+    n_objects: int
+    detail: str
+
+
+def default_renderer() -> Renderer:
+    """``poppler`` where ``pdftoppm`` and ``pdfinfo`` are on PATH, else ``pdfium``, which needs no system package."""
+    return "poppler" if shutil.which("pdftoppm") and shutil.which("pdfinfo") else "pdfium"
+
+
+def target_size(width: float, height: float, max_tokens: int) -> Size:
+    """Pixels of the image to draw for a page of this natural size (pixels): the rule Qwen published for its models.
+
+    Sides are multiples of 32 (round half to even), at least 32; the area is at least 4 tokens (sides scaled and
+    rounded up) and at most ``max_tokens`` (scaled and rounded down). Beyond an aspect of 200:1, where the published
+    rule gives up, the short side is taken as 1/200 of the long one. Where one side cannot shrink below one token, the
+    other is cut so that ``max_tokens`` holds; there the published rule exceeds it.
+
+    Raises:
+        ValueError: a side is not positive and finite, or ``max_tokens`` is below 4.
+    """
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(f"a page of {width:g} x {height:g} pixels cannot be drawn")
+    if max_tokens < MIN_TOKENS:
+        raise ValueError(f"max_tokens is {max_tokens}; the least is {MIN_TOKENS}")
+    width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
+    return snap(width, height, CELL_PX, max_tokens)
+
+
+def render_pages(source: Source, first: int, last: int, out: Path, options: RenderOptions) -> list[RenderedPage]:
+    """Draw pages ``first`` to ``last`` (from 1, inclusive) into the folder ``out`` as 8-bit RGB ``0001.png``, ...
+
+    A bad page, document or page number gives a page of status ``failed`` and no file. A page that poppler cannot
+    draw, draws blank though it has content, or measures otherwise than PDFium, is drawn with PDFium; ``detail`` says
+    so. PDF pages are drawn straight at their target size, never resized, by the crop box, upright, with annotations
+    and forms; ``/UserUnit`` is ignored. A page with ``/Rotate`` 90 or 270 kept its exact aspect under poppler, on a
+    canvas that stays white along two sides. Memory does not grow with the number of pages. PDFium has no time limit.
+
+    Raises:
+        MmrrError: ``options.renderer`` is poppler and poppler is not on PATH.
+        OSError: ``out`` or the folder for temporary files cannot be written.
+    """
+    numbers = range(first, last + 1)
+    if source.kind == "pdf":
+        if options.renderer == "poppler" and default_renderer() != "poppler":
+            raise MmrrError("poppler's pdftoppm or pdfinfo is not on PATH; install poppler or use the pdfium renderer")
+        pages = _draw_pdf(source.path, numbers, options)
+    else:
+        pages = _draw_images(source, numbers, options)
+    with closing(pages):  # so that temporary files go even if saving fails
+        return [_save(page, out) for page in pages]
+
+
+def render_image(path: Path, number: int, text: str, out: Path, max_tokens: int) -> RenderedPage:
+    """One image file as page ``number`` with a text layer known from elsewhere; a bad image gives a failed page.
+
+    Raises OSError if ``out`` cannot be written.
+    """
+    try:
+        image = _draw_image(path, 0, max_tokens)
+    except Exception as error:
+        return _save(_Drawn(number, None, one_line(error), text), out)
+    return _save(_Drawn(number, image, "", text), out)
+
+
+def _save(page: _Drawn, out: Path) -> RenderedPage:
+    if page.image is None:
+        return RenderedPage(page.number, "failed", page.detail, 0, 0, "", "", page.text)
+    page.image.info.clear()  # else colour profiles and the like would travel into the file
+    buffer = io.BytesIO()
+    page.image.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    data = buffer.getvalue()
+    file = f"{page.number:04d}.png"
+    (out / file).write_bytes(data)
+    width, height = page.image.size
+    return RenderedPage(
+        page.number, "ok", page.detail, width, height, hashlib.sha256(data).hexdigest(), file, page.text
+    )
+
+
+def _drawn_size(width: float, height: float, canvas: Size) -> Size:
+    """The page's share of its canvas: all of it, but for a page beyond MAX_ASPECT, which kept its own aspect."""
+    if width > height * MAX_ASPECT:
+        return canvas[0], min(canvas[1], max(1, round(canvas[0] * height / width)))
+    if height > width * MAX_ASPECT:
+        return min(canvas[0], max(1, round(canvas[1] * width / height))), canvas[1]
+    return canvas
+
+
+def _offset(canvas: Size, drawn: Size) -> Size:
+    return (canvas[0] - drawn[0]) // 2, (canvas[1] - drawn[1]) // 2
+
+
+def _on_canvas(image: Image.Image, canvas: Size) -> Image.Image:
+    if image.size == canvas:
+        return image
+    page = Image.new("RGB", canvas, "white")
+    page.paste(image, _offset(canvas, image.size))
+    return page
+
+
+# PDF
+
+
+def _draw_pdf(path: Path, numbers: Sequence[int], options: RenderOptions) -> Generator[_Drawn, None, None]:
+    try:
+        pdf = open_pdf(path)
+    except pdfium.PdfiumError as error:
+        for number in numbers:
+            yield _Drawn(number, None, f"PDFium cannot open the PDF: {error}", "")
+        return
+    with closing(pdf):
+        # The form environment draws fields that have no appearance of their own. pypdfium2 logs a warning for XFA
+        # forms, which PDFium cannot fill in; their stored appearances are drawn as annotations.
+        if pdf.get_formtype() == pdfium_c.FORMTYPE_ACRO_FORM:
+            with suppress(pdfium.PdfiumError):
+                pdf.init_forms()
+        for start in range(0, len(numbers), BATCH_PAGES):
+            yield from _draw_batch(path, pdf, numbers[start : start + BATCH_PAGES], options)
+
+
+def _draw_batch(path: Path, pdf: Any, numbers: Sequence[int], options: RenderOptions) -> Generator[_Drawn, None, None]:
+    plans: dict[int, _Plan] = {}
+    errors: dict[int, str] = {}
+    for number in numbers:
+        try:
+            plans[number] = _plan(pdf, number, options)
+        except (pdfium.PdfiumError, ValueError) as error:
+            errors[number] = f"page {number} of {len(pdf)}: {one_line(error)}"
+    with tempfile.TemporaryDirectory(prefix="mmrr-") as folder:
+        files: dict[int, Path] = {}
+        reasons: dict[int, str] = {}
+        if options.renderer == "poppler" and plans:
+            files, reasons = _run_poppler(path, len(pdf), list(plans.values()), Path(folder))
+        for number in numbers:
+            if number in errors:
+                yield _Drawn(number, None, errors[number], "")
+                continue
+            plan = plans.pop(number)
+            yield _draw_page(plan, files.get(number), reasons.get(number, ""))
+            plan.page.close()
+
+
+def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
+    """Open a page and read all but its pixels. Raises PdfiumError (cannot be loaded) or ValueError (has no area)."""
+    page = pdf[number - 1]
+    width, height = page.get_size()
+    scale = options.dpi / 72
+    canvas = target_size(width * scale, height * scale, options.max_tokens)
+    text, detail = "", ""
+    try:
+        with closing(page.get_textpage()) as textpage:
+            text = textpage.get_text_range()  # drops lone surrogates
+    except (pdfium.PdfiumError, AssertionError, RecursionError):  # the last two are pypdfium2's on odd text layers
+        detail = "the text layer could not be read"
+    # PDFium writes U+FFFE for a hyphen at the end of a line: without it the two halves are the word again.
+    text = text.replace("\r\n", "\n").replace("\0", "").replace("\ufffe", "")
+    n_objects = pdfium_c.FPDFPage_CountObjects(page)
+    drawn = _drawn_size(width, height, canvas)
+    return _Plan(number, page, (width, height), page.get_rotation(), canvas, drawn, text, n_objects, detail)
+
+
+def _draw_page(plan: _Plan, file: Path | None, reason: str) -> _Drawn:
+    """The page from poppler's ``file``, or from PDFium if there is none or it does not show what the page holds."""
+    details = [plan.detail]
+    image = None
+    if file is not None:
+        try:
+            with Image.open(file) as poppler:
+                image = _on_canvas(poppler.convert("RGB"), plan.canvas)
+        except OSError as error:
+            reason = f"poppler's image is damaged ({one_line(error)})"
+    blank = image is not None and plan.n_objects > 0 and _is_blank(image)
+    if image is None or blank:
+        try:
+            other = _draw_with_pdfium(plan)
+        except pdfium.PdfiumError as error:
+            details.append(f"PDFium cannot draw it: {one_line(error)}")
+        else:
+            other_blank = plan.n_objects > 0 and _is_blank(other)
+            if blank and not other_blank:
+                reason = "poppler drew a blank page"
+            if image is None or not other_blank:
+                image, blank = other, other_blank
+    if reason:
+        details.append(f"{reason}; drawn with PDFium" if image is not None else reason)
+    if blank:
+        details.append(f"blank, though the page has {plan.n_objects} objects")
+    return _Drawn(plan.number, image, "; ".join(filter(None, details)), plan.text)
+
+
+def _is_blank(image: Image.Image) -> bool:
+    return all(low == 255 for low, _ in image.getextrema())  # type: ignore[misc]
+
+
+def _draw_with_pdfium(plan: _Plan) -> Image.Image:
+    (width, height), page = plan.canvas, plan.page
+    with closing(pdfium.PdfBitmap.new_native(width, height, pdfium_c.FPDFBitmap_BGR)) as bitmap:
+        bitmap.fill_rect((255, 255, 255, 255), 0, 0, width, height)
+        # PdfPage.render() knows one scale for both sides; a page here may differ by a few pixels in one of them.
+        args = (bitmap, page, *_offset(plan.canvas, plan.drawn), *plan.drawn, 0, pdfium_c.FPDF_ANNOT)
+        pdfium_c.FPDF_RenderPageBitmap(*args)
+        if page.formenv:
+            pdfium_c.FPDF_FFLDraw(page.formenv, *args)
+        image: Image.Image = bitmap.to_pil()
+        return image
+
+
+def _run_poppler(
+    path: Path, n_pages: int, plans: Sequence[_Plan], folder: Path
+) -> tuple[dict[int, Path], dict[int, str]]:
+    """Draw pages as PPM files below ``folder``. Returns {number: file} and {number: why there is no file}."""
+    files: dict[int, Path] = {}
+    reasons = _disagreements(path, n_pages, plans)
+    agreed = [plan for plan in plans if plan.number not in reasons]
+
+    # One process draws neighbouring pages of one size.
+    def alike(item: tuple[int, _Plan]) -> object:
+        place, plan = item
+        return plan.number - place, plan.drawn, plan.points, plan.rotation % 180
+
+    pending = [[plan for _, plan in group] for _, group in groupby(enumerate(agreed), alike)]
+    while pending:
+        group = pending.pop(0)
+        reason = _run_pdftoppm(path, group, folder, files)
+        missing = [plan for plan in group if plan.number not in files]
+        if missing:
+            # The first missing page is the one that stopped poppler: leave it out and go on behind it.
+            reasons[missing[0].number] = reason
+            pending[:0] = [missing[1:]] if missing[1:] else []
+    return files, reasons
+
+
+def _disagreements(path: Path, n_pages: int, plans: Sequence[_Plan]) -> dict[int, str]:
+    """Pages that poppler finds elsewhere, or of another shape, than PDFium: {number: what it says of them}.
+
+    On a damaged file the two may repair differently; poppler's image could then be stretched or of another page.
+    """
+    numbers = [plan.number for plan in plans]
+    try:
+        info = pdfinfo_from_path(str(path), first_page=min(numbers), last_page=max(numbers), timeout=POPPLER_TIMEOUT_S)
+    except POPPLER_ERRORS as error:
+        return dict.fromkeys(numbers, f"poppler cannot open the PDF ({one_line(error)})")
+    if info["Pages"] != n_pages:
+        return dict.fromkeys(numbers, f"poppler counts {info['Pages']} pages where PDFium counts {n_pages}")
+    fields = {" ".join(key.split()): value for key, value in info.items()}
+    reasons: dict[int, str] = {}
+    for plan in plans:
+        found = re.match(r"(\S+) x (\S+) pts", fields.get(f"Page {plan.number} size", ""))
+        sides = [float(side) for side in found.groups()] if found else [0.0, 0.0]
+        if plan.rotation % 180:
+            sides.reverse()
+        same = all(math.isclose(a, b, rel_tol=0.01, abs_tol=1) for a, b in zip(sides, plan.points, strict=True))
+        if not same or fields.get(f"Page {plan.number} rot") != str(plan.rotation):
+            reasons[plan.number] = "poppler sees a page of another shape"
+    return reasons
+
+
+def _run_pdftoppm(path: Path, group: Sequence[_Plan], folder: Path, files: dict[int, Path]) -> str:
+    """Draw neighbouring pages of one size; those that come out whole go to ``files``. Returns why others do not."""
+    reason = "poppler drew no image"
+    width, height = group[0].drawn
+    sizes: list[tuple[int, int | None]] = [(width, height)]
+    if group[0].rotation % 180:
+        # pdftoppm gives each side of a turned page the scale meant for the other one, and so cuts off a strip of the
+        # page. With one scale for both this cannot happen; what is left of the canvas stays white.
+        # Poppler 22 counts sides before it turns the page; should another count after, its second image is right.
+        scale = min(side / points for side, points in zip(group[0].drawn, group[0].points, strict=True))
+        width, height = (max(1, int(points * scale + 1e-6)) for points in group[0].points)
+        sizes = [(height, None), (width, None)]
+    for size in sizes:
+        missing = [plan.number for plan in group if plan.number not in files]
+        if not missing:
+            break
+        target = tempfile.mkdtemp(dir=folder)
+        try:
+            convert_from_path(
+                str(path),
+                first_page=missing[0],
+                last_page=missing[-1],
+                size=size,
+                use_cropbox=True,
+                output_folder=target,
+                paths_only=True,
+                timeout=POPPLER_TIMEOUT_S,
+            )
+        except PDFPopplerTimeoutError:
+            reason = f"poppler took more than {POPPLER_TIMEOUT_S} s"
+        except POPPLER_ERRORS as error:
+            reason = f"poppler failed ({one_line(error)})"
+        for file in Path(target).glob("*.ppm"):
+            number = int(file.stem.rpartition("-")[2])
+            with suppress(OSError, ValueError), Image.open(file) as image:  # not a whole image: as good as none
+                off = max(abs(image.width - width), abs(image.height - height))  # 1 pixel where poppler rounds up
+                if off <= (len(sizes) > 1) and file.stat().st_size > 3 * math.prod(image.size):
+                    files[number] = file
+    return reason
+
+
+# Images
+
+
+def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions) -> Generator[_Drawn, None, None]:
+    try:
+        frames = page_frames(source)
+    except OSError as error:
+        frames, problem = [], f"the folder cannot be read: {one_line(error)}"
+    else:
+        problem = f"the document has {len(frames)} pages"
+    for number in numbers:
+        if not 1 <= number <= len(frames):
+            yield _Drawn(number, None, problem, "")
+            continue
+        try:
+            image = _draw_image(*frames[number - 1], options.max_tokens)
+        except Exception as error:
+            yield _Drawn(number, None, f"{frames[number - 1][0].name}: {one_line(error)}", "")
+        else:
+            yield _Drawn(number, image, "", "")
+
+
+def _draw_image(path: Path, frame: int, max_tokens: int) -> Image.Image:
+    with open_image(path) as opened:
+        opened.seek(frame)
+        # Pillow checks the first frame only, when it opens the file.
+        if Image.MAX_IMAGE_PIXELS and math.prod(opened.size) > 2 * Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels are too many")
+        opened.load()
+        image: Image.Image = opened
+        with suppress(Exception):  # a broken EXIF block costs the orientation, not the page
+            image = ImageOps.exif_transpose(opened)
+        image = _to_rgb(image)
+    canvas = target_size(*image.size, max_tokens)
+    image = image.resize(_drawn_size(*image.size, canvas), Image.Resampling.BICUBIC)
+    return _on_canvas(image, canvas)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion cuts grey of more than 8 bits at 255: most of the page would be white.
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
+    if image.mode in ("I", "F"):  # no fixed range: from the darkest to the lightest
+        low, high = cast(tuple[float, float], image.getextrema())
+        scale = 255 / (high - low) if high > low else 0
+        return image.point(lambda value: value * scale - low * scale).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image, mask=image.getchannel("A"))
+        return flat
+    return image.convert("RGB")

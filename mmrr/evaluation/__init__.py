@@ -1,0 +1,1 @@
+"""Measures, TREC files, benchmarks, latency."""

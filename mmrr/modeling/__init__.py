@@ -1,0 +1,1 @@
+"""What every model family shares: finding families and checkpoints, devices, chats, kept tokens, codecs."""

@@ -1,0 +1,195 @@
+"""The two first-stage indexes: page vectors in FAISS, the text layer in BM25. The only importer of both libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import faiss
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+
+from mmrr.errors import MmrrError
+from mmrr.search import late_interaction
+
+#: Files of an ``index`` artifact: FAISS's; where pages have several vectors these, and how many each has; BM25's.
+DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
+
+#: Of an inverted file's lists a query looks into this share, and into so many at least.
+PROBED, FEWEST = 1 / 16, 8
+
+#: Of what an approximate search finds, so many times as many are scored exactly as are asked for.
+RESCORED = 4
+#: For each vector of a query, an approximate search asks for so many times as many vectors as pages are wanted, and for
+#: so many at least.
+NEIGHBOURS, NEAREST = 16, 1024
+#: Of an index that is trained, vectors for each of its lists, and vectors at least.
+_SAMPLED, _SAMPLE = 64, 1 << 16
+
+#: bm25s's own defaults (Lucene's BM25), with English stemming and its short list of stop words.
+BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
+
+
+def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:
+    """Index the pages' unit vectors, (V, D) each: one a page, or with ``several`` as many as it likes.
+
+    One: rows of a FAISS inner-product index, ``DENSE``. Several: rows of ``VECTORS``, float16, ``SIZES`` beside them;
+    every page is scored by these, unless ``factory`` is other than "Flat" and finds candidates first.
+    Raises MmrrError if the factory string is not FAISS's or needs more vectors than there are.
+    """
+    if not several:
+        vectors = np.concatenate(list(pages))
+        _faiss(factory, vectors, lambda n: vectors, folder / DENSE)
+        return
+    sizes = late_interaction.write_rows(pages, folder / VECTORS)
+    np.save(folder / SIZES, sizes, allow_pickle=False)
+    if factory != "Flat":
+        stored = late_interaction.read_rows(folder / VECTORS, mapped=True)
+        _faiss(factory, stored, lambda n: late_interaction.sample(stored, sizes, n), folder / DENSE)
+
+
+def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[np.float32]], path: Path) -> None:
+    """Train an index on a ``sample`` of so many vectors, add them all a part at a time, and write it."""
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            lists = faiss.try_extract_index_ivf(index)
+            index.train(sample(max(_SAMPLE, _SAMPLED * lists.nlist if lists else 0)))
+        for start in range(0, len(vectors), _SAMPLE):
+            index.add(vectors[start : start + _SAMPLE].astype(np.float32, copy=False))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
+        raise MmrrError(f"FAISS cannot build '{factory}' over {len(vectors)} vectors: {reason}") from error
+    path.write_bytes(faiss.serialize_index(index).data)
+
+
+def search_dense(
+    files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0
+) -> list[dict[int, float]]:
+    """Of each query (M, D) the best ``depth`` pages by row at least, with their ``late.max_sim``.
+
+    ``files``: an index's, by name. "Flat" finds exactly the best; an index that approximates may miss some, and may
+    find fewer; ``temperature`` is then of the pages that it finds. Raises MmrrError if one is damaged.
+    """
+    if VECTORS in files:
+        vectors, sizes = (
+            late_interaction.read_rows(files[VECTORS], mapped=True),
+            late_interaction.read_rows(files[SIZES]),
+        )
+        if DENSE not in files:
+            return [_best(scores, depth) for scores in late_interaction.max_sim(queries, vectors, sizes, temperature)]
+        index, owners = _read_faiss(files[DENSE]), np.repeat(np.arange(len(sizes)), sizes)
+        near = [_near(index, query, owners, depth) for query in queries]
+        return [_scored(query, rows, vectors, sizes, temperature) for query, rows in zip(queries, near, strict=True)]
+    index = _read_faiss(files[DENSE])
+    found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
+    return [  # FAISS fills up with -1
+        {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
+        for scores, rows in found
+    ]
+
+
+def _read_faiss(path: Path) -> faiss.Index:
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise MmrrError(f"{path} is damaged or gone; run mmrr index again") from error
+    lists = faiss.try_extract_index_ivf(index)
+    if lists is not None:  # FAISS's own default looks into a single list
+        lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
+    if isinstance(index, faiss.IndexRefine):
+        index.k_factor = RESCORED
+    return index
+
+
+def _scored(
+    query: NDArray[np.float32],
+    rows: list[int],
+    vectors: NDArray[np.float16],
+    sizes: NDArray[np.int64],
+    temperature: float,
+) -> dict[int, float]:
+    if not rows:
+        return {}
+    of_rows = np.concatenate(list(late_interaction.pages_at(vectors, sizes, rows)))
+    (scores,) = late_interaction.max_sim([query], of_rows, sizes[rows], temperature)
+    return dict(zip(rows, scores.tolist(), strict=True))
+
+
+def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
+    """The best ``depth`` rows, and ties at the edge, in no order."""
+    edge = np.partition(scores, -depth)[-depth] if len(scores) > depth else -np.inf
+    return {int(row): float(scores[row]) for row in np.flatnonzero(scores >= edge)}
+
+
+def _near(index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int) -> list[int]:
+    """Pages near any of the query's vectors, the most promising first, as many as are worth scoring exactly.
+
+    A page that was not found for a vector counts there as the last one that was (the missing scores of XTR,
+    arXiv 2304.01982).
+    """
+    scores, rows = index.search(query, min(max(NEAREST, depth * NEIGHBOURS), index.ntotal))
+    gains: dict[int, float] = {}
+    for of_vector, found in zip(scores, rows, strict=True):
+        found, of_vector = found[found >= 0], of_vector[found >= 0]
+        if not len(found):
+            continue
+        pages, first = np.unique(owners[found], return_index=True)  # best first: a page's first is its best
+        for page, score in zip(pages.tolist(), of_vector[first].tolist(), strict=True):
+            gains[page] = gains.get(page, 0.0) + score - float(of_vector[-1])
+    return sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
+
+
+def tokenize(texts: list[str]) -> list[list[str]]:
+    """Lower-cased, stemmed words of two letters or more, stop words removed."""
+    stemmer = Stemmer.Stemmer(BM25["stemmer"])
+    tokens: list[list[str]] = bm25s.tokenize(
+        texts, stopwords=BM25["stopwords"], stemmer=stemmer, return_ids=False, show_progress=False
+    )
+    return tokens
+
+
+class TextIndex:
+    """BM25 over some pages' text."""
+
+    def __init__(self, bm25: bm25s.BM25 | None, n_pages: int) -> None:
+        self._bm25 = bm25  # None: not one word in all the pages
+        self._n_pages = n_pages
+
+    @classmethod
+    def build(cls, texts: list[str]) -> TextIndex:
+        tokens = tokenize(texts)
+        if not any(tokens):
+            return cls(None, len(texts))
+        bm25 = bm25s.BM25(method=BM25["method"], k1=BM25["k1"], b=BM25["b"])
+        bm25.index(tokens, show_progress=False)
+        return cls(bm25, len(texts))
+
+    def scores(self, query: str) -> NDArray[np.float32]:
+        """(n,), 0 for a page that shares no word with the query."""
+        words = tokenize([query])[0]
+        if self._bm25 is None or not words:
+            return np.zeros(self._n_pages, dtype=np.float32)
+        scores: NDArray[np.float32] = self._bm25.get_scores(words)
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Plain arrays and JSON; an index without words is an empty folder."""
+        folder.mkdir()
+        if self._bm25 is not None:
+            self._bm25.save(folder, show_progress=False)
+
+    @classmethod
+    def load(cls, folder: Path, n_pages: int) -> TextIndex:
+        """Raises MmrrError if the files are damaged or gone."""
+        if not folder.is_dir():
+            raise MmrrError(f"{folder} is gone; run mmrr index again")
+        if not any(folder.iterdir()):
+            return cls(None, n_pages)
+        try:
+            return cls(bm25s.BM25.load(folder, load_corpus=False, allow_pickle=False), n_pages)
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise MmrrError(f"{folder} is damaged ({error}); run mmrr index again") from error

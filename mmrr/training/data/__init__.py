@@ -1,0 +1,1 @@
+"""Training data: pairs, ranked lists, queries, negatives."""

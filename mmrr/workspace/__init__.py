@@ -1,0 +1,1 @@
+"""The workspace on disk: artifacts, shards, files, removal, verification."""

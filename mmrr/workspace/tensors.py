@@ -1,0 +1,207 @@
+"""How tensors lie in shard files: embeddings, kept tokens, page caches. Open formats, checked when read.
+
+Pages differ in their token counts, so ragged data is flat with offsets (n+1,). Page numbers are stored, not positions:
+a shard says itself which pages it is of.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
+
+from mmrr.types import Embedding, KeptTokens, Page, PageCache
+from mmrr.workspace.files import checksum_tensor, save_tensors
+from mmrr.workspace.pages import Collection
+from mmrr.workspace.store import Manifest, Workspace
+
+_EMBEDDINGS, _KEEPS, _STATES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"
+_OPEN_FILES = 64
+
+
+def write_embeddings(folder: Path, embeddings: Mapping[int, Embedding]) -> None:
+    """vectors (sum V, D) f32 or f16, saliency (sum T,) f32, grids (n, 2)."""
+    values = list(embeddings.values())
+    tensors = {
+        "numbers": torch.tensor(list(embeddings)),
+        "vectors": torch.cat([embedding.vectors for embedding in values]),
+        "vector_offsets": _offsets([len(embedding.vectors) for embedding in values]),
+        "saliency": torch.cat([embedding.saliency for embedding in values]),
+        "offsets": _offsets([embedding.saliency.numel() for embedding in values]),
+        "grids": torch.tensor([embedding.grid for embedding in values]),
+    }
+    save_tensors(tensors, folder / _EMBEDDINGS)
+
+
+def read_embeddings(workspace: Workspace, key: str) -> dict[int, Embedding]:
+    """By page number. Raises MmrrError if the shard is damaged."""
+    data = load(workspace.read_shard_file("embed", key, _EMBEDDINGS))
+    return {
+        number: Embedding(vectors, saliency, _grid(data["grids"][i]))
+        for i, ((number, saliency), (_, vectors)) in enumerate(
+            zip(_split(data, "saliency"), _split(data, "vectors", "vector_offsets"), strict=True)
+        )
+    }
+
+
+def read_vectors(
+    workspace: Workspace, manifest: Manifest, collection: Collection, rows: Sequence[int]
+) -> list[torch.Tensor]:
+    """Vectors (V, D) float32 of each of the pages at ``rows`` of an ``embed`` artifact."""
+    known: dict[str, dict[int, Embedding]] = {}
+    vectors = []
+    for row in rows:
+        key = manifest.content["shards"][collection.shards[row]]
+        if key not in known:
+            known[key] = read_embeddings(workspace, key)
+        vectors.append(known[key][collection.pages[row].number].vectors.float())
+    return vectors
+
+
+def write_kept_tokens(folder: Path, keeps: Mapping[int, KeptTokens]) -> None:
+    """indices (sum K,) i32, grids (n, 2)."""
+    tensors = {
+        "numbers": torch.tensor(list(keeps)),
+        "indices": torch.cat([keep.indices for keep in keeps.values()]),
+        "offsets": _offsets([len(keep.indices) for keep in keeps.values()]),
+        "grids": torch.tensor([keep.grid for keep in keeps.values()]),
+    }
+    save_tensors(tensors, folder / _KEEPS)
+
+
+def read_kept_tokens(workspace: Workspace, key: str) -> dict[int, KeptTokens]:
+    """By page number. Raises MmrrError if the shard is damaged."""
+    data = load(workspace.read_shard_file("prune", key, _KEEPS))
+    pages = enumerate(_split(data, "indices"))
+    return {number: KeptTokens(indices, _grid(data["grids"][i])) for i, (number, indices) in pages}
+
+
+def write_states(folder: Path, states: Mapping[str, PageCache]) -> dict[str, Any]:
+    """Page caches, tensors named ``<page>.<name>``. Returns the shard's record: a checksum per tensor.
+
+    The file is checked tensor by tensor, so that a query reads the pages it needs and no others.
+    """
+    tensors = {f"{page}.{name}": tensor for page, state in states.items() for name, tensor in state.items()}
+    save_tensors(tensors, folder / _STATES)
+    size = (folder / _STATES).stat().st_size
+    return {
+        "files": {_STATES: {"bytes": size}},
+        "tensors": {name: checksum_tensor(tensor) for name, tensor in tensors.items()},
+    }
+
+
+def page_name(page: Page) -> str:
+    """The name of a page's tensors in its shard of page caches."""
+    return f"{page.number:04d}"
+
+
+class PageCacheReader:
+    """Reads page caches of a ``precache`` artifact by memory map, a page at a time."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._open: OrderedDict[str, tuple[Any, dict[str, dict[str, str]]]] = OrderedDict()
+
+    def read(self, key: str, page: str) -> PageCache:
+        """The state of one page of one shard. Raises MmrrError if any of its bytes changed."""
+        file, checksums = self._file(key)
+        state: PageCache = {}
+        for name, expected in checksums.get(page, {}).items():
+            try:
+                tensor: torch.Tensor = file.get_tensor(f"{page}.{name}")
+            except (SafetensorError, RuntimeError) as error:
+                raise self._damaged(key, f"{_STATES}: {error}") from error
+            if checksum_tensor(tensor) != expected:
+                raise self._damaged(key, f"{_STATES}: {page}.{name} does not match its checksum")
+            state[name] = tensor
+        if not state:
+            raise self._damaged(key, f"{_STATES} has no page {page}")
+        return state
+
+    def _file(self, key: str) -> tuple[Any, dict[str, dict[str, str]]]:
+        if key not in self._open:
+            by_page: dict[str, dict[str, str]] = {}
+            for tensor, checksum in self._workspace.shard_record("precache", key)["tensors"].items():
+                page, name = tensor.split(".", 1)
+                by_page.setdefault(page, {})[name] = checksum
+            path = self._workspace.shard("precache", key) / _STATES
+            try:
+                self._open[key] = (safe_open(path, framework="pt"), by_page)
+            except (SafetensorError, OSError) as error:
+                raise self._damaged(key, f"{_STATES}: {error}") from error
+            if len(self._open) > _OPEN_FILES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def _damaged(self, key: str, what: str) -> Exception:
+        self._open.pop(key, None)
+        return self._workspace.damaged("precache", key, what)
+
+
+class Resident:
+    """Page caches kept on the device as they are stored, those used last, for queries that share candidates."""
+
+    def __init__(self, reader: PageCacheReader, device: torch.device, most_bytes: int) -> None:
+        """``most_bytes``: of all that is kept; 0 keeps nothing."""
+        self._reader, self._device, self._most = reader, device, most_bytes
+        self._kept: OrderedDict[tuple[str, str], PageCache] = OrderedDict()
+        self._bytes = 0
+
+    def read(self, key: str, page: str) -> PageCache:
+        """As ``PageCacheReader.read``, from the device where the page is there."""
+        place = (key, page)
+        if place in self._kept:
+            self._kept.move_to_end(place)
+            return self._kept[place]
+        state = self._reader.read(key, page)
+        size = sum(tensor.nbytes for tensor in state.values())
+        if size > self._most:
+            return state
+        # A copy: what is mapped from a file may be taken out of memory, or the file may go.
+        self._kept[place] = state = {name: tensor.to(self._device, copy=True) for name, tensor in state.items()}
+        self._bytes += size
+        while self._bytes > self._most:
+            _, oldest = self._kept.popitem(last=False)
+            self._bytes -= sum(tensor.nbytes for tensor in oldest.values())
+        return state
+
+
+class PageCaches(Sequence[PageCache]):
+    """Page caches by position, each read when it is asked for and not kept."""
+
+    def __init__(self, reader: PageCacheReader | Resident, places: Sequence[tuple[str, str]]) -> None:
+        """``places``: (shard, page) of each."""
+        self._reader, self._places = reader, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> PageCache: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PageCache]: ...
+    def __getitem__(self, index: int | slice) -> PageCache | list[PageCache]:
+        if isinstance(index, slice):
+            return [self._reader.read(*place) for place in self._places[index]]
+        return self._reader.read(*self._places[index])
+
+
+def _offsets(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def _split(data: Mapping[str, torch.Tensor], name: str, offsets: str = "offsets") -> list[tuple[int, torch.Tensor]]:
+    edges = data[offsets].tolist()
+    numbers = data["numbers"].tolist()
+    return [(number, data[name][edges[i] : edges[i + 1]]) for i, number in enumerate(numbers)]
+
+
+def _grid(row: torch.Tensor) -> tuple[int, int]:
+    height, width = row.tolist()
+    return height, width

@@ -1,0 +1,75 @@
+"""Checks every byte of a workspace against what was recorded of it. Knows artifacts and shards, not models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmrr.errors import MmrrError
+from mmrr.types import Progress, silent
+from mmrr.workspace.store import STAGES, Workspace
+from mmrr.workspace.tensors import PageCacheReader
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was read, and what is wrong with it: one line each, naming the command that mends it."""
+
+    artifacts: int
+    shards: int
+    bytes: int
+    problems: list[str]
+
+
+def verify(workspace: Workspace, progress: Progress = silent) -> Verified:
+    """Read all artifacts and the shards they list. Damaged shards are set aside: their command makes them anew."""
+    problems: list[str] = []
+    manifests = []
+    for stage in STAGES:
+        for folder in sorted((workspace.root / stage).glob("*/")):
+            try:
+                manifest = workspace.find(stage, folder.name)
+            except MmrrError as error:
+                problems.append(str(error))
+                continue
+            if manifest:
+                manifests.append(manifest)
+    names = {manifest.fingerprint for manifest in manifests}
+    for manifest in manifests:
+        name = f"{manifest.stage}/{manifest.fingerprint}"
+        problems += [
+            f"{name} was made of {stage}/{fingerprint}, which is gone"
+            for stage, fingerprint in manifest.inputs.items()
+            if stage in STAGES and fingerprint not in names
+        ]
+        for own in manifest.files:
+            try:
+                workspace.own_file(manifest, own)
+            except MmrrError as error:
+                problems.append(str(error))
+    shards = sorted({shard for manifest in manifests for shard in manifest.shards})
+    size = sum(path.stat().st_size for manifest in manifests for path in manifest.path.rglob("*") if path.is_file())
+    with progress("verify", len(shards)) as advance:
+        for stage, key in shards:
+            try:
+                size += _check(workspace, stage, key)
+            except MmrrError as error:
+                problems.append(str(error))
+            advance(1)
+    return Verified(len(manifests), len(shards), size, problems)
+
+
+def _check(workspace: Workspace, stage: str, key: str) -> int:
+    """Read one shard whole; its bytes. Raises MmrrError if any of them changed or is gone."""
+    record = workspace.shard_record(stage, key)
+    for name, entry in record["files"].items():
+        path = workspace.shard(stage, key) / name
+        if "xxh3" in entry:
+            workspace.read_shard_file(stage, key, name)
+        elif not path.is_file() or path.stat().st_size != entry["bytes"]:
+            found = f"{path.stat().st_size} bytes" if path.is_file() else "nothing"
+            raise workspace.damaged(stage, key, f"{name}: expected {entry['bytes']} bytes, found {found}")
+    if "tensors" in record:  # checked one by one, as a query reads them
+        reader = PageCacheReader(workspace)
+        for page in dict.fromkeys(name.split(".", 1)[0] for name in record["tensors"]):
+            reader.read(key, page)
+    return int(record["bytes"])

@@ -1,0 +1,387 @@
+"""Pages without a text layer, read from their images: by a package that is not one, and by RapidOCR where it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mmrr.cli import report
+from mmrr.config import Machine, Render
+from mmrr.documents.discovery import find_sources
+from mmrr.documents.ocr import ENGINE, Line, in_reading_order
+from mmrr.evaluation import mmdocir
+from mmrr.stages.render import render
+from mmrr.workspace.pages import Collection, load, read_texts
+from mmrr.workspace.store import Workspace
+from tests.console import INDEX, artifact, files, manifest, mmrr, refused, shards, write_documents
+from tests.pdfs import make_pdf
+from tests.test_layering import LIBRARY, imports
+
+SAMPLE = Path(__file__).parents[2] / "data" / "sample"
+WORDS = ["lighthouse keeper", "", "barley harvest", "glacier tongue"]  # on sheets of the greys 0, 64, 128, 192
+FAKE = """
+    import io, os
+    from pathlib import Path
+    from types import SimpleNamespace
+    import numpy as np
+    from PIL import Image
+    class OCRVersion: PPOCRV6 = 6
+    class ModelType: SMALL = 1
+    class RapidOCR:
+        def __init__(self, params):
+            assert params["EngineConfig.onnxruntime.intra_op_num_threads"] == 1
+        def __call__(self, content):
+            if not isinstance(content, bytes):
+                return  # it tries itself
+            folder = Path(__file__).parent
+            image = Image.open(io.BytesIO(content)).convert("L")
+            grey = image.getpixel((image.width // 2, image.height // 2))
+            with (folder / "read").open("a") as log:
+                log.write(f"{grey}\\n")
+            if (folder / "die").exists():
+                os._exit(1)
+            if (folder / "stumble").exists():
+                raise ValueError("no such\\npage")
+            words = WORDS[round(grey / 64)].split()
+            boxes = [[[x, 4], [x + 30, 4], [x + 30, 16], [x, 16]] for x in range(40 * len(words), 0, -40)]
+            return SimpleNamespace(boxes=np.array(boxes) if words else None, txts=words[::-1] or None)
+"""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Packages of the names that OCR needs, whose reader knows sheets by their grey."""
+
+    folder: Path
+
+    def page_input(self) -> list[int]:
+        """The greys of the pages that it was given since it was last asked."""
+        log = self.folder / "rapidocr" / "read"
+        greys = [int(line) for line in log.read_text().split()] if log.exists() else []
+        log.unlink(missing_ok=True)
+        return greys
+
+    def do(self, what: str) -> None:
+        (self.folder / "rapidocr" / what).touch()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    folder = tmp_path / "packages"
+    for name in ("rapidocr", "onnxruntime", "cv2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text("setNumThreads = lambda n: None\n")
+    (folder / "rapidocr" / "__init__.py").write_text(f"WORDS = {WORDS}\n{textwrap.dedent(FAKE)}")
+    monkeypatch.syspath_prepend(folder)  # the processes that read are given this path
+    for name in ("rapidocr", "onnxruntime", "cv2"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return Engine(folder)
+
+
+@pytest.fixture
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+
+def sheet(grey: int) -> bytes:
+    """The content stream of a page that is all grey."""
+    return b"%.4f g 0 0 612 792 re f" % (grey / 255)
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """A PDF of which pages 2 and 4 have no text, one of text alone, and a scan."""
+    folder = write_documents(tmp_path / "docs", soil=["Soil moisture in spring"])
+    (folder / "mixed.pdf").write_bytes(
+        make_pdf(["The thesis is due in June", sheet(0), "Rules for the cover", sheet(64)])
+    )
+    Image.new("RGB", (96, 128), (128, 128, 128)).save(folder / "scan.png")
+    return folder
+
+
+def collection(work: Path, path: Path) -> tuple[Workspace, Collection]:
+    """The pages that an index was made of."""
+    workspace = Workspace(work)
+    pages = workspace.find("pages", manifest(path)["inputs"]["pages"])
+    assert pages
+    return workspace, load(workspace, pages)
+
+
+# Whole commands, with a reader that is none
+
+
+def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    result = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
+    assert "6 pages of 3 documents (3 ok); 2 read by OCR, 1 without text" in result.stderr
+    assert sorted(engine.page_input()) == [0, 64, 128]  # the others have a text layer
+    made = artifact(result)
+    assert manifest(made)["content"] == {"pages": 6, "pages_with_text": 5}
+
+    workspace, pages = collection(work, made)
+    texts = dict(zip((page.page_id for page in pages.pages), read_texts(workspace, pages), strict=True))
+    assert texts["mixed.pdf/0002"] == "lighthouse keeper"  # by place, whatever order the package gives
+    assert texts["mixed.pdf/0004"] == ""
+    assert texts["scan.png/0001"] == "barley harvest"
+    assert texts["mixed.pdf/0001"].strip() == "The thesis is due in June"
+
+    listing = [json.loads(line) for line in (pages.manifest.path / "pages.jsonl").read_text().splitlines()]
+    by_ocr = {record["page_id"]: record["ocr"] for record in listing if "ocr" in record}
+    assert set(by_ocr) == {"mixed.pdf/0002", "mixed.pdf/0004", "scan.png/0001"}
+    lines = (workspace.shard("pages", by_ocr["mixed.pdf/0002"]) / "text.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"number": 2, "text": "lighthouse keeper", "ocr": ENGINE},
+        {"number": 4, "text": "", "ocr": ENGINE},
+    ]
+    found = mmrr("retrieve", "Where is the lighthouse keeper?", "--work", work, "--first-stage", "bm25", "--json")
+    (answer,) = json.loads(found.stdout)["queries"]
+    assert answer["results"][0]["page_id"] == "mixed.pdf/0002"
+    assert ENGINE in mmrr("ls", "--work", work, "--json").stdout
+    assert "all as written" in mmrr("verify", "--work", work).stdout
+    assert "removed 0 shards" in mmrr("rm", "--work", work).stderr  # what OCR read is listed
+
+
+def test_ocr_added_later_reads_and_makes_nothing_else_again(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    plain = mmrr("index", docs, "--work", work, *INDEX)
+    assert "(3 ok); 3 without text" in plain.stderr
+    assert "ocr" not in manifest(collection(work, artifact(plain))[1].manifest.path)["config"]
+    drawn = shards(work, "pages")
+    before = files(work / "shards")
+
+    read = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
+    assert len(engine.page_input()) == 3
+    assert files(work / "shards").items() >= before.items()
+    assert len(shards(work, "pages") - drawn) == 2  # of the two documents with pages to read
+    (_, first), (_, second) = (collection(work, artifact(result)) for result in (plain, read))
+    assert first.manifest.fingerprint != second.manifest.fingerprint
+    assert first.shards == second.shards  # so vectors and page caches made of the images stay
+    assert second.manifest.bytes > first.manifest.bytes
+
+    assert artifact(mmrr("index", docs, "--work", work, *INDEX)) == artifact(plain)
+    assert artifact(mmrr("index", docs, "--work", work, *INDEX, "--ocr")) == artifact(read)
+    assert engine.page_input() == []
+
+
+def test_a_second_copy_of_a_document_is_not_read_again(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    (docs / "copy.pdf").write_bytes((docs / "mixed.pdf").read_bytes())
+    result = mmrr("render", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
+    assert sorted(engine.page_input()) == [0, 64, 128]
+    assert "3 read by OCR, 2 without text" in result.stderr
+
+
+def test_ctrl_c_keeps_the_shards_that_are_read(engine: Engine, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name, grey in (("a", 0), ("b", 128), ("c", 192)):
+        (docs / f"{name}.pdf").write_bytes(make_pdf([sheet(grey)]))
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+        ticks = iter(range(total))
+
+        def advance(n: int) -> None:
+            if what == "ocr" and next(ticks) == 1:
+                raise KeyboardInterrupt
+
+        yield advance
+
+    options, machine = Render("pdfium", max_tokens=64, ocr=True), Machine(workers=1)
+    with Workspace.open(tmp_path / "w", create=True) as workspace:
+        with pytest.raises(KeyboardInterrupt):
+            render(workspace, find_sources([docs]), options, machine, progress)
+        engine.page_input()
+        assert workspace.current("pages") is None
+        made = render(workspace, find_sources([docs]), options, machine)
+        assert 0 not in engine.page_input()  # the first document was finished
+        assert read_texts(workspace, load(workspace, made)) == [WORDS[0], WORDS[2], WORDS[3]]
+        assert made.provenance["pages_computed"] == 0
+        assert made.provenance["pages_read"] == 2
+
+
+def test_a_process_that_dies_is_one_line(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    engine.do("die")
+    error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
+    assert "--workers 1" in error
+
+
+def test_a_page_that_cannot_be_read_costs_that_page(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    engine.do("stumble")
+    work = tmp_path / "w"
+    result = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
+    assert "(3 ok); 3 without text" in result.stderr
+    workspace, pages = collection(work, artifact(result))
+    read = set(pages.text_shards) - set(pages.shards)
+    details = {page["detail"] for key in read for page in workspace.shard_record("pages", key)["pages"]}
+    assert details == {"OCR failed: ValueError: no such page"}
+
+
+def test_a_damaged_image_is_not_read(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    mmrr("index", docs, "--work", work, *INDEX)
+    (image,) = (path for path in work.glob("shards/pages/*/0001.png") if Image.open(path).getpixel((9, 9))[0] == 128)
+    Image.new("RGB", (32, 32)).save(image)
+    assert "0001.png does not match its hash" in refused("index", docs, "--work", work, *INDEX, "--ocr")
+    assert "2 read by OCR" in mmrr("index", docs, "--work", work, *INDEX, "--ocr").stderr
+
+
+@pytest.mark.usefixtures("without_packages")
+def test_a_missing_package_is_said_before_any_work(docs: Path, tmp_path: Path) -> None:
+    error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
+    assert "needs rapidocr and onnxruntime, which are not installed" in error
+    assert error.endswith("run: pip install 'mmrr[ocr]'")
+    assert not shards(tmp_path / "w", "pages")
+    mmrr("index", docs, "--work", tmp_path / "w", *INDEX)  # nothing else needs them
+
+
+def test_the_package_is_imported_only_to_read() -> None:
+    names = {
+        name.partition(".")[0]: at_once
+        for name, at_once in imports(LIBRARY["mmrr.documents.ocr"], "mmrr.documents.ocr")
+    }
+    assert names["rapidocr"] is False
+    assert names["cv2"] is False
+
+
+def test_the_published_benchmark_has_its_own_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmdocir, "open_benchmark", lambda data: SimpleNamespace(form="published"))
+    error = refused("eval", "mmdocir", "--data", tmp_path, "--work", tmp_path / "w", "--first-stage", "bm25", "--ocr")
+    assert error.endswith("leave out --ocr")
+
+
+# A scorer that reads text
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Options of a family that has none."""
+
+
+class Reader:
+    """A scorer of a text-reading family: a page's cache is how long its text is."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def shared_state(self) -> dict[str, torch.Tensor]:
+        return {"none": torch.zeros(1)}
+
+    def prepare(self, contents: list[str], kept: list[None]) -> list[dict[str, torch.Tensor]]:
+        return [{"length": torch.tensor([len(text)])} for text in contents]
+
+
+@pytest.fixture
+def text_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint: Any = SimpleNamespace(config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype})
+    family = SimpleNamespace(
+        MODEL_TYPES=(),
+        PRUNES=False,
+        LISTWISE=False,
+        Prepare=Nothing,
+        Score=Nothing,
+        Scorer=Reader,
+        page_input=lambda prepare: "text",
+        resolve=lambda prepare, config: prepare,
+        prompt=lambda prepare: "",
+        pruning_grid=lambda prepare, config: (32, None),
+        cache_bytes=lambda *_: 8,
+    )
+    monkeypatch.setattr("mmrr.modeling.families.load", lambda kind, name: family)
+    monkeypatch.setattr("mmrr.stages.precache.resolve", lambda *_: checkpoint)
+
+
+@pytest.mark.usefixtures("text_family")
+def test_precache_says_how_many_pages_a_text_scorer_cannot_read(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    work = ("--work", tmp_path / "w")
+    precache = ("precache", *work, "--scorer", "fake", "--scorer-model", "x", "--dtype", "float32")
+    mmrr("index", docs, *work, *INDEX)
+    plain = mmrr(*precache)
+    assert manifest(artifact(plain))["content"]["without_text"] == 3
+    note = "3 of 6 pages have no text for the scorer to read; mmrr index --ocr reads it from their images"
+    assert note in plain.stderr
+
+    mmrr("index", docs, *work, *INDEX, "--ocr")
+    read = mmrr(*precache)
+    assert "6 pages, 5 to read" in read.stderr  # only the shards in which the text is another
+    assert manifest(artifact(read))["content"]["without_text"] == 1
+    assert "1 of 6 pages have no text for the scorer to read; OCR found none on them" in read.stderr
+
+
+def test_a_scorer_that_looks_has_no_such_note(capsys: pytest.CaptureFixture[str]) -> None:
+    session: Any = None  # not asked
+    report.without_text(session, SimpleNamespace(content={"pages": 3}))  # type: ignore[arg-type]
+    assert capsys.readouterr().err == ""
+
+
+# Reading order
+
+
+def column(left: float, width: float, texts: list[str], top: float = 100) -> list[Line]:
+    """Lines of 20 pixels, one below the other."""
+    return [Line(left, top + 24 * i, left + width, top + 24 * i + 20, text) for i, text in enumerate(texts)]
+
+
+def test_columns_are_read_one_after_the_other() -> None:
+    lines = [
+        Line(100, 20, 900, 60, "Title"),
+        *column(0, 480, ["a1", "a2", "a3", "a4"]),
+        *column(500, 480, ["b1", "b2", "b3"], top=110),  # on other baselines
+        Line(0, 220, 980, 240, "Across"),
+        *column(0, 300, ["c1", "c2", "c3"], top=300),
+        *column(340, 300, ["d1", "d2", "d3"], top=300),
+        *column(680, 300, ["e1", "e2", "e3"], top=300),
+    ]
+    expected = "Title a1 a2 a3 a4 b1 b2 b3 Across c1 c2 c3 d1 d2 d3 e1 e2 e3"
+    assert in_reading_order(lines[::-1]).replace("\n", " ") == expected
+
+
+def test_tables_are_read_row_by_row() -> None:
+    lines = [
+        *column(0, 400, ["pH", "Colour", "Total hardness", "Chloride"]),
+        *column(600, 60, ["6.50", "8.00", "11.50", "12.00"], top=104),
+    ]
+    assert in_reading_order(lines) == "pH 6.50\nColour 8.00\nTotal hardness 11.50\nChloride 12.00"
+
+
+def test_a_page_of_nothing_is_no_text() -> None:
+    assert in_reading_order([]) == ""
+
+
+# The package itself
+
+
+def test_rapidocr_reads_a_page_of_the_sample(tmp_path: Path) -> None:
+    """Drawn as it is for a vision model, and put into a PDF as a picture: nothing but its pixels is left."""
+    pytest.importorskip("rapidocr", reason="the ocr extra is not installed")
+    pytest.importorskip("onnxruntime", reason="the ocr extra is not installed")
+    from mmrr.documents.rendering import RenderOptions, render_pages
+
+    (source,) = find_sources([SAMPLE / "graduate-handbook.pdf"])
+    (page,) = render_pages(source, 8, 8, tmp_path, RenderOptions("pdfium"))
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    Image.open(tmp_path / page.file).save(docs / "scan.pdf", resolution=150)
+
+    result = mmrr("index", docs, "--work", tmp_path / "w", "--ocr", "--workers", 1, "--renderer", "pdfium")
+    assert "1 pages of 1 documents (1 ok); 1 read by OCR" in result.stderr
+    workspace, pages = collection(tmp_path / "w", artifact(result))
+    (text,) = read_texts(workspace, pages)
+    wanted, read = (Counter(re.findall(r"\w+", words.lower())) for words in (page.text, text))
+    assert (wanted & read).total() >= 0.95 * wanted.total()
+    assert (wanted & read).total() >= 0.95 * read.total()
+    assert "\n" in text
+    found = mmrr("retrieve", "When is the thesis due?", "--work", tmp_path / "w", "--first-stage", "bm25", "--json")
+    assert json.loads(found.stdout)["queries"][0]["results"]
