@@ -1,7 +1,8 @@
 """Measures what reading without an error and matching by words would reach on a drawn benchmark.
 
 ``python -m benchmarks.lexical TEXTS BENCH``: BENCH is what ``mmrr draw TEXTS --held-out 0.1 --out BENCH`` wrote,
-with its default seed and 200 pages. The pages are drawn again for their true text, BM25 ranks them, and recall is printed.
+with its default seed and 200 pages. The pages are drawn again for their true text.
+BM25 ranks them, and recall is printed.
 """
 
 from __future__ import annotations

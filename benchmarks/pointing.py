@@ -1,7 +1,8 @@
 """How well an embedder with late interaction finds words on real PDF pages: no ranking, so a page tells much.
 
 ``python -m benchmarks.pointing EMBEDDER FOLDER PAGES`` asks so many pages of the PDFs in a folder for four words in a
-row of their own text layer. A word of four letters or more is found if, of all the page's visual tokens (none pooled), the
+row of their own text layer. A word of four letters or more is found if,
+of all the page's visual tokens (none pooled), the
 one most like its vector is one that this word stands in, here or elsewhere on the page.
 """
 
