@@ -150,8 +150,8 @@ def _others(chosen: dict[str, Scoring], machine: Machine, scratch: Path) -> list
     found = []
     for label, one in chosen.items():
         family = family_of(hashes, one.family, one.model, one.options)
-        scorer = family.module.Scorer(family.checkpoint, family.prepare, device, dtype)
-        found.append(Other(label, family.module, scorer))
+        scorer = family.module.load(family.checkpoint, family.prepare, device, dtype)
+        found.append(Other(label, family.module, family.prepare, scorer))
     return found
 
 

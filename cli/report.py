@@ -143,7 +143,7 @@ def _by_logit(found: Ranking) -> bool:
     from mmrr.modeling import families
 
     by = found.reranked.config if found.reranked else None
-    return by is not None and "blend" not in by and not families.load("scorers", by["family"]).LISTWISE
+    return by is not None and "blend" not in by and not families.load("scorers", by["family"]).SPEC.listwise
 
 
 def picture(image: Image.Image, output: Path) -> None:
@@ -327,32 +327,16 @@ def models(*, as_json: bool) -> None:
     """Families with their options, and the published checkpoints they load."""
     from mmrr.modeling import families
 
-    rows: list[dict[str, Any]] = []
-    for kind in ("embedders", "scorers"):
-        for name in families.names(kind):
-            module = families.load(kind, name)
-            classes = ("Prepare", "Search") if kind == "embedders" else ("Prepare", "Score")
-            rows.append(
-                {
-                    "kind": kind[:-1],
-                    "family": name,
-                    "what": (module.__doc__ or "").strip().splitlines()[0],
-                    "checkpoints": list(module.CHECKPOINTS),
-                    "options": {
-                        cls.lower(): {field.name: field.default for field in dataclasses.fields(getattr(module, cls))}
-                        for cls in classes
-                    },
-                }
-            )
+    found = families.describe()
     if as_json:
-        emit({"families": rows})
+        rows = [dataclasses.asdict(family) for family in found]
+        emit({"families": [{"kind": row["kind"], "family": row.pop("name"), **row} for row in rows]})
         return
-    for row in rows:
-        typer.echo(f"{row['kind']} {row['family']}: {row['what']}")
-        typer.echo(f"  checkpoints: {', '.join(row['checkpoints'])}")
-        for group, options in row["options"].items():
-            for name, default in options.items():
-                typer.echo(f"  {group:8} {name} = {default!r}")
+    for family in found:
+        typer.echo(f"{family.kind} {family.name}: {family.summary}")
+        typer.echo(f"  checkpoints: {', '.join(family.checkpoints)}")
+        for option in family.options:
+            typer.echo(f"  {option.stage:8} {option.name} ({option.type}) = {option.default!r}: {option.help}")
 
 
 def doctor(work: Path, *, as_json: bool) -> None:

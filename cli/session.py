@@ -66,7 +66,7 @@ def known_models(family: str) -> tuple[list[str], list[str]]:
     """The checkpoints of a scorer that come with mmrr, and those to be had. Raises MmrrError for an unknown family."""
     from mmrr.modeling import checkpoints, families
 
-    known, built_in = families.load("scorers", family).CHECKPOINTS, checkpoints.built_in()
+    known, built_in = families.load("scorers", family).SPEC.checkpoints, checkpoints.built_in()
     return [one for one in known if one in built_in], [one for one in known if one not in built_in]
 
 

@@ -95,7 +95,7 @@ def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator
             return finetune.train_reranker(settings, run, tell)
         return finetune.train_embedder(settings, run, tell)
     if not isinstance(settings, ScratchConfig):
-        records: Iterator[dict[str, Any]] = families.load("training.scorers", settings.scorer).train(
+        records: Iterator[dict[str, Any]] = families.load("training.families", settings.scorer).train(
             settings, run, tell
         )
         return records

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from mmrr import plots
 from mmrr.config import Index, Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
+from mmrr.contracts import Scorer
 from mmrr.documents.discovery import find_sources
 from mmrr.documents.page_grid import CELL_PX
 from mmrr.errors import MmrrError
@@ -42,7 +42,7 @@ class Scoring:
     @property
     def prunes(self) -> bool:
         """Whether an embedder's attention is of use to it."""
-        return self.keep != 1 and bool(families.load("scorers", self.family).PRUNES)
+        return self.keep != 1 and families.load("scorers", self.family).SPEC.accepts_pruning
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def precache_pages(
     collection = session.collection(indexed)
     family = precache.family_of(session.workspace.hashes, scoring.family, scoring.model, scoring.options)
     pruned = None
-    options = _pruning(session, scoring, indexed) if family.module.PRUNES else Prune(1.0)
-    if scoring.keep is not None and not family.module.PRUNES:
+    options = _pruning(session, scoring, indexed) if family.module.SPEC.accepts_pruning else Prune(1.0)
+    if scoring.keep is not None and not family.module.SPEC.accepts_pruning:
         raise MmrrError(f"{scoring.family} caches whole pages: leave out --keep")
     if options.keep < 1:
         pruned = prune_pages(session, options, family.pruning_grid, indexed)
@@ -200,11 +200,11 @@ def rescore(session: Context, n: int) -> Rescored:
     )
 
 
-def load_scorer(session: Context, name: str, revision: str | None) -> Any:
+def load_scorer(session: Context, name: str, revision: str | None) -> Scorer:
     """A miniReranker with its default options, for probing."""
     family = precache.family_of(session.workspace.hashes, "minireranker", Model(name, revision), {})
     device = resolve_device(session.machine.device)
-    return family.module.Scorer(family.checkpoint, family.prepare, device, resolve_dtype(session.machine.dtype, device))
+    return family.module.load(family.checkpoint, family.prepare, device, resolve_dtype(session.machine.dtype, device))
 
 
 def remember(session: Context, ranking: Ranking) -> None:

@@ -56,6 +56,7 @@ NEVER = {
     "mmrr.types": HEAVY | {"mmrr"},
     "mmrr.config": HEAVY | {"mmrr"},
     "mmrr.errors": HEAVY | {"mmrr"},
+    "mmrr.contracts": HEAVY | (MODULES - {"mmrr.config", "mmrr.types"}),
     "mmrr.documents.page_grid": HEAVY | {"mmrr"},
     "mmrr.modeling.saliency": OWN_SHELF
     | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.modeling.families"},

@@ -8,7 +8,7 @@ with one of the page's (MaxSim).
 mmrr's own checkpoint reads letters, most of which say nothing by themselves: its config.json has ``WORDS``. Then a
 query has a vector for each word, taken where the word ends, and one of the whole, the last token's, each as long as it
 counts; a page has one for each visual token and the last one's. With ``TEMPERATURE`` a vector counts by how few of the
-pages that are searched have what it asks for, too (``late.rarity``).
+pages that are searched have what it asks for, too (``late_interaction.rarity``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import itertools
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from safetensors import safe_open
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 
+from mmrr.contracts import EmbedderSpec
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
@@ -35,10 +36,11 @@ from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.saliency import Saliency
 from mmrr.types import Embedding, Grid
 
-#: mmrr's own, and published checkpoints this family loads.
-CHECKPOINTS = ("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b")
-#: Whether a page and a query have as many vectors as they like.
-LATE = True
+#: The first checkpoint comes with mmrr.
+SPEC = EmbedderSpec(
+    checkpoints=("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b"),
+    multi_vector=True,
+)
 #: Longest query, in tokens.
 MAX_LENGTH = 8192
 #: In config.json: a query's vectors are its words', a page's its visual tokens', and the last token's of both.
@@ -61,18 +63,42 @@ _QUERY = "{{ messages[0].content[0].text }}" + 10 * "<|endoftext|>"
 class Prepare:
     """Options that change page vectors."""
 
-    instruction: str = "Describe the image."
-    dim: int = 0  # of the vectors, the first so many numbers; 0: all of them
-    pool: int = 0  # visual tokens that share a vector, on average; 1: none; 0: as POOL says, or none
-    max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
+    instruction: str = field(
+        default="Describe the image.", metadata={"help": "Text in the prompt of a page, after the image."}
+    )
+    dim: int = field(
+        default=0, metadata={"help": "Dimensions of a vector that are kept, from the first (Matryoshka). 0: all."}
+    )
+    pool: int = field(
+        default=0,
+        metadata={
+            "help": "Visual tokens pooled into one vector, on average. 1: no pooling; "
+            "0: as the checkpoint's config.json says, else 1."
+        },
+    )
+    max_tokens: int = field(
+        default=0, metadata={"help": "Most visual tokens of a page. 0: the page image as rendered."}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """Options that change how a query is searched, not the pages."""
 
-    prefix: str = ""  # in front of every query
-    rarity: bool = True  # weigh words by how few pages have them, if the checkpoint has TEMPERATURE
+    prefix: str = field(default="", metadata={"help": "Text in front of every query."})
+    soft_idf: bool = field(
+        default=True,
+        metadata={
+            "help": "Weight a query's vectors by their soft inverse document frequency (IDF) in the searched pages, "
+            "if the checkpoint's config.json has a temperature for it.",
+            "formerly": "rarity",
+        },
+    )
+
+
+def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Embedder:
+    """Load the checkpoint. Raises MmrrError if it does not fit the family or the options."""
+    return Embedder(checkpoint, options, device, dtype)
 
 
 class Embedder:
@@ -104,9 +130,9 @@ class Embedder:
         return grid
 
     @torch.inference_mode()
-    def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]:
+    def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
         """One forward a page gives both its vectors (V, dim), float16, and the saliency (T,)."""
-        return [self.read(visual) for visual in self.backbone.vision(images, self.prepare.max_tokens or None)]
+        return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
     def read(self, visual: Any) -> Embedding:
@@ -120,11 +146,11 @@ class Embedder:
         return Embedding(pooled.half(), saliency.total.cpu(), visual.grid)
 
     @torch.inference_mode()
-    def embed_queries(self, texts: Sequence[str], search: Search) -> list[Tensor]:
+    def embed_queries(self, texts: Sequence[str], options: Search) -> list[Tensor]:
         """Of each query its vectors (M, dim) float32. Raises MmrrError for one beyond 8,192 tokens."""
         vectors = []
         for text in texts:
-            ids, words = self.query(text, search)
+            ids, words = self.query(text, options)
             if len(ids) > MAX_LENGTH:
                 raise MmrrError(
                     f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."
@@ -133,9 +159,9 @@ class Embedder:
             vectors.append(self.query_vectors(states[list(words)]).cpu())
         return vectors
 
-    def temperature(self, search: Search) -> float:
+    def temperature(self, options: Search) -> float:
         """For ``late.max_sim``: what products are divided by to be logits; 0: every vector counts the same."""
-        return float(self._temperature) if search.rarity else 0.0
+        return float(self._temperature) if options.soft_idf else 0.0
 
     def query(self, text: str, search: Search) -> tuple[list[int], dict[int, str]]:
         """Token ids of a query, and the places among them that have a vector, with the words that end there."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mmrr.contracts import EmbedderSpec
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark
@@ -22,10 +23,10 @@ from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.saliency import Saliency
 from mmrr.types import Embedding, Grid
 
-#: Published checkpoints this family loads.
-CHECKPOINTS = ("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B")
-#: Whether a page and a query have as many vectors as they like.
-LATE = False
+SPEC = EmbedderSpec(
+    checkpoints=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"),
+    multi_vector=False,
+)
 #: Longest input of the published recipe, in tokens.
 MAX_LENGTH = 8192
 
@@ -34,16 +35,30 @@ MAX_LENGTH = 8192
 class Prepare:
     """Options that change page vectors."""
 
-    instruction: str = "Represent the user's input."
-    dim: int = 0  # Matryoshka dimension; 0: the model's full width
-    max_tokens: int = 0  # visual tokens a page; 0: the page image as rendered
+    instruction: str = field(
+        default="Represent the user's input.", metadata={"help": "Task instruction in the prompt of a page."}
+    )
+    dim: int = field(
+        default=0, metadata={"help": "Dimensions of a vector that are kept, from the first (Matryoshka). 0: all."}
+    )
+    max_tokens: int = field(
+        default=0, metadata={"help": "Most visual tokens of a page. 0: the page image as rendered."}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """Options that change query vectors only."""
 
-    instruction: str = "Retrieve images or text relevant to the user's query."
+    instruction: str = field(
+        default="Retrieve images or text relevant to the user's query.",
+        metadata={"help": "Task instruction in the prompt of a query."},
+    )
+
+
+def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Embedder:
+    """Load the checkpoint. Raises MmrrError if it does not fit the family or the options."""
+    return Embedder(checkpoint, options, device, dtype)
 
 
 class Embedder:
@@ -64,9 +79,9 @@ class Embedder:
         return grid
 
     @torch.inference_mode()
-    def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]:
+    def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
         """One forward a page gives both its vector (1, D) and the saliency (T,)."""
-        return [self.read(visual) for visual in self.backbone.vision(images, self.prepare.max_tokens or None)]
+        return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
     def read(self, visual: Any) -> Embedding:
@@ -77,16 +92,16 @@ class Embedder:
         vector = self.unit(self.backbone.read(page, saliency.observe))
         return Embedding(vector[None].cpu(), saliency.total.cpu(), visual.grid)
 
-    def temperature(self, search: Search) -> float:
+    def temperature(self, options: Search) -> float:
         """For ``late.max_sim``, which has nothing to weigh: a query has one vector."""
         return 0.0
 
     @torch.inference_mode()
-    def embed_queries(self, texts: Sequence[str], search: Search) -> list[Tensor]:
+    def embed_queries(self, texts: Sequence[str], options: Search) -> list[Tensor]:
         """Of each query one vector (1, D) float32, unit norm. Raises MmrrError for one beyond 8,192 tokens."""
         vectors = []
         for text in texts:
-            ids = self.chat(search.instruction, text)
+            ids = self.chat(options.instruction, text)
             if len(ids) > MAX_LENGTH:
                 raise MmrrError(
                     f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."

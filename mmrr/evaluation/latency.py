@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmrr.modeling import kv_codec
-from mmrr.scorers import minireranker
+from mmrr.contracts import Options, Scorer, ScorerFamily
+from mmrr.modeling import families, kv_codec
 from mmrr.scorers.minireranker import Prepare, Score
 from mmrr.types import KeptTokens, PageCache, Progress, silent
 from mmrr.workspace.store import Workspace
@@ -69,8 +69,9 @@ class Other:
     """A scorer that is timed from its caches."""
 
     name: str
-    module: Any  # its family
-    scorer: Any
+    module: ScorerFamily
+    options: Options  # ``Prepare`` of the family
+    scorer: Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,9 @@ def bench(
 
         computed = scorer.sharing(Prepare(band=_band(scorer))).prepare(images, keeps)
         shared = scorer.shared_state()
+        family = families.load("scorers", "minireranker")
         for codec in plan.codecs:
-            mini = scorer.sharing(Prepare(band=_band(scorer), codec=codec))
+            mini = scorer.sharing(Prepare(band=_band(scorer), codec=kv_codec.check(codec)))
             coded = [
                 kv_codec.encode(state["k"], state["v"], codec) | {"next_pos": state["next_pos"]} for state in computed
             ]
@@ -212,7 +214,14 @@ def bench(
             page_bytes = _bytes(coded[0])
             of_one = cost.cached(kept, scorer.band)
             _from_disk(
-                clock, Other(f"mini {codec}", minireranker, mini), plan, workspace, places, page_bytes, device, of_one
+                clock,
+                Other(f"mini {codec}", family, mini.prepare_options, mini),
+                plan,
+                workspace,
+                places,
+                page_bytes,
+                device,
+                of_one,
             )
             reader = PageCacheReader(workspace)
             resident = [_moved(reader.read(*place), device) for place in places]
@@ -238,7 +247,7 @@ def bench(
                     )
         texts = [_text(seed) for seed in range(plan.distinct)]
         for number, other in enumerate(others, len(kv_codec.CODECS)):
-            pages = texts if other.module.page_input(other.scorer.prepare_options) == "text" else images
+            pages = texts if other.module.page_input(other.options) == "text" else images
             states = other.scorer.prepare(pages, [None] * plan.distinct)
             places = _write(workspace, number, [states[i % plan.distinct] for i in range(most)])
             _from_disk(clock, other, plan, workspace, places, _bytes(states[0]), device)
@@ -250,7 +259,7 @@ def _grown(clock: _Clock, scorer: Any, size: tuple[int, int], plan: Plan) -> Gro
     grid, most = scorer.grid(*size), max(plan.candidates)
     images = [_page(size, seed) for seed in range(plan.distinct)]
     keeps = [_keep(grid, plan.keep, seed) for seed in range(plan.distinct)]
-    mini = scorer.sharing(Prepare(band=_band(scorer), codec=plan.codecs[0]))
+    mini = scorer.sharing(Prepare(band=_band(scorer), codec=kv_codec.check(plan.codecs[0])))
     states = [_moved(state, scorer.backbone.device) for state in mini.prepare(images, keeps)]
     dense, resident = images[: plan.dense_pages], [states[i % plan.distinct] for i in range(most)]
     ask = partial(_ask, mini, [plan.query], resident, mini.shared_state(), Score())

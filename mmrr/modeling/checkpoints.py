@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from mmrr.contracts import ModelConfig
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.workspace.files import HashCache, digest
@@ -45,7 +46,7 @@ class Checkpoint:
         """What manifests record, and what a cache depends on: ``{id, revision, dtype}``."""
         return {"id": self.id, "revision": self.revision, "dtype": dtype}
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> ModelConfig:
         """The checkpoint's config.json.
 
         Where the tensors say what it is, there may be none, and ``tensors`` holds their shapes: ``{name: [sizes]}``.

@@ -1,65 +1,183 @@
-"""Finds a family (backbone, embedder, scorer) by its module name and parses its options. No table to edit."""
+"""Finds a model family (backbone, embedder, scorer) by its module's name, checks it and parses its options.
+
+There is no table of families: every module of the folder is one, except helpers, whose names begin with an underscore.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
+from mmrr.contracts import EmbedderFamily, ModelConfig, Options, ScorerFamily
 from mmrr.errors import MmrrError
+from mmrr.modeling import contract_check
 
-T = TypeVar("T")
+OptionsT = TypeVar("OptionsT", bound=Options)
+#: Folders of families below ``mmrr/``. Only scorers and embedders have a checked contract.
+Kind = Literal["backbones", "embedders", "scorers", "training.families"]
+_SINGULAR = {"backbones": "backbone", "embedders": "embedder", "scorers": "scorer", "training.families": "training"}
+#: The stage that each class of options belongs to, by the command that takes them.
+_STAGES = {
+    "scorers": {"Prepare": "precache", "Score": "rerank"},
+    "embedders": {"Prepare": "index", "Search": "retrieve"},
+}
+_log = logging.getLogger(__name__)
 
 
-def names(kind: str) -> list[str]:
-    """The families of a kind (``backbones``, ``embedders``, ``scorers``): its modules, without importing them."""
+def names(kind: Kind) -> list[str]:
+    """The families of a kind: its modules without a leading underscore. Imports none of them."""
     package = importlib.import_module(f"mmrr.{kind}")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
-def load(kind: str, name: str) -> ModuleType:
-    """Import one family. Raises MmrrError naming the families there are."""
-    if name not in names(kind):
-        raise MmrrError(f"no {kind[:-1]} family '{name}'; there is: {', '.join(names(kind))}")
-    return importlib.import_module(f"mmrr.{kind}.{name}")
+@overload
+def load(kind: Literal["scorers"], name: str) -> ScorerFamily: ...
+@overload
+def load(kind: Literal["embedders"], name: str) -> EmbedderFamily: ...
+@overload
+def load(kind: Literal["backbones", "training.families"], name: str) -> ModuleType: ...
+def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | ModuleType:
+    """Import one family and check its contract.
 
-
-def embedder(config: dict[str, Any]) -> str:
-    """The embedder family of a checkpoint by its config.json: as its architecture says, or else its model type.
-
-    Raises MmrrError naming the families there are.
+    Raises MmrrError for an unknown name, with the known ones, and for a module that does not meet its contract.
     """
-    said = [str(name).lower() for name in (*(config.get("architectures") or ()), config.get("model_type"))]
+    if name not in names(kind):
+        raise MmrrError(f"no {_SINGULAR[kind]} family '{name}'; expected one of: {', '.join(names(kind))}")
+    module = importlib.import_module(f"mmrr.{kind}.{name}")
+    if kind in ("scorers", "embedders"):
+        contract_check.check(kind, name, module)
+    return module
+
+
+def embedder(config: ModelConfig) -> str:
+    """The name of the embedder family of a checkpoint, from the ``architectures`` of its config.json or its model type.
+
+    Raises MmrrError naming the known families.
+    """
+    candidates = [str(name).lower() for name in (*(config.get("architectures") or ()), config.get("model_type"))]
     known = names("embedders")
-    for name in said:
+    for name in candidates:
         if name in known:
             return name
-    raise MmrrError(f"no embedder family for a '{config.get('model_type')}' model; there is: {', '.join(known)}")
+    raise MmrrError(f"no embedder family for a '{config.get('model_type')}' model; expected one of: {', '.join(known)}")
 
 
-def parse_options(cls: type[T], pairs: dict[str, str]) -> T:
-    """Build a frozen options dataclass from ``key=value`` strings. Raises MmrrError naming the valid options."""
-    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+# Options
+
+
+def parse_options(cls: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
+    """Build a family's options from ``key=value`` strings.
+
+    A former name is accepted with a notice. Raises MmrrError naming the valid options or the expected type.
+    """
+    fields = {field.name for field in dataclasses.fields(cls)}
+    former = {old: new for new, old in _former_names(cls).items()}
     hints = get_type_hints(cls)
-    unknown = sorted(set(pairs) - fields)
+    unknown = sorted(set(pairs) - fields - former.keys())
     if unknown:
         raise MmrrError(f"unknown option {', '.join(unknown)}; valid options: {', '.join(sorted(fields)) or 'none'}")
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for key, text in pairs.items():
+        name = former.get(key, key)
+        if name != key:
+            _log.warning("option %s is now called %s", key, name)
         try:
-            values[key] = _convert(hints[key], text)
+            values[name] = _convert(hints[name], text)
         except ValueError:
-            raise MmrrError(f"option {key}={text}: expected {hints[key]}") from None
-    return cls(**values)
+            raise MmrrError(f"option {key}={text}: expected {_type_name(hints[name])}") from None
+    return cast("type[Any]", cls)(**values)  # Any: each family has its own constructor
 
 
-def _convert(hint: Any, text: str) -> Any:
+def stored_options(options: Options) -> dict[str, Any]:
+    """Options as manifests store and hash them: a renamed option keeps its former name there."""
+    former = _former_names(type(options))
+    # Any: manifests hold JSON values.
+    values: dict[str, Any] = dataclasses.asdict(options)
+    return {former.get(name, name): value for name, value in values.items()}
+
+
+def make_options(cls: type[OptionsT], values: Mapping[str, object]) -> OptionsT:
+    """Options from values by name or former name, such as those of a manifest. Others keep their defaults.
+
+    Raises TypeError for an option that the class does not have.
+    """
+    former = {old: new for new, old in _former_names(cls).items()}
+    return cast("type[Any]", cls)(**{former.get(name, name): value for name, value in values.items()})
+
+
+def _former_names(cls: type[Options]) -> dict[str, str]:
+    fields = dataclasses.fields(cls)
+    return {field.name: field.metadata["formerly"] for field in fields if "formerly" in field.metadata}
+
+
+def _convert(hint: object, text: str) -> object:
+    if get_origin(hint) is Literal and text in get_args(hint):
+        return text
     if hint is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(text)
         return text.lower() == "true"
-    if hint in (int, float, str):
+    if hint is int or hint is float or hint is str:
         return hint(text)
     raise ValueError(text)
+
+
+def _type_name(hint: object) -> str:
+    if get_origin(hint) is Literal:
+        return "|".join(map(str, get_args(hint)))
+    return "true|false" if hint is bool else cast("type", hint).__name__
+
+
+# Description
+
+
+@dataclass(frozen=True, slots=True)
+class OptionDescription:
+    """One option of a family, as ``mmrr models`` prints it."""
+
+    name: str
+    type: str  # int, float, str, true|false, or the possible values with | between them
+    default: object
+    help: str
+    stage: str  # the command that takes it: index, retrieve, precache or rerank
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyDescription:
+    """One embedder or scorer family, as ``mmrr models`` prints it."""
+
+    kind: Literal["embedder", "scorer"]
+    name: str
+    summary: str  # the first line of the module's docstring
+    checkpoints: tuple[str, ...]
+    options: tuple[OptionDescription, ...]
+
+
+def describe() -> list[FamilyDescription]:
+    """Every embedder and scorer family with all its options. Imports them all."""
+    return [_describe("embedders", name) for name in names("embedders")] + [
+        _describe("scorers", name) for name in names("scorers")
+    ]
+
+
+def _describe(kind: Literal["embedders", "scorers"], name: str) -> FamilyDescription:
+    family = load("embedders", name) if kind == "embedders" else load("scorers", name)
+    options = [option for cls, stage in _STAGES[kind].items() for option in _options(getattr(family, cls), stage)]
+    summary = (family.__doc__ or "").strip().partition("\n")[0]
+    singular: Literal["embedder", "scorer"] = "embedder" if kind == "embedders" else "scorer"
+    return FamilyDescription(singular, name, summary, family.SPEC.checkpoints, tuple(options))
+
+
+def _options(cls: type[Options], stage: str) -> list[OptionDescription]:
+    hints = get_type_hints(cls)
+    return [
+        OptionDescription(field.name, _type_name(hints[field.name]), field.default, field.metadata["help"], stage)
+        for field in dataclasses.fields(cls)
+    ]

@@ -7,22 +7,27 @@ The tokens that attention sinks into stand in the instruction, which is stored o
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from mmrr.errors import MmrrError
 from mmrr.types import PageCache
 
-CODECS = ("none", "bf16", "int8", "int4")
+Codec = Literal["none", "bf16", "int8", "int4"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 #: Tokens that share a channel's scale and offset.
 _KEY_GROUP = {"int8": 128, "int4": 256}
 _LEVELS = {"int8": 256, "int4": 16}
 
 
-def check(codec: str) -> None:
-    """Raises MmrrError for a codec that there is not."""
-    if codec not in CODECS:
-        raise MmrrError(f"codec '{codec}': expected {', '.join(CODECS)}")
+def check(codec: str) -> Codec:
+    """The codec of this name. Raises MmrrError for an unknown name."""
+    for known in CODECS:
+        if codec == known:
+            return known
+    raise MmrrError(f"codec '{codec}': expected {', '.join(CODECS)}")
 
 
 def encode(keys: Tensor, values: Tensor, codec: str) -> PageCache:

@@ -11,7 +11,7 @@ import math
 import string
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
@@ -20,16 +20,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr.documents.page_grid import CELL_PX
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec
+from mmrr.documents.page_grid import CELL_PX, snap
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint
-from mmrr.types import KeptTokens, PageCache
+from mmrr.types import Grid, KeptTokens, PageCache
 
-#: The first comes with mmrr. What the published ones' config.json says is not known: the tensors say what one is.
-CHECKPOINTS = ("small-edje", "shahafw/edje-vl-image-retrieval-reranker")
-MODEL_TYPES = ("*",)
-PRUNES, LISTWISE = False, False
+#: The first checkpoint comes with mmrr. The config.json of the published one is unknown: tensors identify a checkpoint.
+SPEC = ScorerSpec(
+    checkpoints=("small-edje", "shahafw/edje-vl-image-retrieval-reranker"),
+    model_types=("*",),
+    accepts_pruning=False,
+    listwise=False,
+)
 #: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included, or Qwen3-VL, which
 #: reads pages as rendered.
 VISION_TYPES = ("siglip", "siglip_vision_model", "qwen3_vl")
@@ -46,24 +50,44 @@ _MAX_VALUE = 6e4
 class Prepare:
     """Options that change the cache. The empty ones are written out by ``resolve``."""
 
-    tiles: int = 1  # equal parts a page is cut into, each read on its own; 1: the page as a whole
-    tokens: int = (
-        0  # tokens a tile (at most, if they depend on its size); 0: what the checkpoint makes, no other will do
+    tiles: int = field(
+        default=1,
+        metadata={"help": "Equal parts into which a page is divided; each is encoded separately. 1: the whole page."},
     )
-    vision: str = ""  # the frozen vision encoder: a Hub id or a folder; empty: the one the checkpoint names, or VISION
-    vision_revision: str = ""  # its Hub revision or content; empty: what is there now
-    language: str = ""  # where the word pieces are read from; empty: the checkpoint itself
-    language_revision: str = ""
+    tokens: int = field(
+        default=0,
+        metadata={
+            "help": "Tokens of one tile, or the most tokens where they depend on the tile's size. "
+            "0: the checkpoint's number, the only one it accepts."
+        },
+    )
+    vision: str = field(
+        default="",
+        metadata={
+            "help": 'The frozen vision encoder: a Hub id or a folder. "": the one that the checkpoint names, else '
+            "google/siglip2-large-patch16-384."
+        },
+    )
+    vision_revision: str = field(
+        default="", metadata={"help": 'Hub revision or content hash of the vision encoder. "": the current one.'}
+    )
+    language: str = field(
+        default="",
+        metadata={"help": 'The tokenizer of the query: a Hub id or a folder. "": the checkpoint\'s own.'},
+    )
+    language_revision: str = field(
+        default="", metadata={"help": 'Hub revision or content hash of the tokenizer. "": the current one.'}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Options of scoring alone: changing them reuses the cache."""
 
-    batch: int = 64  # pages scored at once
+    batch: int = field(default=64, metadata={"help": "Pages in one forward. It changes speed and memory only."})
 
 
-def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
+def resolve(options: Prepare, config: ModelConfig) -> Prepare:
     """Find the vision encoder and the tokenizer, and write out which they are and how many tokens a tile gives.
 
     Raises MmrrError if the checkpoint's tensors are not EDJE's, the vision encoder is of another width, or the tiles
@@ -71,8 +95,8 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
     """
     backbone = families.load("backbones", "edje")
     made = backbone.layout(config["tensors"])
-    prepare = replace(prepare, vision=prepare.vision or str(config.get("vision") or VISION))
-    vision = _vision_checkpoint(prepare)
+    options = replace(options, vision=options.vision or str(config.get("vision") or VISION))
+    vision = _vision_checkpoint(options)
     vision_tokens, vision_width = backbone.vision_tokens(vision.config())
     if vision_width != made.vision_width:
         raise MmrrError(
@@ -80,66 +104,78 @@ def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
             "name the encoder it was trained with, -o vision=..."
         )
     tokens = made.queries or vision_tokens or max(1, made.positions - _SPECIALS - MAX_PIECES)
-    if prepare.tokens not in (0, tokens):
-        raise MmrrError(f"tokens {prepare.tokens}: this checkpoint makes {tokens} of a tile")
+    if options.tokens not in (0, tokens):
+        raise MmrrError(f"tokens {options.tokens}: this checkpoint makes {tokens} of a tile")
     most = max(0, (made.positions - _SPECIALS - MAX_PIECES) // tokens)
     if made.tiles:
         most = min(most, made.tiles)
-    if not 1 <= prepare.tiles <= most:
+    if not 1 <= options.tiles <= most:
         raise MmrrError(
-            f"tiles {prepare.tiles}: expected 1 to {most}, because {_SPECIALS} + {MAX_PIECES} + {tokens} a tile must "
+            f"tiles {options.tiles}: expected 1 to {most}, because {_SPECIALS} + {MAX_PIECES} + {tokens} a tile must "
             f"fit {made.positions} positions"
             + (f", and the tile embedding has {made.tiles} rows" if made.tiles else "")
         )
-    resolved = replace(prepare, tokens=tokens, vision=vision.id, vision_revision=vision.revision)
-    if not prepare.language:
+    resolved = replace(options, tokens=tokens, vision=vision.id, vision_revision=vision.revision)
+    if not options.language:
         return resolved
-    language = Checkpoint.companion(prepare.language, prepare.language_revision)
+    language = Checkpoint.companion(options.language, options.language_revision)
     return replace(resolved, language=language.id, language_revision=language.revision)
 
 
-def _vision_checkpoint(prepare: Prepare) -> Checkpoint:
-    found = Checkpoint.companion(prepare.vision, prepare.vision_revision, VISION_TYPES)
+def _vision_checkpoint(options: Prepare) -> Checkpoint:
+    found = Checkpoint.companion(options.vision, options.vision_revision, VISION_TYPES)
     if found.adapter:
         raise MmrrError(f"{found.id} is a LoRA adapter; EDJE's vision encoder is a whole checkpoint")
     return found
 
 
-def page_input(prepare: Prepare) -> str:
-    """What a page is given as: ``image`` or ``text``."""
+def page_input(options: Prepare) -> PageInput:
+    """Pages are read as images."""
     return "image"
 
 
-def prompt(prepare: Prepare) -> dict[str, str]:
+def prompt(options: Prepare) -> dict[str, str]:
     """No prompt goes into the cache."""
     return {}
 
 
-def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
-    """Pixels a token's side and the most tokens, for the plan alone: most caches are of one size whatever the page."""
-    return (CELL_PX, prepare.tokens) if _grows(prepare, config) else (16, None)
+def grid(options: Prepare, config: ModelConfig, width_px: int, height_px: int) -> Grid:
+    """(rows, columns) for the size estimate. Most checkpoints make caches of one size, whatever the page's size."""
+    cell_px, max_tokens = pruning_grid(options, config)
+    width, height = snap(width_px, height_px, cell_px, max_tokens)
+    return height // cell_px, width // cell_px
 
 
-def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
+    """Side of a visual token in pixels and the most tokens. Pages are not pruned."""
+    return PageGeometry(CELL_PX, options.tokens) if _grows(options, config) else PageGeometry(16, None)
+
+
+def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of one page's cache: float16 whatever ``dtype_bytes``.
 
     As many tokens whatever ``n_tokens``, but for a Local checkpoint over a vision encoder that reads any size.
     """
     (shape,) = (shape for name, shape in config["tensors"].items() if name.endswith(".token_type_embeddings.weight"))
-    tokens = min(n_tokens, prepare.tokens) if _grows(prepare, config) else prepare.tiles * prepare.tokens
+    tokens = min(n_tokens, options.tokens) if _grows(options, config) else options.tiles * options.tokens
     return 2 * tokens * int(shape[1])
 
 
-def _grows(prepare: Prepare, config: dict[str, Any]) -> bool:
+def _grows(options: Prepare, config: ModelConfig) -> bool:
     """Whether a page's cache grows with the page: nothing is compressed, and the vision encoder reads any size."""
     local = any(name.endswith("vision_projection.0.weight") for name in config["tensors"])
-    return local and _reads_any_size(prepare.vision, prepare.vision_revision)
+    return local and _reads_any_size(options.vision, options.vision_revision)
 
 
 @lru_cache(maxsize=8)  # asked for every page of a plan
 def _reads_any_size(vision: str, revision: str) -> bool:
     found = Checkpoint.companion(vision, revision, VISION_TYPES)
     return bool(families.load("backbones", "edje").reads_any_size(found.config()))
+
+
+def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Scorer:
+    """Load the checkpoint; ``options`` are resolved. Raises MmrrError if it or its tokenizer does not fit."""
+    return Scorer(checkpoint, options, device, dtype)
 
 
 class Scorer:
@@ -182,21 +218,21 @@ class Scorer:
         """What all pages share: how many rows each tile has."""
         return {"tokens": torch.tensor(self.prepare_options.tokens)}
 
-    def prepare(self, images: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
+    def prepare(self, pages: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``z`` (tiles * m, d) float16, the tiles one after the other.
 
         Raises MmrrError for values that float16 does not hold.
         """
-        states = []
-        for image, _ in zip(images, kept, strict=True):
+        caches = []
+        for image, _ in zip(pages, kept, strict=True):
             z = self.compress(image)
             if not torch.isfinite(z).all() or z.abs().max() >= _MAX_VALUE:
                 raise MmrrError(
                     f"the adapter gave values that are not below {_MAX_VALUE:g}, so float16 cannot hold them; "
                     "try --dtype float32, or check that checkpoint and vision encoder belong together"
                 )
-            states.append({"z": z.half().cpu()})
-        return states
+            caches.append({"z": z.half().cpu()})
+        return caches
 
     @torch.inference_mode()
     def compress(self, image: Image.Image) -> Tensor:
@@ -209,7 +245,11 @@ class Scorer:
 
     # With a query
 
-    def score(self, query: str, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
+    def encode_query(self, text: str) -> str:
+        """The query itself: the joint encoder reads query and page together from its first layer."""
+        return text
+
+    def score(self, query: str, caches: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """The classification head's logit for each page, (N,) float32; higher is better (paper, joint encoder).
 
         A query beyond 61 word pieces is cut. Raises MmrrError for a batch below 1.
@@ -217,19 +257,19 @@ class Scorer:
         if options.batch < 1:
             raise MmrrError(f"batch {options.batch}: expected 1 or more")
         by_length: dict[int, list[int]] = {}  # as a rule one: then nothing is reordered
-        for place, state in enumerate(states):
+        for place, state in enumerate(caches):
             by_length.setdefault(len(state["z"]), []).append(place)
-        scores = torch.zeros(len(states))
+        scores = torch.zeros(len(caches))
         for places in by_length.values():
             for start in range(0, len(places), options.batch):
                 batch = places[start : start + options.batch]
-                z = torch.stack([states[place]["z"].to(self.device) for place in batch])
+                z = torch.stack([caches[place]["z"].to(self.device) for place in batch])
                 scores[batch] = self._logits(query, z)
         return scores
 
-    def score_uncached(self, query: str, image: Image.Image, keep: KeptTokens | None, options: Score) -> float:
+    def score_uncached(self, query: str, page: Image.Image, kept: KeptTokens | None, options: Score) -> float:
         """The score of one page with no cache between: its vectors are not rounded to float16."""
-        return float(self._logits(query, self.compress(image)[None]))
+        return float(self._logits(query, self.compress(page)[None]))
 
     def text_ids(self, query: str) -> list[int]:
         """``[CLS] text [SEP]`` in token ids, the text canonical and cut to 61 pieces."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec
+from mmrr.documents.page_grid import CELL_PX, snap
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint
-from mmrr.types import KeptTokens, PageCache
+from mmrr.types import Grid, KeptTokens, PageCache
 
 SYSTEM = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -27,18 +29,21 @@ SYSTEM = (
 )
 INSTRUCTION = "Given a query, retrieve documents that answer the query."
 
-CHECKPOINTS = (
-    "small-kalm",
-    "KaLM-Embedding/KaLM-Reranker-V1-Nano",
-    "KaLM-Embedding/KaLM-Reranker-V1-Small",
-    "KaLM-Embedding/KaLM-Reranker-V1-Large",
-    "KaLM-Embedding/KaLM-Reranker-V1-Nano-R2",
-    "KaLM-Embedding/KaLM-Reranker-V1-Small-R2",
-    "KaLM-Embedding/KaLM-Reranker-V1-Large-R2",
+#: The first checkpoint comes with mmrr.
+SPEC = ScorerSpec(
+    checkpoints=(
+        "small-kalm",
+        "KaLM-Embedding/KaLM-Reranker-V1-Nano",
+        "KaLM-Embedding/KaLM-Reranker-V1-Small",
+        "KaLM-Embedding/KaLM-Reranker-V1-Large",
+        "KaLM-Embedding/KaLM-Reranker-V1-Nano-R2",
+        "KaLM-Embedding/KaLM-Reranker-V1-Small-R2",
+        "KaLM-Embedding/KaLM-Reranker-V1-Large-R2",
+    ),
+    model_types=("t5gemma2",),
+    accepts_pruning=False,
+    listwise=False,
 )
-#: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
-MODEL_TYPES = ("t5gemma2",)
-PRUNES, LISTWISE = False, False
 #: Tokens that may be averaged into one chunk; the model was trained for all of them.
 RATIOS = (1, 2, 4, 8, 16, 32)
 #: Tokens of one encoder pass, ``<Document>: `` included, and of a query.
@@ -52,53 +57,75 @@ _MAX_BATCH = 32
 class Prepare:
     """Options that change the cache."""
 
-    ratio: int = 4  # tokens averaged into one chunk: 1, 2, 4, 8, 16 or 32
-    windows: int = 2  # most windows of 1,024 tokens a page; text behind them is not read
-    image: bool = False  # read page images instead of their text: nobody has trained this model to
+    ratio: int = field(
+        default=4,
+        metadata={"help": "Encoder states averaged into one stored vector: 1, 2, 4, 8, 16 or 32."},
+    )
+    windows: int = field(
+        default=2, metadata={"help": "Most windows of 1,024 tokens of a page's text; the text after them is not read."}
+    )
+    image: bool = field(
+        default=False,
+        metadata={"help": "Read page images instead of page texts. No published checkpoint is trained for this."},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Options of scoring alone: changing them reuses the cache."""
 
-    ratio: int = 0  # a coarser one than stored, derived from it; 0: as stored
-    instruction: str = INSTRUCTION
+    ratio: int = field(
+        default=0,
+        metadata={"help": "A coarser ratio than the stored one, computed from the stored vectors. 0: the stored one."},
+    )
+    instruction: str = field(default=INSTRUCTION, metadata={"help": "Task instruction in the prompt of the decoder."})
 
 
-def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
-    """Raises MmrrError for a ratio or a number of windows that there is not."""
-    _check_ratio(prepare.ratio)
-    if prepare.windows < 1:
-        raise MmrrError(f"windows {prepare.windows}: expected 1 or more windows of {WINDOW_TOKENS} tokens a page")
-    return prepare
+def resolve(options: Prepare, config: ModelConfig) -> Prepare:
+    """The options unchanged. Raises MmrrError for an unknown ratio and for less than one window."""
+    _check_ratio(options.ratio)
+    if options.windows < 1:
+        raise MmrrError(f"windows {options.windows}: expected 1 or more windows of {WINDOW_TOKENS} tokens a page")
+    return options
 
 
-def page_input(prepare: Prepare) -> str:
-    """What a page is given as: ``image`` or ``text``."""
-    return "image" if prepare.image else "text"
+def page_input(options: Prepare) -> PageInput:
+    """Pages are read as texts, unless the option ``image`` is set."""
+    return "image" if options.image else "text"
 
 
-def prompt(prepare: Prepare) -> dict[str, str]:
+def prompt(options: Prepare) -> dict[str, str]:
     """Both templates, to be hashed into every cache. The instruction is hashed with a run's options."""
     lead, middle, tail = _prompt("{instruction}", "{query}")
-    document = "<Document>: \n\n[image]\n\n" if prepare.image else "<Document>: {text}"
+    document = "<Document>: \n\n[image]\n\n" if options.image else "<Document>: {text}"
     return {"encoder": document, "decoder": f"<bos><start_of_turn>{lead}{middle}<end_of_turn>\n<start_of_turn>{tail}"}
 
 
-def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
-    """Pixels a visual token's side, and the most a page. Neither matters here: a page's text is not cut into cells."""
-    return 32, None
+def grid(options: Prepare, config: ModelConfig, width_px: int, height_px: int) -> Grid:
+    """(rows, columns) on Qwen3-VL's grid. The size estimate does not depend on it: the model reads text."""
+    width, height = snap(width_px, height_px)
+    return height // CELL_PX, width // CELL_PX
 
 
-def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
+    """Qwen3-VL's grid. Pages are not pruned."""
+    return PageGeometry(CELL_PX, None)
+
+
+def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
     """The most bytes that one page's cache can have; a page with less text has less.
 
     How much text a page has is known when it is read, so ``n_tokens``, counted on its image, plays no part.
     """
     width = int(config["decoder"]["hidden_size"])
-    if prepare.image:
-        return -(-(int(config["encoder"]["mm_tokens_per_image"]) + 16) // prepare.ratio) * width * dtype_bytes
-    return prepare.windows * -(-WINDOW_TOKENS // prepare.ratio) * width * dtype_bytes
+    if options.image:
+        return -(-(int(config["encoder"]["mm_tokens_per_image"]) + 16) // options.ratio) * width * dtype_bytes
+    return options.windows * -(-WINDOW_TOKENS // options.ratio) * width * dtype_bytes
+
+
+def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Scorer:
+    """Load the checkpoint; ``options`` are resolved. Raises MmrrError if it or its tokenizer does not fit."""
+    return Scorer(checkpoint, options, device, dtype)
 
 
 class Scorer:
@@ -128,21 +155,21 @@ class Scorer:
         """What all pages share: the ratio they are pooled at."""
         return {"ratio": torch.tensor(self.prepare_options.ratio)}
 
-    def prepare(self, contents: Sequence[str | Image.Image], keeps: Sequence[KeptTokens | None]) -> list[PageCache]:
+    def prepare(self, pages: Sequence[str | Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``chunks`` (sum of C, D) of its windows one after the other, and ``tokens`` (W,) of each.
 
         A page without text has no window. Raises MmrrError for a pruned page.
         """
-        states = []
-        for content, keep in zip(contents, keeps, strict=True):
+        caches = []
+        for content, keep in zip(pages, kept, strict=True):
             if keep:
                 raise MmrrError("KaLM-Reranker caches whole pages; make the page caches without pruning")
             hidden = self._read(content)
             chunks = [self.pool(window, self.prepare_options.ratio) for window in hidden]
             empty = torch.zeros(0, self.answers.shape[1], dtype=self.backbone.dtype)
             tokens = torch.tensor([len(window) for window in hidden], dtype=torch.long)
-            states.append({"chunks": torch.cat([empty, *(part.cpu() for part in chunks)]), "tokens": tokens})
-        return states
+            caches.append({"chunks": torch.cat([empty, *(part.cpu() for part in chunks)]), "tokens": tokens})
+        return caches
 
     def windows(self, text: str) -> list[list[int]]:
         """Token ids of a page's windows. The first is all that the published model reads: a page that fits is one.
@@ -167,7 +194,11 @@ class Scorer:
 
     # With a query
 
-    def score(self, query: str, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
+    def encode_query(self, text: str) -> str:
+        """The query itself: the decoder attends to the page in every layer."""
+        return text
+
+    def score(self, query: str, caches: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
         A page of several windows has the highest of their scores, a page without text one below any score there can
@@ -181,8 +212,8 @@ class Scorer:
                 f"ratio {ratio} is finer than the page caches', {stored}; run mmrr precache -o ratio={ratio}"
             )
         before, after = self.prompt(query, options.instruction)
-        windows = [(i, part) for i, state in enumerate(states) for part in self._chunks(state, stored, ratio)]
-        scores = torch.full((len(states),), self.without_text)
+        windows = [(i, part) for i, state in enumerate(caches) for part in self._chunks(state, stored, ratio)]
+        scores = torch.full((len(caches),), self.without_text)
         for batch in self._batches([part for _, part in windows], len(before) + len(after)):
             pages = self._open(before, [windows[i][1] for i in batch])
             margins = self.logit(self.backbone.final_norm(self.backbone.go_on(after, pages))).cpu()
@@ -191,11 +222,11 @@ class Scorer:
         return scores
 
     @torch.inference_mode()
-    def score_uncached(self, query: str, content: str | Image.Image, keep: KeptTokens | None, options: Score) -> float:
+    def score_uncached(self, query: str, page: str | Image.Image, kept: KeptTokens | None, options: Score) -> float:
         """The score of one page by transformers' own encoder and decoder, with no cache between."""
         ratio = options.ratio or self.prepare_options.ratio
         before, after = self.prompt(query, options.instruction)
-        hidden = [self.backbone.plain(before + after, self.pool(window, ratio)) for window in self._read(content)]
+        hidden = [self.backbone.plain(before + after, self.pool(window, ratio)) for window in self._read(page)]
         return max((float(self.logit(one)) for one in hidden), default=self.without_text)
 
     def logit(self, hidden: Tensor) -> Tensor:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mmrr.config import DenseOrder
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec
+from mmrr.documents.page_grid import MIN_TOKENS, snap
 from mmrr.errors import MmrrError
 from mmrr.modeling import families, kv_codec
 from mmrr.modeling.chat import Mark, Message, Part
@@ -29,19 +32,20 @@ SYSTEM = (
 )
 INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
 
-#: mmrr's own, and published checkpoints this family loads; none of those was trained with band and exit on: see
-#: docs/minireranker.md.
-CHECKPOINTS = (
-    "reader-reranker",
-    "Qwen/Qwen3-VL-Reranker-2B",
-    "Qwen/Qwen3-VL-Reranker-8B",
-    "Qwen/Qwen3-VL-2B-Instruct",
-    "Qwen/Qwen3-VL-4B-Instruct",
-    "Qwen/Qwen3-VL-8B-Instruct",
+#: The first checkpoint comes with mmrr. The others were trained without band and exit; see docs/minireranker.md.
+SPEC = ScorerSpec(
+    checkpoints=(
+        "reader-reranker",
+        "Qwen/Qwen3-VL-Reranker-2B",
+        "Qwen/Qwen3-VL-Reranker-8B",
+        "Qwen/Qwen3-VL-2B-Instruct",
+        "Qwen/Qwen3-VL-4B-Instruct",
+        "Qwen/Qwen3-VL-8B-Instruct",
+    ),
+    model_types=("qwen3_vl",),
+    accepts_pruning=True,
+    listwise=False,
 )
-#: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
-MODEL_TYPES = ("qwen3_vl",)
-PRUNES, LISTWISE = True, False
 #: Band and exit of the paper, by the LM's depth: 2B has 28 layers, 4B and 8B have 36 (section 3).
 PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
 #: Longest query, in tokens of the second segment.
@@ -55,66 +59,98 @@ _MAX_ROWS, _MAX_MASK_CELLS = 8192, 1 << 26
 class Prepare:
     """Options that change the cache."""
 
-    band: str = "auto"  # "b:e", the layers in which the query sees the page; auto: the paper's, by depth
-    instruction: str = INSTRUCTION
-    max_tokens: int = 0  # visual tokens a page before pruning; 0: the page image as rendered
-    codec: str = "none"  # how the cache is stored: none, as computed; bf16, int8, int4
+    band: str = field(
+        default="auto",
+        metadata={
+            "help": "Layers in which the query attends to the page, as FIRST:END, END excluded. "
+            "auto: the paper's band for the depth of the model."
+        },
+    )
+    instruction: str = field(
+        default=INSTRUCTION, metadata={"help": "Task instruction in the prompt, in front of the page."}
+    )
+    max_tokens: int = field(
+        default=0, metadata={"help": "Most visual tokens of a page before pruning. 0: the page image as rendered."}
+    )
+    codec: kv_codec.Codec = field(
+        default="none",
+        metadata={
+            "help": "Number format of stored keys and values. none: the model's own; bf16: 16 bits; "
+            "int8 and int4: quantised to 8 and 4 bits."
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Options of scoring alone: changing them reuses the cache."""
 
-    exit_layer: int = 0  # layers that are run; 0: where the band ends
+    exit_layer: int = field(
+        default=0, metadata={"help": "Layers to run, counted from the first. 0: up to the end of the band."}
+    )
 
 
-def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
-    """Write out what ``auto`` means for a checkpoint's config.json, so that manifests say it.
+def resolve(options: Prepare, config: ModelConfig) -> Prepare:
+    """Replace ``auto`` by the band of this checkpoint, so that manifests store the band itself.
 
-    Raises MmrrError for a band that does not fit the model.
+    Raises MmrrError for a band, a codec or a number of tokens that does not fit the model.
     """
-    kv_codec.check(prepare.codec)
+    kv_codec.check(options.codec)
+    if options.max_tokens and options.max_tokens < MIN_TOKENS:
+        raise MmrrError(f"max_tokens {options.max_tokens}: expected {MIN_TOKENS} or more, or 0 for pages as rendered")
     depth = int(config["text_config"]["num_hidden_layers"])
-    if prepare.band == "auto":
+    if options.band == "auto":
         # Other depths: the paper's own share of the depth, 8/28 and 57.5 %.
         start, end = PAPER_BANDS.get(depth, (round(depth * 8 / 28), max(1, round(depth * 0.575))))
     else:
-        start, end = _parse_band(prepare.band)
+        start, end = _parse_band(options.band)
     if not 0 <= start < end <= depth:
         raise MmrrError(f"band {start}:{end} does not fit a model of {depth} layers; expected 0 <= b < e <= {depth}")
-    return replace(prepare, band=f"{start}:{end}")
+    return replace(options, band=f"{start}:{end}")
 
 
-def page_input(prepare: Prepare) -> str:
-    """What a page is given as: ``image`` or ``text``."""
+def page_input(options: Prepare) -> PageInput:
+    """Pages are read as images."""
     return "image"
 
 
-def prompt(prepare: Prepare) -> dict[str, str]:
-    """The prompt, to be hashed into every cache: a cache made with other words answers another question."""
+def prompt(options: Prepare) -> dict[str, str]:
+    """The text of the prompt by role. It is hashed into every cache: a cache of another prompt must not be reused."""
     return {
         role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts)
-        for role, parts in _vision_first(prepare.instruction, "{query}")
+        for role, parts in _vision_first(options.instruction, "{query}")
     }
 
 
-def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
-    """How a page is cut: pixels a token's side, and the most tokens a page (None: as rendered)."""
+def grid(options: Prepare, config: ModelConfig, width_px: int, height_px: int) -> Grid:
+    """(rows, columns) of the visual tokens of a page image of this size."""
+    cell_px, max_tokens = pruning_grid(options, config)
+    width, height = snap(width_px, height_px, cell_px, max_tokens)
+    return height // cell_px, width // cell_px
+
+
+def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
+    """Side of a visual token in pixels, and the most tokens of a page."""
     vision = config["vision_config"]
-    return int(vision["patch_size"]) * int(vision["spatial_merge_size"]), prepare.max_tokens or None
+    return PageGeometry(int(vision["patch_size"]) * int(vision["spatial_merge_size"]), options.max_tokens or None)
 
 
-def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of one page's cache with ``n_tokens`` visual tokens kept: keys and values of the band's layers."""
-    start, end = _parse_band(prepare.band)
+    start, end = _parse_band(options.band)
     text = config["text_config"]
     sizes = (end - start, int(text["num_key_value_heads"]), int(text["head_dim"]))
-    return kv_codec.stored_bytes(n_tokens + 2, *sizes, dtype_bytes, prepare.codec)
+    return kv_codec.stored_bytes(n_tokens + 2, *sizes, dtype_bytes, options.codec)
+
+
+def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Scorer:
+    """Load the checkpoint; ``options`` are resolved. Raises MmrrError if it or its tokenizer does not fit."""
+    return Scorer(checkpoint, options, device, dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A query as far as no page changes it: its states (M, D) where the band begins."""
+class EncodedQuery:
+    """A query's hidden states (M, D) in front of the band. They do not depend on the page."""
 
     states: Tensor
 
@@ -177,7 +213,7 @@ class Scorer:
         cache = self.backbone.prefix(self.backbone.text_sequence(self.before), self.band)
         return {"k": cache.keys.cpu(), "v": cache.values.cpu()}
 
-    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[KeptTokens | None]) -> list[PageCache]:
+    def prepare(self, pages: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``k``, ``v`` (L_band, H_kv, K+2, d) after RoPE, and ``next_pos``, where the query starts.
 
         With a codec that quantises, ``k`` and ``v`` are as ``codecs.encode`` makes them.
@@ -185,28 +221,30 @@ class Scorer:
         The two tokens after the page (the image's end and a newline) see the page, so they belong to it. Kept tokens
         of another grid are an error.
         """
-        pages = []
-        for image, keep in zip(images, keeps, strict=True):
+        sequences = []
+        for image, keep in zip(pages, kept, strict=True):
             (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
             if keep and keep.grid != visual.grid:
                 raise MmrrError(f"pruned on a grid of {keep.grid}, but this scorer cuts the page into {visual.grid}")
-            kept = keep.indices if keep else None
-            pages.append(self.backbone.page_sequence(self.before, visual, self.after, kept))
-        states, own = [], len(self.before)
-        for page, cache in zip(pages, self.backbone.prefixes(pages, self.band), strict=True):
+            indices = keep.indices if keep else None
+            sequences.append(self.backbone.page_sequence(self.before, visual, self.after, indices))
+        caches, own = [], len(self.before)
+        for page, cache in zip(sequences, self.backbone.prefixes(sequences, self.band), strict=True):
             stored = kv_codec.encode(cache.keys[:, :, own:], cache.values[:, :, own:], self.prepare_options.codec)
             state = {name: tensor.cpu() for name, tensor in stored.items()}
-            states.append(state | {"next_pos": torch.tensor(page.next_pos)})
-        return states
+            caches.append(state | {"next_pos": torch.tensor(page.next_pos)})
+        return caches
 
     # With a query
 
-    def encode_query(self, query: str) -> Asked:
+    def encode_query(self, text: str) -> EncodedQuery:
         """What ``score`` makes of a query before it meets a page. Raises MmrrError for one beyond 8,192 tokens."""
-        _, ids = self.segments(query)
-        return Asked(self.backbone.suffix_alone(self.backbone.embed(ids), 0, self.band[0]))
+        _, ids = self.segments(text)
+        return EncodedQuery(self.backbone.suffix_alone(self.backbone.embed(ids), 0, self.band[0]))
 
-    def score(self, query: str | Asked, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
+    def score(
+        self, query: str | EncodedQuery, caches: Sequence[PageCache], shared: PageCache, options: Score
+    ) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
         Raises MmrrError for an exit that the band rules out and for a query beyond 8,192 tokens.
@@ -221,16 +259,16 @@ class Scorer:
         end = min(end, leave)
         x = (self.encode_query(query) if isinstance(query, str) else query).states
         instruction = self.keyvalues(shared["k"], shared["v"])
-        scores = torch.empty(len(states))
-        for batch in self._batches(states, len(x), shared["k"].shape[2]):
-            pages = [self._page(states[i]) for i in batch]
-            next_pos = torch.stack([states[i]["next_pos"] for i in batch])
+        scores = torch.empty(len(caches))
+        for batch in self._batches(caches, len(x), shared["k"].shape[2]):
+            pages = [self._page(caches[i]) for i in batch]
+            next_pos = torch.stack([caches[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
             hidden = self.backbone.suffix_alone(hidden, end, leave)
             scores[torch.tensor(batch)] = self.logit(self.backbone.final_norm(hidden[:, -1])).cpu()
         return scores
 
-    def dense(self, query: str, images: Sequence[Image.Image], order: str) -> Tensor:
+    def dense(self, query: str, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
         """The same scores (N,) by transformers' own full forward, one pair at a time: reference and baseline.
 
         ``order``: ``vision-first`` as in the cache, or ``query-first``, the published reranker's template.
@@ -238,7 +276,7 @@ class Scorer:
         instruction = self.prepare_options.instruction
         make = {"vision-first": _vision_first, "query-first": _query_first}[order]
         ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
-        hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in images]
+        hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in pages]
         return self.logit(torch.stack(hidden)).cpu()
 
     def dense_batch(self, query: str, images: Sequence[Image.Image]) -> Tensor:
@@ -248,14 +286,14 @@ class Scorer:
         return self.logit(self.backbone.dense_batch(ids, images, self.prepare_options.max_tokens or None)).cpu()
 
     @torch.inference_mode()
-    def score_uncached(self, query: str, image: Image.Image, keep: KeptTokens | None, options: Score) -> float:
+    def score_uncached(self, query: str, page: Image.Image, kept: KeptTokens | None, options: Score) -> float:
         """The score of one page in one forward over the same kept tokens, band and exit, with no cache between."""
         start, end = self.band
         leave = options.exit_layer or end
-        (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
-        page = self.backbone.page_sequence(self.before, visual, self.after, keep.indices if keep else None)
+        (visual,) = self.backbone.vision([page], self.prepare_options.max_tokens or None)
+        sequence = self.backbone.page_sequence(self.before, visual, self.after, kept.indices if kept else None)
         _, ids = self.segments(query)
-        states = score_states(self.backbone, page, [ids], (start, min(end, leave)), leave)
+        states = score_states(self.backbone, sequence, [ids], (start, min(end, leave)), leave)
         return float(self.logit(self.backbone.final_norm(states)))
 
     def logit(self, hidden: Tensor) -> Tensor:

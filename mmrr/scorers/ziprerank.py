@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, Message, Part
 from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.types import Grid, KeptTokens, PageCache
 
-#: Checkpoints this family loads; the first comes with mmrr.
-CHECKPOINTS = ("small-ziprerank", "mtri-admin/ZipRerank")
-#: What its checkpoints' config.json may say, and how it reads and scores: see docs/design.md, "Adding a family".
-MODEL_TYPES = ("qwen3_vl",)
-PRUNES, LISTWISE = False, True
+#: The first checkpoint comes with mmrr.
+SPEC = ScorerSpec(
+    checkpoints=("small-ziprerank", "mtri-admin/ZipRerank"),
+    model_types=("qwen3_vl",),
+    accepts_pruning=False,
+    listwise=True,
+)
 #: A page's name in the prompt. The model was trained on these 20 and no others.
 LETTERS = ascii_uppercase[:20]
 #: What a checkpoint was trained with, where its config.json has nothing else under ``ziprerank``: the published one.
@@ -45,18 +48,44 @@ HEADS = ("float32", "bfloat16")
 class Prepare:
     """Options that change the cache."""
 
-    max_side: int = -1  # pixels of a page's longer side, larger ones are shrunk; 0: no cap; -1: as TAUGHT says
+    max_side: int = field(
+        default=-1,
+        metadata={
+            "help": "Longest side of a page image in pixels; a larger image is scaled down. 0: no limit; "
+            "-1: as the checkpoint was trained (config.json, else 1024)."
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Options of scoring alone: changing them reuses the cache. Raises MmrrError for what cannot be done."""
 
-    window: int = 0  # pages the model sees at once; 0: as TAUGHT says
-    stride: int = 0  # places by which the window moves forward; 0: half of the window
-    keep: float = 0.0  # share of a page's tokens that enter the language model; 0: as TAUGHT says
-    interaction: str = ""  # what a page's tokens are compared with when some are dropped: input, hidden; or as TAUGHT
-    head: str = "float32"  # number format of the letters' logits: float32; bfloat16, as published, with its ties
+    window: int = field(
+        default=0,
+        metadata={"help": "Pages in one prompt, 2 to 20. 0: as the checkpoint was trained (config.json, else 20)."},
+    )
+    stride: int = field(
+        default=0, metadata={"help": "Ranks by which the window moves from one prompt to the next. 0: half the window."}
+    )
+    keep: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of a page's visual tokens that enter the language model, above 0 and at most 1. "
+            "0: as the checkpoint was trained (config.json, else 1)."
+        },
+    )
+    interaction: Literal["", "input", "hidden"] = field(
+        default="",
+        metadata={
+            "help": "What visual tokens are compared with to choose those that are kept. input: the prompt's input "
+            'embeddings; hidden: the query\'s last hidden states; "": as the checkpoint was trained.'
+        },
+    )
+    head: Literal["float32", "bfloat16"] = field(
+        default="float32",
+        metadata={"help": "Number format of the logits. bfloat16: as in the published code, with equal logits."},
+    )
 
     def __post_init__(self) -> None:
         if self.window and not 2 <= self.window <= len(LETTERS):
@@ -75,17 +104,20 @@ class Score:
             raise MmrrError(f"head '{self.head}': expected {' or '.join(HEADS)}")
 
 
-def resolve(prepare: Prepare, config: dict[str, Any]) -> Prepare:
-    """Write out the cap. Raises MmrrError for one below one token's side."""
+def resolve(options: Prepare, config: ModelConfig) -> Prepare:
+    """Replace -1 by the limit that the checkpoint was trained with.
+
+    Raises MmrrError for a limit below the side of one visual token.
+    """
     cell_px = _cell_px(config)
-    if prepare.max_side == -1:
-        prepare = Prepare(taught(config)["max_side"])
-    if prepare.max_side and prepare.max_side < cell_px:
-        raise MmrrError(f"max_side {prepare.max_side}: expected {cell_px} or more pixels, or 0 for no cap")
-    return prepare
+    if options.max_side == -1:
+        options = Prepare(taught(config)["max_side"])
+    if options.max_side and options.max_side < cell_px:
+        raise MmrrError(f"max_side {options.max_side}: expected {cell_px} or more pixels, or 0 for no cap")
+    return options
 
 
-def taught(config: dict[str, Any]) -> dict[str, Any]:
+def taught(config: ModelConfig) -> dict[str, Any]:
     """How a checkpoint was trained, as TAUGHT has it. Raises MmrrError for values that cannot be."""
     found = {**TAUGHT, **config.get("ziprerank", {})}
     if {name: type(value) for name, value in found.items()} != {name: type(value) for name, value in TAUGHT.items()}:
@@ -94,34 +126,39 @@ def taught(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def page_input(prepare: Prepare) -> str:
-    """What a page is given as: ``image`` or ``text``."""
+def page_input(options: Prepare) -> PageInput:
+    """Pages are read as images."""
     return "image"
 
 
-def prompt(prepare: Prepare) -> dict[str, str]:
+def prompt(options: Prepare) -> dict[str, str]:
     """The prompt for two pages, to be hashed into every run."""
     ((role, parts),) = _messages("{query}", 2)
     return {role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts), "assistant": "["}
 
 
-def pruning_grid(prepare: Prepare, config: dict[str, Any]) -> tuple[int, int | None]:
+def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
     """Pixels of a token's side, and an upper bound of a page's tokens; ``grid`` says how many it really has."""
     cell_px = _cell_px(config)
     least, most = (limit // cell_px**2 for limit in PIXEL_LIMITS)
-    return cell_px, max(least, round(prepare.max_side / cell_px) ** 2) if prepare.max_side else most
+    return PageGeometry(cell_px, max(least, round(options.max_side / cell_px) ** 2) if options.max_side else most)
 
 
-def grid(prepare: Prepare, config: dict[str, Any], width_px: int, height_px: int) -> Grid:
+def grid(options: Prepare, config: ModelConfig, width_px: int, height_px: int) -> Grid:
     """(h, w) of the visual tokens of a page image of this size, with the published limits of an image's size."""
-    return cells(*capped(width_px, height_px, prepare.max_side), _cell_px(config), PIXEL_LIMITS)
+    return cells(*capped(width_px, height_px, options.max_side), _cell_px(config), PIXEL_LIMITS)
 
 
-def cache_bytes(prepare: Prepare, config: dict[str, Any], n_tokens: int, dtype_bytes: int) -> int:
+def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
     """Bytes of one page's cache with ``n_tokens`` visual tokens: them, their DeepStack features, and the grid."""
     vision = config["vision_config"]
     levels = 1 + len(vision["deepstack_visual_indexes"])
     return n_tokens * levels * int(vision["out_hidden_size"]) * dtype_bytes + 2 * 8
+
+
+def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Scorer:
+    """Load the checkpoint; ``options`` are resolved. Raises MmrrError if it or its tokenizer does not fit."""
+    return Scorer(checkpoint, options, device, dtype)
 
 
 class Scorer:
@@ -169,51 +206,55 @@ class Scorer:
         """What all pages share: the token ids (20,) of the letters. Of the prompt itself nothing can be kept."""
         return {"letters": torch.tensor(self.letters)}
 
-    def prepare(self, images: Sequence[Image.Image], keeps: Sequence[KeptTokens | None]) -> list[PageCache]:
+    def prepare(self, pages: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``tokens`` (T, D) for the language model's input, ``deepstack`` (S, T, D), ``grid`` (2,).
 
         Raises MmrrError for a page that comes pruned: here the query says which tokens matter.
         """
-        if any(keep is not None for keep in keeps):
+        if any(keep is not None for keep in kept):
             raise MmrrError("ziprerank caches whole pages: its pruning needs the query")
-        states = []
-        for image in images:
+        caches = []
+        for image in pages:
             image = image.convert("RGB")
             size = capped(*image.size, self.prepare_options.max_side)
             if image.size != size:
                 image = image.resize(size, Image.Resampling.LANCZOS)
             visual = self.backbone.vision_as_processed(image)
-            states.append(
+            caches.append(
                 {
                     "tokens": visual.tokens.cpu(),
                     "deepstack": visual.deepstack.cpu(),
                     "grid": torch.tensor(visual.grid, dtype=torch.long),
                 }
             )
-        return states
+        return caches
 
     # With a query
 
-    def score(self, query: str, states: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
+    def encode_query(self, text: str) -> str:
+        """The query itself: the number of pages in the prompt changes the tokens in front of it."""
+        return text
+
+    def score(self, query: str, caches: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """n - r for the candidate that ends at place r (from 0) of n, (N,) float32.
 
-        ``states`` are all candidates in the first stage's order, which decides between equal logits; each is read
+        ``caches`` are all candidates in the first stage's order, which decides between equal logits; each is read
         when its window comes up and let go behind it. Logits themselves say nothing outside their own window.
         """
-        order = list(range(len(states)))
+        order = list(range(len(caches)))
         window = options.window or self.taught["window"]
-        for start, end in windows(len(states), window, min(options.stride or window // 2, window - 1)):
+        for start, end in windows(len(caches), window, min(options.stride or window // 2, window - 1)):
             items = order[start:end]
-            logits = self.logits(query, states, items, options).tolist()
+            logits = self.logits(query, caches, items, options).tolist()
             best = sorted(range(len(items)), key=lambda place: -logits[place])  # stable: ties stay as they were
             order[start:end] = [items[place] for place in best]
-        scores = torch.empty(len(states))
-        scores[order] = torch.arange(len(states), 0, -1, dtype=torch.float32)
+        scores = torch.empty(len(caches))
+        scores[order] = torch.arange(len(caches), 0, -1, dtype=torch.float32)
         return scores
 
     @torch.inference_mode()
-    def logits(self, query: str, states: Sequence[PageCache], items: Sequence[int], options: Score) -> Tensor:
-        """The letters' logits (n,) float32 in one forward over the pages ``items`` of ``states``, in that order.
+    def logits(self, query: str, caches: Sequence[PageCache], items: Sequence[int], options: Score) -> Tensor:
+        """The letters' logits (n,) float32 in one forward over the pages ``items`` of ``caches``, in that order.
 
         They are the model's prediction behind the opening bracket of its answer; no other row of the head is computed.
         Raises MmrrError for more pages than letters, for a query beyond 8,192 tokens, and where a logit is no number.
@@ -224,7 +265,7 @@ class Scorer:
         words = self.interacting(before, question, after, interaction) if keep < 1 else None
         visuals, kept = [], []
         for item in items:
-            state = states[item]
+            state = caches[item]
             tokens, deepstack = (state[name].to(self.backbone.device) for name in ("tokens", "deepstack"))
             height, width = state["grid"].tolist()
             visual = self.make_visual(tokens, deepstack, (height, width))
@@ -321,7 +362,7 @@ def cells(width_px: int, height_px: int, cell_px: int, pixel_limits: tuple[int, 
     return height, width
 
 
-def _cell_px(config: dict[str, Any]) -> int:
+def _cell_px(config: ModelConfig) -> int:
     vision = config["vision_config"]
     return int(vision["patch_size"]) * int(vision["spatial_merge_size"])
 

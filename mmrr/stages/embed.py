@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
 from mmrr.config import Machine, Model
+from mmrr.contracts import Options
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
@@ -38,7 +37,7 @@ def embed(
     spec = Spec(
         "embed",
         2,
-        {"family": name, "options": dataclasses.asdict(prepare)},
+        {"family": name, "options": families.stored_options(prepare)},
         {"pages": collection.manifest.fingerprint},
         checkpoint.identity(dtype_name(dtype)),
     )
@@ -59,9 +58,14 @@ def embed(
 
 
 def _load(
-    workspace: Workspace, family: str, checkpoint: Checkpoint, prepare: Any, dtype: torch.dtype, device: torch.device
+    workspace: Workspace,
+    family: str,
+    checkpoint: Checkpoint,
+    prepare: Options,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Work:
-    embedder = families.load("embedders", family).Embedder(checkpoint, prepare, device, dtype)
+    embedder = families.load("embedders", family).load(checkpoint, prepare, device, dtype)
 
     def embed_shard(task: tuple[list[Page], str], advance: Callable[[int], None]) -> None:
         pages, key = task

@@ -38,7 +38,7 @@ def build(
             with progress("index", len(collection.pages)) as advance:
                 TextIndex.build(texts).save(folder / TEXT)
                 if embedded:
-                    several = families.load("embedders", embedded.config["family"]).LATE
+                    several = families.load("embedders", embedded.config["family"]).SPEC.multi_vector
                     build_dense(
                         _vectors(workspace, collection, embedded), options.faiss_factory, folder, several=several
                     )

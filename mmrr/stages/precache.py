@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from mmrr.config import Machine, Model
-from mmrr.documents.page_grid import MIN_TOKENS, snap
+from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, resolve
@@ -30,26 +29,19 @@ class Family:
     """A scorer family with its options written out for one checkpoint."""
 
     name: str
-    module: Any
-    prepare: Any
+    module: ScorerFamily
+    prepare: Options
     checkpoint: Checkpoint
-    config: dict[str, Any]  # the checkpoint's config.json
+    config: ModelConfig
 
     @property
-    def pruning_grid(self) -> tuple[int, int | None]:
-        cell_px, max_tokens = self.module.pruning_grid(self.prepare, self.config)
-        if max_tokens is not None and max_tokens < MIN_TOKENS:
-            raise MmrrError(f"max_tokens {max_tokens}: expected {MIN_TOKENS} or more, or 0 for pages as rendered")
-        return cell_px, max_tokens
+    def pruning_grid(self) -> PageGeometry:
+        return self.module.pruning_grid(self.prepare, self.config)
 
     def tokens(self, page: Page) -> int:
         """Visual tokens of a whole page."""
-        if hasattr(self.module, "grid"):
-            rows, columns = self.module.grid(self.prepare, self.config, page.width_px, page.height_px)
-            return int(rows * columns)
-        cell_px, max_tokens = self.pruning_grid
-        width, height = snap(page.width_px, page.height_px, cell_px, max_tokens)
-        return width * height // cell_px**2
+        rows, columns = self.module.grid(self.prepare, self.config, page.width_px, page.height_px)
+        return rows * columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class Plan:
 def family_of(hashes: HashCache, name: str, model: Model, options: dict[str, str]) -> Family:
     """Find the scorer and write out what its ``auto`` options mean for this checkpoint."""
     module = families.load("scorers", name)
-    checkpoint = resolve(model.name, model.revision, hashes, module.MODEL_TYPES)
+    checkpoint = resolve(model.name, model.revision, hashes, module.SPEC.model_types)
     config = checkpoint.config()
     return Family(
         name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config
@@ -95,7 +87,7 @@ def precache(
         1,
         {
             "family": family.name,
-            "options": dataclasses.asdict(family.prepare),
+            "options": families.stored_options(family.prepare),
             "wording": family.module.prompt(family.prepare),
         },
         inputs,
@@ -157,12 +149,12 @@ def _load(
     collection: Collection,
     family: str,
     checkpoint: Checkpoint,
-    prepare: Any,
+    prepare: Options,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Work:
     module = families.load("scorers", family)
-    scorer, reads = module.Scorer(checkpoint, prepare, device, dtype), module.page_input(prepare)
+    scorer, reads = module.load(checkpoint, prepare, device, dtype), module.page_input(prepare)
     n_together = 1 if device.type == "cpu" else SHARD_PAGES
 
     def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:

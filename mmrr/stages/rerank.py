@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from mmrr.config import DenseOrder, Machine, Rerank
+from mmrr.contracts import Options, Scorer, SupportsDense, SupportsUncached
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import write_run
 from mmrr.modeling import families
@@ -63,7 +63,7 @@ def rerank(
         raise MmrrError("--dense runs the whole model: it goes with no exit layer and no other option of scoring")
     if options.blend is not None and not 0 <= options.blend < math.inf:
         raise MmrrError(f"--blend {options.blend}: expected 0 or more")
-    how = {"dense": dense} if dense else {"score": dataclasses.asdict(score_as)}
+    how = {"dense": dense} if dense else {"score": families.stored_options(score_as)}
     inputs = {
         "pages": collection.manifest.fingerprint,
         "retrieve": retrieved.fingerprint,
@@ -78,7 +78,7 @@ def rerank(
 
     candidates = {query.query_id: [collection.row_of[hit.page_id] for hit in run[query.query_id]] for query in queries}
     # Sorted: the score of a page does not depend on where the first stage put it, unless it is scored in a list.
-    ordered = list if module.LISTWISE else sorted
+    ordered = list if module.SPEC.listwise else sorted
     keys = {
         query.query_id: scored.shard_key(
             query.text, *ordered(_name(collection, cached, row) for row in candidates[query.query_id])
@@ -94,7 +94,7 @@ def rerank(
             workspace, collection, cached, _scorer(workspace, cached, machine), score_as, machine
         )
         load_ms = 1000 * (time.perf_counter() - started)
-        alone = module.LISTWISE or dense is not None
+        alone = module.SPEC.listwise or dense is not None
         with progress("rerank", len(missing)) as advance:
             for asked in _together([(query, candidates[query.query_id]) for query in missing], alone):
                 for query, record in _records(collection, cached, asked, score):
@@ -150,9 +150,10 @@ def rescore(
     chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
     scorer = _scorer(workspace, cached, machine)
     module = families.load("scorers", cached.config["family"])
-    if not hasattr(scorer, "score_uncached"):
+    if not isinstance(scorer, SupportsUncached):
         raise MmrrError(f"{cached.config['family']} has no forward without a cache to compare a pair's score with")
-    options, reads = module.Score(), module.page_input(scorer.prepare_options)
+    options = module.Score()
+    reads = module.page_input(families.make_options(module.Prepare, cached.config["options"]))
     from_cache = _from_cache(workspace, collection, cached, scorer, options, machine)
     found = []
     with progress("rescore", len(chosen)) as advance:
@@ -200,16 +201,13 @@ def _records(
 
 
 def _from_cache(
-    workspace: Workspace, collection: Collection, cached: Manifest, scorer: Any, options: Any, machine: Machine
+    workspace: Workspace, collection: Collection, cached: Manifest, scorer: Scorer, options: Options, machine: Machine
 ) -> _Score:
     files = PageCacheReader(workspace)
     shared = files.read(cached.content["shared"], "shared")
     device = resolve_device(machine.device)
     reader = Resident(files, device, machine.resident)
-    listwise = families.load("scorers", cached.config["family"]).LISTWISE
-
-    # What no page changes of a query is computed once, where a family can say it.
-    encode_query = getattr(scorer, "encode_query", lambda text: text)
+    listwise = families.load("scorers", cached.config["family"]).SPEC.listwise
 
     def states(rows: Sequence[int]) -> PageCaches:
         shards = [cached.content["shards"][collection.shards[row]] for row in rows]
@@ -219,10 +217,10 @@ def _from_cache(
     def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
         if listwise:
             return [
-                scorer.score(query.text, states(rows), shared, options) if rows else torch.zeros(0)
+                scorer.score(scorer.encode_query(query.text), states(rows), shared, options) if rows else torch.zeros(0)
                 for query, rows in asked
             ]
-        queries = [encode_query(query.text) for query, _ in asked]
+        queries = [scorer.encode_query(query.text) for query, _ in asked]
         pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in asked]
         copies = _COPIES if device.type == "cpu" else _COPIES_ELSEWHERE
@@ -289,7 +287,7 @@ def _dense(
     workspace: Workspace, collection: Collection, cached: Manifest, machine: Machine, order: DenseOrder
 ) -> _Score:
     scorer = _scorer(workspace, cached, machine)
-    if not hasattr(scorer, "dense"):
+    if not isinstance(scorer, SupportsDense):
         raise MmrrError(f"{cached.config['family']} has no dense forward: leave out --dense")
 
     def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
@@ -302,13 +300,13 @@ def _dense(
     return score
 
 
-def _scorer(workspace: Workspace, cached: Manifest, machine: Machine) -> Any:
+def _scorer(workspace: Workspace, cached: Manifest, machine: Machine) -> Scorer:
     """The scorer that made the caches: same checkpoint, same options, same number format."""
     assert cached.model
     module = families.load("scorers", cached.config["family"])
-    prepare = module.Prepare(**cached.config["options"])
+    prepare = families.make_options(module.Prepare, cached.config["options"])
     if module.prompt(prepare) != cached.config["wording"]:
         raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
     device = resolve_device(machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)
-    return module.Scorer(recorded(cached.model, workspace.hashes, module.MODEL_TYPES), prepare, device, dtype)
+    return module.load(recorded(cached.model, workspace.hashes, module.SPEC.model_types), prepare, device, dtype)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 
 from mmrr.config import Machine, Retrieve, Scope
+from mmrr.contracts import Options
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import write_run
 from mmrr.modeling import families
@@ -62,7 +63,7 @@ def retrieve(
     if embedded and first_stage != "bm25":
         family = families.load("embedders", embedded.config["family"])
         search = families.parse_options(family.Search, search_options)
-        config["search"] = dataclasses.asdict(search)
+        config["search"] = families.stored_options(search)
     elif search_options:
         raise MmrrError(f"--search-option {', '.join(search_options)} is of the embedder; this search is by text alone")
     spec = Spec(
@@ -123,11 +124,16 @@ class _Asked:
 
 
 def _asked(
-    workspace: Workspace, embedded: Manifest, search: Any, queries: list[Query], machine: Machine, progress: Progress
+    workspace: Workspace,
+    embedded: Manifest,
+    search: Options,
+    queries: list[Query],
+    machine: Machine,
+    progress: Progress,
 ) -> tuple[list[str], _Asked]:
     """Shards, and what they hold, one a query: what was asked before is not embedded again."""
     assert embedded.model
-    spec = Spec("retrieve", 3, {**embedded.config, "search": dataclasses.asdict(search)}, {}, embedded.model)
+    spec = Spec("retrieve", 3, {**embedded.config, "search": families.stored_options(search)}, {}, embedded.model)
     keys = [spec.shard_key("query", query.text) for query in queries]
     missing = {
         key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
@@ -137,7 +143,9 @@ def _asked(
         device = resolve_device(machine.device)
         dtype = resolve_dtype(embedded.model["dtype"], device)
         checkpoint = recorded(embedded.model, workspace.hashes, families.names("embedders"))
-        embedder = family.Embedder(checkpoint, family.Prepare(**embedded.config["options"]), device, dtype)
+        embedder = family.load(
+            checkpoint, families.make_options(family.Prepare, embedded.config["options"]), device, dtype
+        )
         temperature = torch.tensor(embedder.temperature(search))
         with progress("embed queries", len(missing)) as advance:
             for key, text in missing.items():

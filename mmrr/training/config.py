@@ -210,7 +210,7 @@ def read(path: Path, task: str) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise MmrrError(f"{path} is no valid TOML: {error}") from error
     if task == "reranker" and values.get("scorer", "minireranker") != "minireranker":
-        config: Config = _build(families.load("training.scorers", str(values["scorer"])).Config, values, path, "")
+        config: Config = _build(families.load("training.families", str(values["scorer"])).Config, values, path, "")
         _check(config, path)
         return config
     if task == "reranker":

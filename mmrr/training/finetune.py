@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from mmrr.config import Prune
+from mmrr.embedders import qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark
@@ -26,6 +27,7 @@ from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.modeling.devices import resolve_dtype
 from mmrr.modeling.plain_forward import pad, read_batch, read_last, score_states
 from mmrr.modeling.saliency import choose
+from mmrr.scorers import minireranker
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
 from mmrr.training.data.pairs import Judged, JudgedPages, Pair, SearchBatches, Searches, read_pairs
@@ -33,7 +35,6 @@ from mmrr.training.distributed import Crew, join
 from mmrr.training.loop import Losses, RunFolder, mixed, train
 from mmrr.workspace.files import HashCache
 
-SCORER = "minireranker"
 Tell = Callable[[str], None]
 
 
@@ -161,8 +162,8 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
     if keep < 1:
         pruner = resolve(config.embedder, config.embedder_revision or None, hashes, families.names("embedders"))
         module = families.load("embedders", families.embedder(pruner.config()))
-        prepare = module.Prepare(max_tokens=config.max_tokens)
-        embedder = module.Embedder(pruner, prepare, crew.device, scorer.backbone.dtype)
+        prepare = families.make_options(module.Prepare, {"max_tokens": config.max_tokens})
+        embedder = module.load(pruner, prepare, crew.device, scorer.backbone.dtype)
         saliency = Saliency(embedder, keep)
     adapted = lora.adapt(scorer.backbone, base, config.rank, config.alpha, exit_layer, config.seed)
     model = Reranker(scorer, adapted, exit_layer, saliency, config.recompute)
@@ -210,12 +211,11 @@ def train_embedder(config: EmbedderConfig, run: Path, tell: Tell = lambda _: Non
 
 def load_scorer(base: Checkpoint, config: RerankerConfig, crew: Crew) -> tuple[Any, int]:
     """The scorer with the config's cuts, and its exit layer. Raises MmrrError where they do not fit the model."""
-    module = families.load("scorers", SCORER)
-    options = {"band": config.band, "max_tokens": config.max_tokens}
+    options: dict[str, Any] = {"band": config.band, "max_tokens": config.max_tokens}
     if config.instruction:
         options["instruction"] = config.instruction
-    prepare = module.resolve(module.Prepare(**options), base.config())
-    scorer = module.Scorer(base, prepare, crew.device, _dtype(config, crew))
+    prepare = minireranker.resolve(minireranker.Prepare(**options), base.config())
+    scorer = minireranker.load(base, prepare, crew.device, _dtype(config, crew))
     start, end = scorer.band
     exit_layer = config.exit or end
     if not start < exit_layer <= scorer.backbone.n_layers:
@@ -232,12 +232,11 @@ def load_embedder(base: Checkpoint, config: EmbedderConfig, crew: Crew) -> tuple
     name = families.embedder(base.config())
     if name != "qwen3_vl":
         raise MmrrError(f"{base.id} is a {name} model; mmrr train embedder fine-tunes embedders of one vector a page")
-    module = families.load("embedders", name)
     options: dict[str, Any] = {"max_tokens": config.max_tokens}
     if config.instruction:
         options["instruction"] = config.instruction
-    search = module.Search(config.query_instruction) if config.query_instruction else module.Search()
-    return module.Embedder(base, module.Prepare(**options), crew.device, _dtype(config, crew)), search
+    search = qwen3_vl.Search(config.query_instruction) if config.query_instruction else qwen3_vl.Search()
+    return qwen3_vl.load(base, qwen3_vl.Prepare(**options), crew.device, _dtype(config, crew)), search
 
 
 def _dtype(config: FinetuneConfig, crew: Crew) -> torch.dtype:

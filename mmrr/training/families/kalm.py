@@ -367,12 +367,12 @@ def _start(config: Config, run: Path, documents: Sequence[Document]) -> Checkpoi
     """The checkpoint to go on from: the config's, or a new one with a tokenizer of the documents."""
     hashes = HashCache(run / "hashes.json")
     if config.model:
-        return checkpoints.resolve(config.model, config.revision or None, hashes, kalm.MODEL_TYPES)
+        return checkpoints.resolve(config.model, config.revision or None, hashes, kalm.SPEC.model_types)
     path = run / "start"
     if not (path / "model.safetensors").exists():
         tokenizer = fresh.train_tokenizer(map(_text, documents), config.shape.vocabulary)
         fresh.save_new(fresh.new_model(config.shape, tokenizer, config.seed), tokenizer, path)
-    return checkpoints.resolve(str(path), None, hashes, kalm.MODEL_TYPES)
+    return checkpoints.resolve(str(path), None, hashes, kalm.SPEC.model_types)
 
 
 def _text(document: Document) -> str:

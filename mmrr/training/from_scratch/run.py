@@ -304,7 +304,7 @@ def _embedder(config: ScratchMatcher, run: Path, device: torch.device) -> tuple[
         raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
     checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
     family = families.load("embedders", families.embedder(checkpoint.config()))
-    embedder = family.Embedder(checkpoint, family.Prepare(), device, torch.float32)
+    embedder = family.load(checkpoint, family.Prepare(), device, torch.float32)
     return embedder, family.Search(), checksum_file(path / "model.safetensors")[:12]
 
 
