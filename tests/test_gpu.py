@@ -28,7 +28,7 @@ def test_embeddings_equal_the_cpus(tiny_embedder, tiny_late, page_images, family
     results = []
     for device in (CPU, torch.device("cuda")):
         model = tiny_embedder if family is qwen3_vl else tiny_late
-        embedder = family.Embedder(model, family.Prepare(), device, torch.float32)
+        embedder = family.load(model, family.Prepare(), device, torch.float32)
         results.append(embedder.embed_pages(page_images))
     for here, there in zip(*results, strict=True):
         assert (here.vectors.float() - there.vectors.float()).abs().max() <= 1e-3  # stored as float16

@@ -114,9 +114,9 @@ def test_the_other_scorers_find_each_querys_page(
 ) -> None:
     """At least so many of four."""
     module = families.load("scorers", family)
-    checkpoint = checkpoints.resolve(SMALL[family], None, HashCache(tmp_path / "hashes.json"), module.MODEL_TYPES)
+    checkpoint = checkpoints.resolve(SMALL[family], None, HashCache(tmp_path / "hashes.json"), module.SPEC.model_types)
     prepare = module.resolve(module.Prepare(), checkpoint.config())
-    scorer = module.Scorer(checkpoint, prepare, CPU, torch.float32)
+    scorer = module.load(checkpoint, prepare, CPU, torch.float32)
     given = [". ".join(lines) for lines in PAGES] if module.page_input(prepare) == "text" else pages
     states, shared = scorer.prepare(given, [None] * len(pages)), scorer.shared_state()
     right = [int(scorer.score(query, states, shared, module.Score()).argmax()) == i for i, query in enumerate(QUERIES)]

@@ -1,14 +1,15 @@
-"""ColQwen3 as first stage: late interaction, a vector for each token of a page and for each of a query.
+"""ColQwen3 as first stage: late interaction, with one vector for each token of a page and of a query.
 
-Recipe of the published checkpoints (ColPali, arXiv 2407.01449, over Qwen3-VL): the page stands in a prompt of its own,
-a query is its text and ten padding tokens, without a chat around it. Every token's state behind the final norm goes
-through one linear layer and is brought to length 1. A page scores the sum, over a query's vectors, of the best product
-with one of the page's (MaxSim).
+Recipe of the published checkpoints (ColPali, arXiv 2407.01449, with Qwen3-VL): the prompt of a page is the image and an
+instruction; the prompt of a query is its text and ten padding tokens, without a chat template. Every token's hidden
+state after the final norm goes through one linear layer and is normalised to length 1. The score of a page is the sum,
+over the query's vectors, of the largest product with one of the page's vectors (MaxSim).
 
-mmrr's own checkpoint reads letters, most of which say nothing by themselves: its config.json has ``WORDS``. Then a
-query has a vector for each word, taken where the word ends, and one of the whole, the last token's, each as long as it
-counts; a page has one for each visual token and the last one's. With ``TEMPERATURE`` a vector counts by how few of the
-pages that are searched have what it asks for, too (``late_interaction.rarity``).
+mmrr's own checkpoint reads letters, and its config.json has ``WORDS``. A query then has one vector for each word, from
+the token that ends the word, and one for the whole query, from the last token. The norm of a query vector is its
+weight. A page has one vector for each visual token and one from the last token. If config.json has ``TEMPERATURE``, a
+query vector is also weighted by its soft inverse document frequency (IDF) in the searched pages; see
+``mmrr.search.late_interaction``.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ SPEC = EmbedderSpec(
 )
 #: Longest query, in tokens.
 MAX_LENGTH = 8192
-#: In config.json: a query's vectors are its words', a page's its visual tokens', and the last token's of both.
+#: Key of config.json: whether a query has one vector for each word instead of each token, as described above.
 WORDS = "word_vectors"
-#: In config.json: how many visual tokens of a page share a vector unless told otherwise.
+#: Key of config.json: the default of the option ``pool``.
 POOL = "token_pool"
-#: In config.json: what products of vectors are divided by to be logits.
+#: Key of config.json: what a product of two vectors is divided by to be a logit.
 TEMPERATURE = "word_temperature"
-#: What the linear layer is called, by who wrote the checkpoint; mmrr writes the first.
+#: Names of the linear layer in published checkpoints. mmrr writes the first.
 PROJECTIONS = ("custom_text_proj", "embedding_proj_layer")
-#: The published prompts, of a page and of a query.
+#: The published chat templates of a page and of a query.
 _PAGE = (
     "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{{ messages[0].content[1].text }}"
     "<|im_end|><|endoftext|>"
@@ -83,7 +84,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Options that change how a query is searched, not the pages."""
+    """Options that change the vectors of a query or their weights, but not the pages."""
 
     prefix: str = field(default="", metadata={"help": "Text in front of every query."})
     soft_idf: bool = field(
@@ -105,7 +106,7 @@ class Embedder:
     """Embeds pages and queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises MmrrError if the checkpoint does not load, has no projection or is narrower than ``dim``."""
+        """Raises MmrrError if the checkpoint does not load, has no projection or has fewer dimensions than ``dim``."""
         self.prepare = prepare
         backbone = families.load("backbones", "qwen3_vl")
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
@@ -118,25 +119,27 @@ class Embedder:
         if type(self._temperature) not in (int, float) or not 0 <= self._temperature < math.inf:
             raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
         if not 0 <= prepare.dim <= self.projection.out_features:
-            raise MmrrError(f"dim {prepare.dim} is outside 1..{self.projection.out_features}, those of {checkpoint.id}")
+            raise MmrrError(
+                f"dim {prepare.dim}: expected 0 to {self.projection.out_features}, the dimensions of {checkpoint.id}"
+            )
         chat = self.backbone.chat.with_template(_PAGE)
         (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])
         self.before, self.after = self.backbone.split_at_image(ids)
         self._queries = chat.with_template(_QUERY)
 
     def grid(self, width_px: int, height_px: int) -> Grid:
-        """(h, w) of the saliency map of a page image of this size."""
+        """(rows, columns) of the saliency map of a page image of this size."""
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare.max_tokens or None)
         return grid
 
     @torch.inference_mode()
     def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
-        """One forward a page gives both its vectors (V, dim), float16, and the saliency (T,)."""
+        """The vectors (V, dim) float16 and the saliency (T,) of each page, from one forward a page."""
         return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
     def read(self, visual: Any) -> Embedding:
-        """The language model's part of a page, from what the vision tower made of it."""
+        """The embedding of a page, from the vision tower's output for it."""
         page = self.backbone.page_sequence(self.before, visual, self.after)
         saliency = Saliency(page.visual)
         states = self.backbone.read_all(page, saliency.observe)
@@ -147,24 +150,22 @@ class Embedder:
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], options: Search) -> list[Tensor]:
-        """Of each query its vectors (M, dim) float32. Raises MmrrError for one beyond 8,192 tokens."""
+        """The vectors (M, dim) float32 of each query. Raises MmrrError for a query of more than 8,192 tokens."""
         vectors = []
         for text in texts:
             ids, words = self.query(text, options)
             if len(ids) > MAX_LENGTH:
-                raise MmrrError(
-                    f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."
-                )
+                raise MmrrError(f"found a query of {len(ids)} tokens; expected at most {MAX_LENGTH}: {text[:60]}...")
             states = self.backbone.read_all(self.backbone.text_sequence(ids))
             vectors.append(self.query_vectors(states[list(words)]).cpu())
         return vectors
 
     def temperature(self, options: Search) -> float:
-        """For ``late.max_sim``: what products are divided by to be logits; 0: every vector counts the same."""
+        """What a product of two vectors is divided by to be a logit; 0: no soft IDF weights."""
         return float(self._temperature) if options.soft_idf else 0.0
 
     def query(self, text: str, search: Search) -> tuple[list[int], dict[int, str]]:
-        """Token ids of a query, and the places among them that have a vector, with the words that end there."""
+        """Token ids of a query, and the positions that have a vector, each with the word that ends there or ""."""
         text = unicodedata.normalize("NFC", search.prefix + text.strip())
         (ids,) = self._queries.encode([("user", [text])])
         if not self.words:
@@ -174,12 +175,12 @@ class Embedder:
         return list(ids), words | {len(ids) - 1: ""}
 
     def page_vectors(self, states: Tensor, visual: slice) -> Tensor:
-        """Vectors (V, dim), of length 1, of a page's states (n, D) behind the final norm: the visual tokens' first."""
+        """Vectors (V, dim) of length 1 from a page's hidden states (n, D) after the final norm, visual tokens first."""
         others = [states[-1:]] if self.words else [states[: visual.start], states[visual.stop :]]
         return nn.functional.normalize(self._projected(torch.cat([states[visual], *others])), dim=-1)
 
     def query_vectors(self, states: Tensor) -> Tensor:
-        """Vectors (M, dim) of those states (M, D) of a query that have one."""
+        """Vectors (M, dim) of the hidden states (M, D) of a query at the positions that have a vector."""
         projected = self._projected(states)
         return projected if self.words else nn.functional.normalize(projected, dim=-1)
 
@@ -189,9 +190,9 @@ class Embedder:
 
 
 def pool(vectors: Tensor, factor: int) -> Tensor:
-    """Means, of length 1, of the clusters of vectors (n, dim) of length 1: a ``factor``-th of them, (m, dim).
+    """The mean, of length 1, of each cluster of the vectors (n, dim) of length 1; (m, dim) with m = n / factor at most.
 
-    Ward's hierarchical clustering (token pooling, arXiv 2409.14683).
+    Ward's hierarchical clustering (token pooling, arXiv 2409.14683). n / factor is rounded up.
     """
     n_clusters = -(-len(vectors) // factor)
     if n_clusters == len(vectors):
@@ -202,7 +203,7 @@ def pool(vectors: Tensor, factor: int) -> Tensor:
 
 
 def _projection(path: Path, width: int) -> nn.Linear:
-    """The linear layer behind the language model. Raises MmrrError if there is none, or none of this width."""
+    """The linear layer after the language model. Raises MmrrError if there is none, or if it has another width."""
     found: dict[str, Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -220,5 +221,8 @@ def _projection(path: Path, width: int) -> nn.Linear:
     try:
         linear.load_state_dict(found)
     except RuntimeError as error:
-        raise MmrrError(f"{path}: the linear layer behind the language model has parts that do not fit") from error
+        raise MmrrError(
+            f"{path}: found a linear layer whose bias does not fit its weight of {list(weight.shape)}; "
+            "expected one bias for each output"
+        ) from error
     return linear.requires_grad_(False)

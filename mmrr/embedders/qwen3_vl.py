@@ -1,7 +1,8 @@
-"""Qwen3-VL-Embedding as first stage: a page's vector, and how much the model looked at each visual token for it.
+"""Qwen3-VL-Embedding as first stage: one vector for each page and each query, and a saliency map of each page.
 
-Recipe of the published checkpoints: chat with the instruction as system message, one user turn, generation prompt;
-the last token's hidden state after the final norm, truncated to the Matryoshka dimension, then L2-normalised.
+Recipe of the published checkpoints: a chat with the instruction as system message, one user turn and the generation
+prompt. The vector is the last token's hidden state after the final norm, truncated to the Matryoshka dimension and
+then L2-normalised.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SPEC = EmbedderSpec(
     checkpoints=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"),
     multi_vector=False,
 )
-#: Longest input of the published recipe, in tokens.
+#: Longest query of the published recipe, in tokens.
 MAX_LENGTH = 8192
 
 
@@ -48,7 +49,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Options that change query vectors only."""
+    """Options that change the vectors of queries alone."""
 
     instruction: str = field(
         default="Retrieve images or text relevant to the user's query.",
@@ -65,27 +66,27 @@ class Embedder:
     """Embeds pages and queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises MmrrError if the checkpoint does not load or is narrower than ``dim``."""
+        """Raises MmrrError if the checkpoint does not load or has fewer dimensions than ``dim``."""
         backbone = families.load("backbones", checkpoint.model_type)
         self.prepare = prepare
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
         width = self.backbone.config.text_config.hidden_size
         if not 0 <= prepare.dim <= width:
-            raise MmrrError(f"dim {prepare.dim} is outside 1..{width}, the width of {checkpoint.id}")
+            raise MmrrError(f"dim {prepare.dim}: expected 0 to {width}, the dimensions of {checkpoint.id}")
 
     def grid(self, width_px: int, height_px: int) -> Grid:
-        """(h, w) of the saliency map of a page image of this size."""
+        """(rows, columns) of the saliency map of a page image of this size."""
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare.max_tokens or None)
         return grid
 
     @torch.inference_mode()
     def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
-        """One forward a page gives both its vector (1, D) and the saliency (T,)."""
+        """The vector (1, D) and the saliency (T,) of each page, from one forward a page."""
         return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
     def read(self, visual: Any) -> Embedding:
-        """The language model's part of a page, from what the vision tower made of it."""
+        """The embedding of a page, from the vision tower's output for it."""
         before, after = self.backbone.split_at_image(self.chat(self.prepare.instruction, Mark.IMAGE))
         page = self.backbone.page_sequence(before, visual, after)
         saliency = Saliency(page.visual)
@@ -93,24 +94,25 @@ class Embedder:
         return Embedding(vector[None].cpu(), saliency.total.cpu(), visual.grid)
 
     def temperature(self, options: Search) -> float:
-        """For ``late.max_sim``, which has nothing to weigh: a query has one vector."""
+        """0: a query has one vector, so there are no weights."""
         return 0.0
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], options: Search) -> list[Tensor]:
-        """Of each query one vector (1, D) float32, unit norm. Raises MmrrError for one beyond 8,192 tokens."""
+        """The vector (1, D) float32 of length 1 of each query.
+
+        Raises MmrrError for a query of more than 8,192 tokens.
+        """
         vectors = []
         for text in texts:
             ids = self.chat(options.instruction, text)
             if len(ids) > MAX_LENGTH:
-                raise MmrrError(
-                    f"a query of {len(ids)} tokens; the embedder reads {MAX_LENGTH} at most: {text[:60]}..."
-                )
+                raise MmrrError(f"found a query of {len(ids)} tokens; expected at most {MAX_LENGTH}: {text[:60]}...")
             vectors.append(self.unit(self.backbone.read(self.backbone.text_sequence(ids)))[None].cpu())
         return vectors
 
     def chat(self, instruction: str, content: str | Mark) -> list[int]:
-        """Token ids of one page or query; the page stands as the template's single image token."""
+        """Token ids of one page or query. A page is the single image token of the template."""
         instruction = instruction.strip()
         if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
             instruction += "."
@@ -118,5 +120,5 @@ class Embedder:
         return list(ids)
 
     def unit(self, hidden: Tensor) -> Tensor:
-        """The vectors (.., dim) of last hidden states (.., D): truncated, then of length 1."""
+        """The vectors (.., dim) of last hidden states (.., D): truncated, then normalised to length 1."""
         return torch.nn.functional.normalize(hidden.float()[..., : self.prepare.dim or None], dim=-1)

@@ -1,4 +1,4 @@
-"""Chooses where a model runs and in which number format."""
+"""Chooses the device and the number format of a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_devices(names: str = "auto") -> list[torch.device]:
-    """Every device of a list with commas; ``auto`` takes all CUDA devices, else MPS, else the CPU.
+    """All devices of a comma-separated list. ``auto``: all CUDA devices, else MPS, else the CPU.
 
-    Raises MmrrError if one is not there.
+    Raises MmrrError for a device that this machine does not have.
     """
     if names == "auto" and torch.cuda.is_available() and torch.cuda.device_count() > 1:
         return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
@@ -20,7 +20,7 @@ def resolve_devices(names: str = "auto") -> list[torch.device]:
 
 
 def resolve_device(names: str = "auto") -> torch.device:
-    """The first of them, for what runs on one. Raises MmrrError if it is not there."""
+    """The first device of the list, for work on one device. Raises MmrrError if this machine does not have it."""
     return _device(names.split(",")[0])
 
 
@@ -33,21 +33,24 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise MmrrError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+        raise MmrrError(
+            f"device '{name}' cannot be used on this machine ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
     return device
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself (AVX512-BF16 or AMX): elsewhere float32 is faster."""
+    """Whether the processor has bfloat16 matrix products (AVX512-BF16 or AMX). Without them float32 is faster."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe and probe())
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto``: bfloat16 on CUDA and on processors that have it, float32 elsewhere.
+    """``auto``: bfloat16 on CUDA and on processors with bfloat16 matrix products, float32 elsewhere.
 
-    float32 on MPS: users of the published reranker report float16 scores there that match no other machine's
-    (embeddings-benchmark/mteb#5057), and a wrong ranking is worse than a slow one.
+    MPS uses float32 because users of the published reranker report float16 scores on MPS that differ from those of
+    other machines (embeddings-benchmark/mteb#5057). A wrong ranking is worse than a slow one. Raises MmrrError for an
+    unknown name.
     """
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16())
@@ -58,5 +61,5 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """``torch.bfloat16`` -> ``bfloat16``: the name that manifests hold."""
+    """``torch.bfloat16`` -> ``bfloat16``, the name that manifests store."""
     return str(dtype).removeprefix("torch.")

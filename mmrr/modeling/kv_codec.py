@@ -1,8 +1,8 @@
-"""How the keys and values of a page cache are stored: as computed, in bfloat16, or quantised. Knows tensors only.
+"""Number formats of the stored keys and values of a page: the model's own, bfloat16, int8 or int4.
 
-Keys have channels that are large on every token, so they are quantised per channel, in groups of tokens, with an
-offset; values have none, so each token has one scale (KIVI, arXiv 2402.02750, section 3). Scales and offsets are fp16.
-The tokens that attention sinks into stand in the instruction, which is stored once per artifact and never quantised.
+Some channels of the keys are large for every token. Keys are therefore quantised per channel, in groups of tokens, with
+a scale and an offset. Values have no such channels, so each token has one scale (KIVI, arXiv 2402.02750, section 3).
+Scales and offsets are float16. Attention sinks are tokens of the instruction, which is stored once and not quantised.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmrr.types import PageCache
 
 Codec = Literal["none", "bf16", "int8", "int4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
-#: Tokens that share a channel's scale and offset.
+#: Number of tokens that share a channel's scale and offset.
 _KEY_GROUP = {"int8": 128, "int4": 256}
 _LEVELS = {"int8": 256, "int4": 16}
 
@@ -31,11 +31,11 @@ def check(codec: str) -> Codec:
 
 
 def encode(keys: Tensor, values: Tensor, codec: str) -> PageCache:
-    """``keys`` and ``values`` (L, H_kv, n, d) as the tensors that are stored.
+    """The stored tensors of ``keys`` and ``values`` (L, H_kv, n, d).
 
-    int8, int4: ``k`` (L, H_kv, n, d or d/2) uint8 with ``k_scale`` and ``k_offset`` (L, H_kv, groups, d) fp16, and
-    ``v`` (L, H_kv, n, d or d/2) uint8 with ``v_scale`` (L, H_kv, n, 1) fp16. Of int4, channels j and j + d/2 share a
-    byte, j in the low half.
+    none and bf16: ``k`` and ``v``. int8 and int4: ``k`` (L, H_kv, n, d or d/2) uint8 with ``k_scale`` and ``k_offset``
+    (L, H_kv, groups, d) float16, and ``v`` (L, H_kv, n, d or d/2) uint8 with ``v_scale`` (L, H_kv, n, 1) float16. In
+    int4, channels j and j + d/2 share a byte; channel j is in the low four bits.
     """
     if codec == "none":
         return {"k": keys.contiguous(), "v": values.contiguous()}
@@ -47,7 +47,7 @@ def encode(keys: Tensor, values: Tensor, codec: str) -> PageCache:
     highest = torch.stack([part.amax(2) for part in groups], dim=2)
     k_offset, k_scale = lowest.half(), _scale((highest - lowest.half()) / top)
     k = (keys.float() - _spread(k_offset, keys, codec)) / _spread(k_scale, keys, codec)
-    # Values: around the middle level, so that zero stays zero.
+    # Values are quantised symmetrically around the middle level, so that zero stays zero.
     middle = _LEVELS[codec] // 2
     v_scale = _scale(values.float().abs().amax(3, keepdim=True) / (middle - 1))
     v = values.float() / v_scale.float() + middle
@@ -60,18 +60,18 @@ def encode(keys: Tensor, values: Tensor, codec: str) -> PageCache:
     }
 
 
-def decode(state: PageCache, codec: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``keys`` and ``values`` (.., H_kv, n, d) again, of all layers or of one, where the state's tensors lie."""
+def decode(stored: PageCache, codec: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``keys`` and ``values`` (.., H_kv, n, d) of all layers or of one, on the device of the stored tensors."""
     if codec in ("none", "bf16"):
-        return state["k"].to(dtype), state["v"].to(dtype)
-    k, v = (_unpack(state[name], codec) for name in ("k", "v"))
-    keys = k * _spread(state["k_scale"], k, codec) + _spread(state["k_offset"], k, codec)
-    values = (v - _LEVELS[codec] // 2) * state["v_scale"].float()
+        return stored["k"].to(dtype), stored["v"].to(dtype)
+    k, v = (_unpack(stored[name], codec) for name in ("k", "v"))
+    keys = k * _spread(stored["k_scale"], k, codec) + _spread(stored["k_offset"], k, codec)
+    values = (v - _LEVELS[codec] // 2) * stored["v_scale"].float()
     return keys.to(dtype), values.to(dtype)
 
 
 def stored_bytes(n_tokens: int, layers: int, heads: int, width: int, dtype_bytes: int, codec: str) -> int:
-    """Bytes of one page's keys and values."""
+    """Bytes of one page's stored keys and values; ``width`` is d, ``heads`` is H_kv."""
     numbers = 2 * layers * heads * n_tokens * width
     if codec in ("none", "bf16"):
         return numbers * (dtype_bytes if codec == "none" else 2)
@@ -81,13 +81,13 @@ def stored_bytes(n_tokens: int, layers: int, heads: int, width: int, dtype_bytes
 
 
 def _scale(step: Tensor) -> Tensor:
-    """As fp16, rounded up so that the largest number is not cut off, and never 0."""
+    """The step in float16, rounded up so that the largest number is not clipped, and never 0."""
     half = step.clamp(min=6e-5).half()
     return torch.where(half.float() < step, torch.nextafter(half, torch.full_like(half, torch.inf)), half)
 
 
 def _spread(groups: Tensor, like: Tensor, codec: str) -> Tensor:
-    """(.., H_kv, groups, d) to every token: (.., H_kv, n, d) float32."""
+    """Repeat (.., H_kv, groups, d) for every token of a group: (.., H_kv, n, d) float32."""
     return groups.float().repeat_interleave(_KEY_GROUP[codec], dim=-2)[..., : like.shape[-2], :]
 
 

@@ -1,4 +1,4 @@
-"""Which visual tokens of a page are looked at, and which are kept. Knows attention and grids, not pages or models."""
+"""The saliency of a page's visual tokens, and the choice of the tokens that pruning keeps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mmrr.types import Embedding, Grid, KeptTokens
 
 
 def choose(embedding: Embedding, grid: Grid, share: float) -> KeptTokens:
-    """The k = max(1, ceil(share * T)) tokens of highest saliency; ties go to the earlier token in raster order.
+    """The k = max(1, ceil(share * T)) tokens of highest saliency. Ties go to the earlier token in raster order.
 
-    A saliency map on another grid is resampled, bilinearly, to the scorer's.
+    A saliency map on another grid is resampled bilinearly to ``grid``, the scorer's.
     """
     saliency = embedding.saliency
     if embedding.grid != grid:
@@ -27,10 +27,11 @@ def choose(embedding: Embedding, grid: Grid, share: float) -> KeptTokens:
 
 
 class Saliency:
-    """Sums the last token's attention to the visual tokens over all layers, heads averaged.
+    """Sums the last token's attention to the visual tokens over all layers. In each layer it is the mean of the heads.
 
-    Only the last row of each layer's attention is computed, in float32: T numbers a head, where the whole matrix would
-    be T x T (specification of miniReranker, section 3: all layers 60.7 against 57.2 for a single one).
+    Only the last row of each attention matrix is computed, in float32: T numbers for each head instead of T x T. All
+    layers are summed because miniReranker reports 60.7 with all layers and 57.2 with a single layer (section 3 of
+    docs/minireranker.md).
     """
 
     def __init__(self, visual: slice) -> None:

@@ -1,7 +1,8 @@
-"""EDJE (arXiv 2510.06820): a page as a handful of compressed vision tokens, scored by a small joint encoder.
+"""EDJE (arXiv 2510.06820): a page as a few compressed vision tokens, scored by a small joint encoder.
 
-``prepare`` kept what the adapter makes of a frozen vision encoder's tokens, 49,152 bytes a page in the published
-shape; ``score`` runs BERT over the query's word pieces and those tokens. See docs/edje.md.
+A frozen vision encoder reads the page and an adapter compresses its tokens. ``prepare`` stores the adapter's output:
+49,152 bytes a page with the published sizes. ``score`` runs BERT over the query's word pieces and the stored tokens.
+See docs/edje.md.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ SPEC = ScorerSpec(
     accepts_pruning=False,
     listwise=False,
 )
-#: What the vision checkpoint's config.json may say: SigLIP of fixed resolution, SigLIP2's included, or Qwen3-VL, which
-#: reads pages as rendered.
+#: Accepted values of model_type in the config.json of the vision checkpoint: SigLIP or SigLIP2 of fixed resolution, or
+#: Qwen3-VL, which reads pages as rendered.
 VISION_TYPES = ("siglip", "siglip_vision_model", "qwen3_vl")
-#: The one of the published checkpoint, which names none.
+#: The vision encoder of the published checkpoint, which does not name one.
 VISION = "google/siglip2-large-patch16-384"
-#: Most word pieces of a query: 64 places for [CLS], text and the two [SEP] (paper's code).
+#: Most word pieces of a query: the paper's code has 64 positions for [CLS], the text and two [SEP].
 MAX_PIECES = 61
 _SPECIALS = 3
-#: Largest magnitude stored: float16 ends at 65,504.
+#: Upper bound of a stored value; the largest float16 number is 65,504.
 _MAX_VALUE = 6e4
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Options that change the cache. The empty ones are written out by ``resolve``."""
+    """Options that change the cache. ``resolve`` replaces 0 and empty values, except an empty ``language``."""
 
     tiles: int = field(
         default=1,
@@ -82,16 +83,16 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Options of scoring alone: changing them reuses the cache."""
+    """Options that change scoring alone; the caches are reused."""
 
     batch: int = field(default=64, metadata={"help": "Pages in one forward. It changes speed and memory only."})
 
 
 def resolve(options: Prepare, config: ModelConfig) -> Prepare:
-    """Find the vision encoder and the tokenizer, and write out which they are and how many tokens a tile gives.
+    """Find the vision encoder and the tokenizer, and fill in their revisions and the tokens of a tile.
 
-    Raises MmrrError if the checkpoint's tensors are not EDJE's, the vision encoder is of another width, or the tiles
-    do not fit the joint encoder's positions.
+    Raises MmrrError if the checkpoint's tensors are not those of EDJE, if the vision encoder has another width, or if
+    the tiles exceed the positions of the joint encoder.
     """
     backbone = families.load("backbones", "edje")
     made = backbone.layout(config["tensors"])
@@ -100,12 +101,12 @@ def resolve(options: Prepare, config: ModelConfig) -> Prepare:
     vision_tokens, vision_width = backbone.vision_tokens(vision.config())
     if vision_width != made.vision_width:
         raise MmrrError(
-            f"{vision.id} makes tokens of width {vision_width}; the checkpoint's adapter reads {made.vision_width}: "
-            "name the encoder it was trained with, -o vision=..."
+            f"found a vision encoder of width {vision_width}, {vision.id}; expected width {made.vision_width}, that of "
+            "the checkpoint's adapter: name the encoder it was trained with, -o vision=..."
         )
     tokens = made.queries or vision_tokens or max(1, made.positions - _SPECIALS - MAX_PIECES)
     if options.tokens not in (0, tokens):
-        raise MmrrError(f"tokens {options.tokens}: this checkpoint makes {tokens} of a tile")
+        raise MmrrError(f"tokens {options.tokens}: expected {tokens}, the tokens of a tile of this checkpoint, or 0")
     most = max(0, (made.positions - _SPECIALS - MAX_PIECES) // tokens)
     if made.tiles:
         most = min(most, made.tiles)
@@ -125,7 +126,7 @@ def resolve(options: Prepare, config: ModelConfig) -> Prepare:
 def _vision_checkpoint(options: Prepare) -> Checkpoint:
     found = Checkpoint.companion(options.vision, options.vision_revision, VISION_TYPES)
     if found.adapter:
-        raise MmrrError(f"{found.id} is a LoRA adapter; EDJE's vision encoder is a whole checkpoint")
+        raise MmrrError(f"{found.id} is a LoRA adapter; expected a complete checkpoint of a vision encoder")
     return found
 
 
@@ -135,7 +136,7 @@ def page_input(options: Prepare) -> PageInput:
 
 
 def prompt(options: Prepare) -> dict[str, str]:
-    """No prompt goes into the cache."""
+    """{}: a page is encoded without a prompt."""
     return {}
 
 
@@ -152,9 +153,9 @@ def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
 
 
 def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
-    """Bytes of one page's cache: float16 whatever ``dtype_bytes``.
+    """Bytes of one page's cache, which is float16 in every number format.
 
-    As many tokens whatever ``n_tokens``, but for a Local checkpoint over a vision encoder that reads any size.
+    The number of tokens is fixed, except for a checkpoint without compression and a vision encoder that reads any size.
     """
     (shape,) = (shape for name, shape in config["tensors"].items() if name.endswith(".token_type_embeddings.weight"))
     tokens = min(n_tokens, options.tokens) if _grows(options, config) else options.tiles * options.tokens
@@ -162,12 +163,12 @@ def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_byte
 
 
 def _grows(options: Prepare, config: ModelConfig) -> bool:
-    """Whether a page's cache grows with the page: nothing is compressed, and the vision encoder reads any size."""
+    """Whether a larger page has a larger cache: no compression, and a vision encoder that reads any size."""
     local = any(name.endswith("vision_projection.0.weight") for name in config["tensors"])
     return local and _reads_any_size(options.vision, options.vision_revision)
 
 
-@lru_cache(maxsize=8)  # asked for every page of a plan
+@lru_cache(maxsize=8)  # called for every page of the size estimate
 def _reads_any_size(vision: str, revision: str) -> bool:
     found = Checkpoint.companion(vision, revision, VISION_TYPES)
     return bool(families.load("backbones", "edje").reads_any_size(found.config()))
@@ -179,12 +180,12 @@ def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: 
 
 
 class Scorer:
-    """Scores pages against queries with one checkpoint."""
+    """Scores pages for queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """``prepare`` must be resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
+        """``prepare`` is resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
         if checkpoint.adapter:
-            raise MmrrError(f"{checkpoint.id} is a LoRA adapter; EDJE takes whole checkpoints")
+            raise MmrrError(f"{checkpoint.id} is a LoRA adapter; expected a complete checkpoint of EDJE")
         config = checkpoint.config()
         self._module = families.load("backbones", "edje")
         self.prepare_options, self.device, self.dtype = prepare, device, dtype
@@ -199,7 +200,7 @@ class Scorer:
 
     @cached_property
     def vision(self) -> Any:
-        """The frozen vision encoder, loaded when the first page is read: scoring needs none."""
+        """The frozen vision encoder, loaded with the first page. Scoring does not need it."""
         found = _vision_checkpoint(self.prepare_options)
         if self._module.reads_any_size(found.config()):
             most = None if self.layout.queries else self.prepare_options.tokens
@@ -208,35 +209,35 @@ class Scorer:
 
     @cached_property
     def adapter(self) -> Any:
-        """The adapter, with as many heads as the vision encoder has, or as config.json says."""
+        """The adapter. Its number of heads is in config.json; without an entry it is that of the vision encoder."""
         heads = self._module.adapter_heads(self.config, self.vision.heads)
         return self._module.Adapter(self._weights, self.layout, heads, self.device, self.dtype)
 
     # Without a query
 
     def shared_state(self) -> PageCache:
-        """What all pages share: how many rows each tile has."""
+        """The number of rows of each tile, which all pages share."""
         return {"tokens": torch.tensor(self.prepare_options.tokens)}
 
     def prepare(self, pages: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
-        """Each page's cache: ``z`` (tiles * m, d) float16, the tiles one after the other.
+        """Each page's cache: ``z`` (tiles * m, d) float16, tile after tile.
 
-        Raises MmrrError for values that float16 does not hold.
+        Raises MmrrError for values outside the range of float16.
         """
         caches = []
         for image, _ in zip(pages, kept, strict=True):
             z = self.compress(image)
             if not torch.isfinite(z).all() or z.abs().max() >= _MAX_VALUE:
                 raise MmrrError(
-                    f"the adapter gave values that are not below {_MAX_VALUE:g}, so float16 cannot hold them; "
-                    "try --dtype float32, or check that checkpoint and vision encoder belong together"
+                    f"the adapter gave values of {_MAX_VALUE:g} or more, too large for float16; "
+                    "try --dtype float32, or check that the vision encoder is the one of this checkpoint"
                 )
             caches.append({"z": z.half().cpu()})
         return caches
 
     @torch.inference_mode()
     def compress(self, image: Image.Image) -> Tensor:
-        """Z (tiles * m, d) float32 of a page, tile by tile; a learned tile embedding, if there is one, is in it."""
+        """Z (tiles * m, d) float32 of a page, tile after tile, with the learned tile embedding if there is one."""
         tiles = self.vision.tokens(cut(image, self.prepare_options.tiles))
         z = torch.stack([self.adapter(tokens[None])[0].float() for tokens in tiles])
         if self.layout.tiles:
@@ -246,19 +247,19 @@ class Scorer:
     # With a query
 
     def encode_query(self, text: str) -> str:
-        """The query itself: the joint encoder reads query and page together from its first layer."""
+        """The query itself: the joint encoder reads query and page together from the first layer on."""
         return text
 
     def score(self, query: str, caches: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
-        """The classification head's logit for each page, (N,) float32; higher is better (paper, joint encoder).
+        """The logit of the classification head for each page, (N,) float32 (paper, joint encoder).
 
-        A query beyond 61 word pieces is cut. Raises MmrrError for a batch below 1.
+        A query of more than 61 word pieces is truncated. Raises MmrrError for a batch below 1.
         """
         if options.batch < 1:
             raise MmrrError(f"batch {options.batch}: expected 1 or more")
-        by_length: dict[int, list[int]] = {}  # as a rule one: then nothing is reordered
-        for place, state in enumerate(caches):
-            by_length.setdefault(len(state["z"]), []).append(place)
+        by_length: dict[int, list[int]] = {}  # usually one length
+        for place, cache in enumerate(caches):
+            by_length.setdefault(len(cache["z"]), []).append(place)
         scores = torch.zeros(len(caches))
         for places in by_length.values():
             for start in range(0, len(places), options.batch):
@@ -268,11 +269,11 @@ class Scorer:
         return scores
 
     def score_uncached(self, query: str, page: Image.Image, kept: KeptTokens | None, options: Score) -> float:
-        """The score of one page with no cache between: its vectors are not rounded to float16."""
+        """The score of one page without a cache, so that its vectors are not rounded to float16."""
         return float(self._logits(query, self.compress(page)[None]))
 
     def text_ids(self, query: str) -> list[int]:
-        """``[CLS] text [SEP]`` in token ids, the text canonical and cut to 61 pieces."""
+        """Token ids of ``[CLS] text [SEP]``, the text in canonical form and truncated to 61 pieces."""
         return text_ids(self.pieces, query, punctuation=bool(self.config.get("punctuation")))
 
     @torch.inference_mode()
@@ -282,14 +283,14 @@ class Scorer:
 
 
 def text_ids(pieces: Any, query: str, *, punctuation: bool) -> list[int]:
-    """``[CLS] text [SEP]`` in token ids of ``pieces``, the text canonical and cut to 61 of them."""
+    """Token ids of ``[CLS] text [SEP]``, the text in canonical form and truncated to 61 pieces."""
     return [pieces.cls, *pieces.encode(canonical(query, punctuation=punctuation))[:MAX_PIECES], pieces.sep]
 
 
 def cut(image: Image.Image, tiles: int) -> list[Image.Image]:
-    """A page in ``tiles`` equal parts, row by row: of all grids of that many cells the one whose cells are squarest.
+    """A page in ``tiles`` equal parts, row by row, on the grid whose cells are nearest to squares.
 
-    Where two grids tie, the one with more rows.
+    If two grids are equally near, the one with more rows is used.
     """
     width, height = image.size
     rows = min(
@@ -309,25 +310,25 @@ def cut(image: Image.Image, tiles: int) -> list[Image.Image]:
 
 
 def _width_forms() -> dict[int, str]:
-    """Letters of another width, and joined letters: their plain forms."""
+    """Full-width and half-width letters and ligatures, each with its normal form."""
     code_points = [*range(0xFF01, 0xFFEF), *range(0xFB00, 0xFB07), *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4)]
     return {point: unicodedata.normalize("NFKC", chr(point)) for point in [*code_points, 0x132, 0x133, 0x149]}
 
 
 _CONTROL = [*range(0x9), 0xB, *range(0xE, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)]
 _CLEAN: dict[int, str | None] = {**_width_forms(), **dict.fromkeys(_CONTROL)}
-#: Curly quotation marks count as the ASCII ones, which are deleted as all ASCII punctuation is.
+#: Curly quotation marks are deleted like the ASCII ones and all other ASCII punctuation.
 _DROPPED = string.punctuation.replace("_", "") + "\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f"
 _CANONICAL: dict[int, str | None] = {ord("_"): " ", **dict.fromkeys(map(ord, _DROPPED))}
 
 
 def canonical(text: str, *, punctuation: bool = False) -> str:
-    """Text as EDJE was trained on it: HTML entities read, no ASCII punctuation, lower case, single spaces.
+    """Text as EDJE was trained on it: HTML entities decoded, no ASCII punctuation, lower case, single spaces.
 
-    ``punctuation``: leave it in, and underscores too, for a checkpoint whose config.json says so.
+    ``punctuation``: keep punctuation and underscores, for a checkpoint whose config.json has ``punctuation``.
 
-    The published pipeline also runs ftfy, of which the parts that say what a character is (width, joined letters,
-    quotation marks, control characters, NFC) are here and the repair of wrongly decoded text is not.
+    The published pipeline also runs ftfy. Its normalisation of characters (width, ligatures, quotation marks, control
+    characters, NFC) is implemented here; its repair of wrongly decoded text is not.
     """
     text = html.unescape(html.unescape(text)).translate(_CLEAN)
     text = unicodedata.normalize("NFC", text)

@@ -1,7 +1,8 @@
-"""KaLM-Reranker-V1 (arXiv 2606.22807): a page's text is encoded once and pooled; a decoder reads the query over it.
+"""KaLM-Reranker-V1 (arXiv 2606.22807): a page's text is encoded once and pooled; a decoder attends to it per query.
 
-``prepare`` keeps the encoder's output, each few tokens averaged into one chunk; ``score`` runs the decoder's prompt,
-the query in it, over those chunks. Nothing kept depends on the query or on the instruction.
+``prepare`` stores the encoder's output, with every ``ratio`` tokens averaged into one chunk. ``score`` runs the
+decoder over its prompt, which contains the query, with cross-attention to the chunks. The stored chunks depend on
+neither the query nor the instruction.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ SPEC = ScorerSpec(
     accepts_pruning=False,
     listwise=False,
 )
-#: Tokens that may be averaged into one chunk; the model was trained for all of them.
+#: Allowed numbers of tokens in one chunk. The model was trained with all of them.
 RATIOS = (1, 2, 4, 8, 16, 32)
-#: Tokens of one encoder pass, ``<Document>: `` included, and of a query.
+#: Most tokens of one encoder pass, ``<Document>: `` included, and most tokens of a query.
 WINDOW_TOKENS, MAX_QUERY_TOKENS = 1024, 512
-#: Keys and values on the device: of one batch, and of the pages kept ready for the next query.
+#: Bytes of keys and values on the device: of one batch, and of the windows in the LRU cache of prompt prefixes.
 _BATCH_BYTES, _READY_BYTES = 1 << 28, 1 << 29
 _MAX_BATCH = 32
 
@@ -72,7 +73,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Options of scoring alone: changing them reuses the cache."""
+    """Options that change scoring alone; the caches are reused."""
 
     ratio: int = field(
         default=0,
@@ -95,7 +96,7 @@ def page_input(options: Prepare) -> PageInput:
 
 
 def prompt(options: Prepare) -> dict[str, str]:
-    """Both templates, to be hashed into every cache. The instruction is hashed with a run's options."""
+    """The templates of encoder and decoder. They are hashed into every cache; the instruction is hashed into a run."""
     lead, middle, tail = _prompt("{instruction}", "{query}")
     document = "<Document>: \n\n[image]\n\n" if options.image else "<Document>: {text}"
     return {"encoder": document, "decoder": f"<bos><start_of_turn>{lead}{middle}<end_of_turn>\n<start_of_turn>{tail}"}
@@ -113,9 +114,9 @@ def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
 
 
 def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
-    """The most bytes that one page's cache can have; a page with less text has less.
+    """The most bytes of one page's cache. A page with less text has a smaller cache.
 
-    How much text a page has is known when it is read, so ``n_tokens``, counted on its image, plays no part.
+    ``n_tokens`` has no effect: it counts visual tokens, and the length of a page's text is known only when it is read.
     """
     width = int(config["decoder"]["hidden_size"])
     if options.image:
@@ -129,10 +130,10 @@ def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: 
 
 
 class Scorer:
-    """Scores pages against queries with one checkpoint."""
+    """Scores pages for queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """``prepare`` must be resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
+        """``prepare`` is resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
         if dtype == torch.float16:
             raise MmrrError("this model overflows in float16; use --dtype bfloat16 or float32")
         if checkpoint.adapter:
@@ -145,25 +146,25 @@ class Scorer:
         yes, no = self.backbone.head_rows(text.word("yes"), text.word("no"))
         self.answers = torch.stack([yes, no])
         self._controls = [text.control(name) for name in ("<bos>", "<start_of_turn>", "<end_of_turn>")]
-        #: The score of a page without text: below any that the head can give.
+        #: The score of a page without text. It is lower than every score of the model.
         self.without_text = -self.backbone.reach(yes - no) - 1
         self._ready: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     # Without a query
 
     def shared_state(self) -> PageCache:
-        """What all pages share: the ratio they are pooled at."""
+        """The pooling ratio, which all pages share."""
         return {"ratio": torch.tensor(self.prepare_options.ratio)}
 
     def prepare(self, pages: Sequence[str | Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
-        """Each page's cache: ``chunks`` (sum of C, D) of its windows one after the other, and ``tokens`` (W,) of each.
+        """Each page's cache: ``chunks`` (sum of C, D) of its windows in order, and the ``tokens`` (W,) of each window.
 
         A page without text has no window. Raises MmrrError for a pruned page.
         """
         caches = []
         for content, keep in zip(pages, kept, strict=True):
             if keep:
-                raise MmrrError("KaLM-Reranker caches whole pages; make the page caches without pruning")
+                raise MmrrError("found pruned pages; KaLM-Reranker reads whole pages: run mmrr precache without --keep")
             hidden = self._read(content)
             chunks = [self.pool(window, self.prepare_options.ratio) for window in hidden]
             empty = torch.zeros(0, self.answers.shape[1], dtype=self.backbone.dtype)
@@ -172,9 +173,10 @@ class Scorer:
         return caches
 
     def windows(self, text: str) -> list[list[int]]:
-        """Token ids of a page's windows. The first is all that the published model reads: a page that fits is one.
+        """Token ids of a page's windows; a page without text has none.
 
-        The others go on where it ends, behind ``<Document>:`` again. None for a page without text.
+        The published model reads the first window only. Each further window starts with ``<Document>:`` and continues
+        where the one before it ends.
         """
         if not text.strip():
             return []
@@ -195,24 +197,24 @@ class Scorer:
     # With a query
 
     def encode_query(self, text: str) -> str:
-        """The query itself: the decoder attends to the page in every layer."""
+        """The query itself: the decoder attends to the page in every layer, so its states cannot be reused."""
         return text
 
     def score(self, query: str, caches: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
-        A page of several windows has the highest of their scores, a page without text one below any score there can
-        be. Raises MmrrError for a ratio finer than stored.
+        The score of a page is the highest score of its windows. A page without text is lower than every other page.
+        Raises MmrrError for a ratio finer than the stored one.
         """
         stored = int(shared["ratio"])
         ratio = options.ratio or stored
         _check_ratio(ratio)
         if ratio < stored:
             raise MmrrError(
-                f"ratio {ratio} is finer than the page caches', {stored}; run mmrr precache -o ratio={ratio}"
+                f"ratio {ratio} is finer than {stored}, that of the page caches; run mmrr precache -o ratio={ratio}"
             )
         before, after = self.prompt(query, options.instruction)
-        windows = [(i, part) for i, state in enumerate(caches) for part in self._chunks(state, stored, ratio)]
+        windows = [(i, part) for i, cache in enumerate(caches) for part in self._chunks(cache, stored, ratio)]
         scores = torch.full((len(caches),), self.without_text)
         for batch in self._batches([part for _, part in windows], len(before) + len(after)):
             pages = self._open(before, [windows[i][1] for i in batch])
@@ -223,21 +225,21 @@ class Scorer:
 
     @torch.inference_mode()
     def score_uncached(self, query: str, page: str | Image.Image, kept: KeptTokens | None, options: Score) -> float:
-        """The score of one page by transformers' own encoder and decoder, with no cache between."""
+        """The score of one page by the encoder and decoder of transformers, without a cache."""
         ratio = options.ratio or self.prepare_options.ratio
         before, after = self.prompt(query, options.instruction)
         hidden = [self.backbone.plain(before + after, self.pool(window, ratio)) for window in self._read(page)]
         return max((float(self.logit(one)) for one in hidden), default=self.without_text)
 
     def logit(self, hidden: Tensor) -> Tensor:
-        """z (N,) of hidden states (N, D) behind the final norm."""
+        """z (N,) of hidden states (N, D) after the final norm."""
         return hidden @ self.answers[0] - hidden @ self.answers[1]
 
     def prompt(self, query: str, instruction: str) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt: those that do not depend on the query, and those from the query on.
+        """Token ids of the prompt: the prefix that does not depend on the query, and the rest.
 
-        A query beyond 512 tokens is cut there. As in the published code, what is left is text again before the prompt
-        is encoded, so that a query's first word joins the space before it.
+        A query of more than 512 tokens is truncated. As in the published code it is decoded to text again before the
+        prompt is encoded, so that the query's first word and the space before it can be one token.
         """
         text = self.backbone.text
         bos, start, end = self._controls
@@ -245,21 +247,21 @@ class Scorer:
         lead, middle, tail = _prompt(instruction, query)
         fixed = [bos, start, *text.encode(lead)]
         whole = [bos, start, *text.encode(lead + middle), end, *text.encode("\n"), start, *text.encode(tail)]
-        # As far as they agree: where a tokenizer joins the two, the boundary moves back.
+        # The common prefix: if the tokenizer merges text at the boundary, the boundary moves back.
         n = next((i for i, (a, b) in enumerate(zip(fixed, whole, strict=False)) if a != b), len(fixed))
         return whole[:n], whole[n:]
 
-    def _chunks(self, state: PageCache, stored: int, ratio: int) -> list[Tensor]:
-        """Chunks (C, D) of each window of a page, as coarse as asked for."""
-        tokens = state["tokens"].tolist()
-        parts = torch.split(state["chunks"], [-(-n // stored) for n in tokens])
+    def _chunks(self, cache: PageCache, stored: int, ratio: int) -> list[Tensor]:
+        """Chunks (C, D) of each window of a page, at the ratio that scoring uses."""
+        tokens = cache["tokens"].tolist()
+        parts = torch.split(cache["chunks"], [-(-n // stored) for n in tokens])
         return [self.coarser(part, n, stored, ratio) for part, n in zip(parts, tokens, strict=True)]
 
     def _batches(self, parts: Sequence[Tensor], n_prompt: int) -> list[list[int]]:
-        """Windows of similar length together, few enough for their keys and values to stay small."""
+        """Batches of windows of similar length. The keys and values of a batch stay below their limit."""
         batches: list[list[int]] = []
         for i in sorted(range(len(parts)), key=lambda i: len(parts[i])):
-            # Ascending, so the newest window is the longest of its batch.
+            # In ascending order of length, so that window i is the longest of its batch.
             size = (len(parts[i]) + n_prompt) * self.backbone.token_bytes
             if not batches or len(batches[-1]) >= max(1, min(_MAX_BATCH, _BATCH_BYTES // size)):
                 batches.append([])
@@ -267,7 +269,7 @@ class Scorer:
         return batches
 
     def _open(self, before: list[int], parts: Sequence[Tensor]) -> list[Any]:
-        """Windows with the prompt's beginning run over them; those that an earlier query met are remembered."""
+        """Prefill of the prompt prefix for each window, LRU-cached across queries."""
         keys = [(_digest(part), *before) for part in parts]
         pages = {key: self._ready[key] for key in keys if key in self._ready}
         new = {key: part for key, part in zip(keys, parts, strict=True) if key not in pages}
@@ -283,7 +285,7 @@ class Scorer:
 
 
 def _prompt(instruction: str, query: str) -> tuple[str, str, str]:
-    """The user's turn up to the query, the query, and the answer's beginning; control tokens stand between turns."""
+    """The user's turn up to the query, the query, and the start of the answer. Control tokens separate the turns."""
     return f"user\n{SYSTEM}\n\n<Instruct>: {instruction}\n<Query>:", f" {query}", "model\n\n\n\n"
 
 

@@ -1,8 +1,8 @@
-"""miniReranker (arXiv 2606.10759): point-wise yes/no scoring that reads a page once and meets it again only in a band.
+"""miniReranker (arXiv 2606.10759): point-wise yes/no reranking from keys and values that are cached for each page.
 
-``prepare`` runs the first segment (instruction, page) without any query and keeps the keys and values of the band's
-layers; ``score`` runs the second segment (query) against them. Section numbers are those of the paper's summary in
-docs/minireranker.md.
+``prepare`` runs the first segment of the prompt (instruction, page) without a query and stores the keys and values of
+the band's layers. ``score`` runs the second segment (query), which attends to them in the band only. Section numbers
+are those of the paper's summary in docs/minireranker.md.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SPEC = ScorerSpec(
     accepts_pruning=True,
     listwise=False,
 )
-#: Band and exit of the paper, by the LM's depth: 2B has 28 layers, 4B and 8B have 36 (section 3).
+#: The paper's band for each depth of the language model: 2B has 28 layers, 4B and 8B have 36 (section 3).
 PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
-#: Longest query, in tokens of the second segment.
+#: Longest second segment (query), in tokens.
 MAX_QUERY_TOKENS = 8192
-#: Pages of one batch: their queries' tokens are the rows of matrix products, which are fast from some 2,000 rows on;
-#: and attention masks stay below so many cells, so that a long query means fewer pages at once.
+#: Limits of a batch of pages. Query tokens are the rows of its matrix products, which are fast with 2,000 rows or more.
+#: The attention mask has at most 2**26 cells, so that a long query means fewer pages in a batch.
 _MAX_ROWS, _MAX_MASK_CELLS = 8192, 1 << 26
 
 
@@ -83,7 +83,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Options of scoring alone: changing them reuses the cache."""
+    """Options that change scoring alone; the caches are reused."""
 
     exit_layer: int = field(
         default=0, metadata={"help": "Layers to run, counted from the first. 0: up to the end of the band."}
@@ -91,7 +91,7 @@ class Score:
 
 
 def resolve(options: Prepare, config: ModelConfig) -> Prepare:
-    """Replace ``auto`` by the band of this checkpoint, so that manifests store the band itself.
+    """Replace ``auto`` by the band of this checkpoint, so that manifests store layer numbers.
 
     Raises MmrrError for a band, a codec or a number of tokens that does not fit the model.
     """
@@ -100,12 +100,14 @@ def resolve(options: Prepare, config: ModelConfig) -> Prepare:
         raise MmrrError(f"max_tokens {options.max_tokens}: expected {MIN_TOKENS} or more, or 0 for pages as rendered")
     depth = int(config["text_config"]["num_hidden_layers"])
     if options.band == "auto":
-        # Other depths: the paper's own share of the depth, 8/28 and 57.5 %.
+        # For other depths the paper's fractions of the depth: 8/28 and 57.5 %.
         start, end = PAPER_BANDS.get(depth, (round(depth * 8 / 28), max(1, round(depth * 0.575))))
     else:
         start, end = _parse_band(options.band)
     if not 0 <= start < end <= depth:
-        raise MmrrError(f"band {start}:{end} does not fit a model of {depth} layers; expected 0 <= b < e <= {depth}")
+        raise MmrrError(
+            f"band {start}:{end} does not fit a model of {depth} layers; expected 0 <= FIRST < END <= {depth}"
+        )
     return replace(options, band=f"{start}:{end}")
 
 
@@ -157,26 +159,26 @@ class EncodedQuery:
 
 @dataclass(frozen=True, slots=True)
 class _Coded:
-    """A page's cache as it is stored, decoded a layer at a time: where it is used, while it is used."""
+    """A page's stored cache, decoded one layer at a time when the layer runs. It saves memory on a CPU."""
 
-    state: PageCache
+    stored: PageCache
     codec: str
     dtype: torch.dtype
 
     @property
     def n_tokens(self) -> int:
-        return self.state["k"].shape[2]
+        return self.stored["k"].shape[2]
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        stored = {name: tensor[index] for name, tensor in self.state.items() if name != "next_pos"}
-        return kv_codec.decode(stored, self.codec, self.dtype)
+        one = {name: tensor[index] for name, tensor in self.stored.items() if name != "next_pos"}
+        return kv_codec.decode(one, self.codec, self.dtype)
 
 
 class Scorer:
-    """Scores pages against queries with one checkpoint and one band."""
+    """Scores pages for queries with one checkpoint and one band."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """``prepare`` must be resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
+        """``prepare`` is resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
         module = families.load("backbones", checkpoint.model_type)
         self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
         self.keyvalues = module.KeyValues
@@ -190,55 +192,60 @@ class Scorer:
         first, second = self.segments("q")
         joined = self.backbone.chat.encode(_vision_first(prepare.instruction, "q", split=False))
         if [first + second] != joined:
-            raise MmrrError(f"{checkpoint.id}: its tokenizer joins page and query; they cannot be cached apart")
-        #: The first segment's token ids around the page.
+            raise MmrrError(
+                f"{checkpoint.id}: its tokenizer merges the end of the page's segment with the query, so that the "
+                "page cannot be cached; use the tokenizer of Qwen3-VL"
+            )
+        #: Token ids of the first segment in front of the page and after it.
         self.before, self.after = self.backbone.split_at_image(first)
 
     def sharing(self, prepare: Prepare) -> Scorer:
-        """The same model with other options, its weights shared."""
+        """A scorer with other options that shares this one's weights."""
         other = copy.copy(self)
         other.prepare_options, other.band = prepare, _parse_band(prepare.band)
         other.before, other.after = other.backbone.split_at_image(other.segments("q")[0])
         return other
 
     def grid(self, width_px: int, height_px: int) -> Grid:
-        """(h, w) of the visual tokens of a page image of this size."""
+        """(rows, columns) of the visual tokens of a page image of this size."""
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare_options.max_tokens or None)
         return grid
 
     # Without a query
 
     def shared_state(self) -> PageCache:
-        """What all pages share, stored once per artifact: the instruction's keys and values in the band."""
+        """The keys and values of the instruction in the band, which all pages share."""
         cache = self.backbone.prefix(self.backbone.text_sequence(self.before), self.band)
         return {"k": cache.keys.cpu(), "v": cache.values.cpu()}
 
     def prepare(self, pages: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
-        """Each page's cache: ``k``, ``v`` (L_band, H_kv, K+2, d) after RoPE, and ``next_pos``, where the query starts.
+        """Each page's cache: ``k`` and ``v`` (L_band, H_kv, K+2, d) after RoPE, and ``next_pos``, the query's position.
 
-        With a codec that quantises, ``k`` and ``v`` are as ``codecs.encode`` makes them.
-
-        The two tokens after the page (the image's end and a newline) see the page, so they belong to it. Kept tokens
-        of another grid are an error.
+        With a codec that quantises, ``k`` and ``v`` have the form of ``kv_codec.encode``. The two tokens after the
+        page (the image's end and a newline) attend to the page; they are part of its cache. Raises MmrrError for kept
+        tokens of another grid.
         """
         sequences = []
         for image, keep in zip(pages, kept, strict=True):
             (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
             if keep and keep.grid != visual.grid:
-                raise MmrrError(f"pruned on a grid of {keep.grid}, but this scorer cuts the page into {visual.grid}")
+                raise MmrrError(
+                    f"found kept tokens on a grid of {keep.grid}; expected {visual.grid}, this scorer's grid; "
+                    "run mmrr precache again, which prunes on the right grid"
+                )
             indices = keep.indices if keep else None
             sequences.append(self.backbone.page_sequence(self.before, visual, self.after, indices))
         caches, own = [], len(self.before)
         for page, cache in zip(sequences, self.backbone.prefixes(sequences, self.band), strict=True):
             stored = kv_codec.encode(cache.keys[:, :, own:], cache.values[:, :, own:], self.prepare_options.codec)
-            state = {name: tensor.cpu() for name, tensor in stored.items()}
-            caches.append(state | {"next_pos": torch.tensor(page.next_pos)})
+            on_cpu = {name: tensor.cpu() for name, tensor in stored.items()}
+            caches.append(on_cpu | {"next_pos": torch.tensor(page.next_pos)})
         return caches
 
     # With a query
 
     def encode_query(self, text: str) -> EncodedQuery:
-        """What ``score`` makes of a query before it meets a page. Raises MmrrError for one beyond 8,192 tokens."""
+        """The query's hidden states in front of the band. Raises MmrrError for a query of more than 8,192 tokens."""
         _, ids = self.segments(text)
         return EncodedQuery(self.backbone.suffix_alone(self.backbone.embed(ids), 0, self.band[0]))
 
@@ -247,14 +254,14 @@ class Scorer:
     ) -> Tensor:
         """z = z_yes - z_no for each page, (N,) float32; sigmoid(z) is the probability of relevance.
 
-        Raises MmrrError for an exit that the band rules out and for a query beyond 8,192 tokens.
+        Raises MmrrError for an exit layer outside the allowed range and for a query of more than 8,192 tokens.
         """
         start, end = self.band
         leave = options.exit_layer or end
         if not start < leave <= self.backbone.n_layers:
             raise MmrrError(
-                f"exit layer {leave} is outside {start + 1}..{self.backbone.n_layers}: it must lie behind the band's "
-                f"first layer, or the query never meets the page"
+                f"exit layer {leave} is outside {start + 1}..{self.backbone.n_layers}: the query must run through at "
+                f"least the first layer of the band, where it attends to the page"
             )
         end = min(end, leave)
         x = (self.encode_query(query) if isinstance(query, str) else query).states
@@ -269,9 +276,9 @@ class Scorer:
         return scores
 
     def dense(self, query: str, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
-        """The same scores (N,) by transformers' own full forward, one pair at a time: reference and baseline.
+        """Scores (N,) by the full forward of transformers, one pair at a time. It is the reference and the baseline.
 
-        ``order``: ``vision-first`` as in the cache, or ``query-first``, the published reranker's template.
+        ``order``: ``vision-first``, as in the caches, or ``query-first``, the template of the published reranker.
         """
         instruction = self.prepare_options.instruction
         make = {"vision-first": _vision_first, "query-first": _query_first}[order]
@@ -280,14 +287,14 @@ class Scorer:
         return self.logit(torch.stack(hidden)).cpu()
 
     def dense_batch(self, query: str, images: Sequence[Image.Image]) -> Tensor:
-        """``dense``, vision-first, in one stock forward over pages of one size."""
+        """The same as ``dense`` with ``vision-first``, in one forward over pages that have the same size."""
         segments = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
         ids = [i for segment in segments for i in segment]
         return self.logit(self.backbone.dense_batch(ids, images, self.prepare_options.max_tokens or None)).cpu()
 
     @torch.inference_mode()
     def score_uncached(self, query: str, page: Image.Image, kept: KeptTokens | None, options: Score) -> float:
-        """The score of one page in one forward over the same kept tokens, band and exit, with no cache between."""
+        """The score of one page in one forward without a cache, over the same kept tokens, band and exit layer."""
         start, end = self.band
         leave = options.exit_layer or end
         (visual,) = self.backbone.vision([page], self.prepare_options.max_tokens or None)
@@ -297,31 +304,33 @@ class Scorer:
         return float(self.logit(self.backbone.final_norm(states)))
 
     def logit(self, hidden: Tensor) -> Tensor:
-        """z (N,) of hidden states (N, D) behind the final norm."""
+        """z (N,) of hidden states (N, D) after the final norm."""
         yes, no = hidden @ self.answers[0], hidden @ self.answers[1]
         return yes - no
 
     def segments(self, query: str) -> tuple[list[int], list[int]]:
-        """Token ids of the first segment (instruction, page as one image token) and of the second (query)."""
+        """Token ids of the first segment (instruction, the page as one image token) and of the second (query)."""
         first, second = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
         if len(second) > MAX_QUERY_TOKENS:
-            raise MmrrError(f"a query of {len(second)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")
+            raise MmrrError(
+                f"found a query of {len(second)} tokens; expected at most {MAX_QUERY_TOKENS}: {query[:60]}..."
+            )
         return first, second
 
-    def _page(self, state: PageCache) -> Any:
-        """A page's keys and values, by layer: decoded when a layer is asked for; off the CPU at once, in few calls."""
+    def _page(self, cache: PageCache) -> Any:
+        """A page's keys and values by layer. On a CPU each layer is decoded when it runs, elsewhere all in one call."""
         codec, dtype = self.prepare_options.codec, self.backbone.dtype
         if self.backbone.device.type == "cpu":
-            return _Coded(state, codec, dtype)
-        return self.keyvalues(*kv_codec.decode(state, codec, dtype))
+            return _Coded(cache, codec, dtype)
+        return self.keyvalues(*kv_codec.decode(cache, codec, dtype))
 
-    def _batches(self, states: Sequence[PageCache], n_query: int, n_instruction: int) -> list[list[int]]:
-        """Candidates of similar length together, few enough for the mask to stay small."""
-        lengths = [state["k"].shape[2] for state in states]
-        order = sorted(range(len(states)), key=lengths.__getitem__)
+    def _batches(self, caches: Sequence[PageCache], n_query: int, n_instruction: int) -> list[list[int]]:
+        """Batches of candidates of similar length. The mask of a batch stays below its limit."""
+        lengths = [cache["k"].shape[2] for cache in caches]
+        order = sorted(range(len(caches)), key=lengths.__getitem__)
         batches: list[list[int]] = []
         for i in order:
-            # Ascending, so the newest page is the longest of its batch.
+            # In ascending order of length, so that page i is the longest of its batch.
             cells = n_query * (n_instruction + lengths[i] + n_query)
             if not batches or len(batches[-1]) >= max(1, min(_MAX_ROWS // n_query, _MAX_MASK_CELLS // cells)):
                 batches.append([])
@@ -330,14 +339,14 @@ class Scorer:
 
 
 def _vision_first(instruction: str, query: str, *, split: bool = True) -> list[Message]:
-    """Section 2: what is heavy and reusable goes first. The first segment ends with the newline after the page."""
+    """Section 2: the page, whose states are reused, is in front. The first segment ends with the newline after it."""
     boundary = [Mark.SPLIT] if split else []
     user: list[Part] = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, "<Query>: ", query]
     return [("system", [SYSTEM]), ("user", user)]
 
 
 def _query_first(instruction: str, query: str) -> list[Message]:
-    """The published reranker's own template; its pieces are joined without separators."""
+    """The template of the published reranker, which joins its parts without separators."""
     user: list[Part] = [f"<Instruct>: {instruction}<Query>:", query, "\n<Document>:", Mark.IMAGE]
     return [("system", [SYSTEM]), ("user", user)]
 
@@ -346,5 +355,5 @@ def _parse_band(band: str) -> tuple[int, int]:
     try:
         start, end = (int(part) for part in band.split(":"))
     except ValueError:
-        raise MmrrError(f"band '{band}': expected b:e, two layer numbers such as 8:16") from None
+        raise MmrrError(f"band '{band}': expected FIRST:END, two layer numbers such as 8:16") from None
     return start, end

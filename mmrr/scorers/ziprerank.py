@@ -1,8 +1,8 @@
-"""ZipRerank (arXiv 2605.11864): list-wise reranking, up to 20 page images in one prompt, read off one position.
+"""ZipRerank (arXiv 2605.11864): list-wise reranking of up to 20 page images in one prompt, from one token's logits.
 
-``prepare`` keeps what the vision tower makes of a page; the query stands before the pages, so nothing behind the tower
-can be kept. ``score`` runs the language model over windows of candidates, from the back of the list to its front.
-docs/ziprerank.md says where the paper, its public code and this file differ.
+``prepare`` stores the output of the vision tower for each page. The query precedes the pages in the prompt, so that
+states of the language model cannot be stored. ``score`` runs the language model over windows of candidates, from the
+last rank to the first. docs/ziprerank.md lists the differences between the paper, its public code and this module.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ SPEC = ScorerSpec(
     accepts_pruning=False,
     listwise=True,
 )
-#: A page's name in the prompt. The model was trained on these 20 and no others.
+#: The names of pages in the prompt. The model was trained with these 20 letters only.
 LETTERS = ascii_uppercase[:20]
-#: What a checkpoint was trained with, where its config.json has nothing else under ``ziprerank``: the published one.
+#: The settings that the published checkpoint was trained with. Another checkpoint may have its own settings in its
+#: config.json under ``ziprerank``. Each value is a str, an int or a float, as config.json has it; hence Any.
 TAUGHT: dict[str, Any] = {"max_side": 1024, "window": 20, "keep": 1.0, "interaction": "input"}
 #: Longest query, in tokens.
 MAX_QUERY_TOKENS = 8192
-#: Fewest and most pixels of an image in the published preprocessor_config.json.
+#: Fewest and most pixels of an image, from the published preprocessor_config.json.
 PIXEL_LIMITS = (65_536, 16_777_216)
 INTERACTIONS = ("input", "hidden")
 HEADS = ("float32", "bfloat16")
@@ -59,7 +60,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Options of scoring alone: changing them reuses the cache. Raises MmrrError for what cannot be done."""
+    """Options that change scoring alone; the caches are reused. Raises MmrrError for a value outside its range."""
 
     window: int = field(
         default=0,
@@ -90,14 +91,16 @@ class Score:
     def __post_init__(self) -> None:
         if self.window and not 2 <= self.window <= len(LETTERS):
             raise MmrrError(
-                f"window {self.window}: expected 2 to {len(LETTERS)}; the model knows pages {LETTERS[0]} to "
-                f"{LETTERS[-1]} by their letters and no others"
+                f"window {self.window}: expected 2 to {len(LETTERS)} pages; the model was trained with the letters "
+                f"{LETTERS[0]} to {LETTERS[-1]} only"
             )
         most = (self.window or len(LETTERS)) - 1
         if not 0 <= self.stride <= most:
-            raise MmrrError(f"stride {self.stride}: expected 1 to {most}, so that windows overlap, or 0")
+            raise MmrrError(
+                f"stride {self.stride}: expected 1 to {most}, so that windows overlap, or 0 for half the window"
+            )
         if not 0 <= self.keep <= 1:
-            raise MmrrError(f"keep {self.keep}: expected a share of a page's tokens")
+            raise MmrrError(f"keep {self.keep}: expected a share of a page's tokens, 0 to 1")
         if self.interaction and self.interaction not in INTERACTIONS:
             raise MmrrError(f"interaction '{self.interaction}': expected {' or '.join(INTERACTIONS)}")
         if self.head not in HEADS:
@@ -113,12 +116,12 @@ def resolve(options: Prepare, config: ModelConfig) -> Prepare:
     if options.max_side == -1:
         options = Prepare(taught(config)["max_side"])
     if options.max_side and options.max_side < cell_px:
-        raise MmrrError(f"max_side {options.max_side}: expected {cell_px} or more pixels, or 0 for no cap")
+        raise MmrrError(f"max_side {options.max_side}: expected {cell_px} or more pixels, or 0 for no limit")
     return options
 
 
 def taught(config: ModelConfig) -> dict[str, Any]:
-    """How a checkpoint was trained, as TAUGHT has it. Raises MmrrError for values that cannot be."""
+    """The settings of TAUGHT for one checkpoint. Raises MmrrError for a wrong type or a value outside its range."""
     found = {**TAUGHT, **config.get("ziprerank", {})}
     if {name: type(value) for name, value in found.items()} != {name: type(value) for name, value in TAUGHT.items()}:
         raise MmrrError(f"config.json: ziprerank = {config['ziprerank']}; expected {', '.join(TAUGHT)} as in {TAUGHT}")
@@ -132,25 +135,25 @@ def page_input(options: Prepare) -> PageInput:
 
 
 def prompt(options: Prepare) -> dict[str, str]:
-    """The prompt for two pages, to be hashed into every run."""
+    """The text of the prompt for two pages by role. It is hashed into every cache and run."""
     ((role, parts),) = _messages("{query}", 2)
     return {role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts), "assistant": "["}
 
 
 def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
-    """Pixels of a token's side, and an upper bound of a page's tokens; ``grid`` says how many it really has."""
+    """Side of a visual token in pixels, and an upper bound of a page's tokens; ``grid`` gives the exact number."""
     cell_px = _cell_px(config)
     least, most = (limit // cell_px**2 for limit in PIXEL_LIMITS)
     return PageGeometry(cell_px, max(least, round(options.max_side / cell_px) ** 2) if options.max_side else most)
 
 
 def grid(options: Prepare, config: ModelConfig, width_px: int, height_px: int) -> Grid:
-    """(h, w) of the visual tokens of a page image of this size, with the published limits of an image's size."""
+    """(rows, columns) of the visual tokens of a page image of this size, within the published limits."""
     return cells(*capped(width_px, height_px, options.max_side), _cell_px(config), PIXEL_LIMITS)
 
 
 def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:
-    """Bytes of one page's cache with ``n_tokens`` visual tokens: them, their DeepStack features, and the grid."""
+    """Bytes of one page's cache: ``n_tokens`` visual tokens, their DeepStack features, and the grid."""
     vision = config["vision_config"]
     levels = 1 + len(vision["deepstack_visual_indexes"])
     return n_tokens * levels * int(vision["out_hidden_size"]) * dtype_bytes + 2 * 8
@@ -162,10 +165,10 @@ def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: 
 
 
 class Scorer:
-    """Orders pages for queries with one checkpoint."""
+    """Ranks pages for queries with one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """``prepare`` must be resolved. Raises MmrrError if the checkpoint, its tokenizer or template does not fit."""
+        """``prepare`` is resolved. Raises MmrrError if the checkpoint, its tokenizer or its template does not fit."""
         module = families.load("backbones", checkpoint.model_type)
         self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
         self.make_visual = module.Visual
@@ -178,7 +181,7 @@ class Scorer:
             raise MmrrError(f"{checkpoint.id}: the tokenizer does not fit a list-wise reranker: {error}") from error
         self.answers = self.backbone.head_rows(self.letters)
         config = self.backbone.config
-        #: What an image brings into the prompt beside text.
+        #: The control tokens around and in place of an image or a video.
         self.marks = {
             config.vision_start_token_id,
             config.image_token_id,
@@ -187,32 +190,38 @@ class Scorer:
         }
         segments = chat.encode(_messages("q", 3))
         if [[i for segment in segments for i in segment]] != chat.encode(_messages("q", 3, split=False)):
-            raise MmrrError(f"{checkpoint.id}: its tokenizer joins the query with the words around it")
+            raise MmrrError(
+                f"{checkpoint.id}: its tokenizer merges the query with the text around it; "
+                "use the tokenizer of Qwen3-VL"
+            )
         image = [config.vision_start_token_id, config.image_token_id, config.vision_end_token_id]
         places = [at for at, i in enumerate(segments[-1]) if i in self.marks]
         if [segments[-1][at] for at in places] != 3 * image or places != list(range(places[0], places[0] + 9)):
-            raise MmrrError(f"{checkpoint.id}: its chat template does not place the images one behind the other")
-        #: The white space around the query, where it is no part of the query's own tokens.
+            raise MmrrError(
+                f"{checkpoint.id}: its chat template does not place the images next to each other; "
+                "use the template of Qwen3-VL"
+            )
+        #: Token ids of the white space before and after the query, where the query's own tokens do not include it.
         self.space, self.blank = (chat.encode([("user", [Mark.SPLIT, text, Mark.SPLIT])])[1] for text in (" ", "\n\n"))
 
     def grid(self, width_px: int, height_px: int) -> Grid:
-        """(h, w) of the visual tokens of a page image of this size."""
+        """(rows, columns) of the visual tokens of a page image of this size."""
         size = capped(width_px, height_px, self.prepare_options.max_side)
         return cells(*size, self.backbone.cell_px, self.backbone.pixel_limits)
 
     # Without a query
 
     def shared_state(self) -> PageCache:
-        """What all pages share: the token ids (20,) of the letters. Of the prompt itself nothing can be kept."""
+        """The token ids (20,) of the letters. States of the prompt depend on the query and are not stored."""
         return {"letters": torch.tensor(self.letters)}
 
     def prepare(self, pages: Sequence[Image.Image], kept: Sequence[KeptTokens | None]) -> list[PageCache]:
         """Each page's cache: ``tokens`` (T, D) for the language model's input, ``deepstack`` (S, T, D), ``grid`` (2,).
 
-        Raises MmrrError for a page that comes pruned: here the query says which tokens matter.
+        Raises MmrrError for a pruned page: this family prunes with the query, when it scores.
         """
         if any(keep is not None for keep in kept):
-            raise MmrrError("ziprerank caches whole pages: its pruning needs the query")
+            raise MmrrError("found pruned pages; ziprerank prunes with the query: run mmrr precache without --keep")
         caches = []
         for image in pages:
             image = image.convert("RGB")
@@ -232,21 +241,22 @@ class Scorer:
     # With a query
 
     def encode_query(self, text: str) -> str:
-        """The query itself: the number of pages in the prompt changes the tokens in front of it."""
+        """The query itself. The tokens in front of it depend on the number of pages, so its states cannot be reused."""
         return text
 
     def score(self, query: str, caches: Sequence[PageCache], shared: PageCache, options: Score) -> Tensor:
-        """n - r for the candidate that ends at place r (from 0) of n, (N,) float32.
+        """N - rank for each of N candidates, rank counted from 0, (N,) float32.
 
-        ``caches`` are all candidates in the first stage's order, which decides between equal logits; each is read
-        when its window comes up and let go behind it. Logits themselves say nothing outside their own window.
+        ``caches`` are all candidates in the order of the first stage, which decides between equal logits. Each cache
+        is read when its window is scored and released afterwards. The scores are ranks because logits of different
+        windows cannot be compared.
         """
         order = list(range(len(caches)))
         window = options.window or self.taught["window"]
         for start, end in windows(len(caches), window, min(options.stride or window // 2, window - 1)):
             items = order[start:end]
             logits = self.logits(query, caches, items, options).tolist()
-            best = sorted(range(len(items)), key=lambda place: -logits[place])  # stable: ties stay as they were
+            best = sorted(range(len(items)), key=lambda place: -logits[place])  # stable: ties keep their order
             order[start:end] = [items[place] for place in best]
         scores = torch.empty(len(caches))
         scores[order] = torch.arange(len(caches), 0, -1, dtype=torch.float32)
@@ -254,10 +264,11 @@ class Scorer:
 
     @torch.inference_mode()
     def logits(self, query: str, caches: Sequence[PageCache], items: Sequence[int], options: Score) -> Tensor:
-        """The letters' logits (n,) float32 in one forward over the pages ``items`` of ``caches``, in that order.
+        """The logits (n,) float32 of the letters, in one forward over the pages ``items`` of ``caches``, in that order.
 
-        They are the model's prediction behind the opening bracket of its answer; no other row of the head is computed.
-        Raises MmrrError for more pages than letters, for a query beyond 8,192 tokens, and where a logit is no number.
+        They predict the token after the opening bracket of the answer. Other rows of the LM head are not computed.
+        Raises MmrrError for more than 20 pages, for a query of more than 8,192 tokens, and for a logit that is not
+        finite.
         """
         before, question, after = self.segments(query, len(items))
         ids = [*before, *question, *after]
@@ -265,9 +276,9 @@ class Scorer:
         words = self.interacting(before, question, after, interaction) if keep < 1 else None
         visuals, kept = [], []
         for item in items:
-            state = caches[item]
-            tokens, deepstack = (state[name].to(self.backbone.device) for name in ("tokens", "deepstack"))
-            height, width = state["grid"].tolist()
+            cache = caches[item]
+            tokens, deepstack = (cache[name].to(self.backbone.device) for name in ("tokens", "deepstack"))
+            height, width = cache["grid"].tolist()
             visual = self.make_visual(tokens, deepstack, (height, width))
             chosen = None if words is None else choose(nearness(words, tokens), keep)
             visuals.append(visual if chosen is None else visual.keep(chosen))
@@ -275,39 +286,43 @@ class Scorer:
         hidden = self.backbone.read(self.backbone.pages_sequence(ids, visuals, kept))
         logits = self.answers[: len(items)] @ hidden.float()
         if not torch.isfinite(logits).all():
-            raise MmrrError("the model gave logits that are not numbers; try --dtype float32")
+            raise MmrrError("the model gave logits that are not finite; try --dtype float32")
         return (logits.bfloat16().float() if options.head == "bfloat16" else logits).cpu()
 
     def segments(self, query: str, n: int) -> tuple[list[int], list[int], list[int]]:
-        """Token ids of the prompt: up to the query, the query with the white space around it, and the rest.
+        """Token ids of the prompt in three parts: before the query, the query with the white space around it, the rest.
 
-        Each page stands as one image token; the last id is the bracket that opens the answer.
+        Each page is one image token. The last id is the bracket that opens the answer.
         """
         before, question, after = self.backbone.chat.encode(_messages(query, n))
         if len(question) > MAX_QUERY_TOKENS:
-            raise MmrrError(f"a query of {len(question)} tokens; {MAX_QUERY_TOKENS} is the limit: {query[:60]}...")
+            raise MmrrError(
+                f"found a query of {len(question)} tokens; expected at most {MAX_QUERY_TOKENS}: {query[:60]}..."
+            )
         return before, question, [*after, self.bracket]
 
     def interacting(
         self, before: Sequence[int], question: Sequence[int], after: Sequence[int], interaction: str
     ) -> Tensor:
-        """What page tokens are compared with, (t, D) float32.
+        """The vectors (t, D) float32 that page tokens are compared with.
 
-        ``input``, the public code: the input embeddings of all text before the first image, instructions included.
-        ``hidden``, the paper: the language model's last hidden states, behind the final norm, at the query's tokens.
+        ``input``, as in the public code: input embeddings of all text before the first image, the instructions
+        included. ``hidden``, as in the paper: the language model's hidden states of the query's tokens after the final
+        norm.
         """
         if interaction == "input":
             first = next(at for at, i in enumerate(after) if i in self.marks)
-            distinct = sorted({*before, *question, *after[:first]} - self.marks)  # repeats change no maximum
+            # Repeated tokens do not change a maximum.
+            distinct = sorted({*before, *question, *after[:first]} - self.marks)
             return self.backbone.embed(distinct).float()
         own = self.own(question)
-        # Later tokens do not reach back: the prefix may end with the query.
+        # Attention is causal: tokens after the query do not change its states.
         prefix = self.backbone.embed([*before, *question[: own.stop]])
         states = self.backbone.suffix_alone(prefix, 0, self.backbone.n_layers)
         return self.backbone.final_norm(states[len(before) + own.start :])
 
     def own(self, question: Sequence[int]) -> slice:
-        """The query's own tokens among those of its segment: without the white space around it, if there is more."""
+        """Where the query's tokens are in its segment: all but the white space, unless there is nothing else."""
         start, end = 0, len(question)
         if list(question[: len(self.space)]) == self.space:
             start = len(self.space)
@@ -317,7 +332,7 @@ class Scorer:
 
 
 def windows(n: int, window: int, stride: int) -> Iterator[tuple[int, int]]:
-    """[start, end) of the windows over n candidates, from the back to the front; the last begins at 0."""
+    """[start, end) of the windows over n candidates, from the last rank to the first. The last window starts at 0."""
     end = n
     while end > 0:
         start = max(0, end - window)
@@ -326,29 +341,31 @@ def windows(n: int, window: int, stride: int) -> Iterator[tuple[int, int]]:
 
 
 def nearness(words: Tensor, tokens: Tensor) -> Tensor:
-    """Of each of a page's tokens (T, D) the cosine to the nearest of ``words`` (t, D), (T,) (paper, QI-EI)."""
+    """For each of a page's tokens (T, D) the cosine with the nearest of ``words`` (t, D), (T,) (paper, QI-EI)."""
     return (F.normalize(words, dim=-1) @ F.normalize(tokens.float(), dim=-1).T).amax(dim=0)
 
 
 def choose(near: Tensor, share: float) -> Tensor:
-    """Places (K,), ascending, of the K = max(1, round(share * T)) nearest tokens; of equal ones the first."""
+    """Indices (K,), ascending, of the K = max(1, round(share * T)) nearest tokens. Ties go to the lower index."""
     nearest = near.sort(descending=True, stable=True).indices
     return nearest[: max(1, round(share * len(near)))].sort().values
 
 
 def capped(width_px: int, height_px: int, max_side: int) -> tuple[int, int]:
-    """Width and height of an image shrunk until its longer side is ``max_side`` pixels or less; 0: as it is."""
+    """Width and height of an image scaled down so that its longer side is at most ``max_side`` pixels; 0: no limit."""
     longer = max(width_px, height_px)
     if not max_side or longer <= max_side:
         return width_px, height_px
     scale = max_side / longer
-    return max(1, int(width_px * scale)), max(1, int(height_px * scale))  # cut off, not rounded
+    return max(1, int(width_px * scale)), max(
+        1, int(height_px * scale)
+    )  # truncated, not rounded, as in the public code
 
 
 def cells(width_px: int, height_px: int, cell_px: int, pixel_limits: tuple[int, int]) -> Grid:
-    """(h, w) in tokens as Qwen's image processor cuts an image: to the nearest whole token, halves to even.
+    """(rows, columns) in tokens by the rule of Qwen's image processor: the nearest whole token, halves to even.
 
-    Beyond the limits both sides are scaled, and rounded up to the lower or down to the upper one.
+    Below the lower limit both sides are scaled and rounded up; above the upper limit they are scaled and rounded down.
     """
     least, most = pixel_limits
     height, width = (round(side / cell_px) for side in (height_px, width_px))
@@ -368,9 +385,9 @@ def _cell_px(config: ModelConfig) -> int:
 
 
 def _messages(query: str, n: int, *, split: bool = True) -> list[Message]:
-    """The prompt: one user message, all text first, then the pages. Segments end before and behind the query."""
+    """The prompt: one user message, all text first, then the pages. Segments end before and after the query."""
     if not 1 <= n <= len(LETTERS):
-        raise MmrrError(f"{n} pages in one prompt: expected 1 to {len(LETTERS)}, a letter each")
+        raise MmrrError(f"found {n} pages for one prompt; expected 1 to {len(LETTERS)}, one for each letter")
     pictures = ", ".join(f"Picture {i} is passage [{letter}]" for i, letter in enumerate(LETTERS[:n], 1))
     before = (
         "You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"

@@ -484,11 +484,11 @@ def test_words_count_by_how_few_pages_have_them(chain: Chain, tmp_path: Path) ->
         mmrr("index", chain.docs, "--work", tmp_path / work, "--embedder", checkpoint, *INDEX, *FP32)
     for scope in (("--scope", "corpus"), ("--scope", "document")):
         without = found("without", *scope)
-        assert found("with", *scope, "--search-option", "rarity=false") == pytest.approx(without, abs=1e-6)
+        assert found("with", *scope, "--search-option", "soft_idf=false") == pytest.approx(without, abs=1e-6)
         weighed = found("with", *scope)
         assert set(weighed) == set(without)
         assert weighed != pytest.approx(without, abs=1e-2)
-        assert found("without", *scope, "--search-option", "rarity=true") == without  # nothing known, nothing weighed
+        assert found("without", *scope, "--search-option", "soft_idf=true") == without  # nothing known, nothing weighed
 
 
 def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

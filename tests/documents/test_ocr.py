@@ -20,6 +20,7 @@ from PIL import Image
 
 from mmrr.cli import report
 from mmrr.config import Machine, Render
+from mmrr.contracts import ScorerSpec
 from mmrr.documents.discovery import find_sources
 from mmrr.documents.ocr import ENGINE, Line, in_reading_order
 from mmrr.evaluation import mmdocir
@@ -287,16 +288,14 @@ class Reader:
 def text_family(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint: Any = SimpleNamespace(config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype})
     family = SimpleNamespace(
-        MODEL_TYPES=(),
-        PRUNES=False,
-        LISTWISE=False,
+        SPEC=ScorerSpec(checkpoints=(), model_types=(), accepts_pruning=False, listwise=False),
         Prepare=Nothing,
         Score=Nothing,
-        Scorer=Reader,
-        page_input=lambda prepare: "text",
-        resolve=lambda prepare, config: prepare,
-        prompt=lambda prepare: "",
-        pruning_grid=lambda prepare, config: (32, None),
+        load=Reader,
+        page_input=lambda options: "text",
+        resolve=lambda options, config: options,
+        prompt=lambda options: "",
+        grid=lambda *_: (4, 4),
         cache_bytes=lambda *_: 8,
     )
     monkeypatch.setattr("mmrr.modeling.families.load", lambda kind, name: family)

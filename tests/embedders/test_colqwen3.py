@@ -165,7 +165,7 @@ def test_a_checkpoint_says_how_products_become_logits(tiny_embedder_path, tmp_pa
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"word_temperature": 0.2}))
     embedder = load(path, tmp_path)
-    assert (embedder.temperature(Search()), embedder.temperature(Search(rarity=False))) == (0.2, 0)
+    assert (embedder.temperature(Search()), embedder.temperature(Search(soft_idf=False))) == (0.2, 0)
     for wrong in (-1, "0.2", True, math.nan):
         (path / "config.json").write_text(json.dumps(config | {"word_temperature": wrong}))
         with pytest.raises(MmrrError, match=r"word_temperature .* in config.json: expected a number, 0 or more"):
@@ -175,7 +175,7 @@ def test_a_checkpoint_says_how_products_become_logits(tiny_embedder_path, tmp_pa
 def test_the_family_is_said_by_architecture_or_model_type():
     assert family({"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}) == "qwen3_vl"
     assert family({"model_type": "colqwen3"}) == "colqwen3"
-    with pytest.raises(MmrrError, match="no embedder family for a 'bert' model; there is: colqwen3, qwen3_vl"):
+    with pytest.raises(MmrrError, match="no embedder family for a 'bert' model; expected one of: colqwen3, qwen3_vl"):
         family({"model_type": "bert"})
 
 

@@ -59,7 +59,7 @@ def test_the_stand_in_computes() -> None:
 def test_an_embedder_leaves_nothing_behind(tiny_embedder, tiny_late, page_images, family) -> None:
     def numbers(device: torch.device) -> list[Tensor]:
         model = tiny_embedder if family is qwen3_vl else tiny_late
-        embedder = family.Embedder(model, family.Prepare(), device, torch.float32)
+        embedder = family.load(model, family.Prepare(), device, torch.float32)
         pages = embedder.embed_pages(page_images)
         return [
             *(page.vectors for page in pages),
@@ -94,14 +94,14 @@ def test_minireranker_leaves_nothing_behind(tiny, page_images, codec: str) -> No
     [(kalm, "small-kalm", "text"), (edje, "small-edje", "image"), (ziprerank, "small-ziprerank", "image")],
 )
 def test_the_other_scorers_leave_nothing_behind(family, model: str, pages: str, page_images, tmp_path: Path) -> None:
-    checkpoint = resolve(model, None, HashCache(tmp_path / "hashes.json"), family.MODEL_TYPES)
+    checkpoint = resolve(model, None, HashCache(tmp_path / "hashes.json"), family.SPEC.model_types)
     contents: list[str | Image.Image] = (
         TEXTS if pages == "text" else [image.resize((192, 224)) for image in page_images[2:]]
     )
 
     def numbers(device: torch.device) -> list[Tensor]:
         prepare = family.resolve(family.Prepare(), checkpoint.config())
-        scorer = family.Scorer(checkpoint, prepare, device, torch.float32)
+        scorer = family.load(checkpoint, prepare, device, torch.float32)
         found = _scores(family, scorer, contents, [None] * len(contents), device)
         if hasattr(scorer, "plain"):
             found.append(torch.tensor(scorer.score_uncached(QUERY, contents[0], None, family.Score())))

@@ -181,7 +181,7 @@ def hashes(tmp_path):
 
 @pytest.fixture
 def found(edje_path, hashes):
-    return resolve(str(edje_path), None, hashes, edje.MODEL_TYPES)
+    return resolve(str(edje_path), None, hashes, edje.SPEC.model_types)
 
 
 def scorer_of(checkpoint, vision_path, dtype=torch.float32, **options):
@@ -230,7 +230,7 @@ def test_vision_tokens_are_the_stock_models(scorer, vision_path, page_images):
 def test_the_folded_adapter_equals_the_unfolded_one(local, tmp_path, vision_path, hashes):
     torch.manual_seed(7)
     reference = Original(local=local)
-    checkpoint = resolve(str(write_edje(tmp_path / "e", reference)), None, hashes, edje.MODEL_TYPES)
+    checkpoint = resolve(str(write_edje(tmp_path / "e", reference)), None, hashes, edje.SPEC.model_types)
     scorer = scorer_of(checkpoint, vision_path)
     x = torch.randn(3, 16, D)
     expected = reference.vision_projection(x)
@@ -336,7 +336,7 @@ def test_control_strings_in_a_query_stay_text(scorer):
 
 def test_the_published_shape_takes_49152_bytes_a_page(tmp_path, vision_path, hashes, page_images):
     checkpoint = resolve(
-        str(write_edje(tmp_path / "e", Original(m=64, d=384, layers=1))), None, hashes, edje.MODEL_TYPES
+        str(write_edje(tmp_path / "e", Original(m=64, d=384, layers=1))), None, hashes, edje.SPEC.model_types
     )
     scorer = scorer_of(checkpoint, vision_path)
     (state,) = scorer.prepare(page_images[:1], [None])
@@ -396,7 +396,7 @@ def test_a_tiled_page_is_its_tiles_one_after_the_other(found, scorer, vision_pat
 def test_a_learned_tile_embedding_is_in_the_cache(tmp_path, original, scorer, vision_path, hashes, page_images):
     rows = torch.randn(3, 12)
     path = write_edje(tmp_path / "e", original, extra={"tile_embedding.weight": rows})
-    checkpoint = resolve(str(path), None, hashes, edje.MODEL_TYPES)
+    checkpoint = resolve(str(path), None, hashes, edje.SPEC.model_types)
     marked = scorer_of(checkpoint, vision_path, tiles=3)
     parts = [scorer.compress(part) + row for part, row in zip(cut(page_images[0], 3), rows, strict=True)]
     assert (marked.compress(page_images[0]) - torch.cat(parts)).abs().max() <= TOLERANCE
@@ -436,11 +436,11 @@ def test_any_common_prefix_and_no_config_will_do(tmp_path, original, scorer, vis
     original_half = Original()
     original_half.load_state_dict(half)
     path = write_edje(tmp_path / "e", original_half, prefix=prefix)
-    same = scorer_of(resolve(str(path), None, hashes, edje.MODEL_TYPES), vision_path)
+    same = scorer_of(resolve(str(path), None, hashes, edje.SPEC.model_types), vision_path)
     one, other = (s.score_uncached(QUERIES[0], page_images[0], None, Score()) for s in (scorer, same))
     assert one == pytest.approx(other, abs=0.05)
     (path / "config.json").unlink()
-    bare = resolve(str(path), None, hashes, edje.MODEL_TYPES)
+    bare = resolve(str(path), None, hashes, edje.SPEC.model_types)
     assert set(bare.config()) == {"tensors"}
     assert scorer_of(bare, vision_path).encoder.heads == 12  # what MiniLM has, where no config.json says
 
@@ -490,7 +490,7 @@ def edited(tmp_path, original, edit):
     ],
 )
 def test_tensors_that_are_missing_or_strange_are_named(tmp_path, original, vision_path, hashes, edit, why):
-    checkpoint = resolve(str(edited(tmp_path, original, edit)), None, hashes, edje.MODEL_TYPES)
+    checkpoint = resolve(str(edited(tmp_path, original, edit)), None, hashes, edje.SPEC.model_types)
     with pytest.raises(MmrrError, match=why):
         scorer_of(checkpoint, vision_path)
 
@@ -498,7 +498,7 @@ def test_tensors_that_are_missing_or_strange_are_named(tmp_path, original, visio
 def test_pickles_are_refused(tmp_path, original, hashes):
     torch.save({"model": original.state_dict()}, tmp_path / "checkpoint.pth")
     with pytest.raises(MmrrError, match=r"no \*\.safetensors in .*because they can run code"):
-        resolve(str(tmp_path), None, hashes, edje.MODEL_TYPES)
+        resolve(str(tmp_path), None, hashes, edje.SPEC.model_types)
 
 
 def test_the_documented_way_from_a_pickle(tmp_path, original, vision_path, hashes, monkeypatch):
@@ -511,7 +511,7 @@ def test_the_documented_way_from_a_pickle(tmp_path, original, vision_path, hashe
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(code, {})
     write_edje(tmp_path / "words", original)
-    converted = resolve("./edje", None, hashes, edje.MODEL_TYPES)
+    converted = resolve("./edje", None, hashes, edje.SPEC.model_types)
     scorer_of(converted, vision_path, language=str(tmp_path / "words"))
     assert not [name for name in converted.config()["tensors"] if name.startswith(("clip", "language_model.cls"))]
 
@@ -520,14 +520,14 @@ def test_two_checkpoints_in_one_folder_are_refused(tmp_path, original, hashes):
     path = write_edje(tmp_path / "e", original)
     shutil.copy(path / "model.safetensors", path / "other.safetensors")
     with pytest.raises(MmrrError, match=r"both hold .*leave one checkpoint there"):
-        resolve(str(path), None, hashes, edje.MODEL_TYPES).config()
+        resolve(str(path), None, hashes, edje.SPEC.model_types).config()
 
 
 def test_damaged_weights_are_one_line(tmp_path, original, hashes):
     path = write_edje(tmp_path / "e", original)
     (path / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(MmrrError, match=r"model\.safetensors is no readable safetensors file"):
-        resolve(str(path), None, hashes, edje.MODEL_TYPES).config()
+        resolve(str(path), None, hashes, edje.SPEC.model_types).config()
 
 
 def test_a_vision_encoder_that_does_not_fit_is_refused(tmp_path, found, vision_path):
@@ -558,7 +558,7 @@ def test_a_vision_encoder_that_lacks_tensors_is_refused(tmp_path, found, vision_
 
 def test_the_tokenizer_may_lie_elsewhere(tmp_path, original, scorer, vision_path, hashes):
     path = write_edje(tmp_path / "e", original, tokenizer=False)
-    checkpoint = resolve(str(path), None, hashes, edje.MODEL_TYPES)
+    checkpoint = resolve(str(path), None, hashes, edje.SPEC.model_types)
     with pytest.raises(MmrrError, match=r"neither tokenizer\.json nor vocab\.txt; .*-o language=microsoft/MiniLM"):
         scorer_of(checkpoint, vision_path)
     words = tmp_path / "words"
@@ -609,7 +609,7 @@ def over_qwen(tmp_path_factory):
         write_edje(path, original)
         values = {"num_attention_heads": HEADS, "adapter_attention_heads": 4, **config}
         (path / "config.json").write_text(json.dumps(values))
-        return resolve(str(path), None, HashCache(path.parent / "hashes.json"), edje.MODEL_TYPES), original
+        return resolve(str(path), None, HashCache(path.parent / "hashes.json"), edje.SPEC.model_types), original
 
     return write
 

@@ -1,4 +1,4 @@
-"""The scorer that docs/new-scorer.md shows is complete: it runs through every command."""
+"""The scorer of docs/writing-a-scorer.md is complete: it runs through every command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from mmrr import scorers
 from tests.console import INDEX, SOIL, THESIS, artifact, manifest, mmrr, run_lines, write_documents, write_queries
 
-PAGE = Path(__file__).parents[2] / "docs" / "new-scorer.md"
+PAGE = Path(__file__).parents[2] / "docs" / "writing-a-scorer.md"
 
 
 @pytest.fixture
@@ -44,15 +44,17 @@ def test_the_scorer_of_the_documentation_runs(family: str, checkpoint: Path, tmp
     work = tmp_path / "work"
     write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
     mmrr("index", tmp_path / "docs", "--work", work, *INDEX)
-    assert "buckets" in mmrr("models").stdout
+    listed = mmrr("models").stdout
+    assert "scorer buckets" in listed
+    assert "Exponent of the weights. 0: all weights are 1." in listed
     made = artifact(mmrr("precache", "--work", work, "--scorer", family, "--scorer-model", checkpoint))
     assert manifest(made)["content"]["page_bytes"] >= 1024
     answer = json.loads(mmrr("rerank", "When is the thesis due?", "--work", work, "--json").stdout)
     assert answer["queries"][0]["results"][0]["doc_id"] == "thesis.pdf"
     write_queries(tmp_path / "queries.jsonl", ("q1", "When is the thesis due?", "thesis.pdf"))
-    asked = ("rerank", "--queries", tmp_path / "queries.jsonl", "--work", work)
-    ranked = artifact(mmrr(*asked, "--score-option", "power=0"))
+    rerank = ("rerank", "--queries", tmp_path / "queries.jsonl", "--work", work)
+    ranked = artifact(mmrr(*rerank, "--score-option", "power=0"))
     (hits,) = run_lines(ranked / "run.trec").values()
-    assert all(score == int(score) for _, score in hits)  # without weights, a number of words
+    assert all(score == int(score) for _, score in hits)  # equal weights: the score is the number of shared words
     checked = json.loads(mmrr("verify", "--work", work, "--rescore", "5", "--json").stdout)
     assert checked["rescored"]["largest_difference"] == 0

@@ -92,7 +92,7 @@ def runs(folder: Path) -> Path:
 
 
 def found(path: Path) -> Checkpoint:
-    return resolve(str(path), None, HashCache(path.parent / "hashes.json"), scorer.MODEL_TYPES)
+    return resolve(str(path), None, HashCache(path.parent / "hashes.json"), scorer.SPEC.model_types)
 
 
 def scorer_of(folder: Path, name: str, vision: str = "vision") -> scorer.Scorer:

@@ -65,7 +65,7 @@ def run(folder: Path) -> Path:
 
 
 def load(path: Path, ratio: int = 4) -> kalm.Scorer:
-    checkpoint = checkpoints.resolve(str(path), None, HashCache(path / "hashes.json"), kalm.MODEL_TYPES)
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(path / "hashes.json"), kalm.SPEC.model_types)
     return kalm.Scorer(checkpoint, kalm.resolve(kalm.Prepare(ratio=ratio), checkpoint.config()), CPU, torch.float32)
 
 
@@ -193,7 +193,7 @@ def test_the_checkpoint_is_in_the_published_layout(run: Path) -> None:
     )
     assert json.loads((path / "config.json").read_text())["model_type"] == "t5gemma2"
     assert {"tokenizer.json", "tokenizer_config.json"} <= {file.name for file in path.iterdir()}
-    checkpoint = checkpoints.resolve(str(path), None, HashCache(path / "hashes.json"), kalm.MODEL_TYPES)
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(path / "hashes.json"), kalm.SPEC.model_types)
     with pytest.raises(MmrrError, match="image processor does not load"):  # nobody has trained it to see
         kalm.Scorer(checkpoint, kalm.Prepare(image=True), CPU, torch.float32)
 
