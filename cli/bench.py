@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Architecture = Annotated[
     str,
     typer.Argument(
-        help="An architecture with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b), or any checkpoint."
+        metavar="MODEL",
+        help="An architecture with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b), or any checkpoint.",
     ),
 ]
 CandidateCounts = Annotated[str, typer.Option("--candidates", help="Numbers of candidates, separated by commas.")]

@@ -24,7 +24,8 @@ Work = Annotated[
     Path, typer.Option("--work", envvar="MMRR_WORK", help="Workspace folder. It holds everything that mmrr makes.")
 ]
 Documents = Annotated[
-    list[Path], typer.Argument(help="PDFs, page images, or folders that contain them.", show_default=False)
+    list[Path],
+    typer.Argument(metavar="DOCUMENTS", help="PDFs, page images, or folders that contain them.", show_default=False),
 ]
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)

@@ -87,8 +87,12 @@ def prune(
 
 
 def fuse(
-    first: Annotated[Path, typer.Argument(help="A TREC run, for example of BM25.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Another TREC run, for example of a reranker.", show_default=False)],
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="A TREC run, for example of BM25.", show_default=False)
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="Another TREC run, for example of a reranker.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("--output", help="TREC run file to write.", show_default=False)],
     weight: Annotated[float, typer.Option("--weight", help="Weight of the second run; the first has weight 1.")] = 0.3,
 ) -> None:

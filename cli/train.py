@@ -28,7 +28,9 @@ _LINE_INTERVAL_S = 30.0
 
 
 def train(
-    task: Annotated[o.Task, typer.Argument(help="What to train.", show_default=False)],
+    task: Annotated[
+        o.Task, typer.Argument(metavar="TASK", help="What to train: reader, embedder or reranker.", show_default=False)
+    ],
     config: Annotated[
         Path, typer.Option("--config", help="TOML file; docs/training.md describes its keys.", show_default=False)
     ],

@@ -99,7 +99,9 @@ def _report_mined(mined: Mining, path: Path, negatives: int, *, as_json: bool) -
 def draw(
     documents: Annotated[
         list[Path],
-        typer.Argument(help="Texts as JSON Lines, plain or .gz; see docs/training.md.", show_default=False),
+        typer.Argument(
+            metavar="TEXTS", help="Texts as JSON Lines, plain or .gz; see docs/training.md.", show_default=False
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", help="A new or empty folder for the benchmark.", show_default=False)

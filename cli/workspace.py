@@ -76,7 +76,10 @@ def verify(
 
 
 def view(
-    page: Annotated[str, typer.Argument(help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False)],
+    page: Annotated[
+        str,
+        typer.Argument(metavar="PAGE", help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False),
+    ],
     work: o.Work = o.WORK,
     output: Annotated[Path, typer.Option("--output", help="PNG file to write.")] = Path("page.png"),
     from_: o.From = None,

@@ -125,7 +125,7 @@ def test_the_other_scorers_find_each_querys_page(
 
 @pytest.mark.parametrize("family", sorted(SMALL))
 def test_who_names_no_model_is_told_the_familys_own(family: str) -> None:
-    with pytest.raises(MmrrError, match=f"or {SMALL[family]}, the small one that comes with mmrr") as error:
+    with pytest.raises(MmrrError, match=f"or {SMALL[family]}, the small model that mmrr includes") as error:
         scoring_of(family, None, None, None, {})
     assert "Qwen" not in str(error.value)
 
