@@ -1,11 +1,12 @@
-"""``mmrr bench``: how fast this machine reranks, against dense forwards and against its own limits."""
+"""``mmrr bench``: the speed of reranking on this machine, next to dense forwards and to the machine's limits."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -13,97 +14,105 @@ from mmrr.config import Machine
 from mmrr.errors import MmrrError
 
 from . import options as o
-from .session import scorings
-from .show import check_output, emit, note, plain_errors, progress, size, table
+from .context import scorings
+from .terminal import check_output, emit, note, progress, size, table
 
 if TYPE_CHECKING:
-    from mmrr.evaluation.latency import Bench, Other
+    from mmrr.evaluation.latency import Bench, Other, Plan, Row
     from mmrr.pipeline import Scoring
+    from mmrr.scorers.minireranker import Scorer
 
 
+Architecture = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An architecture with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b), or any checkpoint.",
+    ),
+]
+CandidateCounts = Annotated[str, typer.Option("--candidates", help="Numbers of candidates, separated by commas.")]
+QueryCounts = Annotated[
+    str,
+    typer.Option("--query-counts", help="Numbers of queries that share the most candidates, separated by commas."),
+]
+TokenCounts = Annotated[
+    str,
+    typer.Option(
+        "--tokens",
+        help="Most visual tokens of a page, separated by commas. The largest is timed in every way; the others show "
+        "how times grow.",
+    ),
+]
+# A list of str, because Typer does not accept a list of Literal.
+Codecs = Annotated[
+    Optional[list[str]], typer.Option("--codec", help="Codec to time. Repeatable. Default: all.", show_default=False)
+]
+Others = Annotated[
+    str,
+    typer.Option(
+        "--scorers",
+        metavar="NAME[=MODEL][+KEY=VALUE]...,...",
+        help="Other scorers to time on the same pages, written as for mmrr compare. A scorer that reads text gets 400 "
+        "words per page.",
+    ),
+]
+
+
+# One parameter per option.
 def bench(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A shape with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b), or any checkpoint."
-        ),
-    ] = "reader",
-    candidates: Annotated[str, typer.Option(help="Numbers of candidates, with commas.")] = "10,20,50,100",
-    queries: Annotated[str, typer.Option(help="Numbers of queries that share the most candidates.")] = "8,64",
-    tokens: Annotated[
-        str,
-        typer.Option(
-            help="Visual tokens of a page, at most. Of several, with commas, the largest is timed in every way, the "
-            "others for how times grow."
-        ),
-    ] = "320,640,1280",
-    keep: Annotated[float, typer.Option(help="Share of them that is kept.")] = 0.5,
+    model: Architecture = "reader",
+    candidate_counts: CandidateCounts = "10,20,50,100",
+    query_counts: QueryCounts = "8,64",
+    tokens: TokenCounts = "320,640,1280",
+    keep: Annotated[float, typer.Option("--keep", help="Share of a page's visual tokens to keep.")] = 0.5,
     band: o.Band = None,
-    codec: Annotated[Optional[list[str]], typer.Option(help="Codecs to time; repeatable. Default: all.")] = None,
-    scorers: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME[=MODEL][+KEY=VALUE]...,...",
-            help="Other scorers to time on the same pages, as mmrr compare takes them. Those that read text get 400 "
-            "words a page.",
-        ),
-    ] = "",
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each line; the median counts.")] = 3,
-    dense_pages: Annotated[int, typer.Option(min=1, help="Dense forwards to time; the rest is in proportion.")] = 2,
+    codec: Codecs = None,
+    scorers: Others = "",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs per row; the median counts.")] = 3,
+    dense_pages: Annotated[
+        int, typer.Option("--dense-pages", min=1, help="Dense forwards to time; more are extrapolated.")
+    ] = 2,
     folder: Annotated[
-        Optional[Path], typer.Option(help="Where caches are written, to be read from. Default: a temporary folder.")
+        Optional[Path], typer.Option("--folder", help="Folder for the caches. Default: a temporary folder.")
     ] = None,
-    output: Annotated[Optional[Path], typer.Option(help="Draw latency over candidates here, as PNG.")] = None,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", help="Draw latency over candidates to this PNG file.")
+    ] = None,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
-    dtype: o.Dtype = o.MACHINE.dtype,
+    dtype: o.Dtype = o.DTYPE,
 ) -> None:
-    """Time one query: dense, with ordinary prefix caching, and from page caches.
+    """Time reranking on this machine.
 
-    And what reading a page once costs beside a dense forward. Everything
-    on the same random pages in one process. A shape needs no download: its
-    weights are random and of the true sizes, but for the vocabulary, which
-    no score depends on.
+    Times one query in three ways: dense, with prefix caching, and from page caches. All use the same random pages in
+    one process. An architecture needs no download: its random weights have the true sizes except for the vocabulary,
+    which no score depends on.
     """
-    with plain_errors(), tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as scratch:
-        from mmrr.evaluation.latency import Plan
-        from mmrr.evaluation.latency import bench as run
-
-        check_output(output)
-        plan = Plan(
-            candidates=_numbers("--candidates", candidates),
-            queries=_numbers("--queries", queries),
-            keep=keep,
-            repeats=repeats,
-            dense_pages=dense_pages,
-        )
+    check_output(output)
+    counts = (_numbers("--candidates", candidate_counts), _numbers("--query-counts", query_counts))
+    sizes = _numbers("--tokens", tokens, 4)
+    with tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as name:
+        scratch, machine = Path(name), Machine(device, dtype)
+        plan = _plan(counts, keep, repeats, dense_pages, codec)
         if model.startswith("qwen3-vl-"):
-            # Random weights come with a tokenizer of bytes: so many of them as the published one makes tokens.
+            # Random weights come with a tokenizer of bytes. 20 bytes are as many tokens as the published one makes.
             plan = dataclasses.replace(plan, query=plan.query[:20])
-        if codec:
-            from mmrr.modeling import kv_codec
-
-            for name in codec:
-                kv_codec.check(name)
-            plan = dataclasses.replace(plan, codecs=tuple(codec))
-        sizes = _numbers("--tokens", tokens, 4)
-        machine = Machine(device, dtype)
-        others = _others(scorings(scorers), machine, Path(scratch)) if scorers else []
-        scorer = _scorer(model, band, machine, Path(scratch))
-        *smaller, page = (_page(n, scorer.backbone.cell_px) for n in sizes)
-        found = run(scorer, page, plan, Path(scratch) / "work", others, progress, smaller)
-        if output:
-            _draw(found, output)
-        if json_:
-            emit({"model": model, **dataclasses.asdict(found)})
-            return
+        found = _time(model, band, sizes, plan, _Place(scratch, machine, scorings(scorers) if scorers else {}))
+    if output:
+        _draw(found, output)
+    if json_:
+        emit({"model": model, **dataclasses.asdict(found)})
+    else:
         _show(found)
 
 
-def _page(tokens: int, side: int) -> tuple[int, int]:
-    """Width and height in pixels of a page of so many visual tokens at most."""
-    rows = round((tokens * 1.29) ** 0.5)  # a letter page is 1.29 times as high as wide
-    return max(1, tokens // rows) * side, rows * side
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a benchmark runs, and the other scorers it times."""
+
+    scratch: Path
+    machine: Machine
+    others: dict[str, Scoring]
 
 
 def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
@@ -112,43 +121,74 @@ def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     except ValueError:
         counts = ()
     if not counts or counts[0] < least:
-        raise MmrrError(f"{option} {text}: expected numbers from {least}, with commas, such as 10,100")
+        raise MmrrError(f"{option} {text}: expected numbers from {least}, separated by commas, such as 10,100")
     return counts
 
 
-def _scorer(model: str, band: str | None, machine: Machine, scratch: Path) -> Any:
+def _plan(
+    counts: tuple[tuple[int, ...], tuple[int, ...]],
+    keep: float,
+    repeats: int,
+    dense_pages: int,
+    codecs: Sequence[str] | None,
+) -> Plan:
+    from mmrr.evaluation.latency import Plan
+    from mmrr.modeling import kv_codec
+
+    candidates, queries = counts
+    for codec in codecs or ():
+        kv_codec.check(codec)
+    plan = Plan(candidates=candidates, queries=queries, keep=keep, repeats=repeats, dense_pages=dense_pages)
+    return dataclasses.replace(plan, codecs=tuple(codecs)) if codecs else plan
+
+
+def _time(model: str, band: str | None, sizes: tuple[int, ...], plan: Plan, place: _Place) -> Bench:
+    from mmrr.evaluation import latency
+
+    others = _others(place)
+    scorer = _scorer(model, band, place)
+    *smaller, page = (_page(n, scorer.backbone.cell_px) for n in sizes)
+    return latency.bench(scorer, page, plan, place.scratch / "work", others, progress, smaller)
+
+
+def _page(tokens: int, side: int) -> tuple[int, int]:
+    """Width and height in pixels of a page of at most ``tokens`` visual tokens, each ``side`` pixels wide."""
+    rows = round((tokens * 1.29) ** 0.5)  # a letter page is 1.29 times as high as wide
+    return max(1, tokens // rows) * side, rows * side
+
+
+def _scorer(model: str, band: str | None, place: _Place) -> Scorer:
     from mmrr import random_checkpoint
     from mmrr.modeling.checkpoints import resolve
     from mmrr.modeling.devices import resolve_device, resolve_dtype
     from mmrr.scorers import minireranker
     from mmrr.workspace.files import HashCache
 
-    device = resolve_device(machine.device)
-    dtype = resolve_dtype(machine.dtype, device)
+    device = resolve_device(place.machine.device)
+    dtype = resolve_dtype(place.machine.dtype, device)
     if model in random_checkpoint.SHAPES:
         note(f"writing {model} with random weights")
         shape = random_checkpoint.SHAPES[model]
-        random_checkpoint.save(
-            random_checkpoint.new_model(shape, dtype=dtype), scratch / "model", shape.max_tokens, dtype
-        )
-        model = str(scratch / "model")
-    checkpoint = resolve(model, None, HashCache(scratch / "hashes.json"))
+        folder = place.scratch / "model"
+        random_checkpoint.save(random_checkpoint.new_model(shape, dtype=dtype), folder, shape.max_tokens, dtype)
+        model = str(folder)
+    checkpoint = resolve(model, None, HashCache(place.scratch / "hashes.json"))
     options = minireranker.Prepare(band=band) if band else minireranker.Prepare()
     prepare = minireranker.resolve(options, checkpoint.config())
     return minireranker.Scorer(checkpoint, prepare, device, dtype)
 
 
-def _others(chosen: dict[str, Scoring], machine: Machine, scratch: Path) -> list[Other]:
+def _others(place: _Place) -> list[Other]:
     from mmrr.evaluation.latency import Other
     from mmrr.modeling.devices import resolve_device, resolve_dtype
     from mmrr.stages.precache import family_of
     from mmrr.workspace.files import HashCache
 
-    device = resolve_device(machine.device)
-    dtype = resolve_dtype(machine.dtype, device)
-    hashes = HashCache(scratch / "hashes.json")
+    device = resolve_device(place.machine.device)
+    dtype = resolve_dtype(place.machine.dtype, device)
+    hashes = HashCache(place.scratch / "hashes.json")
     found = []
-    for label, one in chosen.items():
+    for label, one in place.others.items():
         family = family_of(hashes, one.family, one.model, one.options)
         scorer = family.module.load(family.checkpoint, family.prepare, device, dtype)
         found.append(Other(label, family.module, family.prepare, scorer))
@@ -157,6 +197,9 @@ def _others(chosen: dict[str, Scoring], machine: Machine, scratch: Path) -> list
 
 def _show(found: Bench) -> None:
     base = next(row for row in found.rows if row.what == "dense, one by one")
+    _show_once(found, base)
+    if len(found.growth) > 1:
+        _show_growth(found, base)
     lines = []
     for row in found.rows:
         dense = base.ms * row.candidates / base.candidates
@@ -174,7 +217,17 @@ def _show(found: Bench) -> None:
                 size(row.peak_bytes) if row.peak_bytes else "",
             ]
         )
-    once = [
+    columns = ["", "candidates", "ms per query", "of dense", "per page", "of FLOP/s", "of copy", "peak memory"]
+    title = (
+        f"{found.tokens} tokens per page, {found.kept} kept, {found.query_tokens} tokens of the query; this machine: "
+        f"{found.limit.flops / 1e9:,.0f} GFLOP/s, {found.limit.bytes / 1e9:,.1f} GB/s copied"
+    )
+    table(title, columns, lines, to_stdout=True)
+
+
+def _show_once(found: Bench, base: Row) -> None:
+    """The cost of reading a page once, next to a dense forward."""
+    lines = [
         [
             row.what,
             f"{row.ms:,.1f}",
@@ -183,33 +236,28 @@ def _show(found: Bench) -> None:
         ]
         for row in found.once
     ]
-    table("Reading a page once", ["", "ms a page", "of dense", "of FLOP/s"], once, to_stdout=True)
-    if len(found.growth) > 1:
-        grown = [
-            [
-                str(row.tokens),
-                str(row.kept),
-                size(row.page_bytes),
-                f"{row.dense_ms:,.1f}",
-                f"{row.mini_ms:,.1f}",
-                f"{row.mini_ms / row.dense_ms:.2%}",
-            ]
-            for row in found.growth
+    table("Reading a page once", ["", "ms per page", "of dense", "of FLOP/s"], lines, to_stdout=True)
+
+
+def _show_growth(found: Bench, base: Row) -> None:
+    """The times of pages of other sizes."""
+    lines = [
+        [
+            str(row.tokens),
+            str(row.kept),
+            size(row.page_bytes),
+            f"{row.dense_ms:,.1f}",
+            f"{row.mini_ms:,.1f}",
+            f"{row.mini_ms / row.dense_ms:.2%}",
         ]
-        columns = ["tokens a page", "kept", "a page", "dense, ms a query", "mini, resident", "of dense"]
-        table(f"{base.candidates} candidates, pages of other sizes", columns, grown, to_stdout=True)
-    columns = ["", "candidates", "ms a query", "of dense", "a page", "of FLOP/s", "of copy", "peak memory"]
-    table(
-        f"{found.tokens} tokens a page, {found.kept} kept, {found.query_tokens} of the query's segment; this machine: "
-        f"{found.limit.flops / 1e9:,.0f} GFLOP/s, {found.limit.bytes / 1e9:,.1f} GB/s copied",
-        columns,
-        lines,
-        to_stdout=True,
-    )
+        for row in found.growth
+    ]
+    columns = ["tokens per page", "kept", "per page", "dense, ms per query", "mini, resident", "of dense"]
+    table(f"{base.candidates} candidates, pages of other sizes", columns, lines, to_stdout=True)
 
 
 def _draw(found: Bench, picture: Path) -> None:
-    """Latency over candidates, both logarithmic; a line a way of scoring, a point where there is one number alone."""
+    """Latency over candidates on two logarithmic axes: one line per way of scoring."""
     from mmrr.plots import new_figure
 
     figure = new_figure(figsize=(8.0, 5.0), layout="constrained")
@@ -220,7 +268,7 @@ def _draw(found: Bench, picture: Path) -> None:
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xlabel("candidates")
-    panel.set_ylabel("ms a query")
+    panel.set_ylabel("ms per query")
     panel.grid(alpha=0.3, which="both")
     panel.legend(fontsize="small")
     figure.savefig(picture, dpi=110)

@@ -1,55 +1,117 @@
-"""The options that several commands share, each declared once."""
+"""The options that several commands share. Each is declared once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 
-from mmrr.config import Index, Machine, Prune, Render, Retrieve
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Prune, PruneBy, Render, Rerank, Retrieve, Scope
+
+#: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+CodecName = Literal["none", "bf16", "int8", "int4"]
+RendererName = Literal["auto", "poppler", "pdfium"]
+BenchmarkText = Literal["ocr_text", "vlm_text"]
+Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
+# Input and output
+
 Work = Annotated[
-    Path, typer.Option("--work", envvar="MMRR_WORK", help="Workspace folder: everything mmrr makes lies there.")
+    Path, typer.Option("--work", envvar="MMRR_WORK", help="Workspace folder. It holds everything that mmrr makes.")
 ]
-Documents = Annotated[list[Path], typer.Argument(help="PDFs, page images, or folders of them.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of a table.")]
+Documents = Annotated[
+    list[Path],
+    typer.Argument(metavar="DOCUMENTS", help="PDFs, page images, or folders that contain them.", show_default=False),
+]
+Question = Annotated[
+    Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
+]
+Queries = Annotated[
+    Optional[Path], typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
+]
+RequiredQueries = Annotated[
+    Path, typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
+]
+Qrels = Annotated[
+    Optional[Path], typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
+]
+RequiredQrels = Annotated[
+    Path, typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
+]
+RunOutput = Annotated[Optional[Path], typer.Option("--output", help="Also write the ranking to this TREC run file.")]
+TopK = Annotated[int, typer.Option("--top-k", min=1, help="Pages to show for each query.")]
+Document = Annotated[
+    Optional[str],
+    typer.Option("--document", help="Search only this document. Needs --scope document.", rich_help_panel=_SEARCH),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables; see docs/json.md.")]
+From = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--from",
+        metavar="STAGE/FINGERPRINT",
+        help="Use this artifact instead of the current one of its stage. Repeatable.",
+        show_default=False,
+    ),
+]
+
+# Models
 
 Embedder = Annotated[
     Optional[str],
     typer.Option(
+        "--embedder",
         envvar="MMRR_EMBEDDER",
-        help="Qwen3-VL embedding checkpoint: local path, Hub id (Qwen/Qwen3-VL-Embedding-2B), or reader-embedder, "
-        "the small one that comes with mmrr. "
-        "Without one, pages are found by their text layer alone and cached whole.",
+        help="Embedding checkpoint: a local path, a Hub id (Qwen/Qwen3-VL-Embedding-2B), or reader-embedder, the small "
+        "model that mmrr includes. Without an embedder, pages are found by their text layer only and no visual token "
+        "is pruned.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
 ]
 EmbedderRevision = Annotated[
     Optional[str],
-    typer.Option(help="Branch, tag or commit of --embedder on the Hub.", rich_help_panel=_MODELS, show_default=False),
+    typer.Option(
+        "--embedder-revision",
+        help="Branch, tag or commit of --embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
 ]
-Dim = Annotated[int, typer.Option(help="Matryoshka dimension of page vectors; 0: full width.", rich_help_panel=_MODELS)]
+Dim = Annotated[
+    int,
+    typer.Option("--dim", help="Matryoshka dimension of page vectors. 0: the full width.", rich_help_panel=_MODELS),
+]
 EmbedOptions = Annotated[
     Optional[list[str]],
     typer.Option(
         "--embed-option",
         metavar="KEY=VALUE",
-        help="Any option of the embedder family, see mmrr models.",
+        help="An option of the embedder family; mmrr models lists them. Repeatable.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
 ]
-Scorer = Annotated[str, typer.Option(help="Scorer family, see mmrr models.", rich_help_panel=_MODELS)]
+Scorer = Annotated[
+    str,
+    typer.Option(
+        "--scorer",
+        envvar="MMRR_SCORER",
+        help="Scorer family; mmrr models lists them.",
+        rich_help_panel=_MODELS,
+    ),
+]
 ScorerModel = Annotated[
     Optional[str],
     typer.Option(
+        "--scorer-model",
         envvar="MMRR_SCORER_MODEL",
-        help="Checkpoint of the scorer's family, or LoRA adapter: local path, Hub id (Qwen/Qwen3-VL-Reranker-2B), or "
-        "one that comes with mmrr (reader-reranker, small-edje, small-kalm, small-ziprerank).",
+        help="Checkpoint or LoRA adapter of the scorer: a local path, a Hub id (Qwen/Qwen3-VL-Reranker-2B), or a small "
+        "model that mmrr includes (reader-reranker, small-edje, small-kalm, small-ziprerank).",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -57,30 +119,49 @@ ScorerModel = Annotated[
 ScorerRevision = Annotated[
     Optional[str],
     typer.Option(
-        help="Branch, tag or commit of --scorer-model on the Hub.", rich_help_panel=_MODELS, show_default=False
+        "--scorer-revision",
+        help="Branch, tag or commit of --scorer-model on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
     ),
 ]
 KeptShare = Annotated[
     Optional[float],
     typer.Option(
-        help="Share of visual tokens kept, by the embedder's attention. Default: 0.5 with an embedder, else 1.",
+        "--keep",
+        help="Share of a page's visual tokens to keep, by the embedder's attention. Default: 0.5 with an embedder, "
+        "1 without.",
         rich_help_panel=_MODELS,
         show_default=False,
+    ),
+]
+PrunedShare = Annotated[
+    float, typer.Option("--keep", help="Share of a page's visual tokens to keep.", rich_help_panel=_MODELS)
+]
+By = Annotated[
+    PruneBy,
+    typer.Option(
+        "--by",
+        help="How tokens are chosen: attention of the embedder, or random as a baseline.",
+        rich_help_panel=_MODELS,
     ),
 ]
 Band = Annotated[
     Optional[str],
     typer.Option(
+        "--band",
         metavar="B:E",
-        help="Layers in which the query sees the page. Default: the paper's for the model's depth (2B: 8:16).",
+        help="Layers in which the query attends to the page. Default: the paper's choice for the model's depth (2B "
+        "model: 8:16).",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
 ]
 Codec = Annotated[
-    Optional[str],
+    Optional[CodecName],
     typer.Option(
-        help="How caches are stored: none, as computed (default); bf16; int8, half of bf16; int4, a quarter.",
+        "--codec",
+        help="How caches are stored: none, as computed (default); bf16; int8, half the size of bf16; int4, a quarter.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -91,7 +172,7 @@ PrepareOptions = Annotated[
         "-o",
         "--option",
         metavar="KEY=VALUE",
-        help="Any cache option of the scorer family, see mmrr models.",
+        help="An option of the scorer family that changes its caches; mmrr models lists them. Repeatable.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -99,7 +180,8 @@ PrepareOptions = Annotated[
 ExitLayer = Annotated[
     Optional[int],
     typer.Option(
-        help="Layers of the scorer that run. Default: up to the band's end. Uses the same caches.",
+        "--exit-layer",
+        help="Number of layers that the scorer runs. Default: up to the end of the band. Needs no new caches.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -110,7 +192,7 @@ ScoreOptions = Annotated[
         "-s",
         "--score-option",
         metavar="KEY=VALUE",
-        help="Any scoring option of the scorer family, see mmrr models.",
+        help="An option of the scorer family that needs no new caches; mmrr models lists them. Repeatable.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -119,97 +201,132 @@ Dense = Annotated[
     bool,
     typer.Option(
         "--dense",
-        help="Score with the stock model's full forward, no cache: reference and baseline, slow.",
+        help="Score with a full forward of the original model, without caches. Slow: the reference and the baseline.",
         rich_help_panel=_MODELS,
     ),
 ]
-Blend = Annotated[
+Prompt = Annotated[
+    DenseOrder,
+    typer.Option(
+        "--prompt",
+        help="Prompt order of --dense: vision-first as in the caches, or query-first as in the published template.",
+        rich_help_panel=_MODELS,
+    ),
+]
+Fuse = Annotated[
     Optional[float],
     typer.Option(
+        "--fuse",
         metavar="WEIGHT",
-        help="Add the reranker's scores, times this, to the first stage's, both standardised per query. "
-        "Default: the reranker alone decides. The small models that come with mmrr rank better with 1.",
+        help="Score fusion: first-stage score + WEIGHT x reranker score, both standardised per query. Default: the "
+        "reranker's scores only. With the small models that mmrr includes, 1 ranks better.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
 ]
-Prompt = Annotated[
-    str,
-    typer.Option(
-        help="Order of --dense: vision-first, as the caches, or query-first, the published template.",
-        rich_help_panel=_MODELS,
-    ),
-]
+
+# Pages
 
 Renderer = Annotated[
-    str, typer.Option(help="auto, poppler or pdfium; auto is poppler where installed.", rich_help_panel=_PAGES)
+    RendererName,
+    typer.Option(
+        "--renderer", help="PDF renderer. auto: poppler if it is installed, else pdfium.", rich_help_panel=_PAGES
+    ),
 ]
-Dpi = Annotated[int, typer.Option(help="Resolution of PDF pages before the token budget.", rich_help_panel=_PAGES)]
+Dpi = Annotated[
+    int,
+    typer.Option("--dpi", help="Resolution of PDF pages before --max-tokens limits it.", rich_help_panel=_PAGES),
+]
 MaxTokens = Annotated[
-    int, typer.Option(help="Visual tokens a page at most, 32x32 pixels each.", rich_help_panel=_PAGES)
+    int,
+    typer.Option(
+        "--max-tokens", help="Most visual tokens of a page; one token is 32x32 pixels.", rich_help_panel=_PAGES
+    ),
 ]
 Ocr = Annotated[
     bool,
     typer.Option(
-        "--ocr",
-        help="Read the text of pages without a text layer from their images; seconds a page. "
-        "Needs: pip install 'mmrr[ocr]'.",
+        "--ocr/--no-ocr",
+        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
+        "install 'mmrr[ocr]'.",
         rich_help_panel=_PAGES,
     ),
 ]
+
+# Search
+
 Faiss = Annotated[
     str,
     typer.Option(
         "--faiss-factory",
-        help="FAISS factory string, for large collections. One vector a page: PCA256,SQ8,Refine(SQfp16) searches "
-        "shortened vectors and rescores what it finds by whole ones. A vector for each token: Flat scores every "
-        "page, some 6 ms for 1,000; IVF1024,SQ8 finds candidates first, in a sixteenth of its lists.",
+        help="FAISS factory string, for large collections. With one vector per page, PCA256,SQ8,Refine(SQfp16) "
+        "searches shortened vectors and rescores the candidates with the full ones. With one vector per token, Flat "
+        "scores every page (about 6 ms per 1,000 pages) and IVF1024,SQ8 searches 1/16 of its lists for candidates.",
         rich_help_panel=_SEARCH,
     ),
 ]
 FirstStageOption = Annotated[
-    Optional[str],
+    Optional[FirstStage],
     typer.Option(
         "--first-stage",
-        help="dense, bm25 or hybrid. Default: hybrid where there are page vectors, else bm25.",
+        help="How candidates are found: page vectors, text, or both. Default: hybrid if the index has page vectors, "
+        "else bm25.",
         rich_help_panel=_SEARCH,
         show_default=False,
     ),
 ]
 ScopeOption = Annotated[
-    str,
-    typer.Option("--scope", help="corpus: all pages; document: those of the query's doc_id.", rich_help_panel=_SEARCH),
+    Scope,
+    typer.Option(
+        "--scope",
+        help="corpus: search all pages. document: search the pages of the query's doc_id.",
+        rich_help_panel=_SEARCH,
+    ),
 ]
-Candidates = Annotated[int, typer.Option(help="Pages the first stage hands on.", rich_help_panel=_SEARCH)]
+Candidates = Annotated[int, typer.Option("--candidates", help="First-stage pages to rerank.", rich_help_panel=_SEARCH)]
 SearchOptions = Annotated[
     Optional[list[str]],
     typer.Option(
         "--search-option",
         metavar="KEY=VALUE",
-        help="Any query option of the embedder family, see mmrr models.",
+        help="A query option of the embedder family; mmrr models lists them. Repeatable.",
         rich_help_panel=_SEARCH,
         show_default=False,
     ),
 ]
 
+# Machine
+
 Device = Annotated[
     str,
     typer.Option(
-        help="auto, cpu, cuda, cuda:1, mps; or several, with commas, which share the pages while they are embedded and "
-        "precached: the rest runs on the first. auto takes every CUDA device.",
+        "--device",
+        envvar="MMRR_DEVICE",
+        help="auto, cpu, cuda, cuda:1, mps, or several separated by commas. Several devices share the pages that are "
+        "embedded and precached; everything else runs on the first. auto takes every CUDA device.",
         rich_help_panel=_MACHINE,
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=_MACHINE)]
+Dtype = Annotated[
+    DtypeName,
+    typer.Option("--dtype", envvar="MMRR_DTYPE", help="Number format of the models.", rich_help_panel=_MACHINE),
+]
 Workers = Annotated[
-    int, typer.Option(help="Processes that render and do OCR; 0: one per core.", rich_help_panel=_MACHINE)
+    int,
+    typer.Option(
+        "--workers",
+        envvar="MMRR_WORKERS",
+        help="Processes that render pages and read text. 0: one per core.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 MemoryBudget = Annotated[
     str,
     typer.Option(
         "--memory-budget",
         metavar="SIZE",
-        help="What page caches may take while they are scored, e.g. 512MiB; the model comes on top.",
+        envvar="MMRR_MEMORY_BUDGET",
+        help="Memory for page caches while they are scored, e.g. 512MiB. The model needs its memory in addition.",
         rich_help_panel=_MACHINE,
     ),
 ]
@@ -218,20 +335,15 @@ Resident = Annotated[
     typer.Option(
         "--resident",
         metavar="SIZE",
-        help="Size of the LRU cache of page caches on the device, e.g. 4GiB; on top of --memory-budget.",
+        envvar="MMRR_RESIDENT",
+        help="Size of the LRU cache of page caches on the device, e.g. 4GiB. In addition to --memory-budget.",
         rich_help_panel=_MACHINE,
-    ),
-]
-From = Annotated[
-    Optional[list[str]],
-    typer.Option(
-        "--from",
-        metavar="STAGE/FINGERPRINT",
-        help="Use this artifact instead of the newest one of its stage; may be repeated.",
-        show_default=False,
     ),
 ]
 
 WORK = Path("mmrr-work")
-RENDER, INDEX, RETRIEVE, MACHINE, PRUNE = Render(), Index(), Retrieve(), Machine(), Prune()
-SCORER = "minireranker"
+RENDER, INDEX, RETRIEVE, MACHINE, PRUNE, RERANK = Render(), Index(), Retrieve(), Machine(), Prune(), Rerank()
+RENDERER: RendererName = "auto"
+DTYPE: DtypeName = "auto"
+PROMPT: DenseOrder = "vision-first"
+SCORER, MEMORY_BUDGET, RESIDENT = "minireranker", "4GiB", "0"

@@ -1,4 +1,4 @@
-"""``mmrr probe``: at which layer a reranker has decided, and where query and page meet."""
+"""``mmrr probe``: the quality of a reranker after every layer, and the layer where query and page interact."""
 
 from __future__ import annotations
 
@@ -7,69 +7,72 @@ from typing import Annotated, Optional
 
 import typer
 
-from mmrr.config import Machine
+from mmrr.config import Machine, Retrieve
 from mmrr.errors import MmrrError
 
 from . import options as o
-from .session import open_context, search_options
-from .show import check_output, emit, note, pairs, progress, table
+from .context import open_context
+from .terminal import check_output, emit, note, progress, table
 
 
+# One parameter per option.
 def probe(
-    queries: Annotated[Path, typer.Option(help="JSONL: query_id, text, perhaps doc_id.")],
-    qrels: Annotated[Path, typer.Option(help="TREC judgements: query_id 0 page_id relevance.")],
+    queries: o.RequiredQueries,
+    qrels: o.RequiredQrels,
     work: o.Work = o.WORK,
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
-    candidates: Annotated[int, typer.Option(min=2, help="Pages of the first stage that are scored.")] = 20,
+    candidates: Annotated[int, typer.Option("--candidates", min=2, help="First-stage pages to score.")] = 20,
     first_stage: o.FirstStageOption = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
-    measure: Annotated[str, typer.Option(help="An ir_measures name.")] = "nDCG@5",
-    share: Annotated[float, typer.Option(help="Of the last layer's measure, that the exit is to reach.")] = 0.99,
-    alike: Annotated[float, typer.Option(help="Similarity below which query and page have met.")] = 0.95,
-    output: Annotated[Optional[Path], typer.Option(help="Draw both curves here, as PNG.")] = None,
+    measure: Annotated[str, typer.Option("--measure", help="Name of a measure as ir_measures writes it.")] = "nDCG@5",
+    share: Annotated[
+        float, typer.Option("--share", help="Share of the last layer's quality that the exit layer must reach.")
+    ] = 0.99,
+    similarity: Annotated[
+        float, typer.Option("--similarity", help="Cosine similarity that marks the start of the band.")
+    ] = 0.95,
+    output: Annotated[Optional[Path], typer.Option("--output", help="Draw both curves to this PNG file.")] = None,
     from_: o.From = None,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
-    dtype: o.Dtype = o.MACHINE.dtype,
+    dtype: o.Dtype = o.DTYPE,
 ) -> None:
-    """Measure a reranker behind every layer, and suggest exit and band.
+    """Measure a reranker after every layer.
 
-    The whole model over every page, nothing cut: as slow as dense reranking,
-    but each page is read once for all its queries.
+    Suggests the exit layer and the band. It runs the whole model over whole pages: as slow as dense reranking, but
+    each page is read once for all its queries.
     """
-    with open_context(work, Machine(device, dtype), from_) as session:
+    if scorer_model is None:
+        raise MmrrError("no reranker given; pass --scorer-model (or set MMRR_SCORER_MODEL), a local path or a Hub id")
+    with open_context(work, Machine(device, dtype), from_) as context:
         from mmrr import pipeline
-        from mmrr.evaluation import layer_probe as probing
+        from mmrr.evaluation import layer_probe
         from mmrr.evaluation.trec import read_qrels, read_queries
         from mmrr.workspace.pages import read_image
 
-        if scorer_model is None:
-            raise MmrrError("which reranker? pass --scorer-model (or set MMRR_SCORER_MODEL): a local path or a Hub id")
-        asked, judged = read_queries(queries), read_qrels(qrels)
+        query_list, judged = read_queries(queries), read_qrels(qrels)
         check_output(output)
-        found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), pairs(None))
-        scorer = pipeline.load_scorer(session, scorer_model, scorer_revision)
-        rows = found.collection.row_of
-        pages = found.collection.pages
-        result = probing.probe(
+        found = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
+        scorer = pipeline.load_scorer(context, scorer_model, scorer_revision)
+        pages, rows = found.collection.pages, found.collection.row_of
+        result = layer_probe.probe(
             scorer,
-            lambda page_id: read_image(session.workspace, pages[rows[page_id]]),
-            {query.query_id: query.text for query in asked},
+            lambda page_id: read_image(context.workspace, pages[rows[page_id]]),
+            {query.query_id: query.text for query in query_list},
             found.first,
             progress,
         )
         values = result.values(judged, measure)
-        band = probing.suggest(values, result.similarity, share, alike)
+        band = layer_probe.suggest(values, result.similarity, share, similarity)
         if output:
-            probing.draw(values, measure, result.similarity, band, output)
+            layer_probe.draw(values, measure, result.similarity, band, output)
+        layers = list(zip(values, result.similarity, strict=True))
+        suggested = f"{band[0]}:{band[1]}"
         if json_:
-            layers = [{measure: v, "similarity": s} for v, s in zip(values, result.similarity, strict=True)]
-            emit({"layers": layers, "band": f"{band[0]}:{band[1]}", "picture": output and str(output)})
+            documents = [{measure: value, "similarity": alike} for value, alike in layers]
+            emit({"layers": documents, "band": suggested, "picture": output and str(output)})
             return
-        lines = [
-            [str(layer), f"{value:.4f}", f"{alike_:.4f}"]
-            for layer, (value, alike_) in enumerate(zip(values, result.similarity, strict=True), 1)
-        ]
-        table("", ["layers run", measure, "similarity"], lines, to_stdout=True)
-        note(f"suggested: --band {band[0]}:{band[1]}")
+        lines = [[str(layer), f"{value:.4f}", f"{alike:.4f}"] for layer, (value, alike) in enumerate(layers, 1)]
+        table("", ["layers", measure, "similarity"], lines, to_stdout=True)
+        note(f"suggested: --band {suggested}")

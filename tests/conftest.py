@@ -9,6 +9,8 @@ import pytest
 
 # Tests never reach for a network: a checkpoint that is not on this disk is an error.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The user's defaults must not change what tests do.
+os.environ["MMRR_CONFIG"] = os.devnull
 # Here and in processes that tests start: threads that wait for one another cost tiny models tenfold on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -88,3 +88,12 @@ def write_queries(path: Path, *queries: tuple[str, str] | tuple[str, str, str]) 
     records = [dict(zip(names, query, strict=False)) for query in queries]
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
     return path
+
+
+def misused(*args: object) -> str:
+    """A command with wrong usage: exit code 2, nothing on stdout. Returns what Typer says, without its box."""
+    result = mmrr(*args, code=2)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    words = result.stderr.translate(dict.fromkeys(map(ord, "│╭╮╰╯─"), " ")).split()
+    return " ".join(words)

@@ -1,4 +1,4 @@
-"""The memory that tensors leave stays with the process."""
+"""The command line keeps freed memory in the process, so that the next tensor uses it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-#: Pages that the system gave for each of ten tensors of 64 MB, behind ten that warm up.
-FAULTS = """
+#: Prints how many new memory pages the system gave for ten tensors of 64 MB, after ten others.
+COUNT_FAULTS = """
 import resource, torch
-from mmrr.cli.memory import keep_freed
+from mmrr.cli.terminal import keep_freed_memory
 {}
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10): torch.ones(1 << 24)
@@ -21,13 +21,14 @@ print(faults() - before)
 """
 
 
-def given(line: str) -> int:
-    ran = subprocess.run([sys.executable, "-c", FAULTS.format(line)], capture_output=True, text=True, check=True)
+def page_faults(line: str) -> int:
+    code = COUNT_FAULTS.format(line)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(ran.stdout)
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator alone is told"
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="only glibc has this setting"
 )
-def test_what_a_tensor_leaves_is_the_next_ones() -> None:
-    assert given("keep_freed()") * 10 < given("")
+def test_freed_memory_is_used_again() -> None:
+    assert page_faults("keep_freed_memory()") * 10 < page_faults("")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 import mmrr
-from mmrr.cli.main import _scoring
+from mmrr.cli.context import scoring_of
 from mmrr.embedders import colqwen3 as embedders
 from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints, families
@@ -125,8 +125,8 @@ def test_the_other_scorers_find_each_querys_page(
 
 @pytest.mark.parametrize("family", sorted(SMALL))
 def test_who_names_no_model_is_told_the_familys_own(family: str) -> None:
-    with pytest.raises(MmrrError, match=f"or {SMALL[family]}, the small one that comes with mmrr") as error:
-        _scoring(family, None, None, None, {})
+    with pytest.raises(MmrrError, match=f"or {SMALL[family]}, the small model that mmrr includes") as error:
+        scoring_of(family, None, None, None, {})
     assert "Qwen" not in str(error.value)
 
 

@@ -200,7 +200,7 @@ def test_ls_shows_how_everything_was_made(made: Chain) -> None:
     for row in listed:
         assert (made.work / row["name"] / "manifest.json").exists()
         assert row["bytes"] > 0
-    by_stage = {row["name"].split("/")[0]: row for row in listed if row["head"]}
+    by_stage = {row["name"].split("/")[0]: row for row in listed if row["current"]}
     assert "keep 0.5" in by_stage["prune"]["how"]
     assert "float32" in by_stage["precache"]["how"]
     assert by_stage["index"]["made_of"][0] == by_stage["pages"]["name"]
@@ -266,7 +266,7 @@ def test_eval_numbers_follow_from_the_run_files(made: Chain, tmp_path: Path) -> 
     for name, value in same["run"].items():
         assert same["interval"][name] == [0.0, 0.0]
         assert same["kept"][name] == (1.0 if value else None)
-    assert "--baseline goes with --run" in refused(*ask)
+    assert "--baseline needs --run" in refused(*ask)
 
 
 def test_a_judged_query_that_was_not_asked_counts_as_nothing(made: Chain, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.session import scorings
+from mmrr.cli.context import scorings
 from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, refused, write_documents, write_queries
@@ -60,7 +60,7 @@ def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
     shown = mmrr(*ask(work, "--scorers", f"minireranker={tiny_path}")).stdout
     assert "first stage" in shown
     assert "nDCG@5" in shown
-    assert "ms a query" in shown
+    assert "ms per query" in shown
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_questions_must_come_from_somewhere(work: Path) -> None:
 
 def test_a_family_without_a_model_of_its_own_needs_one(monkeypatch):
     monkeypatch.setattr(checkpoints, "built_in", list)
-    with pytest.raises(MmrrError, match="no model of kalm comes with mmrr: pass kalm=MODEL"):
+    with pytest.raises(MmrrError, match="mmrr includes no model of kalm; pass kalm=MODEL"):
         scorings("kalm")

@@ -79,4 +79,4 @@ def test_the_command_draws_and_tells(tmp_path, tiny_path, tiny_embedder_path):
     start, end = map(int, told["band"].split(":"))
     assert 0 <= start < end <= 6
     assert Image.open(tmp_path / "probe.png").width > 500
-    assert "which reranker?" in refused(*asked)
+    assert "pass --scorer-model" in refused(*asked)

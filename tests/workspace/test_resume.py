@@ -189,7 +189,7 @@ def assert_stopped(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 130, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
-    assert stderr.splitlines()[-1].startswith("stopped; what was finished is kept")
+    assert stderr.splitlines()[-1].startswith("stopped; finished work is kept")
 
 
 def is_running(pid: str) -> bool:

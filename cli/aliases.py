@@ -1,0 +1,72 @@
+"""Old spellings of commands and options. They keep working, stay out of the help, and print one line on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import typer.core
+
+from .terminal import detail, note, plain_errors
+
+#: Old command -> new command.
+COMMANDS = {"blend": "fuse"}
+#: Command -> {old option: new option}.
+OPTIONS = {
+    "rerank": {"--blend": "--fuse"},
+    "run": {"--blend": "--fuse"},
+    "mmdocir": {"--blend": "--fuse"},
+    "compare": {"--blend": "--fuse"},
+    "bench": {"--queries": "--query-counts"},
+    "train": {"--run": "--run-dir"},
+    "mine": {"--out": "--output"},
+    "draw": {"--out": "--output"},
+    "probe": {"--alike": "--similarity"},
+}
+
+# ``ctx`` is Any in this file: recent versions of Typer contain a private copy of Click, so its Context has no public
+# name that fits every version.
+
+
+class Command(typer.core.TyperCommand):
+    """A command that accepts old option names and shows errors as one line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Replace old option names before Click reads the arguments. Everything after -- is left as it is."""
+        old_names = OPTIONS.get(self.name or "", {})
+        end = args.index("--") if "--" in args else len(args)
+        renamed = [_renamed(arg, old_names, silent=ctx.resilient_parsing) for arg in args[:end]]
+        return super().parse_args(ctx, renamed + args[end:])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; the user's errors become one line, and --verbose shows how long the command took."""
+        started = time.perf_counter()
+        with plain_errors(as_json=bool(ctx.params.get("json_"))):
+            result = super().invoke(ctx)
+        detail(f"{ctx.command_path}: {time.perf_counter() - started:.2f} s")
+        return result
+
+
+class Group(typer.core.TyperGroup):
+    """A group that accepts old command names and shows errors as one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Replace an old command name."""
+        # The root function, which sets the verbosity, runs later.
+        silent = ctx.resilient_parsing or bool(ctx.params.get("quiet"))
+        return super().resolve_command(ctx, [_renamed(args[0], COMMANDS, silent=silent), *args[1:]])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the group's own function, then its command."""
+        with plain_errors(as_json=bool(ctx.params.get("json_")) or "--json" in ctx.args):
+            return super().invoke(ctx)
+
+
+def _renamed(arg: str, names: dict[str, str], *, silent: bool) -> str:
+    """``--old`` or ``--old=value`` with the new name. ``silent`` is for shell completion."""
+    name, equals, value = arg.partition("=")
+    if name not in names:
+        return arg
+    if not silent:
+        note(f"{name} is now {names[name]}")
+    return names[name] + equals + value

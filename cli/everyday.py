@@ -1,0 +1,183 @@
+"""The everyday commands: ``mmrr index``, ``precache``, ``rerank`` and ``run``. ``mmrr eval`` is in evaluate.py."""
+
+from __future__ import annotations
+
+import typer
+
+from mmrr.config import Index, Machine, Render, Rerank, Retrieve
+
+from . import options as o
+from . import report
+from .context import (
+    dense_order,
+    embedder_model,
+    open_context,
+    pairs,
+    queries_from,
+    scoring_machine,
+    scoring_of,
+)
+from .terminal import check_output
+
+
+# One parameter per option.
+def index(
+    documents: o.Documents,
+    work: o.Work = o.WORK,
+    embedder: o.Embedder = None,
+    embedder_revision: o.EmbedderRevision = None,
+    dim: o.Dim = 0,
+    embed_option: o.EmbedOptions = None,
+    first_stage: o.FirstStageOption = None,
+    faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    renderer: o.Renderer = o.RENDERER,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.DTYPE,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """Render, embed and index documents.
+
+    Renders each page to an image, embeds it if there is an --embedder, and builds the FAISS and BM25 indexes. Run the
+    command again after files change: it only does the new work.
+
+    Example: `mmrr index reports/ --embedder reader-embedder`
+    """
+    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+        from mmrr import pipeline
+
+        model = embedder_model(embedder, embedder_revision, first_stage)
+        pages = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
+        report.documents(pages)
+        made = pipeline.index_pages(context, pages, model, pairs(embed_option, dim=dim or None), Index(faiss_factory))
+        typer.echo(made.path)
+
+
+# One parameter per option.
+def precache(
+    work: o.Work = o.WORK,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    keep: o.KeptShare = None,
+    band: o.Band = None,
+    codec: o.Codec = None,
+    option: o.PrepareOptions = None,
+    from_: o.From = None,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.DTYPE,
+) -> None:
+    """Cache every page for the reranker.
+
+    Chooses each page's visual tokens, reads the page once with the scorer, and writes the resulting cache to disk.
+    Only new pages are computed.
+
+    Example: `mmrr precache --scorer-model reader-reranker --codec int8`
+    """
+    with open_context(work, Machine(device, dtype), from_) as context:
+        from mmrr import pipeline
+
+        scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
+        made = pipeline.precache_pages(context, scoring, report.plan)
+        report.without_text(context, made)
+        typer.echo(made.path)
+
+
+# One parameter per option.
+def rerank(
+    query: o.Question = None,
+    queries: o.Queries = None,
+    work: o.Work = o.WORK,
+    output: o.RunOutput = None,
+    document: o.Document = None,
+    top_k: o.TopK = 10,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    search_option: o.SearchOptions = None,
+    exit_layer: o.ExitLayer = None,
+    score_option: o.ScoreOptions = None,
+    dense: o.Dense = False,
+    prompt: o.Prompt = o.PROMPT,
+    fuse: o.Fuse = None,
+    from_: o.From = None,
+    json_: o.Json = False,
+    memory_budget: o.MemoryBudget = o.MEMORY_BUDGET,
+    resident: o.Resident = o.RESIDENT,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Find pages and rerank them from their caches.
+
+    The first stage finds candidates, the scorer of the last mmrr precache ranks them. Give one query, or a file with
+    --queries.
+
+    Example: `mmrr rerank "When is the thesis due?" --candidates 20`
+    """
+    machine = scoring_machine(device, memory_budget, resident)
+    with open_context(work, machine, from_, ("index", "precache")) as context:
+        from mmrr import pipeline
+
+        query_list = queries_from(query, queries, document, scope)
+        check_output(output)
+        options = Rerank(dense_order(dense, prompt), fuse)
+        context.current("precache")  # fails here, before the search, if there are no caches
+        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
+        ranking = pipeline.rerank_run(context, ranking, options, pairs(score_option, exit_layer=exit_layer))
+        report.ranking(context, ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+
+
+# One parameter per option.
+def run(
+    documents: o.Documents,
+    queries: o.RequiredQueries,
+    work: o.Work = o.WORK,
+    output: o.RunOutput = None,
+    qrels: o.Qrels = None,
+    top_k: o.TopK = 3,
+    embedder: o.Embedder = None,
+    embedder_revision: o.EmbedderRevision = None,
+    embed_option: o.EmbedOptions = None,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    keep: o.KeptShare = None,
+    band: o.Band = None,
+    codec: o.Codec = None,
+    option: o.PrepareOptions = None,
+    exit_layer: o.ExitLayer = None,
+    fuse: o.Fuse = None,
+    renderer: o.Renderer = o.RENDERER,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.DTYPE,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """Run the whole chain in one command.
+
+    Documents and queries in, reranked pages out: index, precache, rerank and, with --qrels, eval.
+
+    Example: `mmrr run reports/ --queries queries.jsonl --scorer-model reader-reranker`
+    """
+    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+        from mmrr import pipeline
+
+        query_list = queries_from(None, queries)
+        check_output(output)
+        scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
+        model = embedder_model(embedder, embedder_revision, first_stage, scoring)
+        pages = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
+        report.documents(pages)
+        pipeline.index_pages(context, pages, model, pairs(embed_option), Index())
+        report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
+        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
+        ranking = pipeline.rerank_run(context, ranking, Rerank(blend=fuse), pairs(None, exit_layer=exit_layer))
+        report.ranking(context, ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
+        if qrels:
+            report.evaluation(pipeline.judge_head(context, qrels, None, reranked=True), as_json=False)

@@ -1,0 +1,116 @@
+"""The stages one by one: ``mmrr render``, ``retrieve``, ``prune`` and ``fuse``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmrr.config import Machine, Prune, Render, Retrieve
+
+from . import options as o
+from . import report
+from .context import open_context, pairs, queries_from
+from .terminal import check_output, note
+
+
+# One parameter per option.
+def render(
+    documents: o.Documents,
+    work: o.Work = o.WORK,
+    renderer: o.Renderer = o.RENDERER,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
+    workers: o.Workers = o.MACHINE.workers,
+) -> None:
+    """Render documents to page images and text.
+
+    mmrr index does this too.
+    """
+    with open_context(work, Machine(workers=workers), create=True) as context:
+        from mmrr import pipeline
+
+        pages = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
+        report.documents(pages)
+        typer.echo(pages.path)
+
+
+# One parameter per option.
+def retrieve(
+    query: o.Question = None,
+    queries: o.Queries = None,
+    work: o.Work = o.WORK,
+    output: o.RunOutput = None,
+    document: o.Document = None,
+    top_k: o.TopK = 10,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    search_option: o.SearchOptions = None,
+    from_: o.From = None,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Rank pages by the first stage only.
+
+    Searches page vectors, text, or both. mmrr rerank does this too.
+    """
+    with open_context(work, Machine(device), from_) as context:
+        from mmrr import pipeline
+
+        query_list = queries_from(query, queries, document, scope)
+        check_output(output)
+        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
+        report.ranking(context, ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+
+
+# One parameter per option.
+def prune(
+    work: o.Work = o.WORK,
+    keep: o.PrunedShare = o.PRUNE.keep,
+    by: o.By = o.PRUNE.by,
+    from_: o.From = None,
+) -> None:
+    """Choose the visual tokens to keep.
+
+    The next mmrr precache without --keep uses this choice. mmrr precache also chooses tokens itself.
+    """
+    with open_context(work, chosen=from_) as context:
+        from mmrr import pipeline
+
+        made = pipeline.prune_pages(context, Prune(keep, by))
+        context.workspace.set_current(made)
+        note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
+        typer.echo(made.path)
+
+
+def fuse(
+    first: Annotated[
+        Path, typer.Argument(metavar="FIRST", help="A TREC run, for example of BM25.", show_default=False)
+    ],
+    second: Annotated[
+        Path, typer.Argument(metavar="SECOND", help="Another TREC run, for example of a reranker.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", help="TREC run file to write.", show_default=False)],
+    weight: Annotated[float, typer.Option("--weight", help="Weight of the second run; the first has weight 1.")] = 0.3,
+) -> None:
+    """Fuse the scores of two TREC runs.
+
+    Score fusion: first + weight x second, both standardised per query. Text search and visual reranking make
+    different errors. If pages have a text layer, a small reranker ranks best when it is added to BM25.
+    """
+    import io
+
+    from mmrr.evaluation.trec import read_run, write_run
+    from mmrr.search import fusion
+    from mmrr.workspace.files import write_atomically
+
+    check_output(output)
+    run = fusion.blend(read_run(first), read_run(second), weight)
+    text = io.StringIO()
+    write_run(run, text)
+    write_atomically(output, text.getvalue())
+    note(f"{len(run)} queries")
+    typer.echo(output)

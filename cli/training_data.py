@@ -1,0 +1,157 @@
+"""``mmrr mine`` and ``mmrr draw``: make data for training and for measuring it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmrr.config import Machine, Mine, Retrieve
+from mmrr.errors import MmrrError
+
+from . import options as o
+from .context import open_context, pairs
+from .terminal import emit, note, progress
+
+if TYPE_CHECKING:
+    from mmrr.training.data.hard_negatives import Mining
+    from mmrr.training.synthetic.benchmark import Benchmark
+
+_MINE = Mine()
+_SEED = "Random seed. The same seed gives the same output."
+
+
+# One parameter per option.
+def mine(
+    queries: o.RequiredQueries,
+    qrels: o.RequiredQrels,
+    output: Annotated[Path, typer.Option("--output", help="Folder for pairs.jsonl and the page images it names.")],
+    work: o.Work = o.WORK,
+    negatives: Annotated[
+        int,
+        typer.Option(
+            "--negatives", min=0, help="Hard negatives per query: wrong pages among the first-stage candidates."
+        ),
+    ] = _MINE.negatives,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=1, help="First-stage candidates to sample hard negatives from.")
+    ] = _MINE.top_k,
+    skip: Annotated[
+        int,
+        typer.Option("--skip", min=0, help="Leave out the best wrong candidates: unjudged pages may be relevant."),
+    ] = _MINE.skip,
+    random: Annotated[
+        int, typer.Option("--random", min=0, help="Random negatives per query, from all pages.")
+    ] = _MINE.random,
+    seed: Annotated[int, typer.Option("--seed", help=_SEED)] = _MINE.seed,
+    first_stage: o.FirstStageOption = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
+    search_option: o.SearchOptions = None,
+    from_: o.From = None,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Make training pairs from judgements.
+
+    Writes relevant pages, hard negatives and random negatives for mmrr train. A hard negative is a page that the
+    first stage finds and the judgements do not call relevant. With --first-stage dense, only the index's embedder
+    finds them.
+    """
+    with open_context(work, Machine(device), from_) as context:
+        from mmrr import pipeline
+        from mmrr.evaluation.trec import read_qrels, read_queries
+        from mmrr.training.data import hard_negatives
+
+        options = Mine(negatives, top_k, skip, random, seed)
+        hard_negatives.check(options)
+        if output.exists() and not output.is_dir():
+            raise MmrrError(f"--output {output} is a file; expected a folder")
+        query_list, judged = read_queries(queries), read_qrels(qrels)
+        found = pipeline.search(context, query_list, Retrieve(first_stage, scope, top_k), pairs(search_option))
+        mined = hard_negatives.mine(found.collection, query_list, found.first, judged, options)
+        path = hard_negatives.write(context.workspace, mined, output, progress)
+        _report_mined(mined, path, negatives, as_json=json_)
+
+
+def _report_mined(mined: Mining, path: Path, negatives: int, *, as_json: bool) -> None:
+    counts = {
+        "relevant": sum(len(one.relevant) for one in mined.queries),
+        "hard": sum(len(one.hard) for one in mined.queries),
+        "random": sum(len(one.random) for one in mined.queries),
+    }
+    if as_json:
+        left_out = {"queries_without_a_relevant_page": mined.unjudged, "pages_not_in_the_index": mined.unknown}
+        emit({"pairs": str(path), "queries": len(mined.queries), **counts, **left_out})
+        return
+    if mined.unjudged:
+        note(f"{len(mined.unjudged)} queries have no relevant page in the index and are left out")
+    if mined.unknown:
+        note(f"{len(mined.unknown)} relevant pages are not in the index: {', '.join(mined.unknown[:3])}")
+    short = sum(len(one.hard) < negatives for one in mined.queries)
+    if short:
+        note(f"{short} queries have fewer than {negatives} hard negatives: the first stage found no more")
+    note(f"{len(mined.queries)} queries: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    typer.echo(path)
+
+
+# One parameter per option.
+def draw(
+    documents: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TEXTS", help="Texts as JSON Lines, plain or .gz; see docs/training.md.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", help="A new or empty folder for the benchmark.", show_default=False)
+    ],
+    pages: Annotated[int, typer.Option("--pages", min=1, help="Pages to draw.")] = 200,
+    questions: Annotated[int, typer.Option("--questions", min=0, help="Most questions, taken from the texts.")] = 300,
+    phrases: Annotated[
+        int, typer.Option("--phrases", min=0, help="Most phrase queries. A phrase is on one page only.")
+    ] = 300,
+    seed: Annotated[int, typer.Option("--seed", help=_SEED)] = 0,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            "--held-out",
+            min=0,
+            max=1,
+            help="Use only this share of the texts, the one that training leaves out. 0: all texts.",
+        ),
+    ] = 0.0,
+    json_: o.Json = False,
+) -> None:
+    """Make a benchmark from texts.
+
+    Draws PDF pages without a text layer, and writes queries and the pages that answer them.
+    """
+    from mmrr.training.synthetic.benchmark import draw_benchmark
+    from mmrr.training.synthetic.sources import read_documents, split
+
+    texts = [text for path in documents for text in read_documents(path)]
+    if held_out:
+        _, texts = split(texts, held_out)
+        if not texts:
+            raise MmrrError(f"--held-out {held_out:g} selects no document; expected a larger share")
+    wanted = {"questions": questions, "phrases": phrases}
+    try:
+        with progress("drawing", pages) as advance:
+            drawn = draw_benchmark(texts, output, pages=pages, **wanted, seed=seed, advance=advance)
+    except KeyboardInterrupt as error:
+        note("stopped; nothing was written")
+        raise typer.Exit(130) from error
+    _report_drawn(drawn, wanted, as_json=json_)
+
+
+def _report_drawn(drawn: Benchmark, wanted: dict[str, int], *, as_json: bool) -> None:
+    found = {"questions": drawn.questions, "phrases": drawn.phrases}
+    if as_json:
+        emit({"folder": str(drawn.folder), "documents": drawn.documents, "pages": drawn.pages, **found})
+        return
+    for kind, n in found.items():
+        if n < wanted[kind]:
+            note(f"{n} of the {wanted[kind]} {kind} asked for: these pages contain no more")
+    note(f"{drawn.pages} pages in {drawn.documents} PDFs, {drawn.questions} questions, {drawn.phrases} phrases")
+    typer.echo(drawn.folder)

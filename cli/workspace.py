@@ -1,0 +1,148 @@
+"""Commands that look at a workspace, the machine or the settings: ``ls``, ``rm``, ``verify``, ``doctor`` ..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from mmrr.config import Machine
+from mmrr.errors import MmrrError
+
+from . import defaults, report, report_workspace
+from . import options as o
+from .context import open_context
+from .terminal import check_output
+
+
+def list_artifacts(
+    work: o.Work = o.WORK,
+    documents: Annotated[bool, typer.Option("--documents", help="List the documents of the current index.")] = False,
+    json_: o.Json = False,
+) -> None:
+    """List what a workspace holds.
+
+    Shows each artifact with its options, size and age. A star marks the current artifact of a stage: the one that
+    other commands use.
+    """
+    with open_context(work) as context:
+        if documents:
+            report_workspace.document_list(context.current("pages"), as_json=json_)
+        else:
+            report_workspace.artifacts(context.workspace, as_json=json_)
+
+
+def remove(
+    names: Annotated[
+        Optional[list[str]],
+        typer.Argument(metavar="STAGE/FINGERPRINT", help="Artifacts as mmrr ls shows them.", show_default=False),
+    ] = None,
+    work: o.Work = o.WORK,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Also remove what was made from them.")] = False,
+) -> None:
+    """Remove artifacts and unused data.
+
+    Without names it removes only data that no artifact uses.
+    """
+    with open_context(work) as context:
+        from mmrr.workspace import gc
+
+        report_workspace.removal(gc.remove(context.workspace, names or [], cascade=cascade))
+
+
+def verify(
+    work: o.Work = o.WORK,
+    rescore: Annotated[
+        int,
+        typer.Option("--rescore", min=0, help="Also compute this many cached scores without caches and compare them."),
+    ] = 0,
+    json_: o.Json = False,
+    device: o.Device = o.MACHINE.device,
+) -> None:
+    """Check every file of a workspace.
+
+    Names each damaged or missing file and the command that makes it again. The exit code is 1 if there is one.
+    """
+    with open_context(work, Machine(device)) as context:
+        from mmrr import pipeline
+        from mmrr.workspace.verify import verify as verify_workspace
+
+        checked = verify_workspace(context.workspace, context.progress)
+        rescored = pipeline.rescore(context, rescore) if rescore and not checked.problems else None
+        report_workspace.verification(checked, rescored, as_json=json_)
+        if checked.problems:
+            raise typer.Exit(1)
+
+
+def view(
+    page: Annotated[
+        str,
+        typer.Argument(metavar="PAGE", help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False),
+    ],
+    work: o.Work = o.WORK,
+    output: Annotated[Path, typer.Option("--output", help="PNG file to write.")] = Path("page.png"),
+    from_: o.From = None,
+) -> None:
+    """Draw a page and its kept tokens.
+
+    The visual tokens that pruning dropped are faded.
+
+    Example: `mmrr view report.pdf/0007 --output page.png`
+    """
+    with open_context(work, chosen=from_, choices=("prune",)) as context:
+        from mmrr import pipeline
+
+        check_output(output)
+        if output.suffix.lower() != ".png":
+            raise MmrrError(f"--output {output}: expected a name that ends in .png")
+        report.picture(pipeline.kept_picture(context, page), output)
+        typer.echo(output)
+
+
+def doctor(work: o.Work = o.WORK, json_: o.Json = False) -> None:
+    """Show what this machine can do.
+
+    Prints versions, device, number format, PDF renderer, network setting and free disk space.
+    """
+    report_workspace.doctor(work, as_json=json_)
+
+
+def models(json_: o.Json = False) -> None:
+    """List model families and their options.
+
+    Prints the checkpoints of each family and the meaning, type and default of each option.
+    """
+    report_workspace.models(as_json=json_)
+
+
+# One parameter per option. The names are the keys of a defaults file; the values are read from the Typer context.
+def config(
+    context: typer.Context,
+    work: o.Work = o.WORK,
+    embedder: o.Embedder = None,
+    embedder_revision: o.EmbedderRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    fuse: o.Fuse = None,
+    first_stage: o.FirstStageOption = None,
+    candidates: o.Candidates = o.RETRIEVE.depth,
+    renderer: o.Renderer = o.RENDERER,
+    dpi: o.Dpi = o.RENDER.dpi,
+    max_tokens: o.MaxTokens = o.RENDER.max_tokens,
+    ocr: o.Ocr = o.RENDER.ocr,
+    device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.DTYPE,
+    workers: o.Workers = o.MACHINE.workers,
+    memory_budget: o.MemoryBudget = o.MEMORY_BUDGET,
+    resident: o.Resident = o.RESIDENT,
+    json_: o.Json = False,
+) -> None:
+    """Show each default and its origin.
+
+    A value comes from a flag, else from the environment, else from the table `[mmrr]` of `mmrr.toml` in the current
+    folder, else from the user's file (on Linux `~/.config/mmrr/config.toml`), else it is built in. A key of the table
+    is the name of an option without the dashes, for example `scorer-model = "reader-reranker"`.
+    """
+    report_workspace.defaults(defaults.effective(context), as_json=json_)
