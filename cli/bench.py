@@ -91,7 +91,8 @@ def bench(
         others = _others(scorings(scorers), machine, Path(scratch)) if scorers else []
         scorer = _scorer(model, band, machine, Path(scratch))
         *smaller, page = (_page(n, scorer.backbone.cell_px) for n in sizes)
-        found = run(scorer, page, plan, Path(scratch) / "work", others, progress, smaller)
+        plan = dataclasses.replace(plan, image_size=page, smaller=tuple(smaller))
+        found = run(scorer, plan, Path(scratch) / "work", others, progress)
         if output:
             _draw(found, output)
         if json_:

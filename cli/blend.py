@@ -29,7 +29,7 @@ def blend(
         from mmrr.workspace.files import write_atomically
 
         check_output(output)
-        run = blending.blend(read_run(first), read_run(second), weight)
+        run = blending.fuse(read_run(first), read_run(second), weight)
         text = io.StringIO()
         write_run(run, text)
         write_atomically(output, text.getvalue())

@@ -111,7 +111,7 @@ class Scorer:
         if checkpoint.adapter:
             raise MmrrError(f"{checkpoint.id} is a LoRA adapter; merge it into its base model first")
         module = families.load("backbones", checkpoint.model_type)
-        self.backbone = module.Backbone(checkpoint.path, device, dtype, sees=prepare.image)
+        self.backbone = module.Backbone(checkpoint.path, device, dtype, needs_vision=prepare.image)
         self.pool, self.coarser = module.pool, module.coarser
         self.prepare_options = prepare
         text = self.backbone.text
@@ -185,7 +185,7 @@ class Scorer:
         scores = torch.full((len(states),), self.without_text)
         for batch in self._batches([part for _, part in windows], len(before) + len(after)):
             pages = self._open(before, [windows[i][1] for i in batch])
-            margins = self.logit(self.backbone.final_norm(self.backbone.go_on(after, pages))).cpu()
+            margins = self.logit(self.backbone.final_norm(self.backbone.decode_suffix(after, pages))).cpu()
             rows = torch.tensor([windows[i][0] for i in batch])
             scores.scatter_reduce_(0, rows, margins, "amax")
         return scores
@@ -195,7 +195,9 @@ class Scorer:
         """The score of one page by transformers' own encoder and decoder, with no cache between."""
         ratio = options.ratio or self.prepare_options.ratio
         before, after = self.prompt(query, options.instruction)
-        hidden = [self.backbone.plain(before + after, self.pool(window, ratio)) for window in self._read(content)]
+        hidden = [
+            self.backbone.stock_decoder(before + after, self.pool(window, ratio)) for window in self._read(content)
+        ]
         return max((float(self.logit(one)) for one in hidden), default=self.without_text)
 
     def logit(self, hidden: Tensor) -> Tensor:
@@ -241,7 +243,7 @@ class Scorer:
         pages = {key: self._ready[key] for key in keys if key in self._ready}
         new = {key: part for key, part in zip(keys, parts, strict=True) if key not in pages}
         if new:
-            pages |= zip(new, self.backbone.open_pages(before, list(new.values())), strict=True)
+            pages |= zip(new, self.backbone.prefill(before, list(new.values())), strict=True)
         for key, page in pages.items():
             self._ready[key] = page
             self._ready.move_to_end(key)
