@@ -18,7 +18,8 @@ from .context import scorings
 from .terminal import check_output, emit, note, progress, size, table
 
 if TYPE_CHECKING:
-    from mmrr.evaluation.latency import Bench, Other, Plan, Row
+    from mmrr.evaluation._timing import Row
+    from mmrr.evaluation.latency import Bench, Other, Plan
     from mmrr.pipeline import Scoring
     from mmrr.scorers.minireranker import Scorer
 
@@ -148,7 +149,8 @@ def _time(model: str, band: str | None, sizes: tuple[int, ...], plan: Plan, plac
     others = _others(place)
     scorer = _scorer(model, band, place)
     *smaller, page = (_page(n, scorer.backbone.cell_px) for n in sizes)
-    return latency.bench(scorer, page, plan, place.scratch / "work", others, progress, smaller)
+    plan = dataclasses.replace(plan, image_size=page, smaller=tuple(smaller))
+    return latency.bench(scorer, plan, place.scratch / "work", others, progress)
 
 
 def _page(tokens: int, side: int) -> tuple[int, int]:

@@ -108,7 +108,7 @@ def fuse(
     from mmrr.workspace.files import write_atomically
 
     check_output(output)
-    run = fusion.blend(read_run(first), read_run(second), weight)
+    run = fusion.fuse(read_run(first), read_run(second), weight)
     text = io.StringIO()
     write_run(run, text)
     write_atomically(output, text.getvalue())

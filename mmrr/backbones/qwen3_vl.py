@@ -1,76 +1,44 @@
 """Qwen3-VL, split where miniReranker splits it: vision tower, page prefix, query suffix.
 
-The only module that touches transformers' model internals. It knows token ids, layers and masks; it does not know
-prompts, scores, files or workspaces. Layers are counted from 0; layer l's keys and values come from the hidden state
-that enters l (specification of miniReranker, section 4).
+Together with its helper modules (``_qwen3_vl_*``), this is the only module that touches transformers' internals of
+this model. It knows token ids, layers and masks. It does not know prompts, scores, files or workspaces. Layers are
+counted from 0. The keys and values of layer l come from the hidden state that enters l (specification of miniReranker,
+section 4).
 """
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
-from transformers.utils import logging as transformers_logging
+from transformers import AutoImageProcessor, AutoTokenizer
 
-from mmrr.documents.page_grid import snap
+from mmrr.backbones._errors import first_line
+from mmrr.backbones._qwen3_vl_loading import chat_template, load_model
+from mmrr.backbones._qwen3_vl_sequences import (
+    KeyValues,
+    Layers,
+    PageSequence,
+    image_positions,
+    split_at_images,
+    visible,
+)
+from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
 from mmrr.types import Grid
 
-#: Called per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), rotated.
+__all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
+
+#: Called once per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), both after RoPE.
 Observer = Callable[[int, Tensor, Tensor], None]
 
-#: Pages laid side by side for attention at most; on a CPU those whose keys and values take so many bytes a thread.
+#: Maximum number of pages in one attention call; on a CPU also limited by bytes of keys and values per thread.
 _AT_ONCE, _NEAR_BYTES = 32, 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Visual:
-    """What the vision tower makes of one page."""
-
-    tokens: Tensor  # (T, D), raster order of merged cells
-    deepstack: Tensor  # (S, T, D), added to the visual positions after LM layers 0 .. S-1
-    grid: Grid
-
-    def keep(self, indices: Tensor) -> Visual:
-        """The tokens at ``indices`` (K,) with their DeepStack rows; ``grid`` stays, because positions do."""
-        rows = indices.to(self.tokens.device, torch.long)
-        return Visual(self.tokens[rows], self.deepstack[:, rows], self.grid)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValues:
-    """Keys (after RoPE) and values of some layers: each (L, H_kv, n, d)."""
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def n_tokens(self) -> int:
-        return self.keys.shape[2]
-
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.keys[index], self.values[index]
-
-
-class Layers(Protocol):
-    """What ``KeyValues`` says of itself; a page's cache may be decoded only when a layer is asked for."""
-
-    @property
-    def n_tokens(self) -> int: ...
-
-    def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (H_kv, n, d) of one of the stored layers, counted from 0."""
 
 
 class Backbone:
@@ -79,103 +47,83 @@ class Backbone:
     def __init__(
         self, path: Path, adapter: Path | None, device: torch.device, dtype: torch.dtype, *, needs_head: bool
     ) -> None:
-        """Raises MmrrError if weights are missing, of the wrong shape, or the adapter does not fit."""
+        """``needs_head``: the LM head must be in the checkpoint.
+
+        Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
+        """
         self.device, self.dtype = device, dtype
-        self.model = _load(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
-        linear_patches(self.model.model.visual)
+        self.model = load_model(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
         self.config = self.model.config
         self.text = self.model.model.language_model
         self.n_layers: int = self.config.text_config.num_hidden_layers
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            self.image_processor = AutoImageProcessor.from_pretrained(
+            image_processor = AutoImageProcessor.from_pretrained(
                 path, local_files_only=True, trust_remote_code=False, backend="pil"
             )
         except (OSError, ValueError, KeyError) as error:
-            raise MmrrError(f"{path}: tokenizer or image processor does not load: {_first_line(error)}") from error
-        if tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) < 256:  # fewer than a byte has values
-            raise MmrrError(f"{path} has no tokenizer.json")  # transformers makes an empty one up
-        template = _chat_template(path) or tokenizer.chat_template
+            raise MmrrError(f"{path}: tokenizer or image processor does not load: {first_line(error)}") from error
+        # transformers makes an empty tokenizer if there is none. A real one has at least the 256 byte values.
+        if tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) < 256:
+            raise MmrrError(f"{path} has no tokenizer.json; download the checkpoint again")
+        template = chat_template(path) or tokenizer.chat_template
         if template is None:
-            raise MmrrError(f"{path} has no chat template (chat_template.jinja or chat_template.json)")
+            raise MmrrError(
+                f"{path} has no chat template; expected chat_template.jinja or chat_template.json: "
+                "download the checkpoint again"
+            )
         self.chat = ChatEncoder(tokenizer, template)
-        vision = self.config.vision_config
-        #: Side of the square of pixels that one LM token stands for.
-        self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
+        self.tower = VisionTower(self.model, image_processor, device, dtype)
+        #: Side in pixels of the square that one LM token covers.
+        self.cell_px: int = self.tower.cell_px
 
     # Geometry and text
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        width, height = snap(width_px, height_px, self.cell_px, max_tokens)
-        return height // self.cell_px, width // self.cell_px
+        return self.tower.grid(width_px, height_px, max_tokens)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D)."""
         return self.text.embed_tokens(torch.tensor(ids, device=self.device, dtype=torch.long))
 
     def split_at_image(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The ids before and after the one image token of a prompt."""
+        """The ids before and after the only image token of a prompt. Raises MmrrError for any other number of them."""
         if list(ids).count(self.config.image_token_id) != 1:
-            raise MmrrError("the chat template of this checkpoint does not place one image where the prompt has one")
+            raise MmrrError("the chat template of this checkpoint does not place exactly one image token for one page")
         at = list(ids).index(self.config.image_token_id)
         return list(ids[:at]), list(ids[at + 1 :])
 
     def head_difference(self, positive: int, negative: int) -> Tensor:
-        """Two rows of the LM head, (2, D) float32: the dot products with them are taken in fp32, then subtracted."""
+        """Two rows of the LM head, (2, D) float32. The caller takes both dot products in float32, then subtracts."""
         return self.model.lm_head.weight[[positive, negative]].float()
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
-        """The rows of the LM head for some tokens, (n, D) float32."""
+        """The rows of the LM head for these tokens, (n, D) float32."""
         return self.model.lm_head.weight[list(ids)].float()
 
     # Vision
 
-    def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
-        """Patches and grid of one page image, sides snapped to whole tokens before the processor (published recipe)."""
-        size = snap(image.width, image.height, self.cell_px, max_tokens)
-        image = image.convert("RGB")
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        inputs = self.image_processor(images=[image], do_resize=False, return_tensors="pt")
-        return {name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")}
-
-    @torch.inference_mode()
     def vision(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> list[Visual]:
-        """Vision tower and merger, one page at a time: attention is within a page, so batching saves no arithmetic."""
-        return [self._visual(self.pixels(image, max_tokens)) for image in images]
+        """Visual tokens of pages."""
+        return self.tower.encode(images, max_tokens)
 
     @property
     def pixel_limits(self) -> tuple[int, int]:
-        """Fewest and most pixels of a page as the checkpoint's own image processor resizes it."""
-        size = self.image_processor.size
-        return int(size["shortest_edge"]), int(size["longest_edge"])
+        """Minimum and maximum number of pixels after resizing by the checkpoint's image processor."""
+        return self.tower.pixel_limits
 
-    @torch.inference_mode()
     def vision_as_processed(self, image: Image.Image) -> Visual:
-        """Vision tower and merger over a page in the size that the checkpoint's own image processor gives it.
+        """Visual tokens of one page, resized by the checkpoint's image processor.
 
-        Raises MmrrError for an image that the processor refuses: one side over 200 times the other.
+        Raises MmrrError if the processor refuses the image: one side is over 200 times the other.
         """
-        try:
-            inputs = self.image_processor(images=[image.convert("RGB")], return_tensors="pt")
-        except ValueError as error:
-            raise MmrrError(f"a page image of {image.width} x {image.height} pixels: {_first_line(error)}") from error
-        return self._visual({name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")})
-
-    def _visual(self, inputs: dict[str, Tensor]) -> Visual:
-        out = self.model.model.get_image_features(**inputs, return_dict=True)
-        _, rows, columns = inputs["image_grid_thw"][0].tolist()
-        merge = self.config.vision_config.spatial_merge_size
-        features = [level[0] for level in out.deepstack_features]
-        tokens = out.pooler_output[0].to(self.dtype)
-        deepstack = torch.stack(features).to(self.dtype) if features else tokens.new_zeros(0, *tokens.shape)
-        return Visual(tokens, deepstack, (rows // merge, columns // merge))
+        return self.tower.encode_as_processed(image)
 
     # Language model, page side
 
     def text_sequence(self, ids: Sequence[int]) -> PageSequence:
-        """A sequence without a page."""
+        """A sequence with no page."""
         positions = torch.arange(len(ids), device=self.device).expand(3, -1)
         embeddings = self.embed(ids)
         return PageSequence(embeddings, positions, embeddings.new_zeros(0, 0, 0), slice(0, 0), len(ids))
@@ -183,16 +131,18 @@ class Backbone:
     def page_sequence(
         self, before: Sequence[int], visual: Visual, after: Sequence[int], kept: Tensor | None = None
     ) -> PageSequence:
-        """Embeddings and M-RoPE positions of ``before`` + page + ``after``. Kept tokens keep their positions."""
+        """Embeddings and M-RoPE positions of ``before`` + page + ``after``. Kept tokens keep their positions.
+
+        ``kept`` (K,): raster indices of the kept tokens. None: all tokens of the page.
+        """
         height, width = visual.grid
         start = len(before)
         cells = torch.arange(height * width) if kept is None else kept.cpu().long()
-        image = torch.stack([torch.zeros_like(cells), cells // width, cells % width]) + start
         tail = start + max(height, width)
         positions = torch.cat(
             [
                 torch.arange(start).expand(3, -1),
-                image,
+                image_positions(cells, width, start),
                 (tail + torch.arange(len(after))).expand(3, -1),
             ],
             dim=1,
@@ -207,18 +157,16 @@ class Backbone:
     ) -> PageSequence:
         """Embeddings and M-RoPE positions of a prompt with one image token for each page of ``visuals``.
 
-        ``cells`` (K,) are the places in the page's grid, in raster order, of tokens that were kept; None: all of them.
-        Kept tokens have the positions they would have among all, and so has the text behind them.
+        ``visuals`` hold only kept tokens. ``cells`` (K,): raster indices of these tokens in the page's grid. None: all
+        tokens were kept. Kept tokens have the positions that they have in the full page, and so has the text after it.
         """
-        runs: list[list[int]] = [[]]
-        for i in ids:
-            if i == self.config.image_token_id:
-                runs.append([])
-            else:
-                runs[-1].append(i)
+        runs = split_at_images(ids, self.config.image_token_id)
         if len(runs) != len(visuals) + 1:
-            raise MmrrError(f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages")
-        embeddings, positions, standing = [], [], []
+            raise MmrrError(
+                f"the chat template of this checkpoint places {len(runs) - 1} image tokens; "
+                f"expected {len(visuals)}, one a page"
+            )
+        embeddings, positions, visual_rows = [], [], []
         n_tokens = next_pos = 0
         for index, run in enumerate(runs):
             embeddings.append(self.embed(run))
@@ -229,26 +177,27 @@ class Backbone:
                 height, width = visual.grid
                 places = torch.arange(height * width) if kept is None else kept.cpu().long()
                 embeddings.append(visual.tokens)
-                positions.append(torch.stack([torch.zeros_like(places), places // width, places % width]) + next_pos)
-                standing.append(n_tokens + torch.arange(len(places)))
+                positions.append(image_positions(places, width, next_pos))
+                visual_rows.append(n_tokens + torch.arange(len(places)))
                 n_tokens, next_pos = n_tokens + len(places), next_pos + max(height, width)
         return PageSequence(
             torch.cat(embeddings),
             torch.cat(positions, dim=1).to(self.device),
             torch.cat([visual.deepstack for visual in visuals], dim=1),
-            torch.cat(standing).to(self.device),
+            torch.cat(visual_rows).to(self.device),
             next_pos,
         )
 
     def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
-        """``prefixes`` of one sequence."""
+        """``prefixes`` of one page."""
         return self.prefixes([page], band)[0]
 
     @torch.inference_mode()
     def prefixes(self, pages: Sequence[PageSequence], band: tuple[int, int]) -> list[KeyValues]:
-        """Keys and values (L_band, H_kv, n, d) of layers ``b .. e-1``, for pages in one prompt.
+        """Keys and values (L_band, H_kv, n, d) of layers ``b .. e-1``, for pages that share one prompt.
 
-        Pages of one length run together. Layers >= e never run; of layer e-1 only the key and value projections do.
+        Pages with equal numbers of tokens run as one batch. Layers >= e do not run. Of layer e-1 only the key and value
+        projections run.
         """
         start, end = band
         found: dict[int, KeyValues] = {}
@@ -272,14 +221,14 @@ class Backbone:
         return [found[row] for row in range(len(pages))]
 
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
-        """The whole depth over one sequence; the last token's hidden state (D,) after the final norm.
+        """All layers over one sequence; the hidden state (D,) of the last token after the final norm.
 
-        The last layer runs for that token alone.
+        The last layer runs for that token only.
         """
         return self._read(page, observe, 1)[0]
 
     def read_all(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
-        """The same for every token, (n, D)."""
+        """All layers over one sequence; the hidden states (n, D) of all tokens after the final norm."""
         return self._read(page, observe, len(page.embeddings))
 
     @torch.inference_mode()
@@ -305,9 +254,9 @@ class Backbone:
 
     @torch.inference_mode()
     def suffix_alone(self, x: Tensor, start: int, end: int) -> Tensor:
-        """Layers ``start .. end-1`` over (..., M, D) where the second segment sees only itself.
+        """Layers ``start .. end-1`` over the suffix (..., M, D), which sees only itself.
 
-        RoPE turns on differences of positions only, so they are counted from 0 wherever the segment will stand.
+        RoPE depends on differences of positions only, so positions are counted from 0.
         """
         rotary = self.rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
         for index in range(start, end):
@@ -326,53 +275,53 @@ class Backbone:
         *,
         last_only: bool,
     ) -> Tensor:
-        """Layers ``b .. e-1`` of the second segment over N pages at once, seeing instruction, page and itself.
+        """Layers ``b .. e-1`` of the suffix over N pages together. The suffix sees instruction, page and itself.
 
-        ``x`` (M, D), the same for every page before the band; ``instruction`` and ``pages`` hold layers from b on;
-        ``next_pos`` (N,) is the position of the segment's first token after each page. A few pages at a time are laid
-        side by side for attention, padded to the longest of them behind a mask. Returns (N, M, D), or (N, 1, D), the
-        last token's, with ``last_only``: the last layer then asks for one row only.
+        ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold layers from b on.
+        ``next_pos`` (N,) is the position of the first suffix token after each page. Each attention call takes a few
+        pages, padded to the longest of them and masked. Returns (N, M, D). With ``last_only``, returns the last token
+        (N, 1, D): the last layer then computes one query row.
         """
         first_layer, end = layers
         n, m = len(pages), x.shape[0]
         n_instruction, lengths = instruction.n_tokens, [page.n_tokens for page in pages]
         longest = n_instruction + max(lengths) + m
         _, n_heads, _, d_head = instruction.keys.shape
-        at_once = self._at_once(2 * n_heads * longest * d_head * x.itemsize)
-        parts = [slice(first, first + at_once) for first in range(0, n, at_once)]
-        visible = [_visible(n_instruction, lengths[rows], m).to(self.device) for rows in parts]
+        per_call = self._pages_per_call(2 * n_heads * longest * d_head * x.itemsize)
+        parts = [slice(first, first + per_call) for first in range(0, n, per_call)]
+        masks = [visible(n_instruction, lengths[rows], m).to(self.device) for rows in parts]
 
-        # One layer's [instruction | page, padded | own], filled again for each: new memory costs as much as the copy.
-        # Zeros, since where a page is padded no number may be missing, though it is masked.
-        keys, values = (x.new_zeros(min(at_once, n), n_heads, longest, d_head) for _ in range(2))
+        # Keys and values of one layer: [instruction | page, padded | suffix]. Reused by all layers, because allocating
+        # costs as much as copying. Zero at first: padding is masked, but a NaN there would still spread.
+        keys, values = (x.new_zeros(min(per_call, n), n_heads, longest, d_head) for _ in range(2))
 
         positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
         rotary = self.rotary(positions.expand(3, n, m))
-        for index in range(first_layer, end):  # the first one projects what all pages share: x has no N yet
-            asking = 1 if last_only and index == end - 1 else m
-            query, key, value = self.project(index, x, rotary, n_queries=asking)
+        for index in range(first_layer, end):  # in the first layer x is still (M, D), shared by all pages
+            n_queries = 1 if last_only and index == end - 1 else m
+            query, key, value = self.project(index, x, rotary, n_queries=n_queries)
             key, value = key.expand(n, -1, -1, -1), value.expand(n, -1, -1, -1)
             layer = index - first_layer
             keys[:, :, :n_instruction], values[:, :, :n_instruction] = instruction.layer(layer)
-            # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
+            # Query heads that share a key head become extra query rows, so that no key is repeated.
             group = query.shape[-3] // n_heads
-            query = query.reshape(n, n_heads, group * asking, d_head)
+            query = query.reshape(n, n_heads, group * n_queries, d_head)
             attended = torch.empty_like(query)
-            for rows, mask in zip(parts, visible, strict=True):
+            for rows, mask in zip(parts, masks, strict=True):
                 k, v = (buffer[: len(mask), :, : mask.shape[-1]] for buffer in (keys, values))
                 for i, page in enumerate(pages[rows]):
                     own = slice(n_instruction, n_instruction + page.n_tokens)
                     k[i, :, own], v[i, :, own] = page.layer(layer)
                 k[:, :, -m:], v[:, :, -m:] = key[rows], value[rows]
-                seen = mask[:, m - asking :].repeat(1, group, 1)[:, None]
+                seen = mask[:, m - n_queries :].repeat(1, group, 1)[:, None]
                 attended[rows] = F.scaled_dot_product_attention(query[rows], k, v, attn_mask=seen)
-            x = self.finish(index, x[..., m - asking :, :], attended.reshape(n, group * n_heads, asking, d_head))
+            x = self.finish(index, x[..., m - n_queries :, :], attended.reshape(n, group * n_heads, n_queries, d_head))
         return x
 
-    def _at_once(self, page_bytes: int) -> int:
-        """How many pages are laid side by side, whose keys and values of a layer take so many bytes each.
+    def _pages_per_call(self, page_bytes: int) -> int:
+        """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.
 
-        On a CPU as many as stay in the memory of its own cores between the copy and attention.
+        On a CPU, the buffers of one call should stay in the cores' caches between the copy and attention.
         """
         if self.device.type != "cpu":
             return _AT_ONCE
@@ -382,16 +331,19 @@ class Backbone:
         """The model's last RMSNorm, in float32."""
         return self.text.norm(x.float()).float()
 
-    # The plain path
+    # Stock forward
 
     def dense(self, ids: Sequence[int], image: Image.Image, max_tokens: int | None = None) -> Tensor:
-        """transformers' own forward over one prompt with one image; last hidden state (D,) float32, after the norm."""
+        """The stock forward of transformers over a prompt with one image.
+
+        Returns the last hidden state (D,) float32, after the final norm.
+        """
         return self.dense_batch(ids, [image], max_tokens)[0]
 
     @torch.inference_mode()
     def dense_batch(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
-        """The same over several pages at once, (N, D). They must be cut into as many tokens each: nothing is padded."""
-        inputs = [self.pixels(image, max_tokens) for image in images]
+        """``dense`` of several pages in one batch, (N, D). All have the same number of tokens: there is no padding."""
+        inputs = [self.tower.pixels(image, max_tokens) for image in images]
         grids = torch.cat([one["image_grid_thw"] for one in inputs])
         merge = self.config.vision_config.spatial_merge_size
         (n_visual,) = set((grids.prod(1) // merge**2).tolist())
@@ -411,7 +363,7 @@ class Backbone:
     # One layer
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for positions (3, n) or (3, N, n): each (1 or N, 1, n, d), to broadcast over heads."""
+        """cos and sin of positions (3, n) or (3, N, n): each (1 or N, 1, n, d), to broadcast over heads."""
         if positions.dim() == 2:
             positions = positions[:, None]
         cos, sin = self.text.rotary_emb(torch.empty(0, device=self.device, dtype=self.dtype), positions)
@@ -420,10 +372,10 @@ class Backbone:
     def project(
         self, index: int, x: Tensor, rotary: tuple[Tensor, Tensor], n_queries: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (..., H, n, d), rotated keys and values (..., H_kv, n, d) of one layer.
+        """Queries (..., H, n, d), keys and values (..., H_kv, n, d) of one layer; queries and keys after RoPE.
 
-        ``n_queries``: how many of the last rows need queries; all of them by default. One sequence (n, D) may be
-        rotated to N places at once: queries and keys are then (N, ..).
+        ``n_queries``: number of last rows that need queries. None: all rows. One sequence (n, D) may be rotated to N
+        positions; queries and keys are then (N, ...).
         """
         layer = self.text.layers[index]
         attention = layer.self_attn
@@ -436,8 +388,9 @@ class Backbone:
         def heads(projection: nn.Module, rows: Tensor) -> Tensor:
             return projection(rows).unflatten(-1, (-1, attention.head_dim))
 
-        asking = hidden[..., first:, :].contiguous()  # of strided rows, a product would copy the weights per batch item
-        query = attention.q_norm(heads(attention.q_proj, asking)).transpose(-2, -3)
+        # contiguous: with strided rows, the matmul copies the weights once per batch item
+        query_rows = hidden[..., first:, :].contiguous()
+        query = attention.q_norm(heads(attention.q_proj, query_rows)).transpose(-2, -3)
         key = attention.k_norm(heads(attention.k_proj, hidden)).transpose(-2, -3)
         value = heads(attention.v_proj, hidden).transpose(-2, -3)
         return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
@@ -447,43 +400,6 @@ class Backbone:
         layer = self.text.layers[index]
         x = x + layer.self_attn.o_proj(attended.transpose(-2, -3).flatten(-2))
         return x + layer.mlp(layer.post_attention_layernorm(x))
-
-
-@dataclass(frozen=True, slots=True)
-class PageSequence:
-    """Text and pages: what the language model reads."""
-
-    embeddings: Tensor  # (n, D)
-    positions: Tensor  # (3, n)
-    deepstack: Tensor  # (S, K, D)
-    visual: slice | Tensor  # where the page's tokens stand; of several pages, their indices (K,)
-    next_pos: int  # M-RoPE position of a token that would follow
-
-    def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
-        """Add the visual features of an early vision layer to the page's tokens, after LM layers 0 .. S-1."""
-        if layer < len(self.deepstack):
-            x[self.visual] += self.deepstack[layer]
-        return x
-
-
-def linear_patches(tower: Any) -> None:
-    """Let the patch embedding run as the matrix product it is: its 3-d convolution is several times slower on a CPU."""
-    convolution = tower.patch_embed.proj
-
-    def embed_patches(pixels: Tensor) -> Tensor:
-        weight = convolution.weight.flatten(1)
-        return F.linear(pixels.to(weight.dtype), weight, convolution.bias)
-
-    tower.patch_embed.forward = embed_patches
-
-
-def _visible(n_instruction: int, lengths: Sequence[int], m: int) -> Tensor:
-    """(N, M, keys) which of [instruction | page, padded | own] each of the M own rows sees of N pages."""
-    own = n_instruction + max(lengths)
-    visible = torch.ones(len(lengths), m, own + m, dtype=torch.bool)
-    visible[:, :, n_instruction:own] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None]
-    visible[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
-    return visible
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -496,70 +412,3 @@ def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-right, left), dim=-1) * sin
-
-
-def _chat_template(path: Path) -> str | None:
-    """The processor's template, which knows images; None leaves the tokenizer's own."""
-    jinja = path / "chat_template.jinja"
-    if jinja.exists():
-        return jinja.read_text(encoding="utf-8")
-    old = path / "chat_template.json"
-    if old.exists():
-        return str(json.loads(old.read_text(encoding="utf-8"))["chat_template"])
-    return None
-
-
-def _load(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: bool) -> Any:
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is missing is said below, and a projection is read elsewhere
-    try:
-        model, report = Qwen3VLForConditionalGeneration.from_pretrained(
-            path,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            key_mapping={r"^vlm\.": ""},  # ColQwen3 as TomoroAI writes it
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise MmrrError(f"{path} does not load as Qwen3-VL: {_first_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    # An embedder's checkpoint has no head, and needs none; anything else that is missing would be random numbers.
-    missing = {key for key in report["missing_keys"] if needs_head or not key.startswith("lm_head")}
-    if missing or report["mismatched_keys"]:
-        names = sorted(missing) or sorted(str(key) for key in report["mismatched_keys"])
-        raise MmrrError(f"{path} lacks {len(names)} tensors of a Qwen3-VL, among them: {', '.join(names[:3])}")
-    if adapter is None:
-        return model
-    return _merge(model, adapter)
-
-
-def _merge(model: Any, adapter: Path) -> Any:
-    from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
-
-    try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # peft only warns where names do not fit: they are compared below
-            if PeftConfig.from_pretrained(str(adapter)).peft_type != PeftType.LORA:
-                raise MmrrError(f"adapter {adapter} is no LoRA; only LoRA adapters can be merged")
-            adapted = PeftModel.from_pretrained(model, str(adapter))
-        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
-            saved = set(file.keys())
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise MmrrError(f"adapter {adapter} does not fit: {_first_line(error)}") from error
-    unfit = sorted(saved ^ set(get_peft_model_state_dict(adapted)))
-    if unfit:
-        raise MmrrError(f"adapter {adapter} does not fit: {len(unfit)} tensors are on one side only: {unfit[0]}")
-    return adapted.merge_and_unload()
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # torch's load_state_dict: the first line is a heading.
-    return lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]

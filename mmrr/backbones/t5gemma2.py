@@ -1,8 +1,9 @@
-"""T5Gemma 2, split where KaLM-Reranker splits it: encoder over a page, decoder over a prompt that sees the page.
+"""T5Gemma 2, split where KaLM-Reranker splits it: an encoder over a page, a decoder over a prompt that sees the page.
 
-The only module that touches this model's internals. It knows token ids, layers and masks; it does not know prompts,
-scores, files or workspaces. The decoder has one attention a layer over its own tokens and the page's chunks at once
-(merged attention): its own keys are rotated by position and causal, the page's are neither, and no window hides them.
+The only module that touches transformers' internals of this model. It knows token ids, layers and masks. It does not
+know prompts, scores, files or workspaces. Each decoder layer has one attention over its own tokens and the page's
+chunks together (merged attention). Its own keys are rotated by position and masked causally. The page's keys are
+neither rotated nor masked, and the sliding window does not apply to them.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, PreTrainedTokenizerFast, T5Gemma2ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from mmrr.backbones._errors import first_line
 from mmrr.errors import MmrrError
 
-#: Parts of the encoder that read images.
+#: Tensor name prefixes of the encoder's vision parts.
 _VISION = ("model.encoder.vision_tower.", "model.encoder.multi_modal_projector.")
 
 
 class TextEncoder:
-    """Turns text into token ids and back by a copy of the tokenizer in which no text can produce a control token.
+    """Text to token ids and back, by a copy of the tokenizer in which no text can produce a control token.
 
-    Of the added tokens the copy keeps those that are white space alone and not marked special: Gemma's runs of
-    newlines and tabs, which ordinary text is made of.
+    The copy keeps only those added tokens that are white space and not marked special: Gemma's runs of newlines and
+    tabs, which occur in ordinary text.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -41,28 +43,28 @@ class TextEncoder:
         added = specification["added_tokens"]
         self._control = {token["content"]: int(token["id"]) for token in added}
         blank = [token for token in added if not token["special"] and not token["content"].strip()]
-        # A fine-tuned checkpoint may have its training's truncation and padding in tokenizer.json.
+        # The tokenizer.json of a fine-tuned checkpoint may contain the truncation and padding of its training.
         changes = {"added_tokens": blank, "post_processor": None, "truncation": None, "padding": None}
         self._plain = type(tokenizer).from_str(json.dumps(specification | changes))
         if any(self._plain.token_to_id(token["content"]) != token["id"] for token in blank):
-            raise MmrrError("tokenizer.json has white space beyond its vocabulary; expected a Gemma tokenizer")
+            raise MmrrError("tokenizer.json has white space tokens outside its vocabulary; expected a Gemma tokenizer")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; nothing is put before or behind it."""
+        """Token ids of plain text, with nothing added before or after it."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, nothing left out or tidied."""
+        """The text of token ids, unchanged: special tokens and spaces stay."""
         return str(self._plain.decode(list(ids), skip_special_tokens=False))
 
     def control(self, name: str) -> int:
-        """The id of a control token such as ``<bos>``. Raises MmrrError if the tokenizer has none."""
+        """The id of a control token such as ``<bos>``. Raises MmrrError if the tokenizer does not have it."""
         if name not in self._control:
             raise MmrrError(f"the tokenizer has no control token {name}; expected a Gemma tokenizer")
         return self._control[name]
 
     def word(self, word: str) -> int:
-        """The id of a word that is one token. Raises MmrrError if it is not."""
+        """The id of a word that is one token. Raises MmrrError if it is more than one token."""
         ids = self.encode(word)
         if len(ids) != 1:
             raise MmrrError(f"the tokenizer does not fit a yes/no reranker: '{word}' is {len(ids)} tokens, expected 1")
@@ -70,8 +72,8 @@ class TextEncoder:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenPage:
-    """A page that the beginning of a prompt was run over: keys and values of all layers, for any way to go on."""
+class PrefilledPage:
+    """A page after the prefill of a prompt's first tokens: keys and values of all layers."""
 
     own_keys: Tensor  # (L, H_kv, P, d), after RoPE
     own_values: Tensor  # (L, H_kv, P, d)
@@ -86,24 +88,25 @@ class OpenPage:
 class Backbone:
     """A T5Gemma 2 checkpoint, loaded for inference."""
 
-    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype, *, sees: bool = False) -> None:
-        """``sees``: whether the vision tower is needed. Raises MmrrError for weights that are missing or unknown."""
+    def __init__(self, path: Path, device: torch.device, dtype: torch.dtype, *, needs_vision: bool = False) -> None:
+        """``needs_vision``: load the vision tower too. Raises MmrrError for missing or unknown weights."""
         self.device, self.dtype = device, dtype
-        model = _load(path, dtype, sees=sees)
-        if not sees:  # 0.41 B parameters that text has no use for
+        model = _load(path, dtype, needs_vision=needs_vision)
+        if not needs_vision:  # the vision tower has 0.41 B parameters
             model.model.encoder.vision_tower = model.model.encoder.multi_modal_projector = None
         self.model = model.to(device).eval().requires_grad_(False)
         self.config = self.model.config
         self.decoder = self.model.model.decoder
         settings = self.decoder.config
         if settings.final_logit_softcapping is not None:
-            raise MmrrError(f"{path} caps its logits (final_logit_softcapping); expected a T5Gemma 2, which does not")
+            raise MmrrError(f"{path} caps its logits (final_logit_softcapping); expected a T5Gemma 2 without a cap")
         self.layer_types: list[str] = list(settings.layer_types)
         self.window: int = settings.sliding_window
-        #: False where a head was stored that is not the embeddings, whatever the config says: then it is used.
+        #: False if the checkpoint stores an LM head of other values than the embeddings. Then that head is used,
+        #: whatever config.json says.
         embeddings = self.model.get_input_embeddings().weight
         self.head_is_tied: bool = self.model.lm_head.out_proj.weight.data_ptr() == embeddings.data_ptr()
-        #: Bytes of keys and values that one token or chunk has in all layers.
+        #: Bytes of keys and values per token or chunk, over all layers.
         self.token_bytes: int = (
             2 * len(self.layer_types) * settings.num_key_value_heads * settings.head_dim * dtype.itemsize
         )
@@ -111,19 +114,19 @@ class Backbone:
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))
             self.image_processor = (
                 AutoImageProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False, backend="pil")
-                if sees
+                if needs_vision
                 else None
             )
-        except Exception as error:  # tokenizers raises a bare Exception for a file that is not there or not its own
-            raise MmrrError(f"{path}: tokenizer or image processor does not load: {_first_line(error)}") from error
+        except Exception as error:  # tokenizers raises a bare Exception for a missing or foreign file
+            raise MmrrError(f"{path}: tokenizer or image processor does not load: {first_line(error)}") from error
         self.text = TextEncoder(tokenizer.backend_tokenizer)
 
     def embed(self, ids: Sequence[int]) -> Tensor:
-        """The decoder's token embeddings (n, D), scaled."""
+        """The decoder's scaled token embeddings (n, D)."""
         return self.decoder.embed_tokens(self._row(ids))[0]
 
     def head_rows(self, *ids: int) -> Tensor:
-        """Rows of the LM head, (len(ids), D) float32: dot products with them are taken in float32."""
+        """Rows of the LM head, (len(ids), D) float32. The caller takes dot products with them in float32."""
         return self.model.lm_head.out_proj.weight[list(ids)].float()
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -131,26 +134,26 @@ class Backbone:
         return self.decoder.norm(x.float()).float()
 
     def reach(self, direction: Tensor) -> float:
-        """The largest dot product with ``direction`` (D,) that anything behind the final norm can have."""
+        """Upper bound of the dot product of ``direction`` (D,) with any output of the final norm."""
         # The norm gives x (1 + w) with |x| <= sqrt(D).
         scaled = direction * (1 + self.decoder.norm.weight.float())
         return float(scaled.norm()) * len(direction) ** 0.5
 
-    # Encoder: once a page
+    # Encoder: once per page
 
     @torch.inference_mode()
     def encode(self, ids: Sequence[int]) -> Tensor:
-        """Encoder output (n, D) of one sequence, behind the final norm.
+        """Encoder output (n, D) of one sequence, after the final norm.
 
-        One at a time: nothing is padded, and a page of a thousand tokens fills a device by itself.
+        One sequence per call: there is no padding, and a page of a thousand tokens is enough work for a device.
         """
         return self.model.model.encoder.text_model(input_ids=self._row(ids)).last_hidden_state[0]
 
     @torch.inference_mode()
     def encode_image(self, before: Sequence[int], image: Image.Image, after: Sequence[int]) -> Tensor:
-        """The same of text, one image and text: image begin, 256 image tokens, image end between the two.
+        """Encoder output of text, one image and text: image begin, 256 image tokens and image end between the texts.
 
-        The image is scaled to the tower's square, its aspect not kept, as the published processor does.
+        The image is resized to the tower's square without keeping its aspect ratio, as the published processor does.
         """
         assert self.image_processor is not None
         settings = self.config.encoder
@@ -160,13 +163,13 @@ class Backbone:
         out = self.model.model.encoder(input_ids=ids, pixel_values=pixels.to(self.device, self.dtype))
         return out.last_hidden_state[0]
 
-    # Decoder: once a page and prompt, once a query
+    # Decoder: once per page and prompt, once per query
 
     @torch.inference_mode()
-    def open_pages(self, ids: Sequence[int], chunks: Sequence[Tensor]) -> list[OpenPage]:
-        """Run a prompt's first tokens over N pages at once; ``chunks``: each page's (C, D), C > 0.
+    def prefill(self, ids: Sequence[int], chunks: Sequence[Tensor]) -> list[PrefilledPage]:
+        """Prefill: run a prompt's first tokens over N pages in one batch. ``chunks``: (C, D) of each page, C > 0.
 
-        The pages' keys are the layer's own key projection and norm of the chunks as they are.
+        The keys of a page are the layer's key projection and key norm of its chunks, without RoPE.
         """
         lengths = torch.tensor([len(page) for page in chunks], device=self.device)
         pages = pad_sequence([page.to(self.device, self.dtype) for page in chunks], batch_first=True)
@@ -179,14 +182,14 @@ class Backbone:
             page_key, page_value = self._keys_values(index, pages)
             own.append((key, value))
             cross.append((page_key, page_value))
-            if index < len(self.layer_types) - 1:  # behind the last layer's keys and values nobody asks for more
+            if index < len(self.layer_types) - 1:  # of the last layer only keys and values are needed
                 attended = self._attend(index, query, [key, page_key], [value, page_value], visible[kind])
                 x = self._finish(index, x, attended)
         own_keys, own_values = (torch.stack(layers, 1) for layers in zip(*own, strict=True))
         page_keys, page_values = (torch.stack(layers, 1) for layers in zip(*cross, strict=True))
-        # Cloned: a view would keep the whole batch in memory for as long as one of its pages.
+        # Cloned: a view would keep the memory of the whole batch as long as one page of it is in use.
         return [
-            OpenPage(
+            PrefilledPage(
                 *(
                     part.clone()
                     for part in (own_keys[i], own_values[i], page_keys[i, ..., :n, :], page_values[i, ..., :n, :])
@@ -196,8 +199,8 @@ class Backbone:
         ]
 
     @torch.inference_mode()
-    def go_on(self, ids: Sequence[int], pages: Sequence[OpenPage]) -> Tensor:
-        """The prompt's other tokens over N open pages; the last one's hidden states (N, D), before the final norm."""
+    def decode_suffix(self, ids: Sequence[int], pages: Sequence[PrefilledPage]) -> Tensor:
+        """Run the rest of the prompt over N prefilled pages; the last token's states (N, D) before the norm."""
         n_layers, start = len(self.layer_types), pages[0].own_keys.shape[2]
         lengths = torch.tensor([page.page_keys.shape[2] for page in pages], device=self.device)
         x = self.embed(ids).expand(len(pages), -1, -1)
@@ -215,8 +218,8 @@ class Backbone:
         return x[:, -1]
 
     @torch.inference_mode()
-    def plain(self, ids: Sequence[int], chunks: Tensor) -> Tensor:
-        """transformers' own decoder over one whole prompt and one page (C, D); last hidden state (D,) float32.
+    def stock_decoder(self, ids: Sequence[int], chunks: Tensor) -> Tensor:
+        """The stock decoder of transformers over one prompt and one page (C, D); last hidden state (D,) float32.
 
         Behind the final norm.
         """
@@ -233,7 +236,7 @@ class Backbone:
     def _project(
         self, index: int, x: Tensor, rotary: tuple[Tensor, Tensor], n_queries: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries (N, H, n, d) of the last ``n_queries`` rows, rotated keys and values (N, H_kv, n, d)."""
+        """Rotated queries (N, H, n, d) of the last ``n_queries`` rows; rotated keys, and values (N, H_kv, n, d)."""
         layer = self.decoder.layers[index]
         attention = layer.self_attn
         hidden = layer.pre_self_attn_layernorm(x)
@@ -244,16 +247,16 @@ class Backbone:
         return _rotate(query, cos[rows], sin[rows]), _rotate(key, cos, sin), value
 
     def _keys_values(self, index: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys before RoPE, values: (N, H_kv, n, d). The same for the decoder's own tokens and the page's chunks."""
+        """Keys before RoPE and values, (N, H_kv, n, d). The same for the decoder's tokens and the page's chunks."""
         attention = self.decoder.layers[index].self_attn
         key = attention.k_norm(_heads(attention.k_proj(hidden), attention.head_dim))
         return key, _heads(attention.v_proj(hidden), attention.head_dim)
 
     def _attend(self, index: int, query: Tensor, keys: list[Tensor], values: list[Tensor], visible: Tensor) -> Tensor:
-        """One softmax over all keys; ``visible`` (N, n, keys)."""
+        """One softmax over all keys. ``visible``: mask (N, n, keys)."""
         n_pages, n_heads, rows, d_head = query.shape
         key, value = torch.cat(keys, 2), torch.cat(values, 2)
-        # Query heads that share a key head are laid end to end as more query rows: no key is repeated.
+        # Query heads that share a key head become extra query rows, so that no key is repeated.
         group = n_heads // key.shape[1]
         attended = F.scaled_dot_product_attention(
             query.reshape(n_pages, key.shape[1], group * rows, d_head),
@@ -265,14 +268,14 @@ class Backbone:
         return attended.reshape(n_pages, n_heads, rows, d_head)
 
     def _finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
-        """Output projection, MLP, and the norms before and behind it; ``attended`` (N, H, n, d)."""
+        """Output projection, MLP, and the norms before and after them. ``attended``: (N, H, n, d)."""
         layer = self.decoder.layers[index]
         projected = layer.self_attn.o_proj(attended.transpose(1, 2).flatten(2))
         x = x + layer.post_self_attn_layernorm(projected)
         return x + layer.post_feedforward_layernorm(layer.mlp(layer.pre_feedforward_layernorm(x)))
 
     def _positions(self, start: int, n: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """cos and sin (n, d) of positions from ``start``, for each kind of layer."""
+        """cos and sin (n, d) of the positions from ``start``, for each type of layer."""
         positions = torch.arange(start, start + n, device=self.device)[None]
         like = torch.empty(0, device=self.device, dtype=self.dtype)
         found = {}
@@ -282,7 +285,7 @@ class Backbone:
         return found
 
     def _visible(self, start: int, n: int, lengths: Tensor) -> dict[str, Tensor]:
-        """What n tokens from position ``start`` see, (N, n, start + n + C): own tokens first, then the page's."""
+        """Masks (N, n, start + n + C) of n tokens from position ``start``: first own tokens, then page chunks."""
         own = torch.arange(start + n, device=self.device)
         back = own[start:, None] - own
         chunks = torch.arange(int(lengths.max()), device=self.device) < lengths[:, None]
@@ -297,14 +300,14 @@ class Backbone:
 
 
 def pool(hidden: Tensor, ratio: int) -> Tensor:
-    """Means (ceil(n/r), D) of each ``ratio`` consecutive rows of (n, D), the last of those that are left."""
+    """Means (ceil(n/r), D) of each ``ratio`` consecutive rows of (n, D); the last mean may have fewer rows."""
     return _sums(hidden, ratio) / _counts(len(hidden), ratio).to(hidden)
 
 
 def coarser(chunks: Tensor, n: int, ratio: int, wanted: int) -> Tensor:
-    """The chunks (ceil(n/r), D) of ``n`` rows pooled at ``ratio`` as they are at ``wanted``, a multiple of it.
+    """Chunks (ceil(n/r), D) of ``n`` rows pooled at ``ratio``, pooled further to ``wanted``, a multiple of ``ratio``.
 
-    Means weighted by how many rows a chunk stands for: exact but for rounding.
+    Each chunk is weighted by its number of rows, so the result is exact except for rounding.
     """
     if wanted == ratio:
         return chunks
@@ -319,12 +322,12 @@ def _sums(rows: Tensor, size: int) -> Tensor:
 
 
 def _counts(n: int, ratio: int) -> Tensor:
-    """How many of n rows each chunk stands for, (ceil(n/r), 1) float32."""
+    """Number of the n rows in each chunk, (ceil(n/r), 1) float32."""
     return (n - torch.arange(0, n, ratio)).clamp(max=ratio).float()[:, None]
 
 
-def _padded(pages: Sequence[OpenPage], name: str, index: int) -> Tensor:
-    """(N, H_kv, C, d) of one layer, shorter pages with zeros behind."""
+def _padded(pages: Sequence[PrefilledPage], name: str, index: int) -> Tensor:
+    """(N, H_kv, C, d) of one layer; shorter pages are padded with zeros."""
     layers = [getattr(page, name)[index].transpose(0, 1) for page in pages]
     return pad_sequence(layers, batch_first=True).transpose(1, 2)
 
@@ -339,7 +342,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-right, left), dim=-1) * sin
 
 
-def _load(path: Path, dtype: torch.dtype, *, sees: bool) -> Any:
+def _load(path: Path, dtype: torch.dtype, *, needs_vision: bool) -> Any:
     transformers_logging.disable_progress_bar()
     try:
         model, report = T5Gemma2ForConditionalGeneration.from_pretrained(
@@ -349,26 +352,18 @@ def _load(path: Path, dtype: torch.dtype, *, sees: bool) -> Any:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # to be told their names
+            ignore_mismatched_sizes=True,  # so that the report lists their names
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise MmrrError(f"{path} does not load as T5Gemma 2: {_first_line(error)}") from error
-    unseen = () if sees else _VISION
+        raise MmrrError(f"{path} does not load as T5Gemma 2: {first_line(error)}") from error
+    unused = () if needs_vision else _VISION
     for kind, skip, complaint in (
-        ("missing_keys", unseen, "lacks {} tensors of a T5Gemma 2"),
-        ("mismatched_keys", unseen, "has {} tensors of another shape than its config.json says"),
-        # SigLIP saves may hold a pooling head, which this model has no use for.
+        ("missing_keys", unused, "lacks {} tensors of a T5Gemma 2"),
+        ("mismatched_keys", unused, "has {} tensors of another shape than its config.json says"),
+        # A SigLIP checkpoint may have a pooling head, which this model does not use.
         ("unexpected_keys", _VISION, "has {} tensors that no T5Gemma 2 has"),
     ):
         found = sorted(key if isinstance(key, str) else str(key[0]) for key in report[kind])
         if names := [name for name in found if not name.startswith(skip)]:
             raise MmrrError(f"{path} {complaint.format(len(names))}, among them: {', '.join(names[:3])}")
     return model
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    # torch's load_state_dict: the first line is a heading.
-    return lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]

@@ -1,20 +1,17 @@
-"""Times one query over many candidates: dense forwards, ordinary prefix caching, and miniReranker from its caches.
+"""Times one query over many candidates: dense forwards, ordinary prefix caching, and miniReranker from page caches.
 
-Before that, what reading a page once costs beside a dense forward, in parts.
+First it times the parts of reading a page once, compared with a dense forward.
 
-All in one process, on the same pages and the same query; beside the times the arithmetic and the bytes they took, and
-what a plain matrix product and a plain copy reach on this machine. A few distinct pages stand for all candidates:
-arithmetic and bytes do not depend on what is on a page, and every candidate's cache lies on disk under its own name.
+Everything runs in one process, on the same pages and the same query. Each row has the time, the FLOPs, the bytes read
+and the speed of a matrix product between the repeats; the speed of a copy is measured once. A few distinct pages
+represent all candidates, because FLOPs and bytes do not depend on the content of a page. The cache of each candidate is
+on disk under its own name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,49 +21,37 @@ import torch
 from PIL import Image
 
 from mmrr.contracts import Options, Scorer, ScorerFamily
+from mmrr.evaluation._flops import Cost
+from mmrr.evaluation._timing import Clock, Row, Task, copy_speed, evict, matrix_product
 from mmrr.modeling import families, kv_codec
 from mmrr.scorers.minireranker import Prepare, Score
-from mmrr.types import KeptTokens, PageCache, Progress, silent
+from mmrr.types import Grid, KeptTokens, PageCache, Progress, silent
 from mmrr.workspace.store import Workspace
 from mmrr.workspace.tensors import PageCacheReader, write_states
 
 _PER_SHARD = 16
-_STATES_FILE = "states.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is timed."""
 
+    image_size: tuple[int, int] = (1024, 1280)  # width and height of a page in pixels
+    smaller: tuple[tuple[int, int], ...] = ()  # other page sizes, timed in fewer ways
     candidates: tuple[int, ...] = (10, 20, 50, 100)
-    queries: tuple[int, ...] = (8, 64)  # at the largest number of candidates, one after the other
+    queries: tuple[int, ...] = (8, 64)  # numbers of queries, one after the other, over the most candidates
     query: str = "What was the largest item of expenditure in the second quarter, and who approved it?"
-    keep: float = 0.5
+    keep: float = 0.5  # share of the visual tokens that is kept
     codecs: tuple[str, ...] = kv_codec.CODECS
     repeats: int = 3
-    dense_pages: int = 2  # forwards timed: a dense one over every candidate may take an hour
-    batch: int = 4  # pages of a batched dense forward
-    distinct: int = 2  # pages that are really read
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    candidates: int
-    ms: float  # median, of one query over all candidates
-    timed: int  # candidates really run; fewer than ``candidates``: ms is in proportion
-    flops: float  # of one query; 0: not counted
-    limit_flops: float  # what a plain matrix product reached between the repeats, a second
-    page_bytes: int = 0  # of one candidate's cache
-    queries: int = 1
-    peak_bytes: int | None = None  # largest resident memory meanwhile, everything included
+    dense_pages: int = 2  # pages of one timed dense run; over all candidates it might take an hour
+    batch: int = 4  # pages in a batched dense forward
+    distinct: int = 2  # distinct pages
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """A scorer that is timed from its caches."""
+    """A scorer of another family, timed from its page caches."""
 
     name: str
     module: ScorerFamily
@@ -76,304 +61,215 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What this machine reaches at best, per second."""
+    """The best speed of this machine, per second."""
 
-    flops: float  # of a plain matrix product
-    bytes: float  # of a plain copy
+    flops: float  # in a matrix product
+    bytes: float  # in a copy
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """One query over the most candidates, for pages of so many tokens."""
+    """One query over the most candidates, for one page size."""
 
-    tokens: int  # visual tokens of a page
+    tokens: int  # visual tokens per page
     kept: int
     page_bytes: int
-    dense_ms: float  # one by one
-    mini_ms: float  # resident, first codec
+    dense_ms: float  # one page per forward
+    mini_ms: float  # caches in memory, first codec
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
+    """All measurements."""
+
     limit: Limit
-    tokens: int  # visual tokens of a page
+    tokens: int  # visual tokens per page
     kept: int
     query_tokens: int
-    once: list[Row]  # of one page, read without a query
+    once: list[Row]  # one page, read without a query
     rows: list[Row]
-    growth: list[Grown]  # over tokens a page
+    growth: list[Grown]  # over visual tokens per page
 
 
-@dataclass(slots=True)
-class _Clock:
-    repeats: int
-    advance: Callable[[int], None]
-    product: Callable[[], float]  # what a plain matrix product reaches now
-    rows: list[Row] = field(default_factory=list)
-
-    def time(
-        self,
-        what: str,
-        candidates: int,
-        work: Callable[[], object],
-        *,
-        flops: float,
-        timed: int = 0,
-        before: Callable[[], object] | None = None,
-        queries: int = 1,
-        page_bytes: int = 0,
-    ) -> None:
-        """``before`` runs ahead of every repeat and is not timed; without one, a first run is left out as warm-up."""
-        if before is None:
-            work()
-        _forget_peak()
-        seconds, limits = [], []
-        for _ in range(self.repeats):
-            limits.append(self.product())
-            if before:
-                before()
-            seconds.append(_seconds(work))
-        timed = timed or candidates
-        ms = 1000 * statistics.median(seconds) * candidates / timed / queries
-        limit = statistics.median(limits)
-        self.rows.append(Row(what, candidates, ms, timed, flops, limit, page_bytes, queries, _peak()))
-        self.advance(1)
-
-
-def bench(
-    scorer: Any,
-    image_size: tuple[int, int],
-    plan: Plan,
-    folder: Path,
-    others: Sequence[Other] = (),
-    progress: Progress = silent,
-    smaller: Sequence[tuple[int, int]] = (),
-) -> Bench:
-    """Run it all. ``scorer`` is a miniReranker; page caches are written below ``folder``, a new workspace.
-
-    ``smaller``: more sizes of a page image, for how times grow with them.
-    """
-    grid = scorer.grid(*image_size)
-    images = [_page(image_size, seed) for seed in range(plan.distinct)]
-    keeps = [_keep(grid, plan.keep, seed) for seed in range(plan.distinct)]
-    kept, most = len(keeps[0].indices), max(plan.candidates)
-    _, suffix = scorer.segments(plan.query)
-    cost = _Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
+def bench(scorer: Any, plan: Plan, folder: Path, others: Sequence[Other] = (), progress: Progress = silent) -> Bench:
+    """Run all measurements. ``scorer`` is a miniReranker. Page caches are written to ``folder``, a new workspace."""
     ways = len(plan.codecs) + len(others)
-    total = (
-        6
-        + 2 * len(smaller)
-        + len(plan.candidates)
-        + ways * 2 * len(plan.candidates)
-        + len(plan.codecs)
-        + len(plan.queries)
-    )
+    candidates = len(plan.candidates)
+    total = 6 + 2 * len(plan.smaller) + candidates * (1 + 2 * ways) + len(plan.codecs) + len(plan.queries)
     with progress("bench", total) as advance, Workspace.open(folder, create=True) as workspace:
         device = scorer.backbone.device
-        product = plain_product(scorer.backbone.dtype, device)
-        clock, reading = (_Clock(plan.repeats, advance, product) for _ in range(2))
-        limit = Limit(max(product() for _ in range(5)), _copied(device))
-        growth = [_grown(_Clock(plan.repeats, advance, product), scorer, size, plan) for size in smaller]
-        dense = images[: plan.dense_pages]
-        flops = cost.dense(grid) * most
-        clock.time(
-            "dense, one by one",
-            most,
-            lambda: scorer.dense(plan.query, dense, "vision-first"),
-            flops=flops,
-            timed=len(dense),
-        )
-        batch = [images[i % plan.distinct] for i in range(plan.batch)]
-        clock.time("dense, batched", most, lambda: scorer.dense_batch(plan.query, batch), flops=flops, timed=len(batch))
-        _once(reading, scorer, images[0], keeps[0], plan.query, cost)
+        product = matrix_product(scorer.backbone.dtype, device)
+        clock, reading = (Clock(plan.repeats, advance, product) for _ in range(2))
+        limit = Limit(max(product() for _ in range(5)), copy_speed(device))
+        growth = [_other_size(Clock(plan.repeats, advance, product), scorer, size, plan) for size in plan.smaller]
+        run = _Run(scorer, plan, workspace, clock, _Pages.of_size(scorer, plan.image_size, plan))
+        run.time_dense()
+        run.time_parts(reading)
+        run.time_whole_model_cache()
+        growth.append(run.time_page_caches())
+        run.time_others(others)
+    grid, kept = run.pages.grid, run.pages.n_kept
+    return Bench(limit, grid[0] * grid[1], kept, len(run.suffix), reading.rows, clock.rows, growth)
 
-        everything = scorer.sharing(Prepare(band=f"0:{scorer.backbone.n_layers}"))
-        states, shared = everything.prepare(images, [None] * plan.distinct), everything.shared_state()
-        for n in plan.candidates:
-            page_bytes = _bytes(states[0])
-            flops = cost.cached(grid[0] * grid[1], (0, scorer.backbone.n_layers)) * n
-            some = [states[i % plan.distinct] for i in range(n)]
-            clock.time(
-                "page KV in memory, whole model",
-                n,
-                partial(_ask, everything, [plan.query], some, shared, Score()),
-                flops=flops,
-                page_bytes=page_bytes,
-            )
-        del states, some
 
-        computed = scorer.sharing(Prepare(band=_band(scorer))).prepare(images, keeps)
-        shared = scorer.shared_state()
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """The distinct pages of one size and their kept tokens, both random."""
+
+    grid: Grid
+    images: list[Image.Image]
+    kept: list[KeptTokens]
+
+    @classmethod
+    def of_size(cls, scorer: Any, size: tuple[int, int], plan: Plan) -> _Pages:
+        grid = scorer.grid(*size)
+        images = [_page(size, seed) for seed in range(plan.distinct)]
+        return cls(grid, images, [_kept_tokens(grid, plan.keep, seed) for seed in range(plan.distinct)])
+
+    @property
+    def n_kept(self) -> int:
+        return len(self.kept[0].indices)
+
+
+class _Run:
+    """The measurements on pages of the plan's size."""
+
+    def __init__(self, scorer: Any, plan: Plan, workspace: Workspace, clock: Clock, pages: _Pages) -> None:
+        self.scorer, self.plan, self.workspace, self.clock, self.pages = scorer, plan, workspace, clock, pages
+        self.device = scorer.backbone.device
+        self.most = max(plan.candidates)
+        _, self.suffix = scorer.segments(plan.query)
+        self.cost = Cost(scorer.backbone.config, len(self.suffix), len(scorer.before), scorer.band)
+        #: FLOPs per extra candidate from its cache.
+        self.cached_flops = self.cost.cached(pages.n_kept, scorer.band)
+
+    def time_dense(self) -> None:
+        """Dense forwards, one page each and batched."""
+        scorer, query, images = self.scorer, self.plan.query, self.pages.images
+        dense, batch = images[: self.plan.dense_pages], self._repeat(images, self.plan.batch)
+        flops = self.cost.dense(self.pages.grid) * self.most
+        one_by_one = partial(scorer.dense, query, dense, "vision-first")
+        self.clock.time(Task("dense, one by one", self.most, one_by_one, flops, len(dense)))
+        self.clock.time(Task("dense, batched", self.most, partial(scorer.dense_batch, query, batch), flops, len(batch)))
+
+    def time_parts(self, clock: Clock) -> None:
+        """The parts of a dense forward and of computing a page cache."""
+        scorer, backbone, cost = self.scorer, self.scorer.backbone, self.cost
+        image, kept = self.pages.images[0], self.pages.kept[0]
+        (visual,) = backbone.vision([image])
+        full = backbone.page_sequence(scorer.before, visual, [*scorer.after, *self.suffix])
+        page = backbone.page_sequence(scorer.before, visual, scorer.after, kept.indices)
+        tower, prefix, dense = cost.tower(kept.grid), cost.prefix(self.pages.n_kept), cost.dense(kept.grid)
+        clock.time(Task("vision tower", 1, lambda: backbone.vision([image]), tower))
+        clock.time(Task("language model, dense", 1, lambda: backbone.read_all(full), dense - tower))
+        clock.time(Task("language model, precache", 1, lambda: backbone.prefix(page, scorer.band), prefix))
+        clock.time(Task("precache", 1, lambda: scorer.prepare([image], [kept]), tower + prefix))
+
+    def time_whole_model_cache(self) -> None:
+        """Ordinary prefix caching: keys and values of all layers and all visual tokens, in memory."""
+        n_layers, (rows, columns) = self.scorer.backbone.n_layers, self.pages.grid
+        full = self.scorer.sharing(Prepare(band=f"0:{n_layers}"))
+        states, shared = full.prepare(self.pages.images, [None] * self.plan.distinct), full.shared_state()
+        flops = self.cost.cached(rows * columns, (0, n_layers))
+        for n in self.plan.candidates:
+            work = partial(_score, full, [self.plan.query], self._repeat(states, n), shared, Score())
+            task = Task("page KV in memory, whole model", n, work, flops * n, page_bytes=_bytes(states[0]))
+            self.clock.time(task)
+
+    def time_page_caches(self) -> Grown:
+        """miniReranker's page caches with each codec, from disk and in memory; the growth row of the first codec."""
+        band = _band(self.scorer)
         family = families.load("scorers", "minireranker")
-        for codec in plan.codecs:
-            mini = scorer.sharing(Prepare(band=_band(scorer), codec=kv_codec.check(codec)))
-            coded = [
+        computed = self.scorer.sharing(Prepare(band=band)).prepare(self.pages.images, self.pages.kept)
+        for codec in self.plan.codecs:
+            mini = self.scorer.sharing(Prepare(band=band, codec=kv_codec.check(codec)))
+            caches = [
                 kv_codec.encode(state["k"], state["v"], codec) | {"next_pos": state["next_pos"]} for state in computed
             ]
-            places = _write(workspace, kv_codec.CODECS.index(codec), [coded[i % plan.distinct] for i in range(most)])
-            page_bytes = _bytes(coded[0])
-            of_one = cost.cached(kept, scorer.band)
-            _from_disk(
-                clock,
-                Other(f"mini {codec}", family, mini.prepare_options, mini),
-                plan,
-                workspace,
-                places,
-                page_bytes,
-                device,
-                of_one,
+            places = self._write(kv_codec.CODECS.index(codec), caches)
+            page_bytes = _bytes(caches[0])
+            self._time_from_disk(
+                Other(f"mini {codec}", family, mini.prepare_options, mini), places, page_bytes, self.cached_flops
             )
-            reader = PageCacheReader(workspace)
-            resident = [_moved(reader.read(*place), device) for place in places]
-            flops = cost.cached(kept, scorer.band) * most
-            clock.time(
-                f"mini {codec}, resident",
-                most,
-                partial(_ask, mini, [plan.query], resident, shared, Score()),
-                flops=flops,
-                page_bytes=page_bytes,
-            )
-            if codec == plan.codecs[0]:
-                growth.append(Grown(grid[0] * grid[1], kept, page_bytes, clock.rows[0].ms, clock.rows[-1].ms))
-                for queries in plan.queries:
-                    texts = [f"{plan.query} {i}" for i in range(queries)]
-                    clock.time(
-                        f"mini {codec}, resident, {queries} queries",
-                        most,
-                        partial(_ask, mini, texts, resident, shared, Score()),
-                        flops=flops,
-                        page_bytes=page_bytes,
-                        queries=queries,
-                    )
-        texts = [_text(seed) for seed in range(plan.distinct)]
+            self._time_in_memory(mini, codec, places, page_bytes)
+            if codec == self.plan.codecs[0]:
+                grid, dense = self.pages.grid, self.clock.rows[0]
+                in_memory = next(row for row in self.clock.rows if row.what == f"mini {codec}, resident")
+                first = Grown(grid[0] * grid[1], self.pages.n_kept, page_bytes, dense.ms, in_memory.ms)
+        return first
+
+    def _time_in_memory(self, mini: Any, codec: str, places: Sequence[tuple[str, str]], page_bytes: int) -> None:
+        """One query over caches in memory; with the first codec also several queries."""
+        reader, shared = PageCacheReader(self.workspace), self.scorer.shared_state()
+        caches = [_moved(reader.read(*place), self.device) for place in places]
+        flops, what = self.cached_flops * self.most, f"mini {codec}, resident"
+        one = partial(_score, mini, [self.plan.query], caches, shared, Score())
+        self.clock.time(Task(what, self.most, one, flops, page_bytes=page_bytes))
+        for n in self.plan.queries if codec == self.plan.codecs[0] else ():
+            texts = [f"{self.plan.query} {i}" for i in range(n)]
+            several = partial(_score, mini, texts, caches, shared, Score())
+            name = f"{what}, {n} queries"
+            self.clock.time(Task(name, self.most, several, flops, page_bytes=page_bytes, queries=n))
+
+    def time_others(self, others: Sequence[Other]) -> None:
+        """Page caches of other scorers from disk. Their FLOPs are not counted."""
+        texts = [_text(seed) for seed in range(self.plan.distinct)]
         for number, other in enumerate(others, len(kv_codec.CODECS)):
-            pages = texts if other.module.page_input(other.options) == "text" else images
-            states = other.scorer.prepare(pages, [None] * plan.distinct)
-            places = _write(workspace, number, [states[i % plan.distinct] for i in range(most)])
-            _from_disk(clock, other, plan, workspace, places, _bytes(states[0]), device)
-    return Bench(limit, grid[0] * grid[1], kept, len(suffix), reading.rows, clock.rows, growth)
+            reads_text = other.module.page_input(other.options) == "text"
+            pages = texts if reads_text else self.pages.images
+            states = other.scorer.prepare(pages, [None] * self.plan.distinct)
+            self._time_from_disk(other, self._write(number, states), _bytes(states[0]))
+
+    def _time_from_disk(
+        self, one: Other, places: Sequence[tuple[str, str]], page_bytes: int, flops: float = 0.0
+    ) -> None:
+        """One query over each number of candidates, without and with the files in the system's page cache."""
+        shared, options = one.scorer.shared_state(), one.module.Score()
+
+        def answer(some: Sequence[tuple[str, str]]) -> None:
+            reader = PageCacheReader(self.workspace)
+            caches = [_moved(reader.read(*place), self.device) for place in some]
+            _score(one.scorer, [self.plan.query], caches, shared, options)
+
+        for n in self.plan.candidates:
+            work, drop = partial(answer, places[:n]), partial(evict, self.workspace, places[:n])
+            cold = Task(f"{one.name}, cold disk", n, work, flops * n, before=drop, page_bytes=page_bytes)
+            self.clock.time(cold)
+            self.clock.time(Task(f"{one.name}, page cache", n, work, flops * n, page_bytes=page_bytes))
+
+    def _repeat(self, items: Sequence[Any], n: int) -> list[Any]:
+        return [items[i % self.plan.distinct] for i in range(n)]
+
+    def _write(self, number: int, states: Sequence[PageCache]) -> list[tuple[str, str]]:
+        """Write a page cache for each candidate as precache does; (key, page) of each. ``number`` tells sets apart."""
+        places = []
+        states = self._repeat(states, self.most)
+        for first in range(0, len(states), _PER_SHARD):
+            key = f"{number:04x}{first:020x}"
+            # Copies, because safetensors refuses to store one tensor under two names.
+            named = {f"{i:04d}": _copied(state) for i, state in enumerate(states[first : first + _PER_SHARD])}
+            scratch = self.workspace.scratch()
+            self.workspace.commit_shard("precache", key, scratch, write_states(scratch, named))
+            places += [(key, name) for name in named]
+        return places
 
 
-def _grown(clock: _Clock, scorer: Any, size: tuple[int, int], plan: Plan) -> Grown:
-    """Time dense forwards and resident caches of pages of another size."""
-    grid, most = scorer.grid(*size), max(plan.candidates)
-    images = [_page(size, seed) for seed in range(plan.distinct)]
-    keeps = [_keep(grid, plan.keep, seed) for seed in range(plan.distinct)]
+def _other_size(clock: Clock, scorer: Any, size: tuple[int, int], plan: Plan) -> Grown:
+    """Dense forwards and caches in memory, for pages of another size."""
+    pages, most = _Pages.of_size(scorer, size, plan), max(plan.candidates)
     mini = scorer.sharing(Prepare(band=_band(scorer), codec=kv_codec.check(plan.codecs[0])))
-    states = [_moved(state, scorer.backbone.device) for state in mini.prepare(images, keeps)]
-    dense, resident = images[: plan.dense_pages], [states[i % plan.distinct] for i in range(most)]
-    ask = partial(_ask, mini, [plan.query], resident, mini.shared_state(), Score())
-    clock.time("dense", most, lambda: scorer.dense(plan.query, dense, "vision-first"), flops=0, timed=len(dense))
-    clock.time("mini", most, ask, flops=0)
-    kept = len(keeps[0].indices)
-    return Grown(grid[0] * grid[1], kept, _bytes(states[0]), *(row.ms for row in clock.rows))
+    states = [_moved(state, scorer.backbone.device) for state in mini.prepare(pages.images, pages.kept)]
+    dense, in_memory = pages.images[: plan.dense_pages], [states[i % plan.distinct] for i in range(most)]
+    work = partial(_score, mini, [plan.query], in_memory, mini.shared_state(), Score())
+    clock.time(Task("dense", most, lambda: scorer.dense(plan.query, dense, "vision-first"), timed=len(dense)))
+    clock.time(Task("mini", most, work))
+    tokens = pages.grid[0] * pages.grid[1]
+    return Grown(tokens, pages.n_kept, _bytes(states[0]), *(row.ms for row in clock.rows))
 
 
-def _once(clock: _Clock, scorer: Any, image: Image.Image, keep: KeptTokens, query: str, cost: _Cost) -> None:
-    """Time the parts of a dense forward and of a page's cache; the language model's read what the tower has made."""
-    backbone = scorer.backbone
-    (visual,) = backbone.vision([image])
-    everything = backbone.page_sequence(scorer.before, visual, [*scorer.after, *scorer.segments(query)[1]])
-    page = backbone.page_sequence(scorer.before, visual, scorer.after, keep.indices)
-    tower, prefix = cost.tower(keep.grid), cost.prefix(len(keep.indices))
-    clock.time("vision tower", 1, lambda: backbone.vision([image]), flops=tower)
-    clock.time("language model, dense", 1, lambda: backbone.read_all(everything), flops=cost.dense(keep.grid) - tower)
-    clock.time("language model, precache", 1, lambda: backbone.prefix(page, scorer.band), flops=prefix)
-    clock.time("precache", 1, lambda: scorer.prepare([image], [keep]), flops=tower + prefix)
-
-
-def _from_disk(
-    clock: _Clock,
-    one: Other,
-    plan: Plan,
-    workspace: Workspace,
-    places: Sequence[tuple[str, str]],
-    page_bytes: int,
-    device: torch.device,
-    flops: float = 0.0,
-) -> None:
-    """Time one query over the first so many of ``places``, with the files forgotten by the system and not."""
-    shared, options = one.scorer.shared_state(), one.module.Score()
-    for n in plan.candidates:
-        answer = partial(_answer, one.scorer, plan.query, workspace, places[:n], shared, options, device)
-        evict = partial(_evict, workspace, places[:n])
-        clock.time(f"{one.name}, cold disk", n, answer, flops=flops * n, page_bytes=page_bytes, before=evict)
-        clock.time(f"{one.name}, page cache", n, answer, flops=flops * n, page_bytes=page_bytes)
-
-
-def plain_product(dtype: torch.dtype, device: torch.device) -> Callable[[], float]:
-    """Multiplies two matrices of 2,048 by 2,048 and says how many operations a second that was; begins warm."""
-    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
-
-    def product() -> float:
-        return 2 * 2048**3 / _seconds(lambda: a @ b)
-
-    product()
-    return product
-
-
-def _copied(device: torch.device) -> float:
-    """Bytes a second, the best of five copies of 256 MB."""
-    source, target = (torch.zeros(1 << 28, dtype=torch.uint8, device=device) for _ in range(2))
-    return (1 << 28) / min(_seconds(lambda: target.copy_(source)) for _ in range(5))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    _wait()
-    start = time.perf_counter()
-    work()
-    _wait()
-    return time.perf_counter() - start
-
-
-class _Cost:
-    """Multiplications and additions, two a pair, of products and attention; what is linear in the width is left out."""
-
-    def __init__(self, config: Any, query: int, instruction: int, band: tuple[int, int]) -> None:
-        self.text, self.vision = config.text_config, config.vision_config
-        self.query, self.instruction, self.band = query, instruction, band
-        heads, width = self.text.num_attention_heads, self.text.head_dim
-        self.keys = 2 * 2 * self.text.hidden_size * self.text.num_key_value_heads * width  # keys and values, a token
-        self.ask = 2 * self.text.hidden_size * heads * width  # a query, a token
-        self.rest = 2 * self.text.hidden_size * (heads * width + 3 * self.text.intermediate_size)
-        self.attend = 4 * heads * width  # a token for each it sees
-
-    def cached(self, kept: int, band: tuple[int, int]) -> float:
-        """One more candidate from its cache: the band's layers, of the last only the last token.
-
-        What the first of them projects, all candidates share.
-        """
-        seen = self.instruction + kept + 2 + self.query  # its own segment in full: a mask saves nothing
-        layers = band[1] - band[0]
-        layer = self.query * (self.keys + self.ask + self.rest + self.attend * seen)
-        last = self.query * self.keys + self.ask + self.rest + self.attend * seen
-        shared = self.query * self.keys + (self.query if layers > 1 else 1) * self.ask
-        return (layers - 1) * layer + last - shared
-
-    def prefix(self, kept: int) -> float:
-        """The language model over a page without a query, up to the band's end; of the last layer keys and values."""
-        tokens = self.instruction + kept + 2
-        layer = self.keys + self.ask + self.rest + self.attend * tokens / 2
-        return float(tokens * ((self.band[1] - 1) * layer + self.keys))
-
-    def dense(self, grid: tuple[int, int]) -> float:
-        """One page and query, vision tower included."""
-        tokens = self.instruction + grid[0] * grid[1] + 2 + self.query
-        layer = self.keys + self.ask + self.rest + self.attend * tokens / 2
-        return self.tower(grid) + self.text.num_hidden_layers * tokens * layer
-
-    def tower(self, grid: tuple[int, int]) -> float:
-        """The vision tower and its mergers over one page."""
-        merge, vision = self.vision.spatial_merge_size, self.vision
-        patches = grid[0] * grid[1] * merge**2
-        block = 2 * vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
-        tower = vision.depth * patches * (block + 4 * vision.hidden_size * patches)
-        tower += (
-            patches * 2 * vision.hidden_size * vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        )
-        merged = vision.hidden_size * merge**2
-        mergers = 1 + len(vision.deepstack_visual_indexes)
-        return float(tower + mergers * patches // merge**2 * 2 * merged * (merged + vision.out_hidden_size))
+def _score(scorer: Any, queries: Sequence[str], states: Sequence[PageCache], shared: PageCache, options: Any) -> None:
+    for query in queries:
+        scorer.score(query, states, shared, options)
 
 
 def _page(size: tuple[int, int], seed: int) -> Image.Image:
@@ -382,12 +278,13 @@ def _page(size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def _text(seed: int) -> str:
-    """400 words of letters, about a page of print."""
+    """400 random words, about one printed page."""
     rng = np.random.default_rng(seed)
     return " ".join("".join(rng.choice(list("aeinorstlcdmu"), rng.integers(2, 10))) for _ in range(400))
 
 
-def _keep(grid: tuple[int, int], share: float, seed: int) -> KeptTokens:
+def _kept_tokens(grid: Grid, share: float, seed: int) -> KeptTokens:
+    """A random share of the visual tokens."""
     n = grid[0] * grid[1]
     chosen = np.random.default_rng(seed).permutation(n)[: max(1, round(n * share))]
     return KeptTokens(torch.tensor(np.sort(chosen), dtype=torch.int32), grid)
@@ -401,72 +298,9 @@ def _bytes(state: PageCache) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def _write(workspace: Workspace, number: int, states: Sequence[PageCache]) -> list[tuple[str, str]]:
-    """Shards of page caches as precache writes them, the ``number``-th set of them; (key, page) of each."""
-    places = []
-    for first in range(0, len(states), _PER_SHARD):
-        key = f"{number:04x}{first:020x}"
-        named = {f"{i:04d}": state for i, state in enumerate(states[first : first + _PER_SHARD])}
-        scratch = workspace.scratch()
-        workspace.commit_shard("precache", key, scratch, write_states(scratch, _apart(named)))
-        places += [(key, name) for name in named]
-    return places
-
-
-def _apart(states: dict[str, PageCache]) -> dict[str, PageCache]:
-    """Copies: safetensors keeps no tensor twice under two names."""
-    return {page: {name: tensor.clone() for name, tensor in state.items()} for page, state in states.items()}
+def _copied(state: PageCache) -> PageCache:
+    return {name: tensor.clone() for name, tensor in state.items()}
 
 
 def _moved(state: PageCache, device: torch.device) -> PageCache:
     return {name: tensor.to(device) for name, tensor in state.items()}
-
-
-def _ask(scorer: Any, queries: Sequence[str], states: Sequence[PageCache], shared: PageCache, options: Any) -> None:
-    for query in queries:
-        scorer.score(query, states, shared, options)
-
-
-def _answer(
-    scorer: Any,
-    query: str,
-    workspace: Workspace,
-    places: Sequence[tuple[str, str]],
-    shared: PageCache,
-    options: Any,
-    device: torch.device,
-) -> None:
-    reader = PageCacheReader(workspace)
-    _ask(scorer, [query], [_moved(reader.read(*place), device) for place in places], shared, options)
-
-
-def _evict(workspace: Workspace, places: Sequence[tuple[str, str]]) -> None:
-    """Ask the system to forget what it holds of the files, so that the next read is the disk's."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for key in {key for key, _ in places}:
-        descriptor = os.open(workspace.shard("precache", key) / _STATES_FILE, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _forget_peak() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int | None:
-    """The largest resident memory since ``_forget_peak``; None where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None

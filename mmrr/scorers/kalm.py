@@ -139,7 +139,7 @@ class Scorer:
         if checkpoint.adapter:
             raise MmrrError(f"{checkpoint.id} is a LoRA adapter; merge it into its base model first")
         module = families.load("backbones", checkpoint.model_type)
-        self.backbone = module.Backbone(checkpoint.path, device, dtype, sees=prepare.image)
+        self.backbone = module.Backbone(checkpoint.path, device, dtype, needs_vision=prepare.image)
         self.pool, self.coarser = module.pool, module.coarser
         self.prepare_options = prepare
         text = self.backbone.text
@@ -218,7 +218,7 @@ class Scorer:
         scores = torch.full((len(caches),), self.without_text)
         for batch in self._batches([part for _, part in windows], len(before) + len(after)):
             pages = self._open(before, [windows[i][1] for i in batch])
-            margins = self.logit(self.backbone.final_norm(self.backbone.go_on(after, pages))).cpu()
+            margins = self.logit(self.backbone.final_norm(self.backbone.decode_suffix(after, pages))).cpu()
             rows = torch.tensor([windows[i][0] for i in batch])
             scores.scatter_reduce_(0, rows, margins, "amax")
         return scores
@@ -228,7 +228,7 @@ class Scorer:
         """The score of one page by the encoder and decoder of transformers, without a cache."""
         ratio = options.ratio or self.prepare_options.ratio
         before, after = self.prompt(query, options.instruction)
-        hidden = [self.backbone.plain(before + after, self.pool(window, ratio)) for window in self._read(page)]
+        hidden = [self.backbone.stock_decoder(before + after, self.pool(window, ratio)) for window in self._read(page)]
         return max((float(self.logit(one)) for one in hidden), default=self.without_text)
 
     def logit(self, hidden: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ class Scorer:
         pages = {key: self._ready[key] for key in keys if key in self._ready}
         new = {key: part for key, part in zip(keys, parts, strict=True) if key not in pages}
         if new:
-            pages |= zip(new, self.backbone.open_pages(before, list(new.values())), strict=True)
+            pages |= zip(new, self.backbone.prefill(before, list(new.values())), strict=True)
         for key, page in pages.items():
             self._ready[key] = page
             self._ready.move_to_end(key)

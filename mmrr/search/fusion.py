@@ -1,4 +1,4 @@
-"""Adds up what two rankings say of a page: words and sight err in different places."""
+"""Score fusion of two rankings. Text search and visual search make different errors, so their sum is often better."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from mmrr.errors import MmrrError
 from mmrr.types import Hit, Run, rank
 
 
-def blend(first: Run, second: Run, weight: float) -> Run:
-    """Per query, a page's score in ``first`` plus ``weight`` times that in ``second``, both standardised.
+def fuse(first: Run, second: Run, weight: float) -> Run:
+    """Per query and page: the score in ``first`` plus ``weight`` times the score in ``second``, both standardised.
 
-    Standardised: less the mean of the query's scores in that run, by their standard deviation. A page that one run
-    lacks counts as its lowest there. Raises MmrrError for a negative weight.
+    A score is standardised by subtracting the mean and dividing by the standard deviation of the query's scores in the
+    same run. A page that is missing in one run gets the lowest score there. Raises MmrrError for a negative weight.
     """
     if not 0 <= weight < math.inf:
-        raise MmrrError(f"weight {weight}: expected 0 or more")
-    blended: Run = {}
+        raise MmrrError(f"weight {weight}: expected a number of 0 or more")
+    fused: Run = {}
     for query_id in {**first, **second}:
-        one, other = (_standard(run.get(query_id, [])) for run in (first, second))
+        one, other = (_standardised(run.get(query_id, [])) for run in (first, second))
         lowest, other_lowest = min(one.values(), default=0.0), min(other.values(), default=0.0)
-        blended[query_id] = rank(
+        fused[query_id] = rank(
             {page: one.get(page, lowest) + weight * other.get(page, other_lowest) for page in {**one, **other}}
         )
-    return blended
+    return fused
 
 
-def _standard(hits: list[Hit]) -> dict[str, float]:
+def _standardised(hits: list[Hit]) -> dict[str, float]:
     if not hits:
         return {}
     mean = math.fsum(hit.score for hit in hits) / len(hits)

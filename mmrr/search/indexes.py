@@ -1,4 +1,4 @@
-"""The two first-stage indexes: page vectors in FAISS, the text layer in BM25. The only importer of both libraries."""
+"""The two first-stage indexes: page vectors in FAISS, page text in BM25. The only importer of both libraries."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from numpy.typing import NDArray
 from mmrr.errors import MmrrError
 from mmrr.search import late_interaction
 
-#: Files of an ``index`` artifact: FAISS's; where pages have several vectors these, and how many each has; BM25's.
+#: Files of an ``index`` artifact: the FAISS index; for multi-vector embedders the vectors and the number of vectors of
+#: each page; the BM25 index.
 DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
 
-#: Of an inverted file's lists a query looks into this share, and into so many at least.
+#: Inverted file (IVF): nprobe = max(8, nlist / 16).
 PROBED, FEWEST = 1 / 16, 8
 
-#: Of what an approximate search finds, so many times as many are scored exactly as are asked for.
+#: Over-fetch factor: an approximate search for n pages passes 4 n candidates on to exact scoring.
 RESCORED = 4
-#: For each vector of a query, an approximate search asks for so many times as many vectors as pages are wanted, and for
-#: so many at least.
+#: An approximate search for n pages asks for max(1024, 16 n) neighbours of each query vector.
 NEIGHBOURS, NEAREST = 16, 1024
-#: Of an index that is trained, vectors for each of its lists, and vectors at least.
+#: Training sample of a FAISS index: max(65536, 64 nlist) vectors.
 _SAMPLED, _SAMPLE = 64, 1 << 16
 
-#: bm25s's own defaults (Lucene's BM25), with English stemming and its short list of stop words.
+#: The defaults of bm25s (Lucene's BM25), with English stemming and bm25s's short list of English stop words.
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
 
 
 def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:
-    """Index the pages' unit vectors, (V, D) each: one a page, or with ``several`` as many as it likes.
+    """Index the pages' unit vectors, (V, D) for each page. ``several``: V may be other than 1 (multi-vector embedder).
 
-    One: rows of a FAISS inner-product index, ``DENSE``. Several: rows of ``VECTORS``, float16, ``SIZES`` beside them;
-    every page is scored by these, unless ``factory`` is other than "Flat" and finds candidates first.
-    Raises MmrrError if the factory string is not FAISS's or needs more vectors than there are.
+    Single vectors are the rows of a FAISS inner-product index, ``DENSE``. Multiple vectors are float16 rows of
+    ``VECTORS``, with the number of each page's rows in ``SIZES``. Every page is scored by these rows, except that a
+    ``factory`` other than "Flat" selects candidate pages first.
+    Raises MmrrError if FAISS does not know the factory string or needs more vectors for it.
     """
     if not several:
         vectors = np.concatenate(list(pages))
@@ -52,7 +53,7 @@ def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path
 
 
 def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[np.float32]], path: Path) -> None:
-    """Train an index on a ``sample`` of so many vectors, add them all a part at a time, and write it."""
+    """Train an index on a ``sample`` of vectors, add all vectors in blocks, and write it."""
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
@@ -62,17 +63,21 @@ def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[
             index.add(vectors[start : start + _SAMPLE].astype(np.float32, copy=False))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
-        raise MmrrError(f"FAISS cannot build '{factory}' over {len(vectors)} vectors: {reason}") from error
+        raise MmrrError(
+            f"FAISS cannot build '{factory}' over {len(vectors)} vectors: {reason}; try 'Flat', or a factory string of "
+            "fewer lists"
+        ) from error
     path.write_bytes(faiss.serialize_index(index).data)
 
 
 def search_dense(
     files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0
 ) -> list[dict[int, float]]:
-    """Of each query (M, D) the best ``depth`` pages by row at least, with their ``late.max_sim``.
+    """Top ``depth`` rows (pages) per query (M, D) with their MaxSim scores; ties at the last place are included.
 
-    ``files``: an index's, by name. "Flat" finds exactly the best; an index that approximates may miss some, and may
-    find fewer; ``temperature`` is then of the pages that it finds. Raises MmrrError if one is damaged.
+    ``files``: the files of an index by name. "Flat" is exact. Other indexes are approximate: they may miss pages and
+    may find fewer; the soft IDF of ``temperature`` is then computed over the candidate pages only.
+    Raises MmrrError if a file is damaged.
     """
     if VECTORS in files:
         vectors, sizes = (
@@ -86,7 +91,7 @@ def search_dense(
         return [_scored(query, rows, vectors, sizes, temperature) for query, rows in zip(queries, near, strict=True)]
     index = _read_faiss(files[DENSE])
     found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
-    return [  # FAISS fills up with -1
+    return [  # FAISS fills missing results with row -1
         {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
         for scores, rows in found
     ]
@@ -96,9 +101,9 @@ def _read_faiss(path: Path) -> faiss.Index:
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
-        raise MmrrError(f"{path} is damaged or gone; run mmrr index again") from error
+        raise MmrrError(f"{path} is damaged or missing; run mmrr index again") from error
     lists = faiss.try_extract_index_ivf(index)
-    if lists is not None:  # FAISS's own default looks into a single list
+    if lists is not None:  # the default of FAISS is nprobe = 1
         lists.nprobe = max(FEWEST, round(lists.nlist * PROBED))
     if isinstance(index, faiss.IndexRefine):
         index.k_factor = RESCORED
@@ -120,16 +125,16 @@ def _scored(
 
 
 def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
-    """The best ``depth`` rows, and ties at the edge, in no order."""
+    """The top ``depth`` rows and all ties at the last place, in no particular order."""
     edge = np.partition(scores, -depth)[-depth] if len(scores) > depth else -np.inf
     return {int(row): float(scores[row]) for row in np.flatnonzero(scores >= edge)}
 
 
 def _near(index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int) -> list[int]:
-    """Pages near any of the query's vectors, the most promising first, as many as are worth scoring exactly.
+    """Candidate pages for exact scoring, best first: owners of the neighbours of any query vector.
 
-    A page that was not found for a vector counts there as the last one that was (the missing scores of XTR,
-    arXiv 2304.01982).
+    If a page has no neighbour of a query vector among the results, it gets the lowest score among them for this vector
+    (imputed scores as in XTR, arXiv 2304.01982).
     """
     scores, rows = index.search(query, min(max(NEAREST, depth * NEIGHBOURS), index.ntotal))
     gains: dict[int, float] = {}
@@ -137,14 +142,14 @@ def _near(index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int
         found, of_vector = found[found >= 0], of_vector[found >= 0]
         if not len(found):
             continue
-        pages, first = np.unique(owners[found], return_index=True)  # best first: a page's first is its best
+        pages, first = np.unique(owners[found], return_index=True)  # results are sorted: the first one is the best
         for page, score in zip(pages.tolist(), of_vector[first].tolist(), strict=True):
             gains[page] = gains.get(page, 0.0) + score - float(of_vector[-1])
     return sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
 
 
 def tokenize(texts: list[str]) -> list[list[str]]:
-    """Lower-cased, stemmed words of two letters or more, stop words removed."""
+    """Lower-cased, stemmed words of two or more letters, without stop words."""
     stemmer = Stemmer.Stemmer(BM25["stemmer"])
     tokens: list[list[str]] = bm25s.tokenize(
         texts, stopwords=BM25["stopwords"], stemmer=stemmer, return_ids=False, show_progress=False
@@ -153,10 +158,10 @@ def tokenize(texts: list[str]) -> list[list[str]]:
 
 
 class TextIndex:
-    """BM25 over some pages' text."""
+    """BM25 over the text of pages."""
 
     def __init__(self, bm25: bm25s.BM25 | None, n_pages: int) -> None:
-        self._bm25 = bm25  # None: not one word in all the pages
+        self._bm25 = bm25  # None: the pages have no word at all
         self._n_pages = n_pages
 
     @classmethod
@@ -169,7 +174,7 @@ class TextIndex:
         return cls(bm25, len(texts))
 
     def scores(self, query: str) -> NDArray[np.float32]:
-        """(n,), 0 for a page that shares no word with the query."""
+        """BM25 scores (n,); 0 for a page that shares no word with the query."""
         words = tokenize([query])[0]
         if self._bm25 is None or not words:
             return np.zeros(self._n_pages, dtype=np.float32)
@@ -177,16 +182,16 @@ class TextIndex:
         return scores
 
     def save(self, folder: Path) -> None:
-        """Plain arrays and JSON; an index without words is an empty folder."""
+        """Write plain arrays and JSON. An index without words is an empty folder."""
         folder.mkdir()
         if self._bm25 is not None:
             self._bm25.save(folder, show_progress=False)
 
     @classmethod
     def load(cls, folder: Path, n_pages: int) -> TextIndex:
-        """Raises MmrrError if the files are damaged or gone."""
+        """Raises MmrrError if the files are damaged or missing."""
         if not folder.is_dir():
-            raise MmrrError(f"{folder} is gone; run mmrr index again")
+            raise MmrrError(f"{folder} is missing; run mmrr index again")
         if not any(folder.iterdir()):
             return cls(None, n_pages)
         try:

@@ -1,8 +1,8 @@
-"""Late interaction: pages' vectors in one file that is mapped into memory, and what they score.
+"""Late interaction: page vectors in one memory-mapped file, and the scores of pages.
 
-A page scores the sum, over a query's vectors, of the best product with one of its own (ColBERT, arXiv 2004.12832).
-Where products can be told to be logits, each of the query's vectors counts by how few of the pages have what it asks
-for, as a word does in BM25.
+The score of a page is the sum, over the query's vectors, of the largest dot product with one of the page's vectors
+(MaxSim; ColBERT, arXiv 2004.12832). If a temperature turns products into logits, each query vector is weighted by its
+soft inverse document frequency among the pages, as BM25 weights words.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from mmrr.errors import MmrrError
 
-#: Vectors that are products' other side at once: 4,096 of 128 numbers stay in a processor's own memory.
+#: Page vectors per matmul block. 4,096 vectors of 128 numbers fit the L2 cache.
 _BLOCK = 4096
-#: Products held at once, and best ones.
+#: Maximum number of products in memory, and of largest products.
 _PRODUCTS = 1 << 25
 
 
 def write_rows(pages: Iterable[NDArray[np.float32]], path: Path) -> NDArray[np.int64]:
-    """Write a NumPy file of float16 rows, one page's after another's, and return how many each page has."""
+    """Write a NumPy file of float16 rows, page after page. Returns the number of rows of each page."""
     sizes: list[int] = []
     width = 0
     with path.open("wb") as file:
@@ -40,16 +40,16 @@ def write_rows(pages: Iterable[NDArray[np.float32]], path: Path) -> NDArray[np.i
             file.write(page.astype("<f2").tobytes())
             sizes.append(len(page))
         file.seek(0)
-        header()  # as long as before: NumPy leaves room for the first axis to grow
+        header()  # of the same length: NumPy leaves room for the first axis to grow
     return np.array(sizes)
 
 
 def read_rows(path: Path, *, mapped: bool = False) -> NDArray[Any]:
-    """A NumPy file of rows; ``mapped``: read from the disk as they are needed. Raises MmrrError if it is damaged."""
-    try:  # "c": as "r", but torch may look at it
+    """A NumPy file of rows. ``mapped``: rows are read from the disk on access. Raises MmrrError if it is damaged."""
+    try:  # "c" is read-only on disk like "r", but torch accepts the array
         rows: NDArray[Any] = np.asarray(np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise MmrrError(f"{path} is damaged or gone; run mmrr index again") from error
+        raise MmrrError(f"{path} is damaged or missing; run mmrr index again") from error
     return rows
 
 
@@ -60,7 +60,7 @@ def pages_at(vectors: NDArray[Any], sizes: NDArray[np.int64], rows: Iterable[int
 
 
 def sample(vectors: NDArray[np.float16], sizes: NDArray[np.int64], n: int) -> NDArray[np.float32]:
-    """At least ``n`` vectors, of whole pages drawn at random, or all."""
+    """At least ``n`` vectors of randomly chosen whole pages; all vectors if there are fewer."""
     order = np.random.default_rng(0).permutation(len(sizes))
     drawn = np.sort(order[: int(np.searchsorted(np.cumsum(sizes[order]), n)) + 1])
     return np.concatenate(list(pages_at(vectors, sizes, drawn))).astype(np.float32)
@@ -72,11 +72,11 @@ def max_sim(
     sizes: NDArray[np.int64],
     temperature: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Scores (Q, pages): the sum, over a query's vectors (M, D), of the best product with one of a page's.
+    """MaxSim scores (Q, pages): the sum, over a query's vectors (M, D), of the largest product with a page's vector.
 
-    ``vectors`` (sum of ``sizes``, D) float32 or float16, one page's after another's; every page has one at least.
-    ``temperature``: what products are divided by to be logits; then each of the query's vectors counts ``rarity``
-    times among these pages. 0: each counts once.
+    ``vectors`` (sum of ``sizes``, D): float32 or float16, page after page; every page has at least one vector.
+    ``temperature``: divisor that turns products into logits. If it is not 0, each query vector is weighted by its
+    ``soft_idf`` among these pages. 0: all weights are 1.
     """
     scores = np.empty((len(queries), len(sizes)), dtype=np.float32)
     first = 0
@@ -87,37 +87,36 @@ def max_sim(
             after += 1
         best = _best_products(np.concatenate(queries[first:after]), vectors, sizes)
         if temperature:
-            best *= rarity(best, temperature)[:, None]
+            best *= soft_idf(best, temperature)[:, None]
         firsts = np.cumsum([0, *map(len, queries[first : after - 1])])
         scores[first:after] = np.add.reduceat(best, firsts, axis=0)
         first = after
     return scores
 
 
-def rarity(best: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Of vectors with these best products (M, pages), how much each tells, (M,): log(pages / df), at least 0.
+def soft_idf(best: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Soft IDF of each query vector, (M,): log(N / df), at least 0, from its largest products ``best`` (M, N pages).
 
-    An inverse document frequency whose documents are counted softly: the page with the largest product is one, any
-    other as much of one as its likelihood beside it, exp(difference / ``temperature``).
+    df is the soft document frequency: the sum over pages of exp((s - s_max) / ``temperature``).
     """
     gaps = (best - best.max(axis=1, keepdims=True)) / np.float32(temperature)
-    found: NDArray[np.float32] = np.exp(gaps, out=gaps).sum(axis=1)
-    return np.maximum(np.log(best.shape[1] / found), 0).astype(np.float32)
+    frequencies: NDArray[np.float32] = np.exp(gaps, out=gaps).sum(axis=1)
+    return np.maximum(np.log(best.shape[1] / frequencies), 0).astype(np.float32)
 
 
-def _best_products(asked: NDArray[np.float32], vectors: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(M, pages): the largest product of each of ``asked`` (M, D) with one of a page's vectors."""
-    asked_tensor = torch.from_numpy(asked)
+def _best_products(query: NDArray[np.float32], vectors: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(M, pages): the largest product of each query vector (M, D) with a vector of each page."""
+    query_tensor = torch.from_numpy(query)
     ends = np.cumsum(sizes)
-    best = np.empty((len(asked), len(sizes)), dtype=np.float32)
-    block = min(_BLOCK, _PRODUCTS // len(asked))
+    best = np.empty((len(query), len(sizes)), dtype=np.float32)
+    block = min(_BLOCK, _PRODUCTS // len(query))
     page = 0
     while page < len(sizes):
         start = ends[page] - sizes[page]
         after = max(page + 1, int(np.searchsorted(ends, start + block, side="right")))
-        part = torch.from_numpy(vectors[start : ends[after - 1]]).float()  # several times as fast as by NumPy
-        with torch.autocast("cpu", enabled=False):  # a training may be inside of one
-            products = (asked_tensor @ part.T).numpy()
+        part = torch.from_numpy(vectors[start : ends[after - 1]]).float()  # several times faster than in NumPy
+        with torch.autocast("cpu", enabled=False):  # training may call this inside an autocast block
+            products = (query_tensor @ part.T).numpy()
         np.maximum.reduceat(products, ends[page:after] - sizes[page:after] - start, axis=1, out=best[:, page:after])
         page = after
     return best

@@ -21,7 +21,7 @@ from mmrr.evaluation.trec import write_run
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.search.fusion import blend
+from mmrr.search.fusion import fuse
 from mmrr.types import PageCache, Progress, Query, Run, rank, silent
 from mmrr.workspace.pages import Collection, read_content, read_image
 from mmrr.workspace.store import Manifest, Spec, Workspace
@@ -111,7 +111,7 @@ def rerank(
         )
         timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
     if options.blend is not None:
-        reranked = blend({query_id: run[query_id] for query_id in reranked}, reranked, options.blend)
+        reranked = fuse({query_id: run[query_id] for query_id in reranked}, reranked, options.blend)
 
     def write(folder: Path) -> None:
         with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:

@@ -21,7 +21,7 @@ from mmrr.evaluation.trec import write_run
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.search.fusion import blend
+from mmrr.search.fusion import fuse
 from mmrr.search.indexes import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_dense
 from mmrr.search.late_interaction import max_sim
 from mmrr.types import Progress, Query, Run, rank, silent
@@ -89,7 +89,7 @@ def retrieve(
         runs.append(_dense(workspace, collection, indexed, embedded, asked, queries, options.scope, depth))
     if first_stage != "dense":
         runs.append(_text(workspace, collection, indexed, queries, options.scope, depth))
-    found = runs[0] if len(runs) == 1 else blend(runs[0], runs[1], weight=1.0)
+    found = runs[0] if len(runs) == 1 else fuse(runs[0], runs[1], weight=1.0)
     run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
     search_ms = 1000 * (time.perf_counter() - started)
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmrr import context
 from mmrr.evaluation.trec import read_run
-from mmrr.search.fusion import blend
+from mmrr.search.fusion import fuse
 from mmrr.stages import rerank
 from mmrr.stages.rerank import _ahead, _portions, _together
 from mmrr.types import PageCache, Query, rank
@@ -416,7 +416,7 @@ def test_hybrid_is_dense_and_text_blended(chain: Chain) -> None:
     hybrid = retrieved(chain)
     assert retrieved(chain, "--first-stage", "hybrid") == hybrid
     first, second = ({query_id: rank(dict(hits)) for query_id, hits in run.items()} for run in (dense, text))
-    expected = blend(first, second, weight=1.0)
+    expected = fuse(first, second, weight=1.0)
     for query_id, hits in hybrid.items():
         assert [page_id for page_id, _ in hits] == [hit.page_id for hit in expected[query_id]]
         assert dict(hits) == pytest.approx(dict(expected[query_id]))
@@ -513,7 +513,7 @@ def test_the_reranker_blended_with_the_first_stage(chain: Chain) -> None:
     assert made.name != alone.name
     assert shards(chain.work, "rerank") == before
     first = read_run(artifact(mmrr("retrieve", "--queries", chain.queries, "--work", chain.work)) / "run.trec")
-    expected = blend(first, read_run(alone / "run.trec"), 1.5)
+    expected = fuse(first, read_run(alone / "run.trec"), 1.5)
     assert read_run(made / "run.trec") == expected
     said = json.loads(mmrr("rerank", QUESTION, "--work", chain.work, "--blend", 1.5, "--json").stdout)
     assert all("logit" not in row for row in said["queries"][0]["results"])

@@ -19,7 +19,7 @@ from mmrr.modeling.chat import word_ends
 from mmrr.modeling.checkpoints import resolve
 from mmrr.modeling.families import embedder as family
 from mmrr.search.indexes import build_dense, search_dense
-from mmrr.search.late_interaction import max_sim, rarity
+from mmrr.search.late_interaction import max_sim, soft_idf
 from mmrr.training.data.queries import Labelled
 from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.from_scratch.matching import Batch, Contrast
@@ -285,7 +285,7 @@ def test_max_sim_is_the_sum_of_maxima():
     assert found == pytest.approx(np.array([plainly(query, pages) for query in queries]), abs=1e-5)
 
 
-def by_rarity(query, pages, temperature):
+def by_soft_idf(query, pages, temperature):
     """As ``plainly``, each of the query's vectors by how few pages have it, counted by hand."""
     best = np.array([[max(float(q @ v) for v in page) for page in pages] for q in query])
     counts = [sum(math.exp((one - max(row)) / temperature) for one in row) for row in best]
@@ -298,16 +298,16 @@ def test_a_word_counts_by_how_few_pages_have_it(monkeypatch, products):
     monkeypatch.setattr("mmrr.search.late_interaction._PRODUCTS", products)
     pages, queries = ragged((3, 1, 5, 2), 8), ragged((4, 1, 2), 8, seed=1)
     found = max_sim(queries, np.concatenate(pages), np.array([3, 1, 5, 2]), 0.3)
-    assert found == pytest.approx(np.array([by_rarity(query, pages, 0.3) for query in queries]), abs=1e-5)
+    assert found == pytest.approx(np.array([by_soft_idf(query, pages, 0.3) for query in queries]), abs=1e-5)
     assert abs(found - max_sim(queries, np.concatenate(pages), np.array([3, 1, 5, 2]))).max() > 0.1
 
 
-def test_rarity_is_an_inverse_document_frequency():
+def test_soft_idf_is_an_inverse_document_frequency():
     """What one page of four has counts log 4, what two have log 2, what all have nothing; softly between."""
     best = np.array([[9, 0, 0, 0], [9, 9, 0, 0], [5, 5, 5, 5], [1, 0.9, 0, 0]], dtype=np.float32)
     soft = 4 / (1 + math.exp(-1) + 2 * math.exp(-10))
-    assert rarity(best, 0.1) == pytest.approx([math.log(4), math.log(2), 0, math.log(soft)], abs=1e-6)
-    assert (rarity(best[:, :1], 0.1) == 0).all()
+    assert soft_idf(best, 0.1) == pytest.approx([math.log(4), math.log(2), 0, math.log(soft)], abs=1e-6)
+    assert (soft_idf(best[:, :1], 0.1) == 0).all()
 
 
 @pytest.mark.parametrize(("factory", "products"), [("Flat", 1 << 25), ("Flat", 64), ("SQfp16", 0), ("IVF4,Flat", 0)])
@@ -361,7 +361,7 @@ def test_damaged_vectors_are_named(tmp_path, name, damage):
         files[name].unlink()
     else:
         files[name].write_bytes(data[: len(data) // 2 if damage == "half" else 0])
-    with pytest.raises(MmrrError, match=rf"{name} is damaged or gone; run mmrr index again"):
+    with pytest.raises(MmrrError, match=rf"{name} is damaged or missing; run mmrr index again"):
         search_dense(files, ragged((3,), 8, seed=1), 5)
 
 

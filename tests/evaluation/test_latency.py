@@ -10,7 +10,8 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrr.evaluation.latency import Plan, _Cost, bench
+from mmrr.evaluation._flops import Cost
+from mmrr.evaluation.latency import Plan, bench
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from tests.conftest import CPU
 from tests.console import FP32, mmrr, refused
@@ -37,7 +38,7 @@ def test_arithmetic_is_what_torch_counts(scorer, page_images):
     page = page_images[0]
     grid = scorer.grid(*page.size)
     _, suffix = scorer.segments(query)
-    cost = _Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
+    cost = Cost(scorer.backbone.config, len(suffix), len(scorer.before), scorer.band)
     tokens = len(scorer.before) + grid[0] * grid[1] + 2 + len(suffix)
     half = cost.text.num_hidden_layers * tokens**2 * cost.attend / 2
     stock = counted(lambda: scorer.dense(query, [page], "vision-first"))
@@ -54,8 +55,10 @@ def test_arithmetic_is_what_torch_counts(scorer, page_images):
 
 
 def test_every_way_is_timed(scorer, tmp_path):
-    plan = Plan(candidates=(2, 3), queries=(2,), codecs=("none", "int4"), repeats=1, dense_pages=1, batch=2)
-    found = bench(scorer, SIZE, plan, tmp_path / "work", smaller=[(64, 96)])
+    plan = Plan(
+        SIZE, ((64, 96),), candidates=(2, 3), queries=(2,), codecs=("none", "int4"), repeats=1, dense_pages=1, batch=2
+    )
+    found = bench(scorer, plan, tmp_path / "work")
     names = [row.what for row in found.rows]
     assert names == [
         "dense, one by one",

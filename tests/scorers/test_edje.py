@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoImageProcessor, BertConfig, BertForMaskedLM, SiglipConfig, SiglipModel, SiglipVisionModel
 from transformers.models.bert.modeling_bert import BertPooler
 
+from mmrr.backbones import _edje_layout
 from mmrr.backbones import edje as backbone
 from mmrr.backbones.qwen3_vl import Backbone
 from mmrr.errors import MmrrError
@@ -425,8 +426,8 @@ def test_every_tensor_is_consumed_but_the_groups_of_training(found, original):
 @pytest.mark.parametrize(("queries", "n_adapter"), [(64, 23_545_216), (0, 11_542_912)])
 def test_the_published_sizes_have_the_papers_parameters(queries, n_adapter):
     made = backbone.Layout("", queries, 1024, 384, 12, 512, 30523, 0, frozenset())
-    assert sum(map(math.prod, backbone._adapter_shapes(made, 8192).values())) == n_adapter
-    joint = backbone._joint_shapes(made, 1536)
+    assert sum(map(math.prod, _edje_layout._adapter_shapes(made, 8192).values())) == n_adapter
+    joint = _edje_layout._joint_shapes(made, 1536)
     assert sum(math.prod(joint[name]) for name in joint if name.startswith("language_model.")) == 33_212_544
 
 

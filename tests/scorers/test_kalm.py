@@ -324,7 +324,7 @@ def test_pages_kept_open_serve_the_next_query(scorer, monkeypatch):
         raise AssertionError("a page was opened twice")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scorer.backbone, "open_pages", opened)
+        patch.setattr(scorer.backbone, "prefill", opened)
         for query, expected in zip(QUERIES, cold, strict=True):
             near(scorer.score(query, states, shared, Score()), expected)
         with pytest.raises(AssertionError, match="opened twice"):  # another instruction, another beginning

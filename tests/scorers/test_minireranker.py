@@ -229,8 +229,8 @@ def test_pages_laid_side_by_side_score_as_one_by_one(tiny, page_images, monkeypa
     scorer = scorer_with(tiny, "1:4").sharing(Prepare(band="1:4", codec=codec))
     images = [*page_images, page_images[1].rotate(180)]
     states, shared = scorer.prepare(images, [None] * 5), scorer.shared_state()
-    assert scorer.backbone._at_once(1 << 20) == min(32, 4 * torch.get_num_threads())
-    assert scorer.backbone._at_once(1 << 40) == 1
+    assert scorer.backbone._pages_per_call(1 << 20) == min(32, 4 * torch.get_num_threads())
+    assert scorer.backbone._pages_per_call(1 << 40) == 1
     together = scorer.score(QUERIES[1], states, shared, Score())
     assert together.std() > 0
     for limit, n in (("_AT_ONCE", 2), ("_NEAR_BYTES", 1)):

@@ -9,37 +9,37 @@ import pytest
 
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import read_run
-from mmrr.search.fusion import blend
+from mmrr.search.fusion import fuse
 from mmrr.types import Hit, rank
 from tests.console import mmrr, refused
 
 
 def test_scores_are_standardised_and_added() -> None:
     first, second = {"q": rank({"a": 3.0, "b": 1.0})}, {"q": rank({"a": 10.0, "b": 30.0})}
-    assert blend(first, second, 0.5) == {"q": [Hit("a", 0.5), Hit("b", -0.5)]}
-    assert [hit.page_id for hit in blend(first, second, 2.0)["q"]] == ["b", "a"]
-    assert blend(first, {"q": rank({"a": 1000.0, "b": 3000.0})}, 0.5) == blend(first, second, 0.5)
+    assert fuse(first, second, 0.5) == {"q": [Hit("a", 0.5), Hit("b", -0.5)]}
+    assert [hit.page_id for hit in fuse(first, second, 2.0)["q"]] == ["b", "a"]
+    assert fuse(first, {"q": rank({"a": 1000.0, "b": 3000.0})}, 0.5) == fuse(first, second, 0.5)
 
 
 def test_a_page_or_query_that_one_run_lacks() -> None:
     first, second = {"q": rank({"a": 2.0, "b": 0.0}), "only": rank({"x": 1.0})}, {"q": rank({"c": 5.0, "b": 1.0})}
-    blended = blend(first, second, 1.0)
+    blended = fuse(first, second, 1.0)
     assert dict(blended["q"]) == {"a": 1.0 - 1.0, "b": -1.0 - 1.0, "c": -1.0 + 1.0}
     assert blended["only"] == [Hit("x", 0.0)]
-    assert blend({}, {}, 1.0) == {}
+    assert fuse({}, {}, 1.0) == {}
 
 
 def test_a_run_that_tells_no_page_from_another_changes_no_order() -> None:
     """A document without a text layer: every page of it is listed by text, with a score of 0."""
     sight, nothing = {"q": rank({"b": 0.9, "a": 0.8, "c": 0.1})}, {"q": rank({"a": 0.0, "b": 0.0, "c": 0.0})}
-    assert [hit.page_id for hit in blend(sight, nothing, 1.0)["q"]] == ["b", "a", "c"]
-    assert blend(sight, nothing, 1.0) == blend(sight, {"q": []}, 1.0)
+    assert [hit.page_id for hit in fuse(sight, nothing, 1.0)["q"]] == ["b", "a", "c"]
+    assert fuse(sight, nothing, 1.0) == fuse(sight, {"q": []}, 1.0)
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan])
 def test_a_weight_that_is_none(weight: float) -> None:
     with pytest.raises(MmrrError, match="expected 0 or more"):
-        blend({}, {}, weight)
+        fuse({}, {}, weight)
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "b.trec").write_text("q Q0 d/0002 1 9 t\nq Q0 d/0001 2 1 t\n")
     asked = ("blend", tmp_path / "a.trec", tmp_path / "b.trec", "--output", tmp_path / "c.trec")
     mmrr(*asked)
-    expected = blend(read_run(tmp_path / "a.trec"), read_run(tmp_path / "b.trec"), 0.3)
+    expected = fuse(read_run(tmp_path / "a.trec"), read_run(tmp_path / "b.trec"), 0.3)
     assert read_run(tmp_path / "c.trec") == expected
     mmrr(*asked, "--weight", "3")
     assert read_run(tmp_path / "c.trec")["q"][0].page_id == "d/0002"

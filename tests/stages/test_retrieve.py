@@ -108,7 +108,7 @@ def test_a_damaged_dense_index_is_named(tmp_path, damage):
         path.unlink()
     else:
         path.write_bytes({"empty": b"", "truncated": path.read_bytes()[:-9], "other": b"not an index at all"}[damage])
-    with pytest.raises(MmrrError, match=r"dense\.faiss is damaged or gone; run mmrr index again"):
+    with pytest.raises(MmrrError, match=r"dense\.faiss is damaged or missing; run mmrr index again"):
         search(tmp_path, unit_vectors(1, 8), 5)
 
 
@@ -185,5 +185,5 @@ def test_every_damaged_file_of_a_text_index_is_named(tmp_path):
                 (folder / name).write_bytes(data[: len(data) // 2 if damage == "half" else 0])
             with pytest.raises(MmrrError, match="is damaged"):
                 TextIndex.load(folder, len(PAGES))
-    with pytest.raises(MmrrError, match="is gone; run mmrr index again"):
+    with pytest.raises(MmrrError, match="is missing; run mmrr index again"):
         TextIndex.load(tmp_path / "none", 5)
