@@ -128,7 +128,7 @@ def test_a_recorded_checkpoint_that_changed_is_refused(folder, hashes):
 
 
 def test_a_revision_goes_with_a_hub_id_only(folder, hashes):
-    with pytest.raises(MmrrError, match=r"is on this disk: a revision \(main\) goes with a Hub id only"):
+    with pytest.raises(MmrrError, match=r"is a local folder; leave out the revision \(main\), which needs a Hub id"):
         resolve(str(folder), "main", hashes)
 
 
@@ -145,7 +145,7 @@ def test_a_built_in_checkpoint_is_named_wherever_mmrr_lies(original, tmp_path, m
     assert recorded(found.identity("float32"), hashes) == found
     with pytest.raises(MmrrError, match=r"no config\.json"):
         resolve("./small", None, hashes)
-    with pytest.raises(MmrrError, match=r"nor a model that comes with mmrr \(small\)"):
+    with pytest.raises(MmrrError, match=r"or a model that comes with mmrr \(small\)"):
         resolve("smaller", None, hashes)
 
 
@@ -154,7 +154,7 @@ def test_a_built_in_checkpoint_is_named_wherever_mmrr_lies(original, tmp_path, m
 
 @pytest.mark.parametrize("name", ["qwen", "./none", "/none/at/all", "a/b/c", "owner/", "", "-x/y", "../x/y", "a b/c"])
 def test_neither_a_folder_nor_a_hub_id(hashes, name):
-    with pytest.raises(MmrrError, match=rf"no folder '{name}', and it is neither a Hub id \(owner/name\)"):
+    with pytest.raises(MmrrError, match=rf"no folder '{name}'; expected a folder, a Hub id \(owner/name\)"):
         resolve(name, None, hashes)
 
 
@@ -180,7 +180,7 @@ def test_weights_that_can_run_code_are_refused(folder, hashes):
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("{", "not readable JSON"), ("[]", "holds no JSON object"), (None, "no config.json")]
+    ("text", "why"), [("{", "not readable JSON"), ("[]", "is not a JSON object"), (None, "no config.json")]
 )
 def test_a_config_that_is_none(folder, hashes, text, why):
     (folder / "config.json").unlink()
@@ -368,7 +368,7 @@ def test_an_adapters_settings_that_do_not_fit(adapter, hashes, changes, why):
 
 def test_an_adapter_on_an_adapter_is_refused(adapter, trained, hashes):
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(trained))
-    assert "is itself an adapter; merge that one first" in refused(adapter, hashes, load=False)
+    assert "is an adapter; merge it into its own base model first" in refused(adapter, hashes, load=False)
 
 
 def test_adapter_weights_that_can_run_code_are_refused(adapter, hashes):

@@ -76,7 +76,7 @@ def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path, tasks: list[s
 def test_auto_takes_every_cuda_device_and_a_list_those_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_devices("cpu,cpu") == [CPU, CPU]
     assert resolve_device("cpu,cuda:7") == CPU
-    with pytest.raises(MmrrError, match="device 'cud' cannot be used here"):
+    with pytest.raises(MmrrError, match="device 'cud' cannot be used on this machine"):
         resolve_devices("cpu,cud")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for n, devices in [(1, [torch.device("cuda")]), (3, [torch.device("cuda", i) for i in range(3)])]:
@@ -153,4 +153,4 @@ def maps(pid: str) -> str:
 
 def test_a_device_that_is_not_there_is_one_line(commands: list[tuple[object, ...]], tmp_path: Path) -> None:
     index, _ = commands
-    assert "device 'cuda:9' cannot be used here" in refused(*index, "--work", tmp_path / "w", "--device", "cpu,cuda:9")
+    assert "device 'cuda:9' cannot be used on this machine" in refused(*index, "--work", tmp_path / "w", "--device", "cpu,cuda:9")

@@ -286,7 +286,7 @@ def test_coarser_scores_come_from_the_same_caches(scorer, stock):
 
 
 def test_a_ratio_that_is_not_there_is_refused_with_the_way_to_it(scorer):
-    with pytest.raises(MmrrError, match="finer than the page caches', 4; run mmrr precache -o ratio=2"):
+    with pytest.raises(MmrrError, match="ratio 2 is finer than 4, that of the page caches; run mmrr precache -o ratio=2"):
         scores_of(scorer, TEXTS, "q", ratio=2)
     with pytest.raises(MmrrError, match="ratio 5: expected 1, 2, 4, 8, 16, 32"):
         scores_of(scorer, TEXTS, "q", ratio=5)
@@ -453,7 +453,7 @@ def test_the_cache_is_no_larger_than_planned(original, scorer):
 
 
 def test_a_pruned_page_is_refused(scorer):
-    with pytest.raises(MmrrError, match="whole pages"):
+    with pytest.raises(MmrrError, match="found pruned pages"):
         scorer.prepare(TEXTS[:1], [KeptTokens(torch.tensor([0]), (2, 2))])
 
 
@@ -621,7 +621,7 @@ def test_the_chain_from_pdfs_to_a_ranking(original, tiny_embedder_path, tmp_path
     assert dict(run_lines(coarse / "run.trec")["q1"]) != pytest.approx(dict(fine), abs=1e-4)
     mmrr("verify", "--work", work, "--rescore", 4)
     assert "caches whole pages" in refused(*precache, "--keep", "0.5")
-    assert "finer than the page caches'" in refused(*rerank, "-s", "ratio=1")
+    assert "ratio 1 is finer than" in refused(*rerank, "-s", "ratio=1")
     images = artifact(mmrr(*precache, "-o", "image=true"))
     seen = run_lines(artifact(mmrr(*rerank)) / "run.trec")["q1"]
     assert images != cached
