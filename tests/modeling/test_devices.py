@@ -153,4 +153,5 @@ def maps(pid: str) -> str:
 
 def test_a_device_that_is_not_there_is_one_line(commands: list[tuple[object, ...]], tmp_path: Path) -> None:
     index, _ = commands
-    assert "device 'cuda:9' cannot be used on this machine" in refused(*index, "--work", tmp_path / "w", "--device", "cpu,cuda:9")
+    message = refused(*index, "--work", tmp_path / "w", "--device", "cpu,cuda:9")
+    assert "device 'cuda:9' cannot be used on this machine" in message

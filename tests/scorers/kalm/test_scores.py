@@ -95,9 +95,7 @@ def test_coarser_scores_come_from_the_same_caches(scorer, stock):
 
 
 def test_a_ratio_that_is_not_there_is_refused_with_the_way_to_it(scorer):
-    with pytest.raises(
-        MmrrError, match=r"ratio 2 is finer than 4, .* run mmrr precache -o ratio=2"
-    ):
+    with pytest.raises(MmrrError, match=r"ratio 2 is finer than 4, .* run mmrr precache -o ratio=2"):
         scores_of(scorer, TEXTS, "q", ratio=2)
     with pytest.raises(MmrrError, match="ratio 5: expected 1, 2, 4, 8, 16, 32"):
         scores_of(scorer, TEXTS, "q", ratio=5)
