@@ -27,7 +27,7 @@ VOCABULARY = [*WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
 
 
 class Compressed(nn.Module):
-    """The adapter as the paper's code builds it: two linear maps before each of keys and values."""
+    """The adapter of the paper's code, with two linear maps in front of the keys and two in front of the values."""
 
     def __init__(self, m, d, inner, width):
         super().__init__()
@@ -46,7 +46,7 @@ class Compressed(nn.Module):
 
 
 class Original(nn.Module):
-    """All that a published checkpoint holds, under its names."""
+    """All tensors of a published checkpoint, under their names."""
 
     def __init__(self, m=4, d=12, layers=3, local=False, positions=512, inner=24, width=D):
         super().__init__()
@@ -65,12 +65,12 @@ class Original(nn.Module):
         )
         self.language_model = BertForMaskedLM(config)
         self.classification_head = nn.Sequential(BertPooler(config), nn.Linear(d, 1))
-        self.text_projection = nn.Linear(d, D)  # of training alone, as the vision encoder's copies are
+        self.text_projection = nn.Linear(d, D)  # for training alone, like the next two
         self.vision_encoder = nn.Linear(1, 1)
         self.clip = nn.Linear(1, 1)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                # Wide enough that pages, tokens and positions all move the score.
+                # Large enough that pages, tokens and positions all change the score.
                 if name.endswith((".query", "in_proj_weight", "query.weight")):
                     parameter.normal_(0, 1)
                 elif name.startswith("vision_projection.projection"):
@@ -82,7 +82,7 @@ class Original(nn.Module):
         self.eval().requires_grad_(False)
 
     def score(self, texts, z):
-        """Logits (n,) of token ids against Z (n, V, d), right-padded to the longest."""
+        """Logits (n,) of token ids with Z (n, V, d), in one batch padded on the right."""
         bert, cls, sep = self.language_model.bert, VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
         rows = []
         for ids, page in zip(texts, z, strict=True):
@@ -97,7 +97,7 @@ class Original(nn.Module):
 
 
 def write_vision(path, seed=5):
-    """A tiny SigLIP with text tower and pooling head, as the published one is."""
+    """A tiny SigLIP with text tower and pooling head, like the published one."""
     part = {"hidden_size": D, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": HEADS}
     text = {**part, "vocab_size": 9, "max_position_embeddings": 4, "bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(seed + SEED_SHIFT)
@@ -151,7 +151,7 @@ def pieces(query):
 
 
 def wordpieces(text):
-    """Greedy longest match, by hand."""
+    """The word pieces of a text by greedy longest match."""
     for word in text.split():
         at = 0
         while at < len(word):

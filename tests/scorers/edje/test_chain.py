@@ -30,12 +30,12 @@ from tests.scorers.edje.reference import TOLERANCE, pieces, stock_tokens
 
 
 def coloured(text, colour):
-    """A page that a random model tells from pages of other colours, whatever its weights."""
+    """The content of a page that a model with random weights distinguishes from pages of other colours."""
     return f"{colour} rg 0 0 612 700 re f 0 g BT /F1 18 Tf 40 740 Td ({text}) Tj ET".encode()
 
 
 def drawn(document, number, out):
-    """The image of a page, as ``mmrr index`` with INDEX draws it."""
+    """The image of a page, as ``mmrr index`` renders it with the options INDEX."""
     (page,) = render_pages(find_sources([document])[0], number, number, out, RenderOptions("pdfium", max_tokens=64))
     return Image.open(out / page.file)
 
@@ -71,7 +71,7 @@ def test_from_documents_to_a_ranking(tmp_path, edje_path, vision_path, found, or
     tiled = artifact(mmrr("precache", *work, *model, "-o", "tiles=2"))
     assert tiled != cached
     shutil.move(vision_path, tmp_path / "aside")
-    try:  # scoring needs no vision encoder
+    try:  # scoring does not need the vision encoder
         mmrr("rerank", "cover of a thesis", *work)
     finally:
         shutil.move(tmp_path / "aside", vision_path)

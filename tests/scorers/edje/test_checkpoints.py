@@ -57,7 +57,7 @@ def test_any_common_prefix_and_no_config_will_do(tmp_path, original, scorer, vis
     (path / "config.json").unlink()
     bare = resolve(str(path), None, hashes, edje.SPEC.model_types)
     assert set(bare.config()) == {"tensors"}
-    assert scorer_of(bare, vision_path).encoder.heads == 12  # what MiniLM has, where no config.json says
+    assert scorer_of(bare, vision_path).encoder.heads == 12  # the heads of MiniLM, the default without config.json
 
 
 def test_a_checkpoint_of_another_family_still_needs_its_config(tmp_path, original, hashes):
@@ -178,7 +178,7 @@ def test_the_tokenizer_may_lie_elsewhere(tmp_path, original, scorer, vision_path
         scorer_of(checkpoint, vision_path)
     words = tmp_path / "words"
     words.mkdir()
-    (words / "tokenizer_config.json").write_text("{\n}")  # all that MiniLM's repository says
+    (words / "tokenizer_config.json").write_text("{\n}")  # the complete file of MiniLM's repository
     (words / "vocab.txt").write_text("".join(f"{piece}\n" for piece in VOCABULARY))
     other = scorer_of(checkpoint, vision_path, language=str(words))
     assert other.prepare_options.language_revision.startswith("sha256:")

@@ -62,7 +62,7 @@ def test_the_joint_encoder_is_stock_bert_with_words_replaced(scorer, original, q
 
 
 def test_a_pair_alone_equals_it_in_a_padded_batch(scorer, original, page_images):
-    """Texts of different lengths beside one another, padded and masked, by the stock model."""
+    """The stock model scores texts of different lengths in one padded and masked batch."""
     states = [{"z": scorer.compress(image)} for image in page_images[:3]]
     padded = original.score([pieces(query) for query in QUERIES], [state["z"] for state in states])
     alone = [scorer.score(query, [state], {}, Score()) for query, state in zip(QUERIES, states, strict=True)]
@@ -79,7 +79,7 @@ def test_a_score_from_page_to_logit_is_the_originals(scorer, original, vision_pa
 
 
 def test_stored_halves_score_as_floats_do_nearly(scorer, page_images):
-    """float16 has 11 bits: within 2 % of the spread of scores over pages; ``verify --rescore`` says how far."""
+    """float16 has 11 bits of precision: the error is at most 2 % of the spread of scores over the pages."""
     states, shared = scorer.prepare(page_images, [None] * 4), scorer.shared_state()
     for query in QUERIES:
         exact = torch.tensor([scorer.score_uncached(query, image, None, Score()) for image in page_images])
@@ -137,7 +137,7 @@ def test_a_long_query_is_cut_to_61_pieces(scorer, page_images):
 def test_control_strings_in_a_query_stay_text(scorer):
     nasty = "soil [SEP] [CLS] [MASK] [PAD] <image>"
     assert scorer.text_ids(nasty)[1:-1] == pieces("soil sep cls mask pad image")
-    # And if punctuation were let through, the tokenizer itself knows no control tokens.
+    # The tokenizer itself has no control tokens either, should a text keep its punctuation.
     controls = {VOCABULARY.index(name) for name in ("[SEP]", "[CLS]", "[MASK]", "[PAD]")}
     assert not controls & set(scorer.pieces.encode("[SEP] [CLS] [MASK] [PAD]"))
 

@@ -21,7 +21,7 @@ from tests.tiny import SEED_SHIFT
 
 @pytest.fixture(scope="module")
 def over_qwen(tmp_path_factory):
-    """A checkpoint over the tiny Qwen3-VL's tokens of width 64, compressed or Local; its config.json says more."""
+    """Writes a checkpoint for the tiny Qwen3-VL's tokens of width 64, with compression or Local, with more config."""
 
     def write(name, local=False, **config):
         path = tmp_path_factory.mktemp("over") / name
@@ -56,7 +56,7 @@ def test_a_local_page_over_qwen3_vl_has_as_many_tokens_as_it_takes(over_qwen, ti
     checkpoint, _ = over_qwen("local", local=True)
     scorer = scorer_of(checkpoint, tiny_path)
     assert scorer.prepare_options.tokens == 48
-    pages = [*page_images, page_images[0].resize((320, 256))]  # the last of 80 tokens, more than there are positions
+    pages = [*page_images, page_images[0].resize((320, 256))]  # the last one has 80 tokens, more than the positions
     states = scorer.prepare(pages, [None] * 5)
     assert [len(state["z"]) for state in states] == [35, 32, 36, 6, 42]
     planned = [edje.cache_bytes(scorer.prepare_options, checkpoint.config(), len(state["z"]), 4) for state in states]

@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 WEIGHTS = "model.safetensors"
 EMBEDDINGS = "model.encoder.embed_tokens.weight"
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>")
-#: Added but not marked special in Gemma's tokenizer: runs of white space are, and so is what text must not produce.
+#: Added tokens that Gemma's tokenizer does not mark special: white space, and tokens that a text must not produce.
 BLANK = ("\n", "\n\n", "\n\n\n", "\n\n\n\n", "\t")
 ORDINARY = ("<mask>", "<unused0>", "<image_soft_token>")
 TEXTS = [
@@ -36,7 +36,7 @@ QUERIES = ["When is the thesis due?", "rain", "  How much rain fell in March,\na
 
 
 def make_tokenizer() -> Tokenizer:
-    """Gemma's kind: byte-pair merges, spaces as "▁", bytes for what the vocabulary lacks."""
+    """A tokenizer like Gemma's: byte-pair merges, spaces as "▁", bytes for characters outside the vocabulary."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     words = [kalm.SYSTEM, kalm.INSTRUCTION, "<Document>: <Instruct>: <Query>: user model", *TEXTS, "yes no " * 9]
@@ -56,10 +56,10 @@ def make_tokenizer() -> Tokenizer:
 
 
 def write_checkpoint(path: Path, seed: int = 0) -> Path:
-    """A tiny random T5Gemma 2 in the published format, weights wide enough that all of its input moves the score."""
+    """A tiny random T5Gemma 2 in the published format. All of its input changes the score."""
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
-    # What a fine-tuned checkpoint's file may say; neither may reach a page.
+    # Settings that the file of a fine-tuned checkpoint can have. They must not change how a page is read.
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=32)
     tokenizer.save(str(path / "tokenizer.json"))
@@ -154,7 +154,7 @@ def stock_encoder(stock, text):
 
 @torch.no_grad()
 def stock_margin(stock, chunks, query, instruction=kalm.INSTRUCTION):
-    """The whole head at the last position of a whole forward from given chunks."""
+    """The complete LM head at the last position of a complete forward over the given chunks."""
     model, tokenizer = stock
     ids = ids_of(tokenizer, stock_prompt(query, instruction))
     out = model(

@@ -11,7 +11,7 @@ from tests.console import FP32, INDEX, artifact, manifest, mmrr, refused, run_li
 
 
 def test_the_chain_from_pdfs_to_a_ranking(original, tiny_embedder_path, tmp_path):
-    """One of the sample's documents and a page without text; by sight the first stage finds that one too."""
+    """A document of the sample and a page without text, which the first stage finds by its image."""
     docs, work = tmp_path / "docs", tmp_path / "work"
     write_documents(docs, blank=["", "The thesis is due in June"])
     sample = Path(__file__).parents[3] / "data" / "sample"

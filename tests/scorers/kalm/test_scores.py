@@ -27,7 +27,7 @@ from tests.scorers.kalm.reference import (
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_unpooled_scores_are_the_stock_forward(unpooled, stock, query):
-    """Text to score with nothing of this package between: encoder, decoder and head of the stock model in one call."""
+    """The reference is one call of the stock model: encoder, decoder and LM head."""
     model, tokenizer = stock
     yes, no = tokenizer.convert_tokens_to_ids(["yes", "no"])
     expected = []
@@ -37,7 +37,7 @@ def test_unpooled_scores_are_the_stock_forward(unpooled, stock, query):
             logits = model(input_ids=page, decoder_input_ids=prompt, use_cache=False).logits[0, -1]
         expected.append(float(logits[yes] - logits[no]))
     near(scores_of(unpooled, TEXTS, query), expected)
-    assert torch.tensor(expected).std() > 0.01  # the pages do differ, so agreement means something
+    assert torch.tensor(expected).std() > 0.01  # the scores of the pages differ, so that equal scores mean something
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -62,7 +62,7 @@ def test_plain_is_the_stock_forward_too(scorer, stock):
 
 
 def test_right_padding_of_a_batch_mate_changes_no_chunk(scorer, stock):
-    """The published code pads pages to the longest and pools behind a mask: the same chunks, to 1e-6."""
+    """The published code pads pages to the longest and pools with a mask. The chunks agree within 1e-6."""
     model, tokenizer = stock
     rows = [ids_of(tokenizer, f"<Document>: {text}")[0] for text in TEXTS]
     longest = max(map(len, rows))
@@ -122,7 +122,7 @@ def test_small_batches_change_no_score(scorer, monkeypatch):
 
 
 def test_pages_kept_open_serve_the_next_query(scorer, monkeypatch):
-    """The prompt's beginning, longer than the window, and the pages' keys and values: once for all queries."""
+    """The prompt prefix and the pages' keys and values are computed once for all queries."""
     cold = [scores_of(scorer, TEXTS, query) for query in QUERIES]
     states, shared = scorer.prepare(TEXTS, [None] * 4), scorer.shared_state()
     assert len(scorer.prompt("q", kalm.INSTRUCTION)[0]) > 3 * scorer.backbone.window
@@ -136,7 +136,7 @@ def test_pages_kept_open_serve_the_next_query(scorer, monkeypatch):
         patch.setattr(scorer.backbone, "open_pages", opened)
         for query, expected in zip(QUERIES, cold, strict=True):
             near(scorer.score(query, states, shared, Score()), expected)
-        with pytest.raises(AssertionError, match="opened twice"):  # another instruction, another beginning
+        with pytest.raises(AssertionError, match="opened twice"):  # another instruction has another prefix
             scorer.score("q", states, shared, Score(instruction="Other"))
     monkeypatch.setattr(kalm, "_READY_BYTES", 1)
     near(scorer.score(QUERIES[1], states, shared, Score()), cold[1])
@@ -157,7 +157,7 @@ def test_the_order_of_chunks_does_not_matter(scorer):
 
 
 def test_bfloat16_scores_stay_near_float32(original, scorer):
-    """Not exact, by nature: 8 bits of mantissa."""
+    """bfloat16 has 8 bits of precision."""
     rough_scorer = load(original, dtype=torch.bfloat16)
     (state,) = rough_scorer.prepare(TEXTS[:1], [None])
     assert state["chunks"].dtype == torch.bfloat16

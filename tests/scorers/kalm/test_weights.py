@@ -81,7 +81,7 @@ def test_a_checkpoint_without_a_vision_tower_reads_text_and_no_images(folder, sc
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("scheme", ["nested", "flat"])
 def test_names_of_older_and_newer_saves_are_read(folder, original, page_images, scheme, image):
-    """The text encoder's tensors lie in ``encoder`` or one level deeper, and so do the tower's."""
+    """The tensors of text encoder and vision tower are in ``encoder`` or one level deeper."""
 
     def rename(name):
         if "vision_tower." in name:
@@ -98,7 +98,7 @@ def test_names_of_older_and_newer_saves_are_read(folder, original, page_images, 
 
 
 def test_a_head_of_its_own_is_used_and_seen(folder, scorer):
-    """Stored beside embeddings that the config says it shares: what was stored is what was trained."""
+    """A stored LM head is used, although config.json says that it is tied to the embeddings."""
     name = "lm_head.out_proj.weight"
     edit_weights(folder, lambda tensors: tensors | {name: tensors[EMBEDDINGS].clone()})
     assert load(folder).backbone.head_is_tied
@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused_in_one_line(folder):
 @pytest.mark.slow
 @pytest.mark.skipif("MMRR_TEST_KALM" not in os.environ, reason="MMRR_TEST_KALM names no folder of published weights")
 def test_published_weights_give_the_cards_margins():
-    """The example of V1-Large's model card, computed there in bfloat16, whose logits lie 0.06 to 0.125 apart."""
+    """The example of V1-Large's model card, computed in bfloat16, in which its logits have steps of 0.06 to 0.125."""
     scorer = load(Path(os.environ["MMRR_TEST_KALM"]))
     pages = ["The capital of China is Beijing.", "Gravity attracts bodies toward one another."]
     scores = scores_of(scorer, pages, "What is the capital of China?")

@@ -18,7 +18,7 @@ from tests.tiny import write_checkpoint
 
 @pytest.fixture(scope="module")
 def zip_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Head and embeddings apart, as in the 8B model."""
+    """A checkpoint with separate LM head and embeddings, like the 8B model."""
     return write_checkpoint(tmp_path_factory.mktemp("tiny") / "zip", layers=4, seed=3, tie=False)
 
 
@@ -40,7 +40,7 @@ def stock(zip_path):
 
 @pytest.fixture(scope="module")
 def images(page_images):
-    """Portrait, landscape, square, small, and one beyond the cap."""
+    """Portrait, landscape, square, small, and one above the limit of the longer side."""
     large = page_images[0].rotate(90, expand=True).resize((390, 301))
     return [*page_images, large]
 

@@ -133,7 +133,7 @@ def test_a_tokenizer_without_a_letter_is_refused(scorer, monkeypatch, checkpoint
 # Pixels
 
 
-#: Width, height of an image; the same under the cap of 1,024; tokens.
+#: Width and height of an image, the same with a limit of 1,024 pixels, and its tokens.
 SIZES = [
     ((1700, 2200), (791, 1024), 800),
     ((1654, 2339), (724, 1024), 736),
@@ -161,7 +161,7 @@ def test_the_cap_and_the_processor_cut_a_page(stock, checkpoint, size, small, n_
 
 
 def test_the_processors_upper_limit(stock):
-    """Out of reach below the cap; with a lower one, and without a cap."""
+    """Images within ``max_side`` never reach the published limit, so the test uses a lower one, or no max_side."""
     _, _, processor = stock
     for size, most in (((1240, 1754), 900_000), ((2000, 333), 300_000), ((1280, 1280), 1_000_000)):
         out = processor(
@@ -187,7 +187,7 @@ def test_without_a_cap_the_page_is_not_shrunk(checkpoint, images, scorer):
     free = Scorer(checkpoint, Prepare(0), CPU, torch.float32)
     (state,) = free.prepare(images[-1:], [None])
     assert state["grid"].tolist() == [9, 12]
-    assert scorer.grid(*images[-1].size) == (8, 10)  # 256 x 197 are 48 cells: enlarged to 64 or more
+    assert scorer.grid(*images[-1].size) == (8, 10)  # 256 x 197 pixels are 48 tokens: enlarged to at least 64
     assert free.prepare_options != scorer.prepare_options
 
 

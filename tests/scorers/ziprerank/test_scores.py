@@ -23,7 +23,7 @@ from tests.scorers.ziprerank.reference import (
 
 @pytest.mark.parametrize("query", [QUERY, "lorem"])
 def test_all_tokens_give_the_stock_models_logits(scorer, zip_path, stock, images, states, query):
-    """Cached, and against transformers' own forward over the whole prompt, head included."""
+    """From caches, against the forward of transformers over the complete prompt with the LM head."""
     for items in ([0, 1, 2, 3, 4], [4, 1], [2]):
         logits = scorer.logits(query, states, items, FULL)
         expected = stock_logits(stock, zip_path, query, [images[i] for i in items])
@@ -41,11 +41,11 @@ def test_pruning_equals_a_plain_forward_over_the_kept_tokens(
     expected = pruned_logits(stock, zip_path, QUERY, [images[i] for i in items], share, interaction)
     assert (logits - expected).abs().max() <= TOLERANCE
     full = scorer.logits(QUERY, states, items, FULL)
-    assert (logits - full).abs().max() > 100 * TOLERANCE  # it does change something
+    assert (logits - full).abs().max() > 100 * TOLERANCE  # pruning changes the logits
 
 
 def test_pruning_that_keeps_all_equals_no_pruning(scorer, states, monkeypatch):
-    """The pruned path itself, made to keep every token, against the path without it."""
+    """The code path of pruning, changed to keep every token, against the path without pruning."""
     full = scorer.logits(QUERY, states, [0, 1, 4], FULL)
     monkeypatch.setattr(ziprerank, "choose", lambda near, share: torch.arange(len(near)))
     for interaction in ziprerank.INTERACTIONS:
@@ -60,7 +60,7 @@ def test_the_two_interactions_choose_differently(scorer, states):
 
 @pytest.mark.parametrize("query", [QUERY, "lorem", " leading space", "3 boxes", "due by 12.5%?!", "two\nlines"])
 def test_the_hidden_states_are_those_at_the_querys_tokens(scorer, zip_path, stock, query):
-    """``reference_words`` finds them by their place in the text."""
+    """``reference_words`` finds them by their character offsets."""
     before, question, after = scorer.segments(query, 1)
     words = scorer.interacting(before, question, after, "hidden")
     ids = torch.tensor([[*before, *question, *after]])
@@ -78,7 +78,7 @@ def test_input_words_are_the_text_before_the_first_image_alone(scorer, states):
     assert (words == start).all(dim=-1).any()
 
 
-#: Tokens of a page; kept of them at 0.25, 0.5, 0.75.
+#: Tokens of a page, and how many are kept with shares of 0.25, 0.5 and 0.75.
 COUNTS = [
     (725, (181, 362, 544)),
     (735, (184, 368, 551)),

@@ -50,7 +50,7 @@ def test_no_candidates_no_windows():
 
 
 class Watched(list):
-    """States that say which of them are read."""
+    """A list of caches that records which of them are read."""
 
     def __init__(self, states):
         super().__init__(states)
@@ -62,7 +62,7 @@ class Watched(list):
 
 
 def test_the_order_is_that_of_windows_one_by_one(scorer, images, states):
-    """Seven candidates in windows of three, by hand; a state is read when its window comes up."""
+    """Seven candidates in windows of three, window by window. A cache is read when its window is scored."""
     many = Watched([states[i % 5] for i in (0, 1, 2, 3, 4, 2, 1)])
     options = Score(window=3, stride=2)
     scores = scorer.score(QUERY, many, scorer.shared_state(), options)
@@ -92,7 +92,7 @@ def test_ties_keep_the_first_stages_order(scorer, monkeypatch):
 
 
 def test_the_order_of_candidates_matters(scorer, states):
-    """List-wise: a page's logit depends on its letter and on the pages before it."""
+    """A page's logit depends on its letter and on the pages before it."""
     forward = scorer.logits(QUERY, states, [0, 1, 2], FULL)
     backward = scorer.logits(QUERY, states, [2, 1, 0], FULL)
     assert (forward - backward.flip(0)).abs().max() > 100 * TOLERANCE
