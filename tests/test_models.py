@@ -1,4 +1,4 @@
-"""The contract of the models that come with mmrr: small, genuine, and they tell a page that answers from others."""
+"""The models that come with mmrr are small and rank the page that answers a query above other pages."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.conftest import CPU
 
 FOLDER = Path(mmrr.__file__).parent / "models"
 NAMES = ("reader-embedder", "reader-reranker")
-#: Of the other scorers, by family.
+#: The checkpoints of the other scorers by family.
 SMALL = {"edje": "small-edje", "kalm": "small-kalm", "ziprerank": "small-ziprerank"}
-#: Pages of plain words; every query below is answered by exactly one of them.
+#: Pages of plain text. Each query below is answered by exactly one of them.
 PAGES = (
     ("Ferry timetable", "The morning boat leaves the harbour", "at seven and carries thirty passengers."),
     ("Soil moisture", "Rainfall in spring was measured", "by eleven sensors under the orchard."),
@@ -54,7 +54,7 @@ def pages() -> list[Image.Image]:
 
 
 def test_they_are_small_and_genuine(found: dict[str, Checkpoint]) -> None:
-    """15 M parameters each at most, 40 MB the first two and 40 MB the others; no format that could run code."""
+    """At most 15 million parameters each; 40 MB for the first two and 40 MB for the others; safetensors only."""
     assert checkpoints.built_in() == sorted((*NAMES, *SMALL.values()))
     for names in (NAMES, SMALL.values()):
         files = [path for name in names for path in (FOLDER / name).iterdir()]
@@ -68,7 +68,7 @@ def test_they_are_small_and_genuine(found: dict[str, Checkpoint]) -> None:
 
 
 def test_the_two_share_a_vision_tower(found: dict[str, Checkpoint]) -> None:
-    """The embedder is wider than the reader: behind the reader's tokens it sees zeros."""
+    """The embedder is wider than the reader: its input is the reader's tokens padded with zeros."""
     narrow, wide = (load_file(found[name].path / "model.safetensors") for name in reversed(NAMES))
     tower = [name for name in wide if ".visual." in name]
     assert tower
@@ -79,7 +79,7 @@ def test_the_two_share_a_vision_tower(found: dict[str, Checkpoint]) -> None:
 
 
 def test_small_edje_sees_through_the_tower_it_was_trained_with() -> None:
-    """It has none of its own, and the model that it takes it from may be trained further."""
+    """The checkpoint has no vision tower and depends on another model's, which may be trained further."""
     named = json.loads((FOLDER / "small-edje" / "config.json").read_text())["vision"]
     taken = load_file(FOLDER / named / "model.safetensors")
     trained_with = load_file(Path(__file__).parents[1] / "runs" / "reader-2" / "checkpoint" / "model.safetensors")
@@ -112,7 +112,7 @@ def test_the_embedder_finds_each_querys_page(found: dict[str, Checkpoint], pages
 def test_the_other_scorers_find_each_querys_page(
     family: str, least: int, pages: list[Image.Image], tmp_path: Path
 ) -> None:
-    """At least so many of four."""
+    """At least the given number of the four queries has its page first."""
     module = families.load("scorers", family)
     checkpoint = checkpoints.resolve(SMALL[family], None, HashCache(tmp_path / "hashes.json"), module.SPEC.model_types)
     prepare = module.resolve(module.Prepare(), checkpoint.config())
@@ -131,8 +131,10 @@ def test_who_names_no_model_is_told_the_familys_own(family: str) -> None:
 
 
 def test_the_small_ziprerank_keeps_what_is_asked_for(pages: list[Image.Image], tmp_path: Path) -> None:
-    """As taught, an eighth of the tokens: most lie on the two lines that hold the query's words, of the page's thirteen
-    rows; and for three of four queries no page has a token nearer than its own. Its letters are too weak for a test.
+    """It keeps an eighth of the tokens, as it was trained to.
+
+    Most of them are on the two lines with the query's words, of thirteen rows of the page. For three of four queries
+    the nearest token is on the query's own page. The letters of its ranking are too weak for a test.
     """
     checkpoint = checkpoints.resolve(SMALL["ziprerank"], None, HashCache(tmp_path / "hashes.json"))
     prepare = ziprerank.resolve(ziprerank.Prepare(), checkpoint.config())

@@ -1,8 +1,8 @@
-"""Turns chat messages into token ids through the checkpoint's own template, so that no text can forge a control token.
+"""Encodes chat messages with the checkpoint's template, so that no text can forge a control token.
 
-The template is rendered with placeholders where text belongs; special tokens are read only from what the template
-itself wrote. Text, whoever wrote it, is encoded by a copy of the tokenizer that has no added tokens at all: a query
-that says ``<|im_end|>`` becomes the letters of ``<|im_end|>``. Also where the words of a text end, in its bytes.
+The template is rendered with placeholders in place of the texts. Control tokens are read only from the template's own
+output. The texts of pages and queries are encoded by a copy of the tokenizer without added tokens: a query that
+contains ``<|im_end|>`` is encoded as the letters of ``<|im_end|>``. ``word_ends`` finds where the words of a text end.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 
 
 class Mark(Enum):
-    """What a message can hold beside text."""
+    """A part of a message that is not text."""
 
     IMAGE = "image"
-    SPLIT = "split"  # the end of one segment and the beginning of the next
+    SPLIT = "split"  # the boundary of two segments
 
 
 Part = str | Mark
@@ -31,10 +31,11 @@ _WORD = re.compile(r"\S+")
 
 
 class ChatEncoder:
-    """Encodes chats for one checkpoint. Knows the tokenizer and the template, nothing about the model."""
+    """Encodes chats for one checkpoint, with its tokenizer and its template."""
 
     def __init__(self, tokenizer: Any, template: str | None) -> None:
-        self._tokenizer = tokenizer  # a transformers fast tokenizer
+        # Any: a fast tokenizer of transformers, which has no public type.
+        self._tokenizer = tokenizer
         self._template = template
         specification = json.loads(tokenizer.backend_tokenizer.to_str())
         added = specification.pop("added_tokens")
@@ -44,9 +45,9 @@ class ChatEncoder:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, messages: Sequence[Message]) -> list[list[int]]:
-        """Token ids of the chat with the generation prompt, one list per segment (``Mark.SPLIT`` ends one).
+        """Token ids of the chat with the generation prompt, one list for each segment; ``Mark.SPLIT`` ends a segment.
 
-        The image stands as the template's single image token; whoever calls repeats it once per visual token.
+        An image is the single image token of the template. The caller replaces it by the visual tokens.
         """
         slots: list[Part] = []
         chat = [{"role": role, "content": [self._slot(part, slots) for part in parts]} for role, parts in messages]
@@ -63,18 +64,18 @@ class ChatEncoder:
         return segments
 
     def with_template(self, template: str) -> ChatEncoder:
-        """The same tokenizer under another template."""
+        """The same tokenizer with another template."""
         return ChatEncoder(self._tokenizer, template)
 
     def lengths(self, ids: Sequence[int]) -> list[int]:
-        """Bytes of text that each token of a byte-level tokenizer stands for; a control token's name is its text."""
+        """Bytes of text of each token of a byte-level tokenizer. The text of a control token is its name."""
         return [len(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
     def token_id(self, word: str) -> int:
-        """The id of a word that is one token (``yes``, ``no``). Raises ValueError if it is not."""
+        """The id of a word that is one token, such as ``yes``. Raises ValueError for a word of several tokens."""
         ids = self._encode_plain(word)
         if len(ids) != 1:
-            raise ValueError(f"'{word}' is {len(ids)} tokens, expected 1")
+            raise ValueError(f"'{word}' is {len(ids)} tokens; expected 1")
         return ids[0]
 
     @staticmethod
@@ -85,7 +86,7 @@ class ChatEncoder:
         return {"type": "text", "text": f"\ue000{len(slots) - 1}\ue001"}
 
     def _append(self, segments: list[list[int]], run: str, slots: list[Part]) -> None:
-        """Encode one run between two control tokens: the template's own letters joined with the texts put in."""
+        """Encode the text between two control tokens: the template's letters with the texts in their placeholders."""
         letters, *rest = _SLOT.split(run)  # letters, index, letters, index, letters
         for index, after in zip(rest[::2], rest[1::2], strict=True):
             part = slots[int(index)]
@@ -103,7 +104,7 @@ class ChatEncoder:
 
 
 def word_ends(text: str) -> list[tuple[str, int]]:
-    """Words of an NFC text, up to their last letter or digit, and the byte at which each ends, counted from 0."""
+    """The words of an NFC text, up to their last letter or digit, with the index of the last UTF-8 byte of each."""
     ends = []
     for match in _WORD.finditer(text):
         last = max((i for i, character in enumerate(match.group()) if character.isalnum()), default=-1)

@@ -1,4 +1,4 @@
-"""Finds a checkpoint by name, Hub id or local path and says exactly which one it is. Loads no weights."""
+"""Finds a checkpoint by name, Hub id or local path, with its exact revision. Loads no weights."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.workspace.files import HashCache, digest
 
-#: All a checkpoint needs to load. Weights in safetensors alone: other formats can run code.
+#: The files that a checkpoint needs. Weights are read from safetensors only, because other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
-#: In a family's model types: it knows its checkpoints by their tensors, whatever config.json says, if there is one.
+#: In a family's model types: the family identifies its checkpoints by their tensors. config.json is optional.
 ANY = "*"
-#: Small models of mmrr's own, part of the package; each folder's name is a checkpoint's name.
+#: The small models that come with mmrr. The name of a folder is the name of its checkpoint.
 _BUILT_IN = Path(__file__).parents[1] / "models"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: A companion is found where no workspace is at hand to remember its hashes: a path that can be neither read nor
-#: written makes this process remember them.
+#: Hashes of companions, which are resolved without a workspace. This path cannot exist, so that the cache of hashes
+#: stays in the memory of this process.
 _IN_PROCESS = HashCache(Path(__file__) / "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on this disk. ``revision`` is the Hub commit, or ``sha256:...`` of a local folder's content.
+    """A checkpoint on this disk. ``revision`` is the Hub commit, or ``sha256:...`` of the files of a local folder.
 
-    ``model_type`` is "" where the tensors say what it is (``ANY``).
+    ``model_type`` is "" if the tensors identify the checkpoint (``ANY``).
     """
 
     id: str
     revision: str
     path: Path
     model_type: str
-    adapter: Path | None = None  # a LoRA folder to merge over ``path``
+    adapter: Path | None = None  # folder of a LoRA adapter for the model in ``path``
 
     def identity(self, dtype: str) -> dict[str, str]:
-        """What manifests record, and what a cache depends on: ``{id, revision, dtype}``."""
+        """``{id, revision, dtype}``: stored in manifests and hashed into caches."""
         return {"id": self.id, "revision": self.revision, "dtype": dtype}
 
     def config(self) -> ModelConfig:
         """The checkpoint's config.json.
 
-        Where the tensors say what it is, there may be none, and ``tensors`` holds their shapes: ``{name: [sizes]}``.
-        Raises MmrrError if a file is damaged or two files hold a tensor of one name.
+        If the tensors identify the checkpoint, config.json may be missing, and the result has ``tensors``, their shapes
+        as ``{name: [sizes]}``. Raises MmrrError for a damaged file and for a tensor that two files contain.
         """
         path = self.path / "config.json"
         if self.model_type:
@@ -59,11 +59,10 @@ class Checkpoint:
 
     @staticmethod
     def companion(name: str, revision: str = "", model_types: Collection[str] = ()) -> Checkpoint:
-        """Another checkpoint that a family needs beside its own, found like any other.
+        """A second checkpoint that a family needs, found in the same way as the first.
 
-        ``revision``: a Hub revision, the one recorded before, or "" for what is there now. Without ``model_types`` its
-        tokenizer alone is wanted: neither weights nor config.json are asked for.
-        Raises MmrrError as ``resolve`` and ``recorded`` do.
+        ``revision``: a Hub revision, a recorded revision, or "" for the current one. Without ``model_types`` only its
+        tokenizer is needed: weights and config.json may be missing. Raises MmrrError like ``resolve`` and ``recorded``.
         """
         commit = None if revision.startswith("sha256:") else revision or None
         if model_types:
@@ -84,17 +83,18 @@ def built_in() -> list[str]:
 def resolve(
     name: str, revision: str | None, hashes: HashCache, model_types: Collection[str] | None = None
 ) -> Checkpoint:
-    """Find a checkpoint, downloading it from the Hub if it is neither a folder, nor built in, nor cached.
+    """Find a checkpoint. It is downloaded from the Hub if it is not a folder, not built in and not cached.
 
-    A folder with ``adapter_config.json`` is a LoRA adapter: its base model is resolved too. ``model_types``: those its
-    config.json may name; by default those there is a backbone for.
-    Raises MmrrError: not found, offline, not safetensors, or another architecture.
+    A folder with ``adapter_config.json`` is a LoRA adapter; its base model is resolved too. ``model_types``: the
+    accepted values of model_type in config.json; by default those that have a backbone.
+    Raises MmrrError if the checkpoint is not found, is not in safetensors format, has another model type, or cannot be
+    downloaded.
     """
     return _expect(_resolve(name, revision, None, hashes), model_types)
 
 
 def recorded(model: dict[str, str], hashes: HashCache, model_types: Collection[str] | None = None) -> Checkpoint:
-    """The checkpoint a manifest names. Raises MmrrError if it has changed since, because its caches would not fit."""
+    """The checkpoint that a manifest names. Raises MmrrError if it has changed, because its caches are then stale."""
     own, _, base = model["revision"].partition("+")
     commit, base_commit = (part if _COMMIT.fullmatch(part) else None for part in (own, base))
     checkpoint = _expect(_resolve(model["id"], commit, base_commit, hashes), model_types)
@@ -105,8 +105,8 @@ def recorded(model: dict[str, str], hashes: HashCache, model_types: Collection[s
 def _expect_same(checkpoint: Checkpoint, revision: str) -> None:
     if checkpoint.revision != revision:
         raise MmrrError(
-            f"{checkpoint.id} has changed since it was used here ({revision[:15]}... then, "
-            f"{checkpoint.revision[:15]}... now); run the earlier commands again with the new one"
+            f"{checkpoint.id} has changed since it was used here: expected {revision[:15]}..., found "
+            f"{checkpoint.revision[:15]}...; run the earlier commands again with the new checkpoint"
         )
 
 
@@ -122,34 +122,37 @@ def _expect(checkpoint: Checkpoint, model_types: Collection[str] | None) -> Chec
 
 
 def _resolve(name: str, revision: str | None, base_revision: str | None, hashes: HashCache) -> Checkpoint:
-    """``base_revision`` of an adapter's base model; None: the one the adapter names, or the newest."""
+    """``base_revision``: that of an adapter's base model; None: the one that the adapter names, or the newest."""
     folder, found = _locate(name, revision, hashes)
     name = _recorded_name(name, folder, found)
     adapter_config = folder / "adapter_config.json"
     if not adapter_config.exists():
         return Checkpoint(name, found, folder, _model_type(name, folder))
     if not (folder / "adapter_model.safetensors").exists():
-        raise MmrrError(f"{name}: no adapter_model.safetensors; other formats are not read, because they can run code")
+        raise MmrrError(
+            f"{name}: no adapter_model.safetensors; convert the adapter: other formats are not read, because they can "
+            "run code"
+        )
     settings = _read_json(name, adapter_config)
     base_name = settings.get("base_model_name_or_path")
     if not base_name:
         raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
     base = _resolve(str(base_name), base_revision or settings.get("revision"), None, hashes)
     if base.adapter:
-        raise MmrrError(f"{name}: the base model {base_name} is itself an adapter; merge that one first")
+        raise MmrrError(f"{name}: the base model {base_name} is an adapter; merge it into its own base model first")
     return Checkpoint(name, f"{found}+{base.revision}", base.path, base.model_type, folder)
 
 
 def _recorded_name(name: str, folder: Path, revision: str) -> str:
-    # A manifest is read again from any folder: a relative path would be none there, or look like a Hub id.
+    # The current folder of a later command may differ: a relative path would not exist, or look like a Hub id.
     return name if _COMMIT.fullmatch(revision) or name in built_in() else str(folder)
 
 
 def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
     folder = _BUILT_IN / name if name in built_in() else Path(name).expanduser()
-    if name and folder.is_dir():  # no name at all is no name for the current folder
+    if name and folder.is_dir():  # Path("") is the current folder
         if revision:
-            raise MmrrError(f"{name} is on this disk: a revision ({revision}) goes with a Hub id only")
+            raise MmrrError(f"{name} is a local folder; leave out the revision ({revision}), which needs a Hub id")
         files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
         try:
             return folder.resolve(), "sha256:" + digest({path.name: hashes.sha256(path) for path in files})
@@ -157,7 +160,7 @@ def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, s
             raise MmrrError(f"{error.filename} of {name} cannot be read: {error.strerror}") from error
     if not _HUB_ID.fullmatch(name):
         raise MmrrError(
-            f"no folder '{name}', and it is neither a Hub id (owner/name) nor a model that comes with mmrr "
+            f"found no folder '{name}'; expected a folder, a Hub id (owner/name) or a model that comes with mmrr "
             f"({', '.join(built_in())})"
         )
     return _download(name, revision)
@@ -172,10 +175,10 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     except GatedRepoError as error:
         raise MmrrError(f"{name} is gated: accept its terms on the Hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
-        raise MmrrError(f"{name}: no such folder here and no such model on the Hub") from error
+        raise MmrrError(f"{name}: found neither a local folder nor a model on the Hub; check the name") from error
     except RevisionNotFoundError as error:
         raise MmrrError(f"{name} has no revision {revision} on the Hub") from error
-    except Exception as error:  # every way a network can fail, in the types of whichever HTTP client the Hub's uses
+    except Exception as error:  # network errors have the types of the HTTP client that huggingface_hub uses
         why = (
             "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub did not answer ({type(error).__name__})"
         )
@@ -188,7 +191,7 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _model_type(name: str, folder: Path) -> str:
-    """What config.json says; "" where there is none."""
+    """The model_type of config.json; "" without a config.json."""
     config = folder / "config.json"
     if not any(folder.glob("*.safetensors")):
         found = "no *.safetensors" if config.exists() else "no config.json and no *.safetensors"
@@ -197,7 +200,7 @@ def _model_type(name: str, folder: Path) -> str:
 
 
 def _shapes(name: str, folder: Path) -> dict[str, list[int]]:
-    """Of every tensor, from the headers of the safetensors files alone."""
+    """The shape of every tensor, from the headers of the safetensors files."""
     shapes: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -205,10 +208,13 @@ def _shapes(name: str, folder: Path) -> dict[str, list[int]]:
                 names = file.keys()
                 found = {tensor: list(file.get_slice(tensor).get_shape()) for tensor in names}
         except (OSError, SafetensorError) as error:
-            raise MmrrError(f"{name}: {path.name} is no readable safetensors file ({error})") from error
+            raise MmrrError(
+                f"{name}: {path.name} is not a readable safetensors file ({error}); download it again"
+            ) from error
         if twice := shapes.keys() & found.keys():
             raise MmrrError(
-                f"{name}: {path.name} and another file of {folder} both hold {min(twice)}; leave one checkpoint there"
+                f"{name}: {path.name} and another file of {folder} both contain {min(twice)}; keep the files of one "
+                "checkpoint only"
             )
         shapes |= found
     return shapes
@@ -220,5 +226,5 @@ def _read_json(name: str, path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise MmrrError(f"{name}: {path.name} is not readable JSON ({error})") from error
     if not isinstance(value, dict):
-        raise MmrrError(f"{name}: {path.name} holds no JSON object")
+        raise MmrrError(f"{name}: {path.name} is not a JSON object")
     return value

@@ -1,30 +1,65 @@
-"""One page and many queries in one differentiable forward, under the masks of miniReranker.
+"""One page and many queries in one differentiable forward, with the attention masks of miniReranker.
 
-The plain form of what the scorer does with a cache (specification, section 3): the page never sees a query, queries
-never see one another, and a query sees the page only in layers ``b .. e-1``. Knows layers, not losses.
+It computes without a cache what the scorer computes with one (docs/minireranker.md, section 3): the page does not
+attend to queries, queries do not attend to each other, and a query attends to the page in layers ``b .. e-1`` only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Attention of so many cells a head or fewer is computed plainly on a CPU.
+#: On a CPU, attention with at most this number of cells a head is computed by plain matrix products.
 _PLAIN_CELLS = 1 << 18
-#: Called per band layer with (layer, queries (H, S, d), keys of the page's segment (H_kv, P, d)), both rotated.
+#: Called in each layer of the band with (layer, queries (H, S, d), keys of the page's segment (H_kv, P, d)), rotated.
 Watch = Callable[[int, Tensor, Tensor], None]
-#: Called behind each layer with (layer, states of all queries' tokens, one behind the other (S, D)).
+#: Called after each layer with (layer, hidden states (S, D) of the tokens of all queries, query after query).
 Seen = Callable[[int, Tensor], None]
-#: ``one_layer``, or the same compiled.
-Layer = Callable[[Any, int, Tensor, tuple[Tensor, Tensor]], Tensor]
+
+
+class Backbone(Protocol):
+    """The parts of a language model that run one layer; see ``mmrr.backbones.qwen3_vl.Backbone``."""
+
+    text: Any  # the language model of transformers, which has no common type
+    n_layers: int
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of the rotary embedding for positions (3, n) or (3, N, n)."""
+        ...
+
+    def project(
+        self, index: int, x: Tensor, rotary: tuple[Tensor, Tensor], n_queries: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries (..., H, n, d), rotated keys and values (..., H_kv, n, d) of one layer."""
+        ...
+
+    def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
+        """The rest of one layer after attention; ``attended`` is (..., H, n, d)."""
+        ...
+
+
+class PageSequence(Protocol):
+    """The token sequence of a page: instruction, visual tokens, and the text after them."""
+
+    embeddings: Tensor  # (n, D)
+    positions: Tensor  # (3, n)
+    next_pos: int  # position of a token after the sequence
+
+    def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
+        """The hidden states with the DeepStack features that belong after ``layer``."""
+        ...
+
+
+#: ``one_layer``, or its compiled form.
+Layer = Callable[[Backbone, int, Tensor, tuple[Tensor, Tensor]], Tensor]
 
 
 def pad(suffixes: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Tensor]:
-    """Token ids (Q, M), padded on the right, and lengths (Q,). Causal masks keep the padding out of sight."""
+    """Token ids (Q, M), padded on the right, and lengths (Q,). With causal masks no query attends to its padding."""
     lengths = torch.tensor([len(suffix) for suffix in suffixes])
     ids = torch.full((len(suffixes), int(lengths.max())), filler, dtype=torch.long)
     for row, suffix in enumerate(suffixes):
@@ -33,19 +68,19 @@ def pad(suffixes: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Ten
 
 
 def score_states(
-    backbone: Any,
-    page: Any,
+    backbone: Backbone,
+    page: PageSequence,
     suffixes: Sequence[Sequence[int]],
     band: tuple[int, int],
     exit_layer: int,
     watch: Watch | None = None,
     seen: Seen | None = None,
 ) -> Tensor:
-    """Hidden states (Q, D) of each query's last token at the exit, before the final norm.
+    """Hidden states (Q, D) of each query's last token at the exit layer, before the final norm.
 
-    ``page`` is a PageSequence. ``band = (0, L)``, ``exit_layer = L`` is the dense model. The queries stand one behind
-    the other in one sequence, each at the positions that follow the page, and only the mask kept them apart: padded
-    to the longest, short ones would cost as much as it does.
+    ``band = (0, L)`` with ``exit_layer = L`` is the dense model. All queries are in one sequence, separated by the mask
+    alone; the positions of each continue those of the page. As a padded batch, a short query would cost as much as the
+    longest one. Seven parameters: two of them are optional observers of one forward.
     """
     start, end = band
     device = page.embeddings.device
@@ -73,7 +108,7 @@ def score_states(
                 watch(index, own_query, key)
             own_key, own_value = torch.cat([key, own_key], dim=-2), torch.cat([value, own_value], dim=-2)
             mask = joint
-        if index == exit_layer - 1 and not seen:  # nobody looks at the others any more
+        if index == exit_layer - 1 and not seen:  # only the last tokens are needed
             own_query, suffix, mask = own_query[:, ends], suffix[ends], mask[ends]
         attended = _attend(own_query[None], own_key[None], own_value[None], mask)[0]
         suffix = backbone.finish(index, suffix, attended)
@@ -82,15 +117,14 @@ def score_states(
     return suffix[ends] if seen else suffix
 
 
-def one_layer(backbone: Any, index: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def one_layer(backbone: Backbone, index: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """One layer over causal sequences (Q, n, D), padded on the right."""
     query, key, value = backbone.project(index, x, rotary)
-    hidden: Tensor = backbone.finish(index, x, _attend(query, key, value, None))
-    return hidden
+    return backbone.finish(index, x, _attend(query, key, value, None))
 
 
-def read_batch(backbone: Any, embeddings: Tensor, layers: int, layer: Layer = one_layer) -> Tensor:
-    """Plain causal texts (Q, M, D), padded on the right, through the first ``layers``; (Q, M, D) before the norm."""
+def read_batch(backbone: Backbone, embeddings: Tensor, layers: int, layer: Layer = one_layer) -> Tensor:
+    """Hidden states (Q, M, D) of texts after the first ``layers``, before the norm. Texts are padded on the right."""
     rotary = backbone.rotary(torch.arange(embeddings.shape[1], device=embeddings.device).expand(3, 1, -1))
     x = embeddings
     for index in range(layers):
@@ -98,14 +132,16 @@ def read_batch(backbone: Any, embeddings: Tensor, layers: int, layer: Layer = on
     return x
 
 
-def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer, observe: Watch | None = None) -> Tensor:
-    """A page's sequence through the first ``layers``; hidden states (n, D) before the norm.
+def read_page(
+    backbone: Backbone, page: PageSequence, layers: int, layer: Layer = one_layer, observe: Watch | None = None
+) -> Tensor:
+    """Hidden states (n, D) of a page's sequence after the first ``layers``, before the norm.
 
-    ``observe``: called per layer with (layer, query (H, 1, d) of the last token, keys (H_kv, n, d)).
+    ``observe`` is called in each layer with (layer, query (H, 1, d) of the last token, keys (H_kv, n, d)).
     """
     x, rotary = page.embeddings, backbone.rotary(page.positions)
     for index in range(layers):
-        if observe:  # beside the layer, which may be compiled
+        if observe:  # computed separately, because the layer may be compiled
             query, key, _ = backbone.project(index, x, rotary, n_queries=1)
             observe(index, query, key)
         x = layer(backbone, index, x[None], rotary)[0]
@@ -113,26 +149,25 @@ def read_page(backbone: Any, page: Any, layers: int, layer: Layer = one_layer, o
     return x
 
 
-def read_last(backbone: Any, page: Any) -> Tensor:
-    """The last token's hidden state (D,) behind the last layer, which runs for that token alone."""
+def read_last(backbone: Backbone, page: PageSequence) -> Tensor:
+    """The last token's hidden state (D,) after the last layer, which runs for this token alone."""
     last = backbone.n_layers - 1
     x, rotary = read_page(backbone, page, last), backbone.rotary(page.positions)
     query, key, value = backbone.project(last, x, rotary, n_queries=1)
     everything = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
     attended = _attend(query[None], key[None], value[None], everything)[0]
-    state: Tensor = backbone.finish(last, x[-1:], attended)[0]
-    return state
+    return backbone.finish(last, x[-1:], attended)[0]
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """(.., H, n, d) over (.., H_kv, k, d); causal without a mask."""
+    """Attention of queries (.., H, n, d) to keys and values (.., H_kv, k, d). Without a mask it is causal."""
     key, value = key.to(query.dtype), value.to(query.dtype)
     n, k = query.shape[-2], key.shape[-2]
     if query.device.type != "cpu" or n * k > _PLAIN_CELLS:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, enable_gqa=True
         )
-    # On a CPU the gradient of the fused kernel takes several times as long as that of two plain products.
+    # On a CPU the gradient of the fused kernel is several times slower than that of two plain matrix products.
     if mask is None:
         mask = torch.ones(n, k, dtype=torch.bool).tril()
     group = query.shape[-3] // key.shape[-3]

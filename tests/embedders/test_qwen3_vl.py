@@ -1,4 +1,4 @@
-"""The embedder against the stock model: vectors under the published recipe, saliency against eager's full weights."""
+"""Qwen3-VL-Embedding against the stock model: vectors by the published recipe, saliency by eager attention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def embedder(tiny_embedder):
 
 
 def stock_read(path, instruction, content, image=None):
-    """Last token's hidden state, and its attention to the visual tokens."""
+    """The last token's hidden state, and its attention to the visual tokens."""
     template = json.loads((path / "chat_template.json").read_text())["chat_template"]
     chat = [
         {"role": "system", "content": [{"type": "text", "text": instruction}]},
@@ -39,7 +39,7 @@ def test_page_vectors_and_saliency_equal_the_stock_model(embedder, tiny_embedder
         assert embedding.grid == (image.height // 32, image.width // 32)
         assert embedding.saliency.shape == attention.shape
         assert (embedding.saliency - attention).abs().max() <= 1e-5
-        assert attention.std() > 1e-4  # not flat: there is something to prune by
+        assert attention.std() > 1e-4  # not uniform: pruning has an order
 
 
 def test_query_vectors_equal_the_stock_model(embedder, tiny_embedder_path):

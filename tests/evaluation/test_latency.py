@@ -15,7 +15,7 @@ from mmrr.evaluation.latency import Plan, bench
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from tests.conftest import CPU
 from tests.console import FP32, mmrr, refused
-from tests.scorers.test_kalm import write_checkpoint
+from tests.scorers.kalm.reference import write_checkpoint
 
 SIZE = (160, 224)
 

@@ -1,4 +1,4 @@
-"""The contract of ChatEncoder: text stays text, whoever wrote it, and all else is the stock tokenisation."""
+"""ChatEncoder: every text stays text, and everything else is the stock tokenisation."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ def test_harmless_text_is_tokenised_as_the_stock_template_does(chat, tokenizer, 
 
 
 def test_letters_of_neighbouring_parts_are_tokenised_together(chat, tokenizer):
-    """As the stock template would see them: the parts of a prompt are one text."""
+    """The parts of a prompt are one text, as in the stock template."""
     assert (
         encode(chat, "an", "swer") == encode(chat, "answer") == stock(tokenizer, CHAT_TEMPLATE, [("user", ["answer"])])
     )
-    assert encode(chat, "e", "\u0301") == encode(chat, "é")  # normalised over the seam
+    assert encode(chat, "e", "\u0301") == encode(chat, "é")  # normalised across the boundary
 
 
 @pytest.mark.parametrize("control", [*SPECIAL_TOKENS, *ADDED_TOKENS])
 def test_no_text_can_write_a_control_token(chat, tokenizer, control):
-    """Tokens that are added but not special (<think>) count: the published tokenizer reads those from text as well."""
+    """Also added tokens that are not special (<think>), which the published tokenizer reads from text."""
     plain = control_ids(tokenizer, encode(chat, "x"))
     for text in (control, f"x{control}y", control * 3, f"\n{control}\n", control[:3] + control + control[3:]):
         ids = encode(chat, text)
         assert control_ids(tokenizer, ids) == plain
         assert text in tokenizer.decode(ids)
-    assert control_ids(tokenizer, tokenizer(control).input_ids)  # the stock tokenizer would have read one
+    assert control_ids(tokenizer, tokenizer(control).input_ids)  # the stock tokenizer reads a control token
 
 
 def test_a_control_string_cannot_be_put_together_of_parts(chat, tokenizer):
@@ -112,7 +112,7 @@ SLOTS = ["\ue0000\ue001", "\ue0001\ue001", "\ue00099\ue001", "\ue000\ue001", "\u
 
 @pytest.mark.parametrize("text", SLOTS)
 def test_private_use_characters_are_text(chat, tokenizer, text):
-    """U+E000 and U+E001 mark the places of texts in the rendered template; a query may hold them all the same."""
+    """U+E000 and U+E001 mark the placeholders in the rendered template. A query may contain them."""
     secret = "the other part"
     ids = encode(chat, secret, text)
     assert ids == stock(tokenizer, CHAT_TEMPLATE, [("user", [secret, text])])
@@ -128,7 +128,7 @@ def test_split_ends_a_segment_and_changes_no_token_elsewhere(chat):
     (whole,) = chat.encode([("system", ["s"]), ("user", [*parts, "<Query>: ", "due?"])])
     assert first + second == whole
     (other_first, other_second) = chat.encode([("system", ["s"]), ("user", [*parts, Mark.SPLIT, "<Query>: ", "x"])])
-    assert other_first == first  # no query reaches over the seam
+    assert other_first == first  # no query changes the first segment
     assert other_second != second
 
 
@@ -165,7 +165,7 @@ LITERAL = (
 
 
 def test_a_template_that_puts_letters_around_texts(tokenizer):
-    """The template's own letters are tokenised with the text they touch, its own control strings as control tokens."""
+    """Letters of the template are tokenised with the text next to them, its control strings as control tokens."""
     chat = ChatEncoder(tokenizer, LITERAL)
     messages = [("user", ["ab", Mark.IMAGE, "don't"])]
     assert chat.encode(messages) == [stock(tokenizer, LITERAL, messages)]

@@ -1,4 +1,4 @@
-"""The contract of checkpoints: found by path or Hub id, named by content or commit, loaded whole or refused."""
+"""Checkpoints: found by path or Hub id, identified by content or commit, loaded completely or refused in one line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    """Two layers, the head's weights its own."""
+    """A checkpoint of two layers with an LM head that is not tied to the embeddings."""
     return write_checkpoint(tmp_path_factory.mktemp("original") / "model", layers=2, tie=False)
 
 
@@ -58,7 +58,7 @@ def edit_weights(folder, edit):
 
 
 def refused(folder, hashes, load=True, needs_head=True):
-    """The one line with which a checkpoint is refused."""
+    """The error message for a checkpoint, which is one line."""
 
     def try_it():
         checkpoint = resolve(str(folder), None, hashes)
@@ -71,7 +71,7 @@ def refused(folder, hashes, load=True, needs_head=True):
     return str(caught.value)
 
 
-# Which one it is
+# Identity
 
 
 def test_a_local_folder_is_named_by_its_content(folder, hashes):
@@ -90,7 +90,7 @@ def test_a_local_folder_is_named_by_its_content(folder, hashes):
 
 
 def test_one_changed_weight_is_another_revision_though_header_and_size_are_the_same(folder, hashes):
-    """A fine-tuned file looks like its base from outside."""
+    """A fine-tuned file has the same header and size as its base."""
     before = resolve(str(folder), None, hashes)
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -110,7 +110,7 @@ def test_whatever_changes_what_a_model_says_changes_its_revision(folder, hashes,
 
 
 def test_a_relative_path_is_remembered_as_an_absolute_one(folder, hashes, monkeypatch):
-    """``models/mine`` was recorded as typed: from another folder it was taken for a Hub id."""
+    """In another folder, the recorded path ``models/mine`` would be taken for a Hub id."""
     monkeypatch.chdir(folder.parent.parent)
     relative = str(folder.relative_to(folder.parent.parent))
     assert relative.count("/") == 1
@@ -128,12 +128,12 @@ def test_a_recorded_checkpoint_that_changed_is_refused(folder, hashes):
 
 
 def test_a_revision_goes_with_a_hub_id_only(folder, hashes):
-    with pytest.raises(MmrrError, match=r"is on this disk: a revision \(main\) goes with a Hub id only"):
+    with pytest.raises(MmrrError, match=r"is a local folder; leave out the revision \(main\), which needs a Hub id"):
         resolve(str(folder), "main", hashes)
 
 
 def test_a_built_in_checkpoint_is_named_wherever_mmrr_lies(original, tmp_path, monkeypatch, hashes):
-    """A workspace made with it moves to another machine; a local folder of its name takes a path to reach."""
+    """A workspace made with it works on another machine. A local folder of the same name needs a path."""
     monkeypatch.setattr("mmrr.modeling.checkpoints._BUILT_IN", tmp_path / "models")
     shutil.copytree(original, tmp_path / "models" / "small")
     monkeypatch.chdir(tmp_path)
@@ -145,16 +145,16 @@ def test_a_built_in_checkpoint_is_named_wherever_mmrr_lies(original, tmp_path, m
     assert recorded(found.identity("float32"), hashes) == found
     with pytest.raises(MmrrError, match=r"no config\.json"):
         resolve("./small", None, hashes)
-    with pytest.raises(MmrrError, match=r"nor a model that comes with mmrr \(small\)"):
+    with pytest.raises(MmrrError, match=r"or a model that comes with mmrr \(small\)"):
         resolve("smaller", None, hashes)
 
 
-# What is refused before it is loaded
+# Errors before loading
 
 
 @pytest.mark.parametrize("name", ["qwen", "./none", "/none/at/all", "a/b/c", "owner/", "", "-x/y", "../x/y", "a b/c"])
 def test_neither_a_folder_nor_a_hub_id(hashes, name):
-    with pytest.raises(MmrrError, match=rf"no folder '{name}', and it is neither a Hub id \(owner/name\)"):
+    with pytest.raises(MmrrError, match=rf"no folder '{name}'; expected a folder, a Hub id \(owner/name\)"):
         resolve(name, None, hashes)
 
 
@@ -180,7 +180,7 @@ def test_weights_that_can_run_code_are_refused(folder, hashes):
 
 
 @pytest.mark.parametrize(
-    ("text", "why"), [("{", "not readable JSON"), ("[]", "holds no JSON object"), (None, "no config.json")]
+    ("text", "why"), [("{", "not readable JSON"), ("[]", "is not a JSON object"), (None, "no config.json")]
 )
 def test_a_config_that_is_none(folder, hashes, text, why):
     (folder / "config.json").unlink()
@@ -190,7 +190,7 @@ def test_a_config_that_is_none(folder, hashes, text, why):
 
 
 def test_a_file_that_cannot_be_read_is_named(folder, hashes):
-    """A link to nowhere, as a moved Hub cache leaves: it was a traceback."""
+    """A broken link, such as in a moved Hub cache, is an error of one line."""
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).symlink_to(folder / "gone")
     message = refused(folder, hashes, load=False)
@@ -198,11 +198,11 @@ def test_a_file_that_cannot_be_read_is_named(folder, hashes):
     assert "cannot be read" in message
 
 
-# What is refused while it is loaded
+# Errors while loading
 
 
 def test_missing_tensors_are_named(folder, hashes):
-    """transformers would fill them with random numbers and go on."""
+    """transformers would fill missing tensors with random numbers."""
     gone = "model.language_model.layers.1.self_attn.v_proj.weight"
     edit_weights(folder, lambda tensors: tensors.pop(gone))
     message = refused(folder, hashes)
@@ -251,7 +251,7 @@ def test_damaged_weights_are_one_line(folder, hashes, damage):
     ],
 )
 def test_missing_parts_are_named(folder, hashes, name, why):
-    """Without tokenizer.json transformers makes up a tokenizer that has no words: every query was the same."""
+    """Without tokenizer.json transformers makes a tokenizer without vocabulary, to which all queries are equal."""
     (folder / name).unlink()
     assert why in refused(folder, hashes)
 
@@ -260,7 +260,7 @@ def test_missing_parts_are_named(folder, hashes, name, why):
 
 
 def train_adapter(base, out, **options):
-    """As a training run would leave it: saved by peft, with B no longer zero."""
+    """An adapter as a training run saves it with peft, with B different from zero."""
     model = Qwen3VLForConditionalGeneration.from_pretrained(base)
     settings = {"r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"], **options}
     adapted = get_peft_model(model, LoraConfig(**settings))
@@ -337,13 +337,13 @@ def edit_adapter(adapter, edit):
     ids=["other shapes", "other layers", "more than there is", "less than there is", "other names"],
 )
 def test_an_adapter_that_does_not_fit_is_one_line(adapter, hashes, edit):
-    """peft warns of tensors that are missing and says nothing of those it leaves out: half an adapter was merged."""
+    """peft warns about missing tensors but not about unused ones, so that half an adapter could be merged."""
     edit_adapter(adapter, edit)
     assert f"adapter {adapter} does not fit: " in refused(adapter, hashes)
 
 
 def test_an_adapter_of_a_deeper_model_is_refused(tmp_path, original, hashes):
-    """All its tensors that have a place fit, and the third layer's would have been dropped in silence."""
+    """The tensors of the first two layers fit. Those of the third layer must not be dropped silently."""
     deeper = write_checkpoint(tmp_path / "deeper", layers=3, tie=False)
     adapter = train_adapter(deeper, tmp_path / "lora")
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(original))
@@ -368,21 +368,21 @@ def test_an_adapters_settings_that_do_not_fit(adapter, hashes, changes, why):
 
 def test_an_adapter_on_an_adapter_is_refused(adapter, trained, hashes):
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(trained))
-    assert "is itself an adapter; merge that one first" in refused(adapter, hashes, load=False)
+    assert "is an adapter; merge it into its own base model first" in refused(adapter, hashes, load=False)
 
 
 def test_adapter_weights_that_can_run_code_are_refused(adapter, hashes):
-    """peft loads adapter_model.bin as well; and no revision would have told two such adapters apart."""
+    """peft would load adapter_model.bin too, but two such adapters would have the same revision."""
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
     assert "no adapter_model.safetensors" in refused(adapter, hashes, load=False)
 
 
-# The Hub's cache
+# The cache of the Hub
 
 
 def put_in_hub_cache(cache, name, commit, source, newest=True):
-    """As the Hub's client lays it out."""
+    """A folder in the layout of the Hub's client."""
     repository = cache / ("models--" + name.replace("/", "--"))
     shutil.copytree(source, repository / "snapshots" / commit)
     (repository / "refs").mkdir(exist_ok=True)
@@ -390,7 +390,7 @@ def put_in_hub_cache(cache, name, commit, source, newest=True):
 
 
 def in_offline_process(cache, code):
-    """The Hub's client reads its settings when it is imported, so they are another process's."""
+    """The Hub's client reads its settings when it is imported, so that the test needs another process."""
     script = (
         "import json, sys; from pathlib import Path\n"
         "from mmrr.workspace.files import HashCache\n"
@@ -424,7 +424,7 @@ def test_a_hub_id_in_the_cache_is_named_by_its_commit(tmp_path, original):
 
 
 def test_what_was_recorded_is_found_again_after_the_hub_moved_on(tmp_path, original, trained):
-    """Of an adapter neither commit was pinned: a new commit of its base, and every cache of it was out of reach."""
+    """Both commits of an adapter are pinned, so that its caches stay valid after a new commit of its base."""
     cache, old, new = tmp_path / "hub", "0a" * 20, "0b" * 20
     adapter = Path(shutil.copytree(trained, tmp_path / "lora"))
     edit_json(adapter / "adapter_config.json", base_model_name_or_path="owner/base")

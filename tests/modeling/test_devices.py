@@ -1,4 +1,4 @@
-"""Several devices: which they are, and the same work shared out among them, a process each."""
+"""Several devices: how they are chosen, and how work is divided among them, with one process a device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def note_down(folder: Path, device: torch.device) -> Work:
-    """In a model's place: a task is the name of a file, into which goes who wrote it."""
+    """A stand-in for a model: a task is the name of a file, into which the process writes its device."""
 
     def write(task: str, advance: Callable[[int], None]) -> None:
         if task == "wrong":
@@ -46,12 +46,12 @@ def test_tasks_are_shared_out_and_their_pages_counted(tmp_path: Path, monkeypatc
     seconds = on_devices([CPU, CPU], partial(note_down, tmp_path), ["waits", *"abc"], nullcontext(counted.append))
     written = {path.name: path.read_text().split() for path in tmp_path.iterdir()}
     assert set(written) == {"waits", *"abc"}
-    # "waits" ends only when another is done: that one, another process took.
+    # "waits" ends only when another task is done, which another process must have taken.
     assert len({process for process, _, _ in written.values()}) == 2
     assert str(os.getpid()) not in {process for process, _, _ in written.values()}
     assert {(device, threads) for _, device, threads in written.values()} == {
         ("cpu", "3")
-    }  # threads too are shared out
+    }  # threads are divided among processes too
     assert counted == [3, 3, 3, 3]
     assert seconds > 0
 
@@ -68,7 +68,7 @@ def test_one_task_needs_no_process(tmp_path: Path, n_devices: int) -> None:
     ("tasks", "message"), [(["wrong", "waits"], "a page is damaged"), (["dies", "a"], r"\(cpu, cpu\) died")]
 )
 def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path, tasks: list[str], message: str) -> None:
-    """An error at once; a death at the latest when another process is through with a task."""
+    """An error is reported immediately; a killed process at the latest when another process finishes a task."""
     with pytest.raises(MmrrError, match=message):
         on_devices([CPU, CPU], partial(note_down, tmp_path), tasks, nullcontext(lambda n: None))
 
@@ -76,7 +76,7 @@ def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path, tasks: list[s
 def test_auto_takes_every_cuda_device_and_a_list_those_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_devices("cpu,cpu") == [CPU, CPU]
     assert resolve_device("cpu,cuda:7") == CPU
-    with pytest.raises(MmrrError, match="device 'cud' cannot be used here"):
+    with pytest.raises(MmrrError, match="device 'cud' cannot be used on this machine"):
         resolve_devices("cpu,cud")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for n, devices in [(1, [torch.device("cuda")]), (3, [torch.device("cuda", i) for i in range(3)])]:
@@ -87,7 +87,7 @@ def test_auto_takes_every_cuda_device_and_a_list_those_it_names(monkeypatch: pyt
 
 @pytest.fixture
 def commands(tmp_path: Path, tiny_path: Path, tiny_embedder_path: Path) -> list[tuple[object, ...]]:
-    """``index`` and ``precache`` of four documents, but for the workspace."""
+    """The arguments of ``index`` and ``precache`` for four documents, without the workspace."""
     texts = {f"doc{i}": [f"page {n} of document {i} on tides and wind" for n in (1, 2)] for i in range(4)}
     docs = write_documents(tmp_path / "docs", **texts)
     return [
@@ -107,7 +107,7 @@ def test_pages_embedded_and_cached_by_two_devices_are_those_of_one(
         assert shards(two, stage) == shards(one, stage)
         for path in sorted((one / "shards" / stage).rglob("*.safetensors")):
             assert (two / path.relative_to(one)).read_bytes() == path.read_bytes()
-    assert len(shards(two, "precache")) == 5  # four documents' and the instruction's
+    assert len(shards(two, "precache")) == 5  # four documents and the instruction
     assert not [path for path in (two / "tmp").rglob("*") if path.is_file()]
     mmrr("verify", "--work", two)
     runs = []
@@ -121,7 +121,7 @@ def test_pages_embedded_and_cached_by_two_devices_are_those_of_one(
 def test_an_interrupt_ends_the_processes_of_all_devices(
     commands: list[tuple[object, ...]], tmp_path: Path, moment: str
 ) -> None:
-    """Ctrl-C, which a terminal sends to all of them: as soon as there is one, and while they load torch."""
+    """Ctrl-C, which a terminal sends to all processes, when the first one starts and while they load torch."""
     index, precache = commands
     work = tmp_path / "work"
     mmrr(*index, "--work", work)
@@ -153,4 +153,5 @@ def maps(pid: str) -> str:
 
 def test_a_device_that_is_not_there_is_one_line(commands: list[tuple[object, ...]], tmp_path: Path) -> None:
     index, _ = commands
-    assert "device 'cuda:9' cannot be used here" in refused(*index, "--work", tmp_path / "w", "--device", "cpu,cuda:9")
+    message = refused(*index, "--work", tmp_path / "w", "--device", "cpu,cuda:9")
+    assert "device 'cuda:9' cannot be used on this machine" in message

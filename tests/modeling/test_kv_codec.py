@@ -1,4 +1,4 @@
-"""The contract of codecs: half a step of error at most, bytes as planned, nothing lost on odd shapes and numbers."""
+"""Codecs: an error of half a step at most, the estimated number of bytes, odd shapes and extreme numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUP = {"int8": 128, "int4": 256}
 def cache(n: int, layers: int = 2, heads: int = 3, width: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(n)
     keys = torch.randn(layers, heads, n, width, generator=generator)
-    keys[..., 2] = 40 + keys[..., 2]  # a channel that is large on every token
+    keys[..., 2] = 40 + keys[..., 2]  # a channel that is large for every token
     values = torch.randn(layers, heads, n, width, generator=generator)
     values[:, :, n // 2] *= 50  # a token that is large in every channel
     return keys, values
@@ -24,9 +24,9 @@ def cache(n: int, layers: int = 2, heads: int = 3, width: int = 8) -> tuple[torc
 @pytest.mark.parametrize("n", [1, 2, 127, 128, 129, 256, 300])
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_the_error_is_half_a_step(n, codec):
-    """Of a key, a step of its channel's range over its group; of a value, of its token's largest magnitude.
+    """The step of a key is the range of its channel in its group; that of a value is its token's largest magnitude.
 
-    One per mille on top is fp16's share, which scales and offsets are rounded to.
+    One per mille is added for scales and offsets, which are rounded to float16.
     """
     keys, values = cache(n)
     found_keys, found_values = decode(encode(keys, values, codec), codec, torch.float32)
@@ -39,7 +39,7 @@ def test_the_error_is_half_a_step(n, codec):
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_large_channels_and_tokens_cost_the_others_nothing(codec):
-    """With one scale for all they would: the rest would vanish between two levels."""
+    """With one scale for all channels, small numbers would be rounded to one level."""
     keys, values = cache(64)
     found_keys, found_values = decode(encode(keys, values, codec), codec, torch.float32)
     small = [channel for channel in range(8) if channel != 2]
@@ -90,7 +90,7 @@ def test_bytes_are_what_was_planned(codec, n):
 
 
 def test_bytes_of_a_2b_page():
-    """642 tokens, 8 layers, 8 heads of 128: below 10.8 and 5.5 MB."""
+    """642 tokens, 8 layers, 8 heads of width 128: less than 10.8 MB (int8) and 5.5 MB (int4)."""
     sizes = {codec: stored_bytes(642, 8, 8, 128, 2, codec) for codec in CODECS}
     assert sizes["bf16"] == sizes["none"] == 21_037_056
     assert sizes["int8"] < 10.8e6

@@ -1,4 +1,4 @@
-"""On a device that is not the CPU the numbers are the CPU's, and no tensor is left behind (a real one: test_gpu.py)."""
+"""A stand-in for another device gives the CPU's numbers and refuses tensors left on the CPU; see test_gpu.py too."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_other_scorers_leave_nothing_behind(family, model: str, pages: str, 
 
 def test_portions_arrive_whole_on_the_device() -> None:
     with elsewhere() as device:
-        there = torch.zeros(4, device=device)  # of a page that stayed from an earlier query
+        there = torch.zeros(4, device=device)  # of a page that is still on the device
         pages = [(0, {"k": torch.ones(4), "next_pos": torch.tensor(3)}), (1, {"k": there, "next_pos": torch.tensor(2)})]
         portions = list(_moved(_portions(pages, 1 << 20), device))
         assert [list(portion) for portion in portions] == [[0, 1]]
@@ -122,7 +122,7 @@ def test_portions_arrive_whole_on_the_device() -> None:
 
 
 def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path: Path, monkeypatch) -> None:
-    """Scores through files and back, some page caches resident and some not."""
+    """The complete chain, with page caches both on the device and in files."""
     monkeypatch.setattr(rerank, "_ahead", iter)  # the stand-in is this thread's
     write_documents(tmp_path / "docs", handbook=THESIS, soil=SOIL)
     write_queries(tmp_path / "q.jsonl", ("a", QUERY), ("b", "rainfall"))
@@ -141,7 +141,7 @@ def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path
 
 
 def test_what_learns_leaves_nothing_behind(tiny_late, tiny) -> None:
-    """Losses and gradients, of whoever makes the words, the vectors and the answers learn."""
+    """Losses and gradients of the pre-training, contrastive and answer objectives."""
 
     def numbers(device: torch.device) -> list[Tensor]:
         embedder = colqwen3.Embedder(tiny_late, colqwen3.Prepare(), device, torch.float32)
@@ -165,7 +165,7 @@ def test_what_learns_leaves_nothing_behind(tiny_late, tiny) -> None:
 
 
 def _lesson(learner: torch.nn.Module) -> Batch:
-    """Two pages of four words, each with a query of its own and the other's."""
+    """Two pages of four words, each with its own query and the query of the other page."""
     numbers = torch.Generator().manual_seed(0)
     width = next(learner.text.parameters()).shape[-1]
     pages, asked = [], []
@@ -189,7 +189,7 @@ def _lesson(learner: torch.nn.Module) -> Batch:
 
 
 def _scores(family: Any, scorer: Any, contents: Any, kept: Any, device: torch.device) -> list[Tensor]:
-    """Page caches, and scores from them where they are stored and from the device."""
+    """Page caches, and scores from caches in files and on the device."""
     states, shared = scorer.prepare(contents, kept), scorer.shared_state()
     query = scorer.encode_query(QUERY) if hasattr(scorer, "encode_query") else QUERY
     moved = [{name: tensor.to(device) for name, tensor in state.items()} for state in states]
@@ -198,7 +198,7 @@ def _scores(family: Any, scorer: Any, contents: Any, kept: Any, device: torch.de
 
 
 def _same(numbers: Callable[[torch.device], list[Tensor]], *, learning: bool = False) -> None:
-    """Within 1e-5 or 1e-4 of the number: it is the CPU that computes in both places, on memory laid out otherwise."""
+    """The difference is at most 1e-5 plus 1e-4 of the number: the CPU computes both, with another memory layout."""
     with elsewhere(learning=learning) as device:
         there = numbers(device)
     here = numbers(CPU)

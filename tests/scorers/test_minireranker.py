@@ -1,7 +1,7 @@
-"""The contract of the cache: every shortcut equals the plain path.
+"""miniReranker's cache: every shortcut gives the scores of a plain forward.
 
-The reference here is written on transformers' own layers and explicit masks over the whole sequence; it shares no
-code with the engine. Tolerance: |dz| <= 1e-4 in float32, unless a test says otherwise.
+The reference uses the layers of transformers and explicit masks over the complete sequence; it shares no code with the
+scorer. Tolerance: |dz| <= 1e-4 in float32, unless a test states another one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def keep_of(scorer, image, share, seed):
 
 
 def prompt_ids(tokenizer, tiny_path, query, image_tokens, order="vision-first"):
-    """Token ids by transformers' own template and tokenizer, from the wording of the specification."""
+    """Token ids by the template and tokenizer of transformers, from the prompt of the specification."""
     instruction = minireranker.INSTRUCTION
     texts = {
         "vision-first": (f"<Instruct>: {instruction}\n<Document>: ", f"\n<Query>: {query}"),
@@ -63,7 +63,7 @@ def stock_inputs(stock, tiny_path, query, image, order="vision-first"):
 
 
 def stock_score(stock, tiny_path, query, image, order="vision-first"):
-    """The whole stock model, head included: z = logit of yes - logit of no at the last position."""
+    """The complete stock model with its LM head: z = logit of yes - logit of no at the last position."""
     model, tokenizer, _ = stock
     ids, pixels = stock_inputs(stock, tiny_path, query, image, order)
     types = (ids == model.config.image_token_id).int()
@@ -74,12 +74,12 @@ def stock_score(stock, tiny_path, query, image, order="vision-first"):
 
 
 def plain_masked_score(stock, tiny_path, query, image, band, leave, keep=None):
-    """Every layer over the whole sequence under an explicit mask, pruned before the LM, left after ``leave`` layers."""
+    """Every layer over the complete sequence with an explicit mask, pruned before the LM, up to layer ``leave``."""
     model, tokenizer, _ = stock
     ids, pixels = stock_inputs(stock, tiny_path, query, image)
     inner, text = model.model, model.model.language_model
     visual_at = (ids[0] == model.config.image_token_id).nonzero()[:, 0]
-    query_start = (ids[0] == model.config.vision_end_token_id).nonzero()[-1].item() + 2  # behind the newline
+    query_start = (ids[0] == model.config.vision_end_token_id).nonzero()[-1].item() + 2  # after the newline
     with torch.no_grad():
         positions, _ = inner.get_rope_index(
             ids, mm_token_type_ids=(ids == model.config.image_token_id).int(), image_grid_thw=pixels["image_grid_thw"]
@@ -124,7 +124,7 @@ def test_full_band_last_layer_no_pruning_equals_the_stock_model(tiny, tiny_path,
     scores = cached_scores(scorer_with(tiny, "0:6"), page_images, [None] * 4, query)
     expected = torch.tensor([stock_score(stock, tiny_path, query, image) for image in page_images])
     assert (scores - expected).abs().max() <= TOLERANCE
-    assert expected.std() > 100 * TOLERANCE  # the pages do differ, so agreement means something
+    assert expected.std() > 100 * TOLERANCE  # the scores of the pages differ, so that equal scores mean something
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_full_band_last_layer_no_pruning_equals_the_stock_model(tiny, tiny_path,
         ((0, 6), 6, 0.5),  # pruning alone
         ((0, 4), 4, None),  # exit alone
         ((2, 6), 6, None),  # band alone: late start
-        ((0, 4), 6, None),  # band alone: early end, the query goes on alone
+        ((0, 4), 6, None),  # band alone: early end; the query runs alone in the layers after it
         ((2, 4), 5, None),
         ((2, 4), 4, 0.5),  # all three
         ((1, 5), 3, 0.3),  # an exit inside the band
@@ -155,7 +155,7 @@ def test_each_compression_equals_a_plain_masked_forward(tiny, tiny_path, stock, 
 
 
 def test_the_compressions_change_the_score(tiny, page_images):
-    """If they did not, the tests above would compare a thing with itself."""
+    """Otherwise the tests above would compare equal computations."""
     query = QUERIES[0]
     full = cached_scores(scorer_with(tiny, "0:6"), page_images, [None] * 4, query)
     band = scorer_with(tiny, "2:4")
@@ -178,7 +178,7 @@ def test_dense_is_the_stock_forward(tiny, tiny_path, stock, page_images, order):
 
 
 def test_the_query_is_computed_once_for_pages_of_all_grids(tiny, page_images):
-    """Early layers at position 0 against the same layers at each page's own offset: 1e-5 in float32."""
+    """The layers before the band at position 0 and at the offset of each page agree within 1e-5 in float32."""
     backbone = scorer_with(tiny, "2:4").backbone
     x = backbone.embed(range(40, 60))
     once = backbone.suffix_alone(x, 0, 3)
@@ -197,7 +197,7 @@ def test_the_query_is_computed_once_for_pages_of_all_grids(tiny, page_images):
 def test_a_batch_equals_its_members_one_by_one(tiny, page_images):
     scorer = scorer_with(tiny, "1:4")
     states = scorer.prepare(page_images, [keep_of(scorer, image, 0.6, i) for i, image in enumerate(page_images)])
-    assert len({state["k"].shape[2] for state in states}) > 1  # lengths differ, so there is padding to get wrong
+    assert len({state["k"].shape[2] for state in states}) > 1  # different lengths, so that there is padding
     shared = scorer.shared_state()
     together = scorer.score(QUERIES[2], states, shared, Score())
     alone = torch.cat([scorer.score(QUERIES[2], [state], shared, Score()) for state in states])
@@ -207,7 +207,7 @@ def test_a_batch_equals_its_members_one_by_one(tiny, page_images):
 
 
 def test_pages_read_together_are_cached_as_one_by_one(tiny, page_images):
-    """Of the same length and of others, in any order."""
+    """Pages of equal and of different lengths, in any order."""
     scorer = scorer_with(tiny, "1:4")
     images = [*page_images, page_images[0].rotate(180), page_images[2].rotate(180)]
     keeps = [keep_of(scorer, image, 0.6, i) for i, image in enumerate(images)]
@@ -220,12 +220,12 @@ def test_pages_read_together_are_cached_as_one_by_one(tiny, page_images):
         assert state["next_pos"] == alone["next_pos"]
         for name in ("k", "v"):
             assert (state[name] - alone[name]).abs().max() <= 1e-5 * alone[name].abs().max()
-    assert (together[0]["k"] - together[4]["k"]).abs().max() > 0.01  # nor is one page's another's
+    assert (together[0]["k"] - together[4]["k"]).abs().max() > 0.01  # the caches of two pages differ
 
 
 @pytest.mark.parametrize("codec", ["none", "int4"])
 def test_pages_laid_side_by_side_score_as_one_by_one(tiny, page_images, monkeypatch, codec):
-    """As many as fit near the processor, two at a time, and each alone; pages of other lengths among them."""
+    """With the default limit, two pages at a time, and each page alone; the pages have different lengths."""
     scorer = scorer_with(tiny, "1:4").sharing(Prepare(band="1:4", codec=codec))
     images = [*page_images, page_images[1].rotate(180)]
     states, shared = scorer.prepare(images, [None] * 5), scorer.shared_state()
@@ -252,7 +252,7 @@ def test_long_queries_make_smaller_batches_and_the_same_scores(tiny, page_images
 
 
 def test_the_stored_instruction_equals_the_recomputed_one(tiny, page_images):
-    """The instruction's keys and values, computed with no page behind them, are those every page's own forward has."""
+    """The instruction's keys and values are the same without a page and in the forward of every page."""
     scorer = scorer_with(tiny, "1:4")
     shared = scorer.shared_state()
     before, after = scorer.before, scorer.after
@@ -266,7 +266,7 @@ def test_the_cache_holds_the_band_and_nothing_more(tiny, page_images):
     scorer = scorer_with(tiny, "2:4")
     keep = keep_of(scorer, page_images[0], 0.5, 0)
     (state,) = scorer.prepare(page_images[:1], [keep])
-    own = len(keep.indices) + 2  # the image's end and the newline behind it
+    own = len(keep.indices) + 2  # the end of the image and the newline after it
     assert set(state) == {"k", "v", "next_pos"}
     assert state["k"].shape == state["v"].shape == (2, 2, own, 32)
     config = {"text_config": {"num_key_value_heads": 2, "head_dim": 32, "num_hidden_layers": 6}}
@@ -276,7 +276,7 @@ def test_the_cache_holds_the_band_and_nothing_more(tiny, page_images):
 
 @pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.02), ("int8", 0.02), ("int4", 0.25)])
 def test_quantised_caches_score_near_exact_ones(tiny, page_images, codec, tolerance):
-    """``tolerance`` in shares of the spread of scores over the pages; and a cache as large as was planned."""
+    """``tolerance`` is a fraction of the spread of scores over the pages. The cache has the estimated size."""
     plain, coded = (Scorer(tiny, Prepare(band="1:4", codec=name), CPU, torch.float32) for name in ("none", codec))
     for query in QUERIES:
         exact, rough = (cached_scores(scorer, page_images, [None] * 4, query) for scorer in (plain, coded))
@@ -289,7 +289,7 @@ def test_quantised_caches_score_near_exact_ones(tiny, page_images, codec, tolera
 
 
 def test_bfloat16_scores_stay_near_float32(tiny, page_images):
-    """Not exact, by nature: 8 bits of mantissa. The ranking of clearly different pages holds."""
+    """bfloat16 has 8 bits of precision. The ranking of clearly different pages does not change."""
     exact = cached_scores(scorer_with(tiny, "1:4"), page_images, [None] * 4, QUERIES[0])
     rough_scorer = Scorer(tiny, Prepare(band="1:4"), CPU, torch.bfloat16)
     rough = cached_scores(rough_scorer, page_images, [None] * 4, QUERIES[0])
