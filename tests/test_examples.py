@@ -14,7 +14,14 @@ from mmrr.evaluation.trec import read_run
 from tests.console import SOIL, THESIS, write_documents, write_queries
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-LAUNCHER = f"#!{sys.executable}\nimport sys\nfrom mmrr.cli.main import main\nsys.exit(main())\n"
+#: As pip writes it. Without the condition, helper processes that are spawned would run the command again.
+LAUNCHER = f"""#!{sys.executable}
+import sys
+from mmrr.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
 @pytest.fixture
