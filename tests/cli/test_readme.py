@@ -58,7 +58,8 @@ def problem(words: list[str]) -> str | None:
     return next((f"mmrr {command.name} has no {name}" for name in used if name not in known), None)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+#: The changelog names options of earlier versions too.
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if name != "CHANGELOG.md"])
 def test_every_command_line_is_one_that_mmrr_takes(name: str) -> None:
     problems = {found for words in command_lines(text_of(name)) if (found := problem(words))}
     assert not problems
