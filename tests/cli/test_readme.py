@@ -66,7 +66,7 @@ def test_every_command_line_is_one_that_mmrr_takes(name: str) -> None:
 
 
 def test_the_reader_of_command_lines() -> None:
-    text = "    mmrr rerank 'a b' \\\n        --top-k 5    # best\nA `mmrr ls` and `mmrr nothing --x`.\nmmrr finds pages.\n"
+    text = "    mmrr rerank 'a b' \\\n        --top-k 5    # best\nA `mmrr ls` and `mmrr nothing --x`.\nmmrr finds.\n"
     assert list(command_lines(text)) == [["rerank", "a b", "--top-k", "5"], ["ls"], ["nothing", "--x"]]
     assert problem(["rerank", "a b", "--top-k", "5"]) is None
     assert problem(["nothing", "--x"]) == "no command nothing"
