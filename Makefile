@@ -1,11 +1,11 @@
-# mmrr: `make demo` tries it, `make test` tests it, `make check` is what CI runs.
+# mmrr: `make demo` runs the sample, `make test` runs the tests, `make check` is what CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format clean
+.PHONY: help install demo test test-slow check format docs wheel-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -15,18 +15,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-install: $(VENV)/.installed ## Make a virtual environment with mmrr and its tools in it
+install: $(VENV)/.installed ## Create .venv with mmrr (editable) and the development tools
 
-demo: install ## Run the chain on data/sample with the models that come with mmrr: PDFs to a ranking and a picture
+demo: install ## Rank data/sample with the models that come with mmrr, and draw a page
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr]'
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder --ocr
-	@echo; echo "Reranked by the pages' text, and added to the words' ranking (BM25):"
+	@echo; echo "BM25, and BM25 fused with a reranker that reads the pages' text:"
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer kalm --scorer-model small-kalm
 	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
-		--candidates 20 --blend 0.3 --json >/dev/null
+		--candidates 20 --fuse 0.3 --json >/dev/null
 	$(BIN)/mmrr eval --work $(DEMO)/work \
 		--qrels data/sample/qrels.trec --measure Success@1 --measure Success@3 --measure nDCG@5
-	@echo; echo "By sight alone, on early weights:"
+	@echo; echo "One question, by page images alone (small models):"
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
 	$(BIN)/mmrr view graduate-handbook.pdf/0008 --work $(DEMO)/work --output $(DEMO)/page.png
@@ -47,5 +47,12 @@ format: install ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## Remove the virtual environment and the demonstration's workspace
-	rm -rf $(VENV) $(DEMO)
+docs: install ## Build the documentation into site/; a dead link is an error
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+wheel-test: ## Build the wheel, install it in an empty environment elsewhere, and run the sample with it
+	PYTHON=$(PYTHON) bash tests/wheel.sh
+
+clean: ## Remove the virtual environment, the demo workspace and what was built
+	rm -rf $(VENV) $(DEMO) build dist site

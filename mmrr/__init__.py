@@ -1,3 +1,3 @@
 """mmrr: find the right page in thousands of PDF pages by looking at the pages."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
