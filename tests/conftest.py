@@ -10,14 +10,28 @@ import pytest
 # Tests never reach for a network: a checkpoint that is not on this disk is an error.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Here and in processes that tests start: threads that wait for one another cost tiny models tenfold on a busy machine.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from PIL import Image, ImageDraw
 
+import mmrr
 from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.workspace.files import HashCache
-from tests.tiny import late, write_checkpoint
+from tests.tiny import SEED_SHIFT, late, write_checkpoint
+
+
+def pytest_configure() -> None:
+    """Raises UsageError where ``MMRR_TEST_INSTALLED`` is set and the checkout's package hides the installed one."""
+    package, checkout = Path(mmrr.__file__).resolve().parent, Path(__file__).resolve().parents[1]
+    if os.environ.get("MMRR_TEST_INSTALLED") and package.parent == checkout:
+        raise pytest.UsageError(f"the tests import {package}, not an installed mmrr; run them with: make test-wheel")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same random numbers, whatever ran before it in this process."""
+    torch.manual_seed(SEED_SHIFT)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from tests.pdfs import make_pdf
 
 THESIS = ["The thesis is due on the last Friday of June", "Formatting rules for the cover of a thesis"]
 SOIL = ["Soil moisture in spring", "Rainfall table by month", "Appendix on sensors"]
-#: Small pages and one number format everywhere: seconds, and the same numbers on every machine.
-INDEX = ("--max-tokens", "64", "--workers", "1")
+#: Small pages, so that a command takes seconds. The renderer that comes with the package, so that installed programs
+#: change no pixel, and float32, which every processor has: a test does not depend on the machine.
+INDEX = ("--renderer", "pdfium", "--max-tokens", "64", "--workers", "1")
 FP32 = ("--dtype", "float32")
 
 
@@ -75,8 +77,8 @@ def run_lines(path: Path) -> dict[str, list[tuple[str, float]]]:
     return run
 
 
-def write_documents(folder: Path, **pages: list[str]) -> Path:
-    """``name=["page one", ...]`` -> ``folder/name.pdf``."""
+def write_documents(folder: Path, **pages: Sequence[str | bytes]) -> Path:
+    """``name=["page one", ...]`` -> ``folder/name.pdf``. A page is what ``make_pdf`` takes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, texts in pages.items():
         (folder / f"{name}.pdf").write_bytes(make_pdf(texts))
