@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.session import scorings
+from mmrr.cli.session import scorings
 from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, refused, write_documents, write_queries
