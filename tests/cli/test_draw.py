@@ -59,6 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(folder, sheets)
 
 
+@pytest.mark.renderer
 def test_pages_come_back_at_the_size_they_were_drawn_in(made: Made, tmp_path: Path) -> None:
     rendered = {}
     for source in find_sources([made.folder]):

@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
+from mmrr.documents import rendering
 from mmrr.documents.discovery import Inspection, Source, find_sources, inspect
 from mmrr.documents.rendering import RenderedPage, RenderOptions, default_renderer, render_pages, target_size
 from mmrr.errors import MmrrError
 from tests.pdfs import join_objects, make_pdf
 
+pytestmark = pytest.mark.renderer
 STATUSES = {"ok", "password_required", "corrupt", "empty", "no_pages", "not_a_document", "unreadable"}
 needs_poppler = pytest.mark.skipif(default_renderer() != "poppler", reason="poppler (pdftoppm, pdfinfo) not on PATH")
 RENDERERS = ["pdfium", pytest.param("poppler", marks=needs_poppler)]
@@ -476,8 +478,12 @@ def fake_program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, scrip
 def test_a_page_that_poppler_cannot_draw_is_drawn_with_pdfium(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, word: str
 ) -> None:
-    if "sleep" in script:  # the others must not time out, however slow the machine is
+    if "sleep" in script:  # nothing else may time out, however slow the machine is
         monkeypatch.setattr("mmrr.documents.rendering.POPPLER_TIMEOUT_S", 0.3)
+        read_info = rendering.pdfinfo_from_path
+        monkeypatch.setattr(
+            rendering, "pdfinfo_from_path", lambda *args, **to: read_info(*args, **to | {"timeout": 60})
+        )
     fake_program("pdftoppm", tmp_path / "bin", monkeypatch, f'if [ "$1" = -v ]; then exec $REAL -v; fi\n{script}')
     path = source(write(tmp_path / "a.pdf", make_pdf(["one", "two", "three"])))
     pages = render(path, tmp_path / "out", "poppler", last=3)
