@@ -30,7 +30,7 @@ def draw(
 ) -> None:
     """Make a benchmark out of texts: pages drawn as PDFs without a text layer, queries, and the pages that answer."""
     with plain_errors():
-        from mmrr.training.synthetic.benchmark import draw_benchmark
+        from mmrr.training.synthetic.benchmark import BenchmarkSize, draw_benchmark
         from mmrr.training.synthetic.sources import read_documents, split
 
         texts = [text for path in documents for text in read_documents(path)]
@@ -40,9 +40,8 @@ def draw(
                 raise MmrrError(f"--held-out {held_out:g} holds none of the documents out; expected a larger share")
         try:
             with progress("drawing", pages) as advance:
-                made = draw_benchmark(
-                    texts, out, pages=pages, questions=questions, phrases=phrases, seed=seed, advance=advance
-                )
+                size = BenchmarkSize(pages, questions, phrases)
+                made = draw_benchmark(texts, out, size, seed=seed, advance=advance)
         except KeyboardInterrupt as error:
             note("stopped; nothing was written")
             raise typer.Exit(130) from error

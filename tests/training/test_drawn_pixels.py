@@ -19,7 +19,7 @@ from PIL import Image, features
 from mmrr.training.data.passage_images import draw_passage, font_file
 from mmrr.training.synthetic import fonts, snippets
 from mmrr.training.synthetic.canvas import Word
-from mmrr.training.synthetic.reports import bind
+from mmrr.training.synthetic.reports import make_report
 from mmrr.training.synthetic.sources import Document, read_documents
 from mmrr.training.synthetic.typesetting import draw_document
 from tests.texts import write_texts
@@ -50,7 +50,7 @@ def built_in_font(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only Pillow's own font; the caches of font files are emptied before and after."""
     if drawing_libraries() != RECORDED:
         pytest.skip(f"hashes were recorded with {RECORDED}, this machine draws with {drawing_libraries()}")
-    caches = (fonts.families, fonts._other, fonts._some_face_has, snippets._common, font_file)
+    caches = (fonts.families, fonts._fallback, fonts._any_font_has, snippets._common, font_file)
     monkeypatch.setattr(fonts, "_listing", list)
     for cache in caches:
         cache.cache_clear()
@@ -74,7 +74,7 @@ def digest(image: Image.Image, words: tuple[Word, ...] = ()) -> str:
 
 @pytest.mark.parametrize("number", REPORTS)
 def test_a_report_keeps_its_pixels(documents: list[Document], number: int) -> None:
-    pages = list(draw_document(bind(documents, number, 0), number, 2))
+    pages = list(draw_document(make_report(documents, number, 0), number, 2))
     assert "/".join(digest(page.image, page.words) for page in pages) == REPORTS[number]
 
 
