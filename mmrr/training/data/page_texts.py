@@ -5,7 +5,6 @@ Documents are joined into reports as for drawn pages. A report is cut into pages
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import lines
 from mmrr.training.data.cell_targets import fold
 from mmrr.training.data.pairs import Groups
 from mmrr.training.data.queries import LabelledQuery, labelled_queries, phrase
+from mmrr.training.data.records import is_text, read_json_lines
 from mmrr.training.synthetic.page_pool import LocatedQuestion, answering_pages, block_texts
 from mmrr.training.synthetic.reports import ReportQuestion, make_report, with_text
 from mmrr.training.synthetic.sources import Block, Document
@@ -231,16 +230,9 @@ def read_text_pairs(path: Path) -> list[TextPair]:
         MmrrError: A field is missing or has another type, with the line's number; or the file is empty.
     """
     pairs = []
-    for n, line in lines(path):
-        place = f"{path.name}, line {n}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise MmrrError(f"{place}: invalid JSON ({error}), expected query, text, relevant") from error
-        if not isinstance(record, dict):
-            raise MmrrError(f"{place}: found {type(record).__name__}, expected an object with query, text, relevant")
+    for place, record in read_json_lines(path, "query, text, relevant"):
         for name in ("query", "text"):
-            if not isinstance(record.get(name), str) or not record[name].strip():
+            if not is_text(record.get(name)):
                 raise MmrrError(f"{place}: {name} = {record.get(name)!r}, expected a text")
         teacher, relevant = record.get("teacher"), record.get("relevant")
         if teacher is not None:

@@ -5,19 +5,16 @@ JSON Lines or parquet with ``query``, ``image`` and ``relevant``; other fields a
 
 from __future__ import annotations
 
-import json
 import random
-import unicodedata
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import lines
+from mmrr.training.data.records import EpochOrder, image_inside, is_text, is_unicode, open_image, read_json_lines
 
 T = TypeVar("T")
 
@@ -46,15 +43,13 @@ def read_pairs(path: Path, images: Path | None = None) -> list[Pair]:
     known: dict[Path, Path] = {}
     pairs: dict[tuple[str, Path], Pair] = {}
     for place, record in _records(path):
-        if not isinstance(record, Mapping):
-            raise MmrrError(f"{place}: found {type(record).__name__}, expected an object with {', '.join(FIELDS)}")
         missing = [name for name in FIELDS if record.get(name) is None]
         if missing:
             raise MmrrError(f"{place}: found no {missing[0]}, expected {', '.join(FIELDS)}")
         query, image, relevant = (record[name] for name in FIELDS)
-        if not isinstance(query, str) or not query.strip():
+        if not is_text(query):
             raise MmrrError(f"{place}: query = {query!r}, expected a text")
-        if any(unicodedata.category(character) == "Cs" for character in query):
+        if not is_unicode(query):
             raise MmrrError(f"{place}: the query has an unpaired surrogate, expected Unicode text")
         if not isinstance(image, str) or not image:
             raise MmrrError(f"{place}: image = {image!r}, expected the path of a page image")
@@ -72,43 +67,12 @@ def read_pairs(path: Path, images: Path | None = None) -> list[Pair]:
     return list(pairs.values())
 
 
-def open_image(path: Path) -> Image.Image:
-    """A page image (RGB). Raises MmrrError if the file cannot be opened as an image."""
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise MmrrError(f"{path} cannot be opened as an image: {error}") from error
-
-
-def image_inside(root: Path, relative: Path, place: str) -> Path:
-    """The absolute path of an existing image in the folder ``root``. Raises MmrrError; ``place``: its first words."""
-    try:
-        found = (root / relative).resolve()
-        exists = found.is_file()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise MmrrError(f"{place}: {str(relative)!r} is not a valid path: {error}") from error
-    if not found.is_relative_to(root):
-        raise MmrrError(f"{place}: {relative} is outside {root}; name the folder of the images with `images`")
-    if not exists:
-        raise MmrrError(f"{place}: there is no image {found}; paths are relative to {root}")
-    return found
-
-
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
+def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The place (file name and line or row) of each record, and the record."""
-    if path.suffix == ".parquet":
-        yield from _parquet(path)
-        return
-    for n, line in lines(path):
-        place = f"{path.name}, line {n}"
-        try:
-            yield place, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise MmrrError(f"{place}: invalid JSON ({error}), expected {', '.join(FIELDS)}") from error
+    return _parquet(path) if path.suffix == ".parquet" else read_json_lines(path, ", ".join(FIELDS))
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -141,35 +105,29 @@ class JudgedPage:
     relevant: tuple[bool, ...]
 
 
-class Groups(Generic[T]):
-    """Groups of items of one page. Each item comes once an epoch; the order depends on the seed and the epoch only."""
+class Groups(EpochOrder[list[T]]):
+    """Groups of items of one page, mixed again each epoch. Each item comes once an epoch."""
 
     def __init__(self, items: Sequence[T], page: Callable[[T], Hashable], seed: int, most: int) -> None:
         """``page``: the page of an item. ``most``: items of a group; a page may have several groups."""
-        self.seed, self.most = seed, most
+        super().__init__([], seed)
+        self.most = most
         self.by_page: dict[Hashable, list[T]] = {}
         for item in items:
             self.by_page.setdefault(page(item), []).append(item)
         #: Groups of an epoch.
         self.an_epoch = sum(-(-len(group) // most) for group in self.by_page.values())
-        self._order: tuple[int, list[list[T]]] | None = None
 
-    def order(self, epoch: int) -> list[list[T]]:
-        """The groups of an epoch in its order."""
-        if self._order is None or self._order[0] != epoch:
-            rng = random.Random(f"{self.seed}/epoch/{epoch}")
-            groups = []
-            for group in self.by_page.values():
-                mixed = rng.sample(group, len(group))
-                groups += [mixed[at : at + self.most] for at in range(0, len(mixed), self.most)]
-            rng.shuffle(groups)
-            self._order = epoch, groups
-        return self._order[1]
+    def __len__(self) -> int:
+        return self.an_epoch
 
-    def batch(self, number: int, size: int) -> list[list[T]]:
-        """``size`` groups of batch ``number``, counted over all epochs."""
-        places = range(number * size, (number + 1) * size)
-        return [self.order(place // self.an_epoch)[place % self.an_epoch] for place in places]
+    def _shuffled(self, rng: random.Random) -> list[list[T]]:
+        groups = []
+        for group in self.by_page.values():
+            mixed = rng.sample(group, len(group))
+            groups += [mixed[at : at + self.most] for at in range(0, len(mixed), self.most)]
+        rng.shuffle(groups)
+        return groups
 
 
 class JudgedPages:
@@ -198,45 +156,27 @@ class ContrastiveBatch:
     also_relevant: tuple[tuple[int, ...], ...]  # for each query, other relevant rows, which are no negatives
 
 
-@dataclass(frozen=True)
 class ContrastiveBatches:
     """Batch number -> queries, each with one relevant page and hard negatives."""
 
-    pairs: Sequence[Pair]
-    seed: int
-    queries: int  # of a batch
-    negatives: int  # of a query
-    _orders: dict[int, list[Pair]] = field(default_factory=dict)
-
-    @cached_property
-    def positives(self) -> list[Pair]:
-        return [pair for pair in self.pairs if pair.relevant]
-
-    @cached_property
-    def by_query(self) -> dict[str, tuple[list[Path], list[Path]]]:
-        """Query -> its relevant pages and its other pages."""
-        found: dict[str, tuple[list[Path], list[Path]]] = {}
-        for pair in self.pairs:
-            found.setdefault(pair.query, ([], []))[0 if pair.relevant else 1].append(pair.image)
-        return found
+    def __init__(self, pairs: Sequence[Pair], seed: int, queries: int, negatives: int) -> None:
+        """``queries``: of a batch. ``negatives``: of a query, at most."""
+        self.seed, self.queries, self.negatives = seed, queries, negatives
+        self.positives = [pair for pair in pairs if pair.relevant]
+        #: Query -> its relevant pages and its other pages.
+        self.by_query: dict[str, tuple[list[Path], list[Path]]] = {}
+        for pair in pairs:
+            self.by_query.setdefault(pair.query, ([], []))[0 if pair.relevant else 1].append(pair.image)
+        self._order = EpochOrder(self.positives, seed)
 
     @property
     def an_epoch(self) -> int:
         """Queries of an epoch: the relevant pairs."""
         return len(self.positives)
 
-    def order(self, epoch: int) -> list[Pair]:
-        """The relevant pairs in the order of an epoch."""
-        if epoch not in self._orders:
-            self._orders.clear()
-            rng = random.Random(f"{self.seed}/epoch/{epoch}")
-            self._orders[epoch] = rng.sample(self.positives, len(self.positives))
-        return self._orders[epoch]
-
     def __call__(self, number: int) -> ContrastiveBatch:
         rng = random.Random(f"{self.seed}/negatives/{number}")
-        places = range(number * self.queries, (number + 1) * self.queries)
-        chosen = [self.order(place // self.an_epoch)[place % self.an_epoch] for place in places]
+        chosen = self._order.batch(number, self.queries)
         rows: dict[Path, int] = {}
         for pair in chosen:
             rows.setdefault(pair.image, len(rows))

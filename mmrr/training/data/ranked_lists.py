@@ -6,22 +6,20 @@ docs/ziprerank.md, "Training".
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import lines
 from mmrr.training.data.cell_targets import fold
-from mmrr.training.data.pairs import image_inside, open_image
 from mmrr.training.data.passage_images import draw_passage
 from mmrr.training.data.queries import phrase, usable, vary
+from mmrr.training.data.records import EpochOrder, image_inside, is_text, is_unicode, open_image, read_json_lines
 from mmrr.training.data.tower_features import Keys, ReadPage, TowerFeatures
 
 FIELDS = "query, images or passages, order, relevant"
@@ -72,16 +70,9 @@ def read_lists(path: Path, images: Path | None = None) -> list[RankedList]:
     """
     root = (images or path.parent).resolve()
     found = []
-    for number, line in lines(path):
-        place = f"{path.name}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise MmrrError(f"{place}: invalid JSON ({error}), expected {FIELDS}") from error
-        if not isinstance(record, Mapping):
-            raise MmrrError(f"{place}: found {type(record).__name__}, expected an object with {FIELDS}")
+    for place, record in read_json_lines(path, FIELDS):
         query = record.get("query")
-        if not isinstance(query, str) or not query.strip() or not _is_unicode(query):
+        if not is_text(query) or not is_unicode(query):
             raise MmrrError(f"{place}: query = {query!r}, expected a text")
         candidates = _candidates(record, root, place)
         order, relevant = (_indices(record, name, len(candidates), place) for name in ("order", "relevant"))
@@ -89,14 +80,6 @@ def read_lists(path: Path, images: Path | None = None) -> list[RankedList]:
             raise MmrrError(f"{place}: order and relevant are both empty, expected at least one of them")
         found.append(RankedList(query, candidates, order, relevant))
     return found
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # an unpaired surrogate
-        return False
-    return True
 
 
 def _candidates(record: Mapping[str, Any], root: Path, place: str) -> tuple[Path | str, ...]:
@@ -107,7 +90,7 @@ def _candidates(record: Mapping[str, Any], root: Path, place: str) -> tuple[Path
     if not isinstance(values, list) or len(values) < 2:
         raise MmrrError(f"{place}: {name} = {values!r}, expected a list of two or more")
     for value in values:
-        if not isinstance(value, str) or not value.strip() or not _is_unicode(value):
+        if not is_text(value) or not is_unicode(value):
             raise MmrrError(f"{place}: {name} holds {value!r}, expected {'a text' if images is None else 'a path'}")
     if images is None:
         return tuple(values)
@@ -136,42 +119,35 @@ def ranking(n: int, order: Sequence[int], relevant: Collection[int]) -> list[int
     return list(dict.fromkeys([*first, *ordered, *range(n)]))
 
 
-@dataclass(frozen=True)
 class RankedLists:
     """Batch number -> lists with their images.
 
     Every list comes once an epoch. The order of the lists depends on the seed and the epoch only.
     """
 
-    lists: Sequence[RankedList]
-    seed: int
-    size: int  # lists of a batch
-    candidates: int  # of a list, at most
-    shuffle: bool  # show the candidates in a new random order each time; otherwise in the order of the file
-    _orders: dict[int, list[int]] = field(default_factory=dict)
+    def __init__(self, lists: Sequence[RankedList], seed: int, size: int, candidates: int, shuffle: bool) -> None:
+        """``size``: lists of a batch. ``candidates``: of a list, at most.
 
-    def order(self, epoch: int) -> list[int]:
-        """The indices of the lists in the order of an epoch."""
-        if epoch not in self._orders:
-            self._orders.clear()
-            rng = random.Random(f"{self.seed}/epoch/{epoch}")
-            self._orders[epoch] = rng.sample(range(len(self.lists)), len(self.lists))
-        return self._orders[epoch]
+        ``shuffle``: show the candidates in a new random order each time; otherwise in the order of the file.
+        """
+        self.seed, self.size, self.candidates, self.shuffle = seed, size, candidates, shuffle
+        self.lists = EpochOrder(lists, seed)
 
     def __call__(self, number: int) -> list[ListSample]:
-        samples = []
-        for place in range(number * self.size, (number + 1) * self.size):
-            one = self.lists[self.order(place // len(self.lists))[place % len(self.lists)]]
-            n = min(len(one.candidates), self.candidates)
-            shown = list(range(n))  # position -> candidate
-            if self.shuffle:
-                random.Random(f"{self.seed}/shuffle/{place}").shuffle(shown)
-            position = {candidate: at for at, candidate in enumerate(shown)}
-            best = tuple(position[candidate] for candidate in ranking(n, one.order, one.relevant))
-            relevant = tuple(sorted(position[candidate] for candidate in one.relevant if candidate < n))
-            pages = tuple(_image(one.candidates[candidate]) for candidate in shown)
-            samples.append(ListSample(one.query, pages, best, relevant))
-        return samples
+        return [self._sample(place) for place in range(number * self.size, (number + 1) * self.size)]
+
+    def _sample(self, place: int) -> ListSample:
+        """The list at ``place``, counted over all epochs."""
+        one = self.lists[place]
+        n = min(len(one.candidates), self.candidates)
+        shown = list(range(n))  # position -> candidate
+        if self.shuffle:
+            random.Random(f"{self.seed}/shuffle/{place}").shuffle(shown)
+        position = {candidate: at for at, candidate in enumerate(shown)}
+        best = tuple(position[candidate] for candidate in ranking(n, one.order, one.relevant))
+        relevant = tuple(sorted(position[candidate] for candidate in one.relevant if candidate < n))
+        pages = tuple(_image(one.candidates[candidate]) for candidate in shown)
+        return ListSample(one.query, pages, best, relevant)
 
 
 def _image(candidate: Path | str) -> Image.Image:

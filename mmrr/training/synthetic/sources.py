@@ -64,8 +64,9 @@ def read_documents(path: Path) -> list[Document]:
         try:
             document = _document(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"no field {error}" if isinstance(error, KeyError) else error
             raise MmrrError(
-                f"{path}, line {number}: not a document ({error!r}); expected the fields of docs/training.md"
+                f"{path}, line {number}: not a document ({problem}); expected the fields of docs/training.md"
             ) from error
         if document.id in seen:
             raise MmrrError(
@@ -108,6 +109,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _document(record: dict[str, Any]) -> Document:
+    if not isinstance(record, dict):
+        raise TypeError(f"found {type(record).__name__}, expected an object")
     blocks = []
     for block in record["blocks"]:
         kind = block["type"]
