@@ -30,24 +30,25 @@ def test_plain_and_gzipped_files_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "problem"),
     [
-        "no JSON",
-        "[]",
-        '{"id": "a"}',
-        '{"id": "a", "blocks": [{"type": "poem", "text": "x"}]}',
-        '{"id": "a", "blocks": [], "questions": [{"a": "no q"}]}',
-        '{"id": "a", "blocks": [], "questions": [{"q": null}]}',
-        '{"id": "a", "blocks": [], "questions": [{"q": "x", "block": "1"}]}',
-        '{"id": "a", "blocks": [], "questions": [{"q": "x", "block": true}]}',
-        '{"id": "a", "blocks": [], "title": 7}',
+        ("no JSON", "Expecting value"),
+        ("[]", "found list, expected an object"),
+        ('{"id": "a"}', "no field 'blocks'"),
+        ('{"id": "a", "blocks": [{"type": "poem", "text": "x"}]}', "block type 'poem', expected one of text, heading"),
+        ('{"id": "a", "blocks": [], "questions": [{"a": "no q"}]}', "no field 'q'"),
+        ('{"id": "a", "blocks": [], "questions": [{"q": null}]}', "q is None, expected a text"),
+        ('{"id": "a", "blocks": [], "questions": [{"q": "x", "block": "1"}]}', "block is '1', expected an integer"),
+        ('{"id": "a", "blocks": [], "questions": [{"q": "x", "block": true}]}', "block is True, expected an integer"),
+        ('{"id": "a", "blocks": [], "title": 7}', "title is 7, expected a text or null"),
     ],
 )
-def test_a_malformed_line_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_is_refused_with_its_number(tmp_path: Path, line: str, problem: str) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text(json.dumps(RECORDS[0]) + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(MmrrError, match="line 2: not a document") as raised:
         read_documents(path)
+    assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
