@@ -14,8 +14,9 @@ from pathlib import Path
 from mmrr.evaluation.metrics import evaluate
 from mmrr.evaluation.trec import read_qrels, read_queries
 from mmrr.search.indexes import TextIndex
-from mmrr.training.synthetic.benchmark import _draw, with_text
-from mmrr.training.synthetic.page_pool import Pool
+from mmrr.training.synthetic.benchmark import draw_pages
+from mmrr.training.synthetic.page_pool import PagePool
+from mmrr.training.synthetic.reports import with_text
 from mmrr.training.synthetic.sources import read_documents, split
 from mmrr.types import rank
 
@@ -26,8 +27,8 @@ MEASURES = ("R@1", "R@5", "R@20", "nDCG@5")
 def main(texts: Path, bench: Path) -> None:
     _, held_out = split(read_documents(texts), HELD_OUT)
     with tempfile.TemporaryDirectory() as folder:
-        pool = Pool(Path(folder) / "pool", with_text(held_out), SEED)
-        pages, _ = _draw(pool, PAGES, Path(folder), lambda n: None)
+        pool = PagePool(Path(folder) / "pool", with_text(held_out), SEED)
+        pages, _ = draw_pages(pool, PAGES, Path(folder), lambda n: None)
     index = TextIndex.build([page.text for page in pages])
     names = [page.id for page in pages]
     judged = read_qrels(bench / "qrels.trec")

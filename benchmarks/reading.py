@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import Qwen3VLForConditionalGeneration
 
 from mmrr.documents.page_grid import CELL_PX, snap
-from mmrr.training.data.cell_targets import PageTargets
+from mmrr.training.data.cell_targets import CellTargets
 from mmrr.training.from_scratch.reader import Reader, patchify
 from mmrr.training.synthetic.canvas import Word
 
@@ -70,7 +70,7 @@ def measure(reader: Reader, folder: Path, pages: int) -> tuple[int, np.ndarray, 
             image = page.render(scale=150 / 72).to_pil().convert("RGB")
             image = image.resize((width_px, height_px), Image.Resampling.BICUBIC)
             columns, rows = width_px // CELL_PX, height_px // CELL_PX
-            wanted = PageTargets(words).crop(0, 0, columns, rows, CELL_PX)[0]
+            wanted = CellTargets(words).crop(0, 0, columns, rows, CELL_PX)[0]
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
                 logits = reader(patchify(np.asarray(image)[None]), torch.tensor([[1, rows * 2, columns * 2]]))[0]
             said = (logits > 0).numpy()

@@ -127,7 +127,7 @@ def draw(
 
     Draws PDF pages without a text layer, and writes queries and the pages that answer them.
     """
-    from mmrr.training.synthetic.benchmark import draw_benchmark
+    from mmrr.training.synthetic.benchmark import BenchmarkSize, draw_benchmark
     from mmrr.training.synthetic.sources import read_documents, split
 
     texts = [text for path in documents for text in read_documents(path)]
@@ -138,7 +138,7 @@ def draw(
     wanted = {"questions": questions, "phrases": phrases}
     try:
         with progress("drawing", pages) as advance:
-            drawn = draw_benchmark(texts, output, pages=pages, **wanted, seed=seed, advance=advance)
+            drawn = draw_benchmark(texts, output, BenchmarkSize(pages, **wanted), seed=seed, advance=advance)
     except KeyboardInterrupt as error:
         note("stopped; nothing was written")
         raise typer.Exit(130) from error

@@ -30,7 +30,7 @@ from mmrr.modeling.saliency import choose
 from mmrr.scorers import minireranker
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
-from mmrr.training.data.pairs import Judged, JudgedPages, Pair, SearchBatches, Searches, read_pairs
+from mmrr.training.data.pairs import ContrastiveBatch, ContrastiveBatches, JudgedPage, JudgedPages, Pair, read_pairs
 from mmrr.training.distributed import Crew, join
 from mmrr.training.loop import Losses, RunFolder, mixed, train
 from mmrr.workspace.files import HashCache
@@ -62,7 +62,7 @@ class Reranker(nn.Module):
         self.scorer, self.backbone, self.adapted, self.exit_layer = scorer, scorer.backbone, adapted, exit_layer
         self.saliency, self.recompute = saliency, recompute
 
-    def forward(self, page: Judged) -> Tensor:
+    def forward(self, page: JudgedPage) -> Tensor:
         """z (Q,) of a page's queries."""
         backbone = self.backbone
         visual = _see(backbone, page.image, self.scorer.prepare_options.max_tokens)
@@ -83,7 +83,7 @@ class Reranker(nn.Module):
         with mixed(backbone.device, None):  # the two dot products are float32, as in the scorer
             return self.scorer.logit(backbone.final_norm(states))
 
-    def losses(self, batch: Sequence[Judged]) -> Losses:
+    def losses(self, batch: Sequence[JudgedPage]) -> Losses:
         """Cross-entropy of yes and no."""
         z = torch.cat([self(page) for page in batch])
         y = torch.tensor([relevant for page in batch for relevant in page.relevant], device=z.device)
@@ -124,14 +124,14 @@ class Embedder(nn.Module):
             [self.embedder.unit(backbone.text.norm(row[n - 1])) for row, n in zip(x, lengths.tolist(), strict=True)]
         )
 
-    def losses(self, batch: Searches) -> Losses:
+    def losses(self, batch: ContrastiveBatch) -> Losses:
         """Cross-entropy of each query's page among all pages of the batch, but those that answer it too."""
         pages = torch.stack([self.page_vector(image) for image in batch.pages])
         queries = self.query_vectors(batch.queries)
         with mixed(pages.device, None):
             logits = queries @ pages.T / self.temperature
         excused = torch.zeros(logits.shape, dtype=torch.bool)
-        for row, columns in zip(excused, batch.excused, strict=True):
+        for row, columns in zip(excused, batch.also_relevant, strict=True):
             row[list(columns)] = True
         logits = logits.masked_fill(excused.to(logits.device), -torch.inf)
         answers = torch.tensor(batch.answers, device=logits.device)
@@ -188,7 +188,7 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
 def train_embedder(config: EmbedderConfig, run: Path, tell: Tell = lambda _: None) -> Iterator[dict[str, Any]]:
     """Train, yielding the log's records, and leave the adapter in the run's folder."""
     crew, pairs, validation = _begin(config)
-    make = SearchBatches(pairs, config.seed, config.queries, config.negatives)
+    make = ContrastiveBatches(pairs, config.seed, config.queries, config.negatives)
     if not make.positives or len({pair.image for pair in pairs}) < 2:
         raise MmrrError(f"{config.pairs}: an embedder learns from relevant pairs among two pages or more; found none")
     base = lora.find_base(config.model, config.revision, HashCache(run / "hashes.json"))
@@ -197,7 +197,7 @@ def train_embedder(config: EmbedderConfig, run: Path, tell: Tell = lambda _: Non
     model = Embedder(embedder, search, adapted, config.temperature, config.recompute)
     hard = sum(not pair.relevant for pair in pairs)
     tell(f"{len(make.positives)} queries with their page, {hard} hard negatives")
-    tested = SearchBatches(validation, 0, config.queries, config.negatives)
+    tested = ContrastiveBatches(validation, 0, config.queries, config.negatives)
 
     def evaluate() -> dict[str, float]:
         rounds = math.ceil(tested.an_epoch / config.queries)

@@ -13,7 +13,7 @@ from mmrr.documents.rendering import RenderOptions, default_renderer, render_pag
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import read_qrels, read_queries
 from mmrr.training.synthetic import benchmark
-from mmrr.training.synthetic.benchmark import draw_benchmark
+from mmrr.training.synthetic.benchmark import BenchmarkSize, draw_benchmark
 from mmrr.training.synthetic.canvas import DrawnPage
 from mmrr.training.synthetic.sources import Block, Document, Question, read_documents, split
 from tests.console import mmrr, refused
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     documents = read_documents(write_texts(tmp_path / "texts.jsonl"))
     folders = [tmp_path / name for name in ("one", "two", "other")]
     for folder, seed in zip(folders, (2, 2, 3), strict=True):
-        draw_benchmark(documents, folder, pages=1, questions=2, phrases=2, seed=seed)
+        draw_benchmark(documents, folder, BenchmarkSize(1, 2, 2), seed=seed)
     one, two, other = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert one == two
     assert set(one) == {"report-0001.pdf", "queries.jsonl", "qrels.trec"}
@@ -139,7 +139,7 @@ def test_a_question_whose_answer_was_cut_off_is_not_asked(tmp_path: Path) -> Non
     text = "Nothing of this says how the story ends. " * 900 + "It ends with a kiss."
     asked = (Question("How does it end?", "a kiss", 0), Question("How many words are there?", "7205", 0))
     story = Document("story", "made-up", "A story", (Block("text", text),), asked)
-    made = draw_benchmark([story], tmp_path / "out", pages=2, phrases=0)
+    made = draw_benchmark([story], tmp_path / "out", BenchmarkSize(pages=2, phrases=0))
     assert (made.pages, made.questions) == (2, 0)
 
 
@@ -169,7 +169,7 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
 )
 def test_texts_that_cannot_be_drawn_are_one_line(tmp_path: Path, blocks: tuple[Block, ...], message: str) -> None:
     with pytest.raises(MmrrError, match=message):
-        draw_benchmark([Document("a", "", "", blocks, ())], tmp_path / "out", pages=1)
+        draw_benchmark([Document("a", "", "", blocks, ())], tmp_path / "out", BenchmarkSize(pages=1))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from mmrr.modeling.checkpoints import resolve
 from mmrr.modeling.families import embedder as family
 from mmrr.search.indexes import build_dense, search_dense
 from mmrr.search.late_interaction import max_sim, soft_idf
-from mmrr.training.data.queries import Labelled
+from mmrr.training.data.queries import LabelledQuery
 from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.from_scratch.matching import Batch, Contrast
 from mmrr.workspace.files import HashCache
@@ -207,7 +207,7 @@ def test_contrast_by_hand():
         page("beta alpha gamma", ((0,), (1,), (1,)), "which one?"),
         page("delta", ((0,),), "which one?"),
     ]
-    asked = [[Labelled("Alpha beta", True)], [Labelled("which one?", True)], [Labelled("delta", True)]]
+    asked = [[LabelledQuery("Alpha beta", True)], [LabelledQuery("which one?", True)], [LabelledQuery("delta", True)]]
     names, owners = ["Alpha", "beta", "which", "one", "delta"], [0, 0, 1, 1, 2]
     generator = torch.Generator().manual_seed(0)
     cells, words = torch.randn(3, 2, 4, generator=generator), torch.randn(5, 4, generator=generator)
@@ -255,7 +255,7 @@ def test_attention_that_is_held_is_the_one_that_prunes(tiny_embedder_path, tmp_p
     for saliency, moved in ((embedding.saliency, False), (embedding.saliency.flip(0), True)):
         features = (visual.tokens.clone(), visual.deepstack.clone(), visual.grid)  # no longer of inference
         page = ReadPage(*features, saliency, words, words, (0,) * len(words), cells, ())
-        found = contrast.losses(Batch([page], [[Labelled(TEXTS[0], True)]]))
+        found = contrast.losses(Batch([page], [[LabelledQuery(TEXTS[0], True)]]))
         assert (found["held"].item() > 1e-4) == moved
     found["held"].backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in embedder.backbone.text.parameters())

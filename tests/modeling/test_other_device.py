@@ -18,7 +18,7 @@ from mmrr.scorers import edje, kalm, minireranker, ziprerank
 from mmrr.stages import rerank
 from mmrr.stages.rerank import _moved, _portions
 from mmrr.training.data.cell_targets import N_HASHES, fold
-from mmrr.training.data.queries import Labelled
+from mmrr.training.data.queries import LabelledQuery
 from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.distributed import placed
 from mmrr.training.from_scratch.matching import Batch, Contrast, Judge, Spelling
@@ -184,7 +184,9 @@ def _lesson(learner: torch.nn.Module) -> Batch:
                 questions=(),
             )
         )
-        asked.append([Labelled(mine[:20], True)] + [Labelled(yours[:20], False)] * (not isinstance(learner, Contrast)))
+        asked.append(
+            [LabelledQuery(mine[:20], True)] + [LabelledQuery(yours[:20], False)] * (not isinstance(learner, Contrast))
+        )
     return Batch(pages, asked)
 
 

@@ -38,7 +38,7 @@ from mmrr.training.families.edje_init import (
     write_pieces,
 )
 from mmrr.training.families.edje_pretrain import acquaint, ends_of
-from mmrr.training.synthetic.page_pool import Asked
+from mmrr.training.synthetic.page_pool import LocatedQuestion
 from mmrr.training.synthetic.sources import read_documents
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
@@ -187,7 +187,7 @@ def page_of(words: str, *questions: str) -> ReadPage:
         tuple(map(edje.fold, its)),
         (0,) * len(its),
         ((0,),) * len(its),
-        tuple(Asked(text, "", (0,)) for text in questions),
+        tuple(LocatedQuestion(text, "", (0,)) for text in questions),
     )
 
 

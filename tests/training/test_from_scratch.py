@@ -26,15 +26,15 @@ from mmrr.modeling import checkpoints
 from mmrr.scorers import minireranker
 from mmrr.training.config import ScratchConfig, read
 from mmrr.training.data import queries
-from mmrr.training.data.cell_targets import ALPHABET, PageTargets, fold, word_hashes
+from mmrr.training.data.cell_targets import ALPHABET, CellTargets, fold, word_hashes
 from mmrr.training.data.online_negatives import Miner
-from mmrr.training.data.queries import Labelled, folded_ends
-from mmrr.training.data.tower_features import Features, ReadPage
+from mmrr.training.data.queries import LabelledQuery, folded_ends
+from mmrr.training.data.tower_features import ReadPage, TowerFeatures
 from mmrr.training.from_scratch import run as scratch
 from mmrr.training.from_scratch.matching import Batch, BatchMaker, batch_seed, ranked
 from mmrr.training.from_scratch.reader import Reader, faster, patchify
 from mmrr.training.from_scratch.run import train_embedder, train_reader, train_reranker
-from mmrr.training.synthetic.page_pool import Asked, Pool
+from mmrr.training.synthetic.page_pool import LocatedQuestion, PagePool
 from mmrr.training.synthetic.snippets import draw_snippet
 from mmrr.workspace.files import HashCache, checksum_file
 from tests.texts import write_texts
@@ -242,9 +242,9 @@ def test_every_page_of_a_batch_is_asked_the_queries_of_all(runs: Path, monkeypat
             if text in written:
                 assert texts[text] == (text in own)
             elif text not in texts:  # it answers as well
-                assert queries.writes(page, text)
+                assert queries.contains_phrase(page, text)
             else:
-                assert texts[text] == queries.writes(page, text)
+                assert texts[text] == queries.contains_phrase(page, text)
 
 
 def test_words_in_another_order_are_not_written() -> None:
@@ -252,9 +252,9 @@ def test_words_in_another_order_are_not_written() -> None:
         *[()] * 5, folded=("a", "rope", "", "of", "grey", "rope", "and", "wire"), blocks=(), cells=(), questions=()
     )  # type: ignore[arg-type]
     for text in ("rope of grey", "Rope, of GREY", "rope — of", "and wire", "A rope"):
-        assert queries.writes(page, text), text
+        assert queries.contains_phrase(page, text), text
     for text in ("grey of rope", "a wire", "rop", "of gre", "wire and"):
-        assert not queries.writes(page, text), text
+        assert not queries.contains_phrase(page, text), text
 
 
 def test_a_page_without_words_is_drawn_again(runs: Path) -> None:
@@ -273,20 +273,22 @@ def test_a_page_without_words_is_drawn_again(runs: Path) -> None:
         BatchMaker(features, [blank], "0", pages=2, queries=4, answered_only=True)(0)
 
 
-def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[Features, list[tuple[int, int]]]:
+def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[TowerFeatures, list[tuple[int, int]]]:
     """The pages of the first reports, read by the runs' reader."""
     known, _ = scratch.documents(settings)
-    pool = Pool(runs / "pool", known, 0)
+    pool = PagePool(runs / "pool", known, 0)
     folder = pool.folder / f"features-{checksum_file(runs / 'reader' / 'checkpoint' / 'model.safetensors')[:12]}"
-    return Features(folder, pool), [(report, page) for report in range(reports) for page in range(pool.pages(report))]
+    return TowerFeatures(folder, pool), [
+        (report, page) for report in range(reports) for page in range(pool.page_count(report))
+    ]
 
 
 def test_the_ranking_loss_is_cross_entropy_over_the_pages_that_were_asked() -> None:
     """Three pages; by hand. One query is asked of one page alone, one is answered by none: neither says anything."""
     asked = [
-        [Labelled("a", True), Labelled("b", False), Labelled("alone", True)],
-        [Labelled("a", False), Labelled("b", True), Labelled("none", False)],
-        [Labelled("b", True), Labelled("a", False), Labelled("none", False)],
+        [LabelledQuery("a", True), LabelledQuery("b", False), LabelledQuery("alone", True)],
+        [LabelledQuery("a", False), LabelledQuery("b", True), LabelledQuery("none", False)],
+        [LabelledQuery("b", True), LabelledQuery("a", False), LabelledQuery("none", False)],
     ]
     z = torch.tensor([1.0, 0.5, 7.0, 2.0, -1.0, 3.0, 0.25, -0.5, 4.0], requires_grad=True)
     y = torch.tensor([query.relevant for queries in asked for query in queries])
@@ -471,7 +473,7 @@ def test_strips_are_rows_of_the_page() -> None:
         folded=("one", "two", "three"),
         blocks=(0, 0, 1),
         cells=((1, 2), (4, 5), (5, 8)),
-        questions=(Asked("what?", "this", (0,)),),
+        questions=(LocatedQuestion("what?", "this", (0,)),),
     )
     strip = page.strip(1, 2)
     assert strip.grid == (2, 3)
@@ -504,7 +506,7 @@ def test_reading_is_learnt_on_one_batch(folder: Path) -> None:
     import random
 
     drawn = draw_snippet(["ferry", "quarry"], 256, 128, random.Random(0))
-    characters, hashes = PageTargets(drawn.words).crop(0, 0, 8, 4, 32)
+    characters, hashes = CellTargets(drawn.words).crop(0, 0, 8, 4, 32)
     model = random_checkpoint.new_model(random_checkpoint.Shape(vision_layers=2))
     reader = Reader(model.model.visual, 256)
     from mmrr.training.from_scratch.reader import Crops
@@ -528,7 +530,7 @@ def test_reading_is_learnt_on_one_batch(folder: Path) -> None:
 
 def test_targets_say_what_stands_in_each_cell() -> None:
     drawn = draw_snippet(["abc"], 64, 32, __import__("random").Random(1))
-    characters, hashes = PageTargets(drawn.words).crop(0, 0, 2, 1, 32)
+    characters, hashes = CellTargets(drawn.words).crop(0, 0, 2, 1, 32)
     for cell in range(2):
         inside = [
             (character, word.text)

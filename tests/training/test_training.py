@@ -22,7 +22,7 @@ from mmrr.modeling.saliency import choose
 from mmrr.plots import draw_curves
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from mmrr.training import config, finetune, loop, lora
-from mmrr.training.data.pairs import JudgedPages, SearchBatches, read_pairs
+from mmrr.training.data.pairs import ContrastiveBatches, JudgedPages, read_pairs
 from mmrr.training.distributed import Crew, placed
 from mmrr.training.from_scratch import run as scratch
 from mmrr.types import KeptTokens
@@ -89,17 +89,17 @@ GOOD = {"query": "q", "image": "0.png", "relevant": True}
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "no valid JSON"),
-        ("[1]", "found no object"),
+        ("{", "invalid JSON"),
+        ("[1]", "found list, expected an object"),
         (json.dumps({"query": "q", "image": "0.png"}), "found no relevant"),
         (json.dumps(GOOD | {"query": " "}), "query = ' ', expected a text"),
-        (json.dumps(GOOD | {"query": "\ud800"}), "half of a surrogate pair"),
+        (json.dumps(GOOD | {"query": "\ud800"}), "unpaired surrogate"),
         (json.dumps(GOOD | {"image": 3}), "image = 3"),
         (json.dumps(GOOD | {"image": "9.png"}), "there is no image"),
         (json.dumps(GOOD | {"image": "../x.png"}), "is outside"),
         (json.dumps(GOOD | {"image": "/etc/hostname"}), "is outside"),
         (json.dumps(GOOD | {"relevant": 1}), "relevant = 1, expected true or false"),
-        (json.dumps(GOOD | {"relevant": False}), "relevant and not relevant"),
+        (json.dumps(GOOD | {"relevant": False}), "both relevant and not relevant"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(folder, line, problem):
@@ -138,13 +138,13 @@ def test_an_epoch_has_every_pair_once_in_an_order_of_its_own(folder):
 
 
 def test_contrast_takes_wrong_pages_and_excuses_right_ones(folder):
-    make = SearchBatches(read_pairs(folder / "pairs.jsonl"), seed=0, queries=4, negatives=2)
+    make = ContrastiveBatches(read_pairs(folder / "pairs.jsonl"), seed=0, queries=4, negatives=2)
     right = {query: set(paths) for query, (paths, _) in make.by_query.items()}
     assert make.an_epoch == 4
     batch = make(0)
     assert sorted(batch.queries) == sorted([QUERIES[0], QUERIES[0], QUERIES[1], QUERIES[2]])
     assert len(batch.pages) == 4
-    for query, answer, excused in zip(batch.queries, batch.answers, batch.excused, strict=True):
+    for query, answer, excused in zip(batch.queries, batch.answers, batch.also_relevant, strict=True):
         assert answer not in excused
         assert len(excused) == len(right[query]) - 1
 

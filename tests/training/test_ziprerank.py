@@ -25,12 +25,12 @@ from mmrr.training import config as configs
 from mmrr.training import lora
 from mmrr.training.data import passage_images
 from mmrr.training.data.cell_targets import fold
-from mmrr.training.data.ranked_lists import DrawnLists, Ranked, RankedLists, ranking, read_lists
-from mmrr.training.data.tower_features import Features
+from mmrr.training.data.ranked_lists import DrawnLists, ListSize, RankedList, RankedLists, ranking, read_lists
+from mmrr.training.data.tower_features import TowerFeatures
 from mmrr.training.families import ziprerank
 from mmrr.training.families.ziprerank_aux import Hints
 from mmrr.training.from_scratch import run as scratch
-from mmrr.training.synthetic.page_pool import Pool
+from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.sources import read_documents, split
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
@@ -154,7 +154,7 @@ def test_an_order_is_filtered_before_it_is_cut():
 def test_lists_are_read_in_order(folder):
     lists = read_lists(folder / "lists.jsonl")
     assert [len(one.candidates) for one in lists] == [4, 2, 3, 3]
-    assert lists[0] == Ranked(QUERIES[0], tuple((folder / f"{i}.png").resolve() for i in range(4)), (2, 0, 3), (1,))
+    assert lists[0] == RankedList(QUERIES[0], tuple((folder / f"{i}.png").resolve() for i in range(4)), (2, 0, 3), (1,))
     assert lists[3].candidates[0] == "boats on the quay"
 
 
@@ -168,15 +168,15 @@ GOOD = {"query": "q", "images": ["0.png", "1.png"], "order": [1, 0]}
         ({"query": "\ud800"}, "expected a text"),
         ({"images": None}, "neither of images and passages"),
         ({"passages": ["a", "b"]}, "both of images and passages"),
-        ({"images": ["0.png"]}, "no list of two or more"),
+        ({"images": ["0.png"]}, "expected a list of two or more"),
         ({"images": ["0.png", 3]}, "images holds 3, expected a path"),
         ({"images": None, "passages": ["a", ""]}, "passages holds '', expected a text"),
         ({"images": ["0.png", "9.png"]}, "there is no image"),
         ({"images": ["0.png", "../x.png"]}, "is outside"),
         ({"order": [0, 2]}, "order = [0, 2], expected indices of the candidates, 0 to 1"),
         ({"order": [True, 0]}, "expected indices"),
-        ({"relevant": [1, 1]}, "names a candidate twice"),
-        ({"order": []}, "neither order nor relevant"),
+        ({"relevant": [1, 1]}, "expected each candidate once"),
+        ({"order": []}, "order and relevant are both empty"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(folder, change, problem):
@@ -211,7 +211,7 @@ def text(letters: int) -> str:
 
 
 def test_passages_are_small_squares_whose_letters_shrink_before_they_are_cut():
-    sizes = {n: passage_images.fitting(text(n)) for n in (20, 100, 350, 700, 1200)}
+    sizes = {n: passage_images.fitting_size(text(n)) for n in (20, 100, 350, 700, 1200)}
     assert sizes[350] == 12
     assert sizes[20] >= sizes[100] > 12 > sizes[700] > sizes[1200] >= 6
     for n, size in sizes.items():
@@ -223,7 +223,7 @@ def test_passages_are_small_squares_whose_letters_shrink_before_they_are_cut():
         dark = np.argwhere(image < 128)
         assert dark.min() >= 19
         assert dark.max() <= 261
-    assert passage_images.fitting(text(4000)) == 6
+    assert passage_images.fitting_size(text(4000)) == 6
     assert np.argwhere(np.asarray(passage_images.draw_passage(text(4000)).convert("L")) < 128).max() <= 261
     assert [row[-1] for row in list(passage_images.wrapped("x" * 90, 12))[:-1]] == ["-", "-"]
 
@@ -442,7 +442,7 @@ def test_cells_look_at_the_words_that_stand_in_them(runs):
             sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
             hint = Hints(backbone, shown, 1, scorer.letters)
             hint.place(sequence, visuals, [None] * len(visuals), len(before), len(sequence.embeddings) - 1)
-            assert {one for one in hint.asked if one.words} <= set(shown.holding)
+            assert {one for one in hint.asked if one.words} <= set(shown.word_cells)
             for row, cell, wanted in zip(hint.rows, hint.asked, hint.targets, strict=True):
                 assert torch.equal(sequence.embeddings[row], visuals[cell.page].tokens[cell.cell])
                 places = wanted.nonzero().flatten().tolist()
@@ -472,24 +472,24 @@ def test_the_answers_of_drawn_lists_stand_at_every_letter(runs):
 def test_gathered_are_the_cells_of_telling_words(runs):
     """Words of few pages; where a query has none, the one that stands on the fewest. Other cells are not gathered."""
     make = drawn(runs, small(runs))
-    counts = make.pages_with
-    make.rare = 1
+    counts = make.page_counts
+    make.rare_count = 1
     common = sorted(counts, key=lambda word: (-counts[word], word))[:2]
     once = next(word for word in sorted(counts) if counts[word] == 1)
     assert counts[common[1]] > 1
-    assert make.telling({*common, once, "unheard"}) == {once, "unheard"}
-    assert make.telling(common) == {min(common, key=lambda word: (counts[word], word))}
-    assert make.telling(()) == set()
+    assert make.rare_words({*common, once, "unheard"}) == {once, "unheard"}
+    assert make.rare_words(common) == {min(common, key=lambda word: (counts[word], word))}
+    assert make.rare_words(()) == set()
     gathered = 0
     for step in range(6):
         for shown in make(step):
-            telling = make.telling({word for word in map(fold, shown.query.split()) if len(word) >= 3})
-            assert shown.telling == telling
+            telling = make.rare_words({word for word in map(fold, shown.query.split()) if len(word) >= 3})
+            assert shown.rare_words == telling
             for at, page in enumerate(shown.pages):
                 cells = {
                     cell for word, of in zip(page.folded, page.cells, strict=True) if word in telling for cell in of
                 }
-                held = [one for one in shown.holding if one.page == at and telling.intersection(one.words)]
+                held = [one for one in shown.word_cells if one.page == at and telling.intersection(one.words)]
                 assert cells == {one.cell for one in held}
                 gathered += len(cells)
     assert gathered
@@ -497,13 +497,13 @@ def test_gathered_are_the_cells_of_telling_words(runs):
 
 def drawn(folder: Path, options: ziprerank.Config) -> DrawnLists:
     documents, _ = split(read_documents(folder / "texts.jsonl"), options.held_out)
-    pool = Pool(folder / "pool", documents, options.seed)
-    keys = [(report, number) for report in range(2) for number in range(pool.pages(report))]
+    pool = PagePool(folder / "pool", documents, options.seed)
+    keys = [(report, number) for report in range(2) for number in range(pool.page_count(report))]
     wide = Scorer(resolve(str(folder / "wide"), None, HashCache(folder / "h.json")), Prepare(0), CPU, torch.float32)
-    features = Features(folder / "features", pool)
+    features = TowerFeatures(folder / "features", pool)
     for key in keys:
         features.make(wide.backbone, *key)
-    return DrawnLists(features, keys, "0", lists=2, candidates=4, strips=2)
+    return DrawnLists(features, keys, "0", ListSize(lists=2, candidates=4, strips=2))
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.4])
@@ -552,7 +552,7 @@ def test_what_is_kept_in_training_is_what_the_scorer_keeps(runs, page_images):
     assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], score)).abs().max() <= 1e-4
     assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], Score())).abs().max() > 1e-4
 
-    shown = next(one for step in range(9) for one in drawn(runs, options)(step) if one.telling and one.holding)
+    shown = next(one for step in range(9) for one in drawn(runs, options)(step) if one.rare_words and one.word_cells)
     hint = Hints(scorer.backbone, shown, options.spelled, scorer.letters)
     before, question, after = scorer.segments(shown.query, len(shown.pages))
     scorer.backbone.text.requires_grad_(True)
@@ -564,8 +564,8 @@ def test_what_is_kept_in_training_is_what_the_scorer_keeps(runs, page_images):
     expected = []
     for page, own in enumerate(tokens):
         cosines = F.cosine_similarity(words[:, None], own[None], dim=-1).amax(0)
-        for word in shown.telling:
-            cells = [one.cell for one in shown.holding if one.page == page and word in one.words]
+        for word in shown.rare_words:
+            cells = [one.cell for one in shown.word_cells if one.page == page and word in one.words]
             if cells:
                 expected.append(-(20 * cosines).softmax(0)[cells].sum().log())
     assert hint.alike.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)

@@ -1,1 +1,1 @@
-"""Training data: pairs, ranked lists, queries, negatives."""
+"""Training data: pairs, ranked lists, queries, negatives, features and targets."""

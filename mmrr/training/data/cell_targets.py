@@ -1,4 +1,4 @@
-"""What is written in each cell of a page, as targets for dense supervision. Knows characters and words, not models."""
+"""Targets for dense supervision: the characters and words in each cell of a page. Knows no models."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import xxhash
 from mmrr.training.synthetic.canvas import Word
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
-#: Buckets that the n-grams of words are hashed into.
+#: Number of buckets into which the n-grams of words are hashed.
 N_HASHES = 1024
 _INDEX = {character: i for i, character in enumerate(ALPHABET)}
 _NOT_WORD = re.compile(r"[^a-z0-9]+")
 
 
 def fold(text: str) -> str:
-    """Lower case without accents or punctuation: what is compared when words are compared."""
+    """A word to compare: lower case letters and digits, without accents, punctuation and spaces."""
     plain = unicodedata.normalize("NFKD", text).lower()
     return _NOT_WORD.sub("", plain)
 
 
 @lru_cache(maxsize=200_000)
 def word_hashes(folded: str) -> tuple[int, ...]:
-    """Buckets of a word: its trigrams with both ends marked, and the word itself. Empty for no letters or digits."""
+    """Sorted buckets of a word: of its trigrams with marked ends, and of the whole word. Empty for an empty word."""
     if not folded:
         return ()
     marked = f"^{folded}$"
@@ -37,12 +37,13 @@ def word_hashes(folded: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)
 def _character(character: str) -> int:
+    """Index in ``ALPHABET``; -1: not a letter or digit."""
     folded = fold(character)
     return _INDEX.get(folded[:1], -1)
 
 
-class PageTargets:
-    """Every character of a page as arrays, so that any rectangle of it is quickly turned into targets."""
+class CellTargets:
+    """The characters of a page as arrays, from which the targets of any rectangle of cells are computed quickly."""
 
     def __init__(self, words: Sequence[Word]) -> None:
         self.hashes = [word_hashes(fold(word.text)) for word in words]
@@ -53,10 +54,10 @@ class PageTargets:
         self.word_of = np.repeat(np.arange(len(words)), lengths)
 
     def crop(self, left: int, top: int, columns: int, rows: int, cell_px: float) -> tuple[np.ndarray, np.ndarray]:
-        """Targets of the cells of one rectangle: characters (rows * columns, 36) and hashes (.., N_HASHES), bool.
+        """Targets of a rectangle: characters (rows * columns, 36) and hashes (rows * columns, N_HASHES), both bool.
 
-        A character belongs to the cell that its centre lies in; a word to every cell that one of its characters
-        belongs to.
+        ``left``, ``top`` and ``cell_px``: the rectangle's corner and the side of a cell, in page pixels. A character
+        belongs to the cell that contains its centre. A word belongs to every cell of its characters.
         """
         x = np.floor((self.centres[:, 0] - left) / cell_px).astype(np.int64)
         y = np.floor((self.centres[:, 1] - top) / cell_px).astype(np.int64)

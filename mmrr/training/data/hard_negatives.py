@@ -1,7 +1,7 @@
-"""Pairs out of a first-stage run: what is relevant, what was found and is not, and some of all the rest.
+"""Pairs from a first-stage run: relevant pages, hard negatives (found but not relevant) and random negatives.
 
-Knows runs, judgements and page images, not models. The images are copied beside the pairs, so that the folder can be
-moved and the workspace removed.
+Knows runs, judgements and page images, not models. The images are copied into the folder of the pairs, so that the
+folder can be moved and the workspace removed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PAIRS, IMAGES = "pairs.jsonl", "images"
 
 
 @dataclass(frozen=True, slots=True)
-class Mined:
-    """One query with its pages: those that answer it, those that look as if, and any others."""
+class MinedQuery:
+    """One query with its relevant pages, hard negatives and random negatives."""
 
     query: Query
     relevant: list[Page]
@@ -33,30 +33,33 @@ class Mined:
 
 
 @dataclass(frozen=True, slots=True)
-class Mining:
+class MiningResult:
     """All queries, and what was left out."""
 
-    queries: list[Mined]
+    queries: list[MinedQuery]
     unjudged: list[str] = field(default_factory=list)  # queries without a relevant page in the index
-    unknown: list[str] = field(default_factory=list)  # relevant pages that the index does not have
+    unknown: list[str] = field(default_factory=list)  # relevant pages that are not in the index
 
 
 def check(options: Mine) -> None:
-    """Raises MmrrError for numbers that cannot be met."""
+    """Raise MmrrError if ``top_k`` leaves fewer candidates than hard negatives are asked for."""
     if options.top_k < options.skip + options.negatives:
         raise MmrrError(
-            f"--top-k {options.top_k}: fewer than --skip {options.skip} plus --negatives {options.negatives} candidates"
+            f"--top-k {options.top_k}: fewer than --skip {options.skip} plus --negatives {options.negatives}; "
+            "use a larger --top-k"
         )
 
 
-def mine(collection: Collection, queries: Sequence[Query], run: Run, qrels: Qrels, options: Mine) -> Mining:
-    """Choose pages for each query; the same seed chooses the same, whatever other queries there are.
+def mine(collection: Collection, queries: Sequence[Query], run: Run, qrels: Qrels, options: Mine) -> MiningResult:
+    """Choose the pages of each query. The choice depends on the seed and the query, not on the other queries.
 
-    Pages are told apart by their image: a copy of a relevant page in another document is no wrong page. Raises
-    MmrrError if no query has a relevant page in the index.
+    Pages with the same image count as one: a copy of a relevant page in another document is no negative.
+
+    Raises:
+        MmrrError: No query has a relevant page in the index.
     """
     pages = {page.page_id: page for page in collection.pages}
-    relevant: dict[str, dict[str, Page]] = {}  # by text: the same question may have been judged twice
+    relevant: dict[str, dict[str, Page]] = {}  # by query text: several query ids may share one
     unknown = []
     for query in queries:
         known = relevant.setdefault(query.text, {})
@@ -67,42 +70,46 @@ def mine(collection: Collection, queries: Sequence[Query], run: Run, qrels: Qrel
                 unknown.append(page_id)
     found, unjudged = [], []
     for query in queries:
-        right = relevant[query.text]
-        if not right:
+        answers = relevant[query.text]
+        if not answers:
             unjudged.append(query.query_id)
             continue
         rng = random.Random(f"{options.seed}/{query.query_id}")
         candidates = {pages[hit.page_id].sha256: pages[hit.page_id] for hit in run.get(query.query_id, [])}
-        wrong = [page for sha256, page in candidates.items() if sha256 not in right]
-        taken = set(right) | {page.sha256 for page in wrong[: options.skip]}
+        wrong = [page for sha256, page in candidates.items() if sha256 not in answers]
+        excluded = set(answers) | {page.sha256 for page in wrong[: options.skip]}
         wrong = wrong[options.skip : options.top_k]
         hard = rng.sample(wrong, min(options.negatives, len(wrong)))
-        taken |= {page.sha256 for page in hard}
-        found.append(Mined(query, list(right.values()), hard, _others(collection.pages, taken, options.random, rng)))
+        excluded |= {page.sha256 for page in hard}
+        random_pages = _sample(collection.pages, excluded, options.random, rng)
+        found.append(MinedQuery(query, list(answers.values()), hard, random_pages))
     if not found:
         judged = next((page_id for row in qrels.values() for page_id, grade in row.items() if grade > 0), "nothing")
         raise MmrrError(
             f"none of the {len(queries)} queries has a relevant page in the index "
             f"(judged relevant: {judged}; indexed: {collection.pages[0].page_id})"
         )
-    return Mining(found, unjudged, sorted(set(unknown)))
+    return MiningResult(found, unjudged, sorted(set(unknown)))
 
 
-def _others(pages: Sequence[Page], taken: set[str], n: int, rng: random.Random) -> list[Page]:
-    """``n`` pages of other images, fewer where there are no more: drawn blindly, a list a query would be long."""
+def _sample(pages: Sequence[Page], excluded: set[str], n: int, rng: random.Random) -> list[Page]:
+    """Up to ``n`` pages with other images than ``excluded`` and each other.
+
+    Rejection sampling: it needs no list of the allowed pages for every query.
+    """
     chosen: list[Page] = []
     for _ in range(20 * n):
         if len(chosen) == n:
             break
         page = rng.choice(pages)
-        if page.sha256 not in taken:
-            taken = taken | {page.sha256}
+        if page.sha256 not in excluded:
+            excluded = excluded | {page.sha256}
             chosen.append(page)
     return chosen
 
 
-def write(workspace: Workspace, mining: Mining, folder: Path, progress: Progress = silent) -> Path:
-    """Write ``images/`` and then ``pairs.jsonl``; its path. Images that are there already are not copied again."""
+def write(workspace: Workspace, mining: MiningResult, folder: Path, progress: Progress = silent) -> Path:
+    """Write ``images/``, then ``pairs.jsonl``, and return the path of the latter. Existing images are kept."""
     lines: dict[str, None] = {}
     images: dict[str, Page] = {}
     for mined in mining.queries:

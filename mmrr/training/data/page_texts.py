@@ -1,79 +1,92 @@
-"""Pages of text with queries, from documents, without drawing any: what a text reranker is trained on. Seeded.
+"""Page texts with queries, made from documents without drawing: training data of a text reranker. Seeded.
 
-Documents are bound into reports as the page factory does, and cut into pages by their number of words.
+Documents are joined into reports as for drawn pages. A report is cut into pages by the number of words.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import lines
 from mmrr.training.data.cell_targets import fold
 from mmrr.training.data.pairs import Groups
-from mmrr.training.data.queries import Labelled, labelled, phrase
-from mmrr.training.synthetic.page_pool import Asked, answering
-from mmrr.training.synthetic.page_pool import fold as spaced
-from mmrr.training.synthetic.reports import BoundQuestion, bind, with_text
+from mmrr.training.data.queries import LabelledQuery, labelled_queries, phrase
+from mmrr.training.data.records import is_text, read_json_lines
+from mmrr.training.synthetic.page_pool import LocatedQuestion, answering_pages, block_texts
+from mmrr.training.synthetic.reports import ReportQuestion, make_report, with_text
 from mmrr.training.synthetic.sources import Block, Document
 
 #: The most pages of a report, and the fewest words of a full page.
-MAX_PAGES, LEAST_WORDS = 8, 60
-#: Words a line, where lines are as long as print makes them; and the share of the reports where they are.
-LINE, PRINTED = (5, 16), 0.6
+MAX_PAGES, MIN_WORDS = 8, 60
+#: Words of a line in reports with printed lines, and the share of these reports. The others have one line a paragraph.
+LINE_WORDS, PRINTED = (5, 16), 0.6
+#: The lines of a page: the words of each line, and the block that it is from.
+_Lines = list[tuple[list[str], int]]
 
 
 @dataclass(frozen=True, slots=True)
 class PageText:
-    """One page. ``words``, ``folded``, ``blocks`` and ``questions`` are as ``training.queries`` asks for them."""
+    """One page. ``words``, ``folded``, ``blocks`` and ``questions`` mean the same as in ``ReadPage``."""
 
     text: str
     words: tuple[str, ...]
     folded: tuple[str, ...]
     blocks: tuple[int, ...]
-    questions: tuple[Asked, ...]  # those answered on this page
+    questions: tuple[LocatedQuestion, ...]  # those answered on this page
 
 
-class Reports:
+class TextReports:
     """Reports by number, of one to eight pages. The same documents and seed give the same pages."""
 
     def __init__(self, documents: Sequence[Document], seed: int, words: int) -> None:
-        """``words``: the most of a page. A report's pages are of one length, short ones as likely as long ones.
+        """``words``: the most words of a page. The pages of one report have the same length.
 
-        Raises MmrrError if no document has text.
+        The logarithm of the length is uniform, from 60 words (or ``words``, if that is less) to ``words``.
+
+        Raises:
+            MmrrError: No document has text.
         """
         self.documents, self.seed, self.words = with_text(documents), seed, words
 
     def pages(self, number: int) -> list[PageText]:
+        """The pages of report ``number``."""
         rng = random.Random(f"{self.seed}/pages/{number}")
-        least = min(LEAST_WORDS, self.words)
-        n_words = round(least * (self.words / least) ** rng.random())
-        line = rng.randint(*LINE) if rng.random() < PRINTED else 0
-        report = bind(self.documents, number, self.seed)
-        flow = [(words, i) for i, block in enumerate(report.blocks) for words in _lines(block, line)]
-        pages: list[list[tuple[list[str], int]]] = [[]]
-        room = n_words
-        for words, block in flow:
-            rest = words
-            while rest:
-                if not room:
-                    pages.append([])
-                    room = n_words
-                pages[-1].append((rest[:room], block))
-                rest, room = rest[room:], room - min(room, len(rest))
+        shortest = min(MIN_WORDS, self.words)
+        n_words = round(shortest * (self.words / shortest) ** rng.random())
+        width = rng.randint(*LINE_WORDS) if rng.random() < PRINTED else 0
+        report = make_report(self.documents, number, self.seed)
+        flow = [(words, i) for i, block in enumerate(report.blocks) for words in _block_lines(block, width)]
+        pages = _paginate(flow, n_words)
         cut = {block for page in pages[MAX_PAGES:] for _, block in page}
         pages = pages[:MAX_PAGES]
-        asked = _asked(report, pages, cut)
-        return [_page(page, [one for one in asked if n in one.pages]) for n, page in enumerate(pages)]
+        questions = _locate(report, pages, cut)
+        return [_page(page, [one for one in questions if n in one.pages]) for n, page in enumerate(pages)]
 
 
-def _lines(block: Block, width: int) -> list[list[str]]:
-    """Words of each line: a table's rows, the lines of code and lists as they are, text as wide as said (0: one)."""
+def _paginate(flow: _Lines, n_words: int) -> list[_Lines]:
+    """The lines of each page of ``n_words`` words. A line that does not fit continues on the next page."""
+    pages: list[_Lines] = [[]]
+    room = n_words
+    for words, block in flow:
+        rest = words
+        while rest:
+            if not room:
+                pages.append([])
+                room = n_words
+            pages[-1].append((rest[:room], block))
+            rest, room = rest[room:], room - min(room, len(rest))
+    return pages
+
+
+def _block_lines(block: Block, width: int) -> list[list[str]]:
+    """The words of each line of a block: the rows of a table, the lines of code, text in lines of ``width`` words.
+
+    ``width`` 0: the lines of the text.
+    """
     if block.kind == "table":
         return [words for row in block.rows if (words := " ".join(row).split())]
     if block.kind == "code":
@@ -86,26 +99,21 @@ def _lines(block: Block, width: int) -> list[list[str]]:
     return found
 
 
-def _page(written: Sequence[tuple[list[str], int]], asked: Sequence[Asked]) -> PageText:
-    words = tuple(word for line, _ in written for word in line)
-    blocks = tuple(block for line, block in written for _ in line)
-    text = "\n".join(" ".join(line) for line, _ in written)
-    return PageText(text, words, tuple(map(fold, words)), blocks, tuple(asked))
+def _page(lines_of_page: _Lines, questions: Sequence[LocatedQuestion]) -> PageText:
+    words = tuple(word for line, _ in lines_of_page for word in line)
+    blocks = tuple(block for line, block in lines_of_page for _ in line)
+    text = "\n".join(" ".join(line) for line, _ in lines_of_page)
+    return PageText(text, words, tuple(map(fold, words)), blocks, tuple(questions))
 
 
-def _asked(report: Document, pages: Sequence[Sequence[tuple[list[str], int]]], cut: set[int]) -> list[Asked]:
-    """Questions whose pages are known, by the page factory's rule; ``cut``: blocks that are not all on the pages."""
-    texts: list[dict[int, str]] = []  # of each page: block -> its words, folded
-    for page in pages:
-        words: dict[int, list[str]] = {}
-        for line, block in page:
-            words.setdefault(block, []).extend(line)
-        texts.append({block: spaced(" ".join(its)) for block, its in words.items()})
+def _locate(report: Document, pages: Sequence[_Lines], cut: set[int]) -> list[LocatedQuestion]:
+    """The questions whose pages are known, by the rule of ``PagePool.questions``. ``cut``: blocks that are cut off."""
+    texts = [block_texts((block, word) for line, block in page for word in line) for page in pages]
     found = []
     for question in report.questions:
-        assert isinstance(question, BoundQuestion)
-        if numbers := answering(question, texts, question.block in cut):
-            found.append(Asked(question.text, question.answer, tuple(numbers)))
+        assert isinstance(question, ReportQuestion)
+        if numbers := answering_pages(question, texts, cut=question.block in cut):
+            found.append(LocatedQuestion(question.text, question.answer, tuple(numbers)))
     return found
 
 
@@ -114,7 +122,7 @@ def _asked(report: Document, pages: Sequence[Sequence[tuple[list[str], int]]], c
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query and the probability of yes that it should have on its page: 0 or 1, or a teacher's."""
+    """A query and its target P(yes) for a page: 0, 1 or a teacher's probability."""
 
     query: str
     yes: float
@@ -122,69 +130,83 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Texts of a few pages, the queries each is judged for, and the ratios that the pages are pooled at."""
+    """The texts of a few pages, the queries of each, and the ratios at which the pages are pooled."""
 
     pages: list[str]
     queries: list[list[Example]]
     ratios: tuple[int, ...] = field(default=(4,))
 
 
-class BatchMaker:
-    """Step number -> Batch: neighbouring pages of one report, and some of another."""
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """What a batch has: pages, queries of each page, and pooling ratios."""
 
-    def __init__(
-        self, reports: Reports, n_reports: int, seed: int, pages: int, queries: int, ratios: Sequence[int], at_once: int
-    ) -> None:
-        """``queries``: a page, about half of them answered by it. ``at_once``: ratios a step, of ``ratios``; 0: all."""
-        self.reports, self.n_reports, self.seed = reports, n_reports, seed
-        self.n_pages, self.n_queries = pages, queries
-        self.ratios, self.at_once = tuple(ratios), at_once
+    pages: int
+    queries: int
+    ratios: tuple[int, ...]
+    ratios_a_step: int  # random ones of ``ratios``; 0: all
+
+    def draw_ratios(self, rng: random.Random) -> tuple[int, ...]:
+        """The ratios of one batch."""
+        return tuple(rng.sample(list(self.ratios), self.ratios_a_step) if self.ratios_a_step else self.ratios)
+
+
+class BatchMaker:
+    """Step number -> Batch: neighbouring pages of one report and pages of another report."""
+
+    def __init__(self, reports: TextReports, n_reports: int, seed: int, size: BatchSize) -> None:
+        """About half of the queries of a page are answered by it."""
+        self.reports, self.n_reports, self.seed, self.size = reports, n_reports, seed, size
 
     def __call__(self, step: int) -> Batch:
         rng = random.Random(f"{self.seed}/texts/{step}")
-        pages: list[Any] = []  # ``labelled`` reads of a page what PageText has
-        for share in (2, 1):  # the hardest negatives are pages of one report
+        pages: list[Any] = []  # PageText: it has the fields of a ReadPage that ``labelled_queries`` reads
+        for share in (2, 1):  # the hardest negatives are pages of the same report
             report = self.reports.pages(rng.randrange(self.n_reports))
-            n = min(len(report), max(1, self.n_pages * share // 3) if share == 2 else self.n_pages - len(pages))
+            n = min(len(report), max(1, self.size.pages * share // 3) if share == 2 else self.size.pages - len(pages))
             first = rng.randint(0, len(report) - n)
             pages += report[first : first + n]
         queries: list[list[Example]] = []
         for page in pages:
             others = [other for other in pages if other is not page]
-            asked: list[Labelled] = labelled(page, others, self.n_queries, rng)
-            queries.append([Example(one.text, float(one.relevant)) for one in asked])
-        return Batch([page.text for page in pages], queries, _some(self.ratios, self.at_once, rng))
+            labelled: list[LabelledQuery] = labelled_queries(page, others, self.size.queries, rng)
+            queries.append([Example(one.text, float(one.relevant)) for one in labelled])
+        return Batch([page.text for page in pages], queries, self.size.draw_ratios(rng))
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A report's pages and queries that are answered on some of them, but not on all."""
+    """A report to rank: its pages, and queries with the numbers of their relevant pages (some pages, not all)."""
 
     pages: list[str]
     queries: list[tuple[str, frozenset[int]]]
 
 
-def trials(reports: Reports, numbers: Sequence[int], queries: int) -> dict[str, list[Trial]]:
-    """Of each kind of query, ``question`` and ``phrase``, reports with at most so many of it."""
+def trials(reports: TextReports, numbers: Sequence[int], queries: int) -> dict[str, list[Trial]]:
+    """Query kind (``question`` or ``phrase``) -> one Trial a report, with at most ``queries`` queries of that kind."""
     found: dict[str, list[Trial]] = {"question": [], "phrase": []}
     for number in numbers:
         rng = random.Random(f"{reports.seed}/trials/{number}")
-        pages: list[Any] = reports.pages(number)
-        asked = {one.text: one for page in pages for one in page.questions if len(one.pages) < len(pages)}
-        chosen = rng.sample(sorted(asked), min(queries, len(asked)))
-        questions = [(text, frozenset(asked[text].pages)) for text in chosen]
-        folded = [f" {' '.join(page.folded)} " for page in pages]
-        phrases = []
-        for n, page in enumerate(pages):
-            for _ in range(-(-queries // len(pages))):
-                text = phrase(page, rng, 3, 6)
-                words = f" {' '.join(map(fold, text.split()))} " if text else ""
-                if text and [words in there for there in folded].count(True) == 1:
-                    phrases.append((text, frozenset([n])))
+        pages = reports.pages(number)
+        known = {one.text: one for page in pages for one in page.questions if len(one.pages) < len(pages)}
+        chosen = rng.sample(sorted(known), min(queries, len(known)))
+        questions = [(text, frozenset(known[text].pages)) for text in chosen]
+        phrases = list(_unique_phrases(pages, queries, rng))
         for kind, queries_of_kind in (("question", questions), ("phrase", phrases)):
             if len(pages) > 1 and queries_of_kind:
                 found[kind].append(Trial([page.text for page in pages], queries_of_kind))
     return found
+
+
+def _unique_phrases(pages: list[Any], n: int, rng: random.Random) -> Iterator[tuple[str, frozenset[int]]]:
+    """About ``n`` phrases that occur on one page only, with the number of that page. ``pages``: of PageText."""
+    folded = [f" {' '.join(page.folded)} " for page in pages]
+    for number, page in enumerate(pages):
+        for _ in range(-(-n // len(pages))):
+            text = phrase(page, rng, 3, 6)
+            words = f" {' '.join(map(fold, text.split()))} " if text else ""
+            if text and [words in of_page for of_page in folded].count(True) == 1:
+                yield text, frozenset([number])
 
 
 # Pairs
@@ -192,7 +214,7 @@ def trials(reports: Reports, numbers: Sequence[int], queries: int) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """One line: a text, a query, and the probability of yes."""
+    """One line of the file: the text of a page, a query, and the target P(yes)."""
 
     text: str
     query: str
@@ -200,26 +222,22 @@ class TextPair:
 
 
 def read_text_pairs(path: Path) -> list[TextPair]:
-    """Read pairs in order: ``query``, ``text``, and ``relevant`` or a ``teacher``'s P(yes), which comes first.
+    """Read the pairs in order: ``query``, ``text``, and ``teacher``, a probability, or ``relevant``, true or false.
 
-    Raises MmrrError with the line's number for a field that is missing or of another kind.
+    ``teacher`` takes precedence over ``relevant``.
+
+    Raises:
+        MmrrError: A field is missing or has another type, with the line's number; or the file is empty.
     """
     pairs = []
-    for n, line in lines(path):
-        place = f"{path.name}, line {n}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise MmrrError(f"{place}: no valid JSON ({error}), expected query, text, relevant") from error
-        if not isinstance(record, dict):
-            raise MmrrError(f"{place}: found no object, expected one with query, text, relevant")
+    for place, record in read_json_lines(path, "query, text, relevant"):
         for name in ("query", "text"):
-            if not isinstance(record.get(name), str) or not record[name].strip():
+            if not is_text(record.get(name)):
                 raise MmrrError(f"{place}: {name} = {record.get(name)!r}, expected a text")
         teacher, relevant = record.get("teacher"), record.get("relevant")
         if teacher is not None:
             if isinstance(teacher, bool) or not isinstance(teacher, int | float) or not 0 <= teacher <= 1:
-                raise MmrrError(f"{place}: teacher = {teacher!r}, expected a probability")
+                raise MmrrError(f"{place}: teacher = {teacher!r}, expected a number from 0 to 1")
             yes = float(teacher)
         elif isinstance(relevant, bool):
             yes = float(relevant)
@@ -232,22 +250,15 @@ def read_text_pairs(path: Path) -> list[TextPair]:
 
 
 class PairMaker:
-    """Batch number -> Batch: a text with its queries, each pair once an epoch; order by seed and epoch alone."""
+    """Batch number -> Batch: texts with their queries. Each pair comes once an epoch; the order depends on the seed."""
 
-    def __init__(
-        self, pairs: Sequence[TextPair], seed: int, pages: int, queries: int, ratios: Sequence[int], at_once: int
-    ) -> None:
-        """``pages`` a batch, ``queries`` a page at most; ``at_once``: ratios a step, 0: all."""
-        self.groups = Groups(pairs, lambda pair: pair.text, seed, queries)
-        self.seed, self.pages, self.ratios, self.at_once = seed, pages, ratios, at_once
+    def __init__(self, pairs: Sequence[TextPair], seed: int, size: BatchSize) -> None:
+        """``size.queries``: queries of a page, at most."""
+        self.groups = Groups(pairs, lambda pair: pair.text, seed, size.queries)
+        self.seed, self.size = seed, size
 
     def __call__(self, number: int) -> Batch:
-        groups = self.groups.batch(number, self.pages)
+        groups = self.groups.batch(number, self.size.pages)
         queries = [[Example(pair.query, pair.yes) for pair in group] for group in groups]
         rng = random.Random(f"{self.seed}/ratios/{number}")
-        return Batch([group[0].text for group in groups], queries, _some(self.ratios, self.at_once, rng))
-
-
-def _some(ratios: Sequence[int], n: int, rng: random.Random) -> tuple[int, ...]:
-    """``n`` of them by chance; 0: all."""
-    return tuple(rng.sample(list(ratios), n) if n else ratios)
+        return Batch([group[0].text for group in groups], queries, self.size.draw_ratios(rng))

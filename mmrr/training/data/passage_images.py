@@ -1,7 +1,8 @@
-"""A text passage as a small square image, as list-wise reranking by sight begins (arXiv 2605.11864). Knows fonts.
+"""Passage images: a text passage as a small square image, for listwise reranking (arXiv 2605.11864). Knows fonts.
 
-280 x 280 pixels, black on white, in a monospaced face: 12 pixels where that fills at least 0.7 of the height, larger
-where it fills less. A passage too long for 12 pixels is set smaller, down to 6; the public code cuts it off.
+The image has 280 x 280 pixels, black text on white, in a monospaced font of 12 pixels. If the text fills less than 0.7
+of the height, the font is larger. If the text does not fit, the font is smaller, down to 6 pixels; the public code
+truncates the text instead.
 """
 
 from __future__ import annotations
@@ -11,32 +12,32 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
-from mmrr.training.synthetic.fonts import face, families, suited, written
+from mmrr.training.synthetic.fonts import drawable_text, face, families, font_file_for
 
 SIDE_PX, PADDING_PX = 280, 20
 BOX_PX = SIDE_PX - 2 * PADDING_PX
-#: Sizes of letters in pixels: the usual one, the smallest and the largest.
-USUAL_PX, LEAST_PX, MOST_PX = 12, 6, 48
-#: Share of the height that the usual size has to fill, or the letters grow.
+#: Font sizes in pixels.
+DEFAULT_PX, SMALLEST_PX, LARGEST_PX = 12, 6, 48
+#: Share of the height below which the default size is too small.
 FULL = 0.7
-#: Between two lines, beside the height of their letters.
+#: Space between two lines, in addition to the height of their letters.
 LEADING_PX = 4
 FAMILY = "DejaVu Sans Mono"
 
 
 @lru_cache(maxsize=1)
 def font_file() -> str:
-    """The published face, or else the first monospaced one, or else the first there is."""
+    """The published font, else the first monospaced font, else the first font."""
     known = families()
     named = [family for family in known if family.name == FAMILY] + [family for family in known if family.mono]
     return (named or list(known))[0].regular
 
 
 def draw_passage(text: str) -> Image.Image:
-    """(280, 280) RGB. What does not fit at 6 pixels, beyond about 1,500 letters, is cut off behind an ellipsis."""
+    """(280, 280) RGB. Text that does not fit at 6 pixels (about 1,500 letters) is truncated with an ellipsis."""
     file = font_file()
-    text = written(text, file)
-    size_px = fitting(text)
+    text = drawable_text(text, file)
+    size_px = fitting_size(text)
     lines, step = list(wrapped(text, size_px)), line_px(size_px)
     room = BOX_PX // step
     if len(lines) > room:
@@ -46,45 +47,45 @@ def draw_passage(text: str) -> Image.Image:
     for row, line in enumerate(lines):
         x = float(PADDING_PX)
         for word in line.split(" "):
-            chosen = face(suited(word, file), size_px)
+            chosen = face(font_file_for(word, file), size_px)
             draw.text((x, PADDING_PX + row * step), word, fill="black", font=chosen.font)
             x += chosen.width(word) + face(file, size_px).width(" ")
     return image
 
 
-def fitting(text: str) -> int:
-    """Size of the letters in pixels: 12 where it fills enough, else the largest of 6 to 48 that fits, else 6."""
+def fitting_size(text: str) -> int:
+    """Font size in pixels: 12 if the text fits and fills 0.7 of the height, else the largest of 6 to 48 that fits."""
 
     def height(size_px: int) -> int:
         return sum(1 for _ in wrapped(text, size_px)) * line_px(size_px)
 
-    if FULL * BOX_PX <= height(USUAL_PX) <= BOX_PX:
-        return USUAL_PX
-    least, most = LEAST_PX, MOST_PX
-    while least < most:
-        middle = (least + most + 1) // 2
+    if FULL * BOX_PX <= height(DEFAULT_PX) <= BOX_PX:
+        return DEFAULT_PX
+    smallest, largest = SMALLEST_PX, LARGEST_PX
+    while smallest < largest:
+        middle = (smallest + largest + 1) // 2
         if height(middle) <= BOX_PX:
-            least = middle
+            smallest = middle
         else:
-            most = middle - 1
-    return least
+            largest = middle - 1
+    return smallest
 
 
 def line_px(size_px: int) -> int:
-    """Pixels from one line to the next."""
+    """Line height in pixels."""
     _, top, _, bottom = face(font_file(), size_px).font.getbbox("Ay")
     return int(bottom - top) + LEADING_PX
 
 
 def wrapped(text: str, size_px: int) -> Iterator[str]:
-    """Lines of at most 240 pixels: as many words as fit, and parts with a hyphen of a word that alone does not."""
+    """Lines of at most 240 pixels. A word that is wider is split with hyphens."""
     file = font_file()
     space = face(file, size_px).width(" ")
     line: list[str] = []
     used = 0.0
     for word in text.split():
         for part in _parts(word, size_px):
-            width = face(suited(word, file), size_px).width(part)
+            width = face(font_file_for(word, file), size_px).width(part)
             if line and used + space + width > BOX_PX:
                 yield " ".join(line)
                 line, used = [], 0.0
@@ -95,7 +96,8 @@ def wrapped(text: str, size_px: int) -> Iterator[str]:
 
 
 def _parts(word: str, size_px: int) -> Iterator[str]:
-    chosen = face(suited(word, font_file()), size_px)
+    """A word, or its hyphenated parts of at most 240 pixels."""
+    chosen = face(font_file_for(word, font_file()), size_px)
     while chosen.width(word) > BOX_PX:
         n = 1
         while chosen.width(word[: n + 1] + "-") <= BOX_PX:

@@ -1,4 +1,4 @@
-"""Queries for one page: what it answers and what it does not. Seeded; knows words, not models."""
+"""Training queries of a page: some that it answers and some that it does not. Seeded; knows words, not models."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from mmrr.modeling.chat import word_ends
 from mmrr.training.data.cell_targets import fold
 from mmrr.training.data.tower_features import ReadPage
 
-#: Whole words that the tokenizer knows; word positions are counted in bytes, so queries with them are left out.
+#: Whole words in the reader's tokenizer. Word positions are counted in bytes, so queries with these words are not used.
 _ANSWERS = re.compile(r"\b(yes|no)\b")
 MAX_CHARACTERS = 88
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A query and whether this page answers it."""
+class LabelledQuery:
+    """A query and whether a page answers it."""
 
     text: str
     relevant: bool
 
 
 def phrase(page: ReadPage, rng: random.Random, least: int = 1, most: int = 7) -> str | None:
-    """Consecutive words of one block; short ones only where they are rare enough to mean something."""
+    """``least`` to ``most`` consecutive words of one block. One or two words only if one has six letters or more.
+
+    None if no phrase is found in 20 tries.
+    """
     for _ in range(20):
         if len(page.words) < 8:
             return None
@@ -44,93 +47,95 @@ def phrase(page: ReadPage, rng: random.Random, least: int = 1, most: int = 7) ->
 
 
 def usable(text: str) -> bool:
+    """Whether a text can be a query: not too long, with letters or digits, without the words yes and no."""
     return len(text) <= MAX_CHARACTERS and not _ANSWERS.search(text) and any(map(str.isalnum, text))
 
 
-def labelled(page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random) -> list[Labelled]:
-    """``n`` queries, about half of them answered here; the others come from pages of the same report and of others."""
-    here = set(page.folded)
-    found: list[Labelled] = []
-    questions = [asked.text for asked in page.questions if usable(asked.text)]
+def labelled_queries(page: ReadPage, others: Sequence[ReadPage], n: int, rng: random.Random) -> list[LabelledQuery]:
+    """Up to ``n`` queries. The page answers about half of them; the rest are made of ``others``."""
+    words_here = set(page.folded)
+    found: list[LabelledQuery] = []
+    questions = [question.text for question in page.questions if usable(question.text)]
     rng.shuffle(questions)
-    found += [Labelled(text, True) for text in questions[: n // 4]]
+    found += [LabelledQuery(text, True) for text in questions[: n // 4]]
     while len(found) < n // 2:
         text = phrase(page, rng)
         if text is None:
             break
-        found.append(Labelled(loosen(text, rng), True))
-    own = {asked.text for asked in page.questions}
+        found.append(LabelledQuery(vary(text, rng), True))
+    own = {question.text for question in page.questions}
     for _ in range(4 * n):
         if len(found) >= n:
             break
         other = rng.choice(others)
-        asked = [question.text for question in other.questions if question.text not in own and usable(question.text)]
-        if asked and rng.random() < 0.4:
-            found.append(Labelled(rng.choice(asked), False))
+        texts = [question.text for question in other.questions if question.text not in own and usable(question.text)]
+        if texts and rng.random() < 0.4:
+            found.append(LabelledQuery(rng.choice(texts), False))
             continue
         text = phrase(other, rng)
         if text is None:
             continue
-        if rng.random() < 0.3:  # half of the words are here, half are not
-            mine = phrase(page, rng, 1, 3)
-            text = f"{text} {mine}" if mine and rng.random() < 0.5 else text if mine is None else f"{mine} {text}"
+        if rng.random() < 0.3:  # some of the words are on this page, some are not
+            here = phrase(page, rng, 1, 3)
+            text = f"{text} {here}" if here and rng.random() < 0.5 else text if here is None else f"{here} {text}"
         rare = [word for word in map(fold, text.split()) if len(word) >= 4]
-        if rare and not all(word in here for word in rare):
-            found.append(Labelled(loosen(text, rng), False))
+        if rare and not all(word in words_here for word in rare):
+            found.append(LabelledQuery(vary(text, rng), False))
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """A query made for a page."""
+class OwnQuery:
+    """A query that was made for a page."""
 
     text: str
-    exact: str | None  # the words of the page that it was made of; None: a question of people
+    exact: str | None  # the phrase of the page that it was made of; None: a question of the document
 
 
-def own(page: ReadPage, n: int, rng: random.Random) -> list[Own]:
-    """``n`` queries that the page answers: half are people's questions where there are enough, the rest phrases."""
+def own_queries(page: ReadPage, n: int, rng: random.Random) -> list[OwnQuery]:
+    """Up to ``n`` queries that the page answers: at most half are questions of the document, the rest are phrases."""
     questions = [question.text for question in page.questions if usable(question.text)]
-    half = (n + rng.randrange(2)) // 2  # of one query every second time
-    made = [Own(text, None) for text in rng.sample(questions, min(len(questions), half))]
+    half = (n + rng.randrange(2)) // 2  # for one query: a question every second time
+    made = [OwnQuery(text, None) for text in rng.sample(questions, min(len(questions), half))]
     for _ in range(n - len(made)):
         exact = phrase(page, rng)
         if exact is None:
             break
-        made.append(Own(loosen(exact, rng), exact))
+        made.append(OwnQuery(vary(exact, rng), exact))
     return made
 
 
-def crossed(pages: Sequence[ReadPage], queries: Sequence[Sequence[Own]]) -> list[list[Labelled]]:
-    """For each page what to ask it: its own queries, and those of the others.
+def cross_queries(pages: Sequence[ReadPage], queries: Sequence[Sequence[OwnQuery]]) -> list[list[LabelledQuery]]:
+    """For each page: its own queries and those of the other pages.
 
-    A phrase is not asked of another page that writes it too. One that has its words elsewhere is a wrong answer, and
-    the hardest there is.
+    The query of a phrase is left out for another page that contains the phrase too. A page that contains its words in
+    other places is a negative, and the hardest kind.
     """
-    asked: list[list[Labelled]] = [[] for _ in pages]
+    crossed: list[list[LabelledQuery]] = [[] for _ in pages]
     for page, made in zip(pages, queries, strict=True):
         for query in made:
-            for there, other in zip(asked, pages, strict=True):
+            for of_other, other in zip(crossed, pages, strict=True):
                 if query.exact is None:
-                    there.append(Labelled(query.text, any(query.text == known.text for known in other.questions)))
-                elif other is page or not writes(other, query.exact):
-                    there.append(Labelled(query.text, other is page))
-    return asked
+                    relevant = any(query.text == known.text for known in other.questions)
+                    of_other.append(LabelledQuery(query.text, relevant))
+                elif other is page or not contains_phrase(other, query.exact):
+                    of_other.append(LabelledQuery(query.text, other is page))
+    return crossed
 
 
-def writes(page: ReadPage, text: str) -> bool:
-    """Whether the words of a text stand on the page one after another."""
-    here, there = (" ".join(filter(None, words)) for words in (map(fold, text.split()), page.folded))
-    return f" {here} " in f" {there} "
+def contains_phrase(page: ReadPage, text: str) -> bool:
+    """Whether the page contains the words of a text one after another."""
+    phrase_text, page_text = (" ".join(filter(None, words)) for words in (map(fold, text.split()), page.folded))
+    return f" {phrase_text} " in f" {page_text} "
 
 
-def holds(page: ReadPage, text: str) -> bool:
-    """Whether all longer words of a text stand on the page, which may answer it then, whoever's query it is."""
+def contains_words(page: ReadPage, text: str) -> bool:
+    """Whether the page contains all words of four letters or more. It may answer the query then."""
     return {word for word in map(fold, text.split()) if len(word) >= 4} <= set(page.folded)
 
 
-def loosen(text: str, rng: random.Random) -> str:
-    """As people type: now and then in lower case, without a word, without punctuation, or as a question."""
+def vary(text: str, rng: random.Random) -> str:
+    """A text as people type it: sometimes in lower case, without one word or punctuation, or as a question."""
     chance = rng.random()
     if chance < 0.35:
         text = text.lower()
@@ -146,6 +151,6 @@ def loosen(text: str, rng: random.Random) -> str:
 
 
 def folded_ends(text: str) -> list[tuple[str, int]]:
-    """Folded words of a query and the byte at which each ends, counted from 0 in the NFC text."""
+    """Folded words of a query, each with the byte offset of its end in the NFC text."""
     ends = ((fold(word), byte) for word, byte in word_ends(unicodedata.normalize("NFC", text)))
     return [(word, byte) for word, byte in ends if word]

@@ -1,60 +1,76 @@
-"""What a frozen vision tower makes of the pool's pages, kept on disk: the language models are trained on it."""
+"""Tower features: the output of a frozen vision tower for pages of a pool, on disk. Language models train on it."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmrr.backbones.qwen3_vl import Visual
+from mmrr.backbones.qwen3_vl import Backbone, Visual
 from mmrr.documents.page_grid import CELL_PX
 from mmrr.training.data.cell_targets import fold
 from mmrr.training.loop import mixed
-from mmrr.training.synthetic.page_pool import Asked, Pool
+from mmrr.training.synthetic.page_pool import LocatedQuestion, PagePool
+from mmrr.types import Embedding
 from mmrr.workspace.files import save_tensors
 
-#: (report, page) of a page.
+#: (report, page) numbers of a page.
 Key = tuple[int, int]
-#: Of pages, in order.
+#: Keys of pages in order.
 Keys = list[Key]
+
+
+class VisionTower(Protocol):
+    """Turns page images into vision tokens."""
+
+    def vision(self, images: Sequence[Image.Image]) -> list[Visual]: ...
+
+
+class PageEmbedder(Protocol):
+    """The part of an embedder that turns vision tokens into the vectors of a page."""
+
+    backbone: Backbone
+
+    def read(self, visual: Visual) -> Embedding: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPage:
-    """One page as a language model in training sees it."""
+    """One page as the input of a language model in training: vision tokens, words and questions."""
 
-    tokens: Tensor  # (T, D)
-    deepstack: Tensor  # (S, T, D)
-    grid: tuple[int, int]
-    saliency: Tensor | None  # (T,)
+    tokens: Tensor  # (T, D): T cells in raster order
+    deepstack: Tensor  # (S, T, D): S DeepStack levels
+    grid: tuple[int, int]  # rows, columns of cells
+    saliency: Tensor | None  # (T,): an embedder's attention to the cells
     words: tuple[str, ...]  # as written, in reading order
     folded: tuple[str, ...]
     blocks: tuple[int, ...]
-    cells: tuple[tuple[int, ...], ...]  # of each word, raster indices
-    questions: tuple[Asked, ...]  # those answered on this page
+    cells: tuple[tuple[int, ...], ...]  # of each word, as raster indices
+    questions: tuple[LocatedQuestion, ...]  # those answered on this page
 
-    def visual(self, backbone: Any) -> Visual:
-        """These features as this language model takes them."""
+    def visual(self, backbone: Backbone) -> Visual:
+        """The features as input of a language model: in its dtype, its width and its DeepStack levels."""
         weight = backbone.text.embed_tokens.weight
-        wider = (0, weight.shape[1] - self.tokens.shape[1])  # than the reader: with zeros, as its tower was widened
+        wider = (0, weight.shape[1] - self.tokens.shape[1])  # a wider model's tower was padded with zeros too
         levels = self.deepstack[: len(backbone.config.vision_config.deepstack_visual_indexes)]
         return Visual(F.pad(self.tokens.to(weight), wider), F.pad(levels.to(weight), wider), self.grid)
 
     def part(self, rows: int, rng: random.Random) -> ReadPage:
-        """A strip of so many rows of cells, from anywhere; the whole page where it has no more."""
+        """A strip of ``rows`` rows of cells at a random place; the whole page if it has no more rows."""
         rows = min(rows, self.grid[0])
         return self.strip(rng.randint(0, self.grid[0] - rows), rows)
 
     def strip(self, top: int, rows: int) -> ReadPage:
-        """Some of its rows of cells as a page of their own: the words they hold, and no questions."""
+        """A strip as a page: its cells, the words that are completely in them, and no questions."""
         columns = self.grid[1]
         cells = range(top * columns, (top + rows) * columns)
         held = [i for i, of_word in enumerate(self.cells) if all(cell in cells for cell in of_word)]
@@ -72,20 +88,21 @@ class ReadPage:
         )
 
 
-class Features:
-    """Features by (report, page); made once and found again after a restart."""
+class TowerFeatures:
+    """Features by (report, page). They are computed once and survive a restart."""
 
-    def __init__(self, folder: Path, pool: Pool, embedder: str = "") -> None:
-        """``embedder``: a name for the one whose view of the pages is kept beside the features; empty: none."""
+    def __init__(self, folder: Path, pool: PagePool, embedder: str = "") -> None:
+        """``embedder``: name of the embedder whose vectors are stored with the features; empty: none."""
         self.folder, self.pool, self.embedder = folder, pool, embedder
-        self._written: dict[tuple[int, int], dict[str, Any]] = {}  # parsing it costs as much as a small model's step
+        self._words: dict[Key, dict[str, Any]] = {}  # parsing takes as long as a training step of a small model
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, report: int, page: int) -> Path:
+        """The file of a page's features."""
         return self.folder / f"{report:06d}-{page}.safetensors"
 
-    def make(self, backbone: Any, report: int, number: int) -> None:
-        """Run the vision tower over one page, unless that has been done."""
+    def make(self, backbone: VisionTower, report: int, number: int) -> None:
+        """Run the vision tower over one page, unless its features exist."""
         path = self.path(report, number)
         if path.exists():
             return
@@ -97,8 +114,8 @@ class Features:
         }
         _write(tensors, path)
 
-    def embed(self, embedder: Any, report: int, number: int) -> None:
-        """Keep an embedder's vectors (V, D) of one page and its attention (T,) to the cells, if not done."""
+    def embed(self, embedder: PageEmbedder, report: int, number: int) -> None:
+        """Store an embedder's vectors (V, D) of one page and its attention (T,) to the cells, unless they exist."""
         path = self._embedding_path(report, number)
         if path.exists():
             return
@@ -113,6 +130,7 @@ class Features:
         return self.folder / f"{report:06d}-{number}.{self.embedder}.vectors"
 
     def load(self, report: int, number: int) -> ReadPage:
+        """One page; with ``saliency`` if an embedder is named."""
         page = self._page(report, number)
         if not self.embedder:
             return page
@@ -122,12 +140,12 @@ class Features:
         tensors = load_file(self.path(report, number))
         rows, columns = tensors["grid"].tolist()
         key = (report, number)
-        if key not in self._written:
-            self._written[key] = self._read(report, number, rows, columns)
-        return ReadPage(tensors["tokens"], tensors["deepstack"], (rows, columns), None, **self._written[key])
+        if key not in self._words:
+            self._words[key] = self._page_words(report, number, rows, columns)
+        return ReadPage(tensors["tokens"], tensors["deepstack"], (rows, columns), None, **self._words[key])
 
-    def _read(self, report: int, number: int, rows: int, columns: int) -> dict[str, Any]:
-        """What a ReadPage holds beside its tensors."""
+    def _page_words(self, report: int, number: int, rows: int, columns: int) -> dict[str, Any]:
+        """The fields of a ReadPage that are not tensors or the grid."""
         words = self.pool.words(report, number)
         cells = []
         for word in words:
@@ -139,25 +157,26 @@ class Features:
             "folded": tuple(fold(word.text) for word in words),
             "blocks": tuple(word.block for word in words),
             "cells": tuple(cells),
-            "questions": tuple(asked for asked in self.pool.questions(report) if number in asked.pages),
+            "questions": tuple(question for question in self.pool.questions(report) if number in question.pages),
         }
 
 
 def make_all(
-    features: Features, reports: int, tower: Callable[[], Any], device: torch.device
+    features: TowerFeatures, reports: int, tower: Callable[[], VisionTower], device: torch.device
 ) -> Generator[dict[str, Any], None, Keys]:
-    """Make what is missing of the first ``reports`` reports; yields a record a report, returns (report, page) of all.
+    """Compute the missing features of the first ``reports`` reports.
 
-    ``tower``: loads what reads pages onto ``device``, called where a page has not been read yet.
+    Yields one log record a report and returns the keys of all pages. ``tower``: loads the vision tower onto
+    ``device``; it is called at most once, for the first missing page.
     """
     keys: Keys = []
-    backbone: Any = None
+    backbone: VisionTower | None = None
     for report in range(reports):
-        of_report = [(report, number) for number in range(features.pool.pages(report))]
+        of_report = [(report, number) for number in range(features.pool.page_count(report))]
         for key in of_report:
             if not features.path(*key).exists():
                 backbone = backbone or tower()
-                with mixed(device, torch.bfloat16):  # as a tower of our own was trained
+                with mixed(device, torch.bfloat16):  # the precision in which mmrr trains its towers
                     features.make(backbone, *key)
         keys += of_report
         yield {"stage": "features", "step": report + 1, "steps": reports, "lr": 0.0}

@@ -25,8 +25,8 @@ from mmrr.modeling.checkpoints import ANY, Checkpoint, resolve
 from mmrr.scorers import edje as scorer
 from mmrr.training.config import CHECKPOINT, ModelName
 from mmrr.training.data.cell_targets import fold
-from mmrr.training.data.queries import Labelled
-from mmrr.training.data.tower_features import Features, Keys, ReadPage, make_all
+from mmrr.training.data.queries import LabelledQuery
+from mmrr.training.data.tower_features import Keys, ReadPage, TowerFeatures, make_all
 from mmrr.training.distributed import Crew, join
 from mmrr.training.families.edje_init import Network, Sizes, learn_pieces, load, save, write_pieces
 from mmrr.training.families.edje_pretrain import (
@@ -43,7 +43,7 @@ from mmrr.training.families.edje_pretrain import (
 from mmrr.training.from_scratch.matching import STRIP_ROWS, BatchMaker, batch_seed
 from mmrr.training.loop import Losses, RunFolder, Schedule
 from mmrr.training.loop import train as run_loop
-from mmrr.training.synthetic.page_pool import Pool
+from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.sources import Document, read_documents, split
 from mmrr.workspace.files import HashCache, checksum_file
 
@@ -191,7 +191,7 @@ class Batch:
 class Batches:
     """Step number -> Batch."""
 
-    def __init__(self, config: Config, seed: str, features: Features, keys: Keys, strips: int) -> None:
+    def __init__(self, config: Config, seed: str, features: TowerFeatures, keys: Keys, strips: int) -> None:
         self.seed, self.passages = config.seed, config.passages
         self.makers = [
             BatchMaker(
@@ -215,7 +215,7 @@ class Batches:
                 return self._batch(step, found.pages, found.queries)
         raise MmrrError("the drawn pages hold too few words to ask for; expected documents with more text")
 
-    def _batch(self, step: int, pages: list[ReadPage], asked: list[list[Labelled]]) -> Batch:
+    def _batch(self, step: int, pages: list[ReadPage], asked: list[list[LabelledQuery]]) -> Batch:
         rng = random.Random(f"{self.seed}/passages/{step}")
         queries = [(one.text, page) for page, its in enumerate(asked) for one in its]
         passages = [passage(page, at, rng) for at, page in enumerate(pages) for _ in range(self.passages)]
@@ -364,7 +364,7 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         teacher = load(found, vision.config(), found.path)
         teacher[0].to(crew.device).requires_grad_(False)
     lesson = Lesson(config, network, pieces, teacher)
-    pool = Pool(config.pool or run / "pool", known, config.seed)
+    pool = PagePool(config.pool or run / "pool", known, config.seed)
     features, keys = yield from _features(vision, pool, config.reports, crew)
     if not config.start and teacher:
         _learn_from(network, teacher[0])
@@ -372,7 +372,7 @@ def train(config: Config, run: Path, tell: Callable[[str], None] = lambda _: Non
         yield from _spell(config, run, crew, lesson, start, features, keys)
     test = []
     if held_out:
-        unseen = Pool(pool.folder / "held-out", held_out, config.seed)
+        unseen = PagePool(pool.folder / "held-out", held_out, config.seed)
         seen, places = yield from _features(vision, unseen, HELD_OUT_REPORTS, crew)
         # Local pays for every token: it is measured on what most of its steps are on.
         make = Batches(
@@ -410,7 +410,7 @@ def _spell(
     crew: Crew,
     lesson: Lesson,
     start: Checkpoint,
-    features: Features,
+    features: TowerFeatures,
     keys: Keys,
 ) -> Records:
     """Teach a fresh Local network to spell, in a run folder of its own, inside this one."""
@@ -454,11 +454,11 @@ def _check(config: Config, fixed: int) -> None:
         )
 
 
-def _features(vision: Checkpoint, pool: Pool, reports: int, crew: Crew) -> Any:
+def _features(vision: Checkpoint, pool: PagePool, reports: int, crew: Crew) -> Any:
     """What the vision encoder makes of the pages, and their places; in the folder that other trainings use, too."""
     file = vision.path / "model.safetensors"
     name = checksum_file(file) if file.exists() else vision.revision.removeprefix("sha256:")
-    features = Features(pool.folder / f"features-{name[:12]}", pool)
+    features = TowerFeatures(pool.folder / f"features-{name[:12]}", pool)
     keys = yield from make_all(features, reports, lambda: _tower(vision, crew), crew.device)
     return features, keys
 
@@ -473,7 +473,7 @@ def _tower(vision: Checkpoint, crew: Crew) -> Any:
 
 
 class _Squeezed:
-    """A vision encoder of one size, as Features asks for one."""
+    """A vision encoder of one size, as TowerFeatures asks for one."""
 
     def __init__(self, vision: backbone.Vision) -> None:
         self.encoder = vision

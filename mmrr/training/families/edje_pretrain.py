@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmrr.backbones import edje as backbone
 from mmrr.training.data.cell_targets import fold
-from mmrr.training.data.tower_features import Features, ReadPage
+from mmrr.training.data.tower_features import ReadPage, TowerFeatures
 from mmrr.training.families.edje_init import N_GRAMS, Letters, Network, grams
 from mmrr.training.loop import Losses
 
@@ -104,7 +104,7 @@ class Words:
 class Spelled:
     """Step number -> pages with some of their words and some of another page's, in any order."""
 
-    def __init__(self, features: Features, keys: list[tuple[int, int]], seed: int) -> None:
+    def __init__(self, features: TowerFeatures, keys: list[tuple[int, int]], seed: int) -> None:
         self.features, self.keys, self.seed = features, keys, seed
 
     def __call__(self, step: int) -> list[Words]:

@@ -27,7 +27,16 @@ from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.devices import resolve_dtype
 from mmrr.scorers import kalm
 from mmrr.training.config import CHECKPOINT, ModelName
-from mmrr.training.data.page_texts import Batch, BatchMaker, PairMaker, Reports, Trial, read_text_pairs, trials
+from mmrr.training.data.page_texts import (
+    Batch,
+    BatchMaker,
+    BatchSize,
+    PairMaker,
+    TextReports,
+    Trial,
+    read_text_pairs,
+    trials,
+)
 from mmrr.training.data.queries import folded_ends
 from mmrr.training.distributed import join
 from mmrr.training.families import kalm_init as fresh
@@ -312,13 +321,13 @@ def train(config: Config, run: Path, tell: Tell = lambda _: None) -> Iterator[di
     make: BatchMaker | PairMaker
     evaluate = None
     known: list[Document] = []
+    size = BatchSize(config.pages, config.queries, config.ratios, config.ratios_a_step)
     if config.documents:
         known, held_out = split([one for path in config.documents for one in read_documents(path)], config.held_out)
-        reports = Reports(known, config.seed, config.words)
-        n_ratios = config.ratios_a_step
-        make = BatchMaker(reports, config.reports, config.seed, config.pages, config.queries, config.ratios, n_ratios)
+        reports = TextReports(known, config.seed, config.words)
+        make = BatchMaker(reports, config.reports, config.seed, size)
         if held_out:
-            unseen = Reports(held_out, config.seed, config.words)
+            unseen = TextReports(held_out, config.seed, config.words)
             tested = trials(unseen, range(HELD_OUT_REPORTS), HELD_OUT_QUERIES)
 
             def evaluate() -> dict[str, float]:
@@ -326,10 +335,10 @@ def train(config: Config, run: Path, tell: Tell = lambda _: None) -> Iterator[di
     else:
         assert config.pairs is not None
         pairs = read_text_pairs(config.pairs)
-        make = PairMaker(pairs, config.seed, config.pages, config.queries, config.ratios, config.ratios_a_step)
+        make = PairMaker(pairs, config.seed, size)
         tell(f"{len(pairs)} pairs of {make.groups.an_epoch} texts")
         if config.validation:
-            batches = PairMaker(read_text_pairs(config.validation), 0, 1, config.queries, TESTED, 0)
+            batches = PairMaker(read_text_pairs(config.validation), 0, BatchSize(1, config.queries, TESTED, 0))
 
             def evaluate() -> dict[str, float]:
                 found = [judge.losses(batches(n)) for n in range(batches.groups.an_epoch)]

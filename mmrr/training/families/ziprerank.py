@@ -29,7 +29,7 @@ from mmrr.scorers import ziprerank as scorer_family
 from mmrr.scorers.ziprerank import LETTERS, TAUGHT, Prepare, Scorer, choose, nearness, prompt
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, CHECKPOINT, ModelName, ScratchMatcher
-from mmrr.training.data.ranked_lists import DrawnLists, RankedLists, Shown, read_lists
+from mmrr.training.data.ranked_lists import DrawnLists, ListSample, ListSize, RankedLists, read_lists
 from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.distributed import join
 from mmrr.training.families.ziprerank_aux import Hints
@@ -162,7 +162,7 @@ def ranknet(logits: Tensor, best: Sequence[int]) -> Tensor:
 def soft_ranking(logits: Tensor, best: Sequence[int], gamma: float = 0.5) -> Tensor:
     """Cross-entropy (paper, stage 2) of the softmax over the candidates' logits (n,) with gamma ** place, normalised.
 
-    ``best`` has the relevant candidates first, then the teacher's order: see ``lists.ranking``.
+    ``best`` has the relevant candidates first, then the teacher's order: see ``ranked_lists.ranking``.
     """
     weights = gamma ** torch.arange(len(best), dtype=torch.float32, device=logits.device)
     return -(weights / weights.sum() * logits[list(best)].log_softmax(0)).sum()
@@ -192,7 +192,7 @@ class Ranker(nn.Module):
         """The letters' logits (n,) float32 of a list, as ``Scorer.logits`` has them."""
         return self._letters(self._read(query, pages, ())[0], len(pages))
 
-    def losses(self, batch: Sequence[Shown]) -> Losses:
+    def losses(self, batch: Sequence[ListSample]) -> Losses:
         """The ranking loss, the written ranking's cross-entropy over the batch's tokens, and a small model's hints.
 
         ``right``: the share of lists whose best letter is a relevant page, or the order's first where none is known.
@@ -393,15 +393,8 @@ def _from_nothing(config: Config, run: Path, tell: Tell) -> Iterator[dict[str, A
     scorer.backbone.text.requires_grad_(True)
     model = Ranker(scorer, scorer.backbone.text, config, see_drawn)
     strips = round(config.strips * config.steps * config.accumulate)
-    make = DrawnLists(
-        features,
-        keys,
-        batch_seed(config.seed, begun if config.start else None),
-        lists=config.size,
-        candidates=config.candidates,
-        strips=strips,
-        rows=config.rows,
-    )
+    size = ListSize(config.size, config.candidates, strips, config.rows)
+    make = DrawnLists(features, keys, batch_seed(config.seed, begun if config.start else None), size)
     tell(f"{len(keys)} pages; lists of up to {config.candidates}, {config.size} a batch")
     yield from run_loop(
         RunFolder(run),

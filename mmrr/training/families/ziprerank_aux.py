@@ -13,7 +13,7 @@ from torch import Tensor
 from mmrr import random_checkpoint
 from mmrr.backbones.qwen3_vl import Visual
 from mmrr.training.data.queries import folded_ends
-from mmrr.training.data.ranked_lists import Cell, Shown
+from mmrr.training.data.ranked_lists import ListSample, WordCell
 
 #: Cells of a list that are asked where they look: so many that hold a word of the query, and so many that do not.
 ASKED = 48
@@ -33,7 +33,7 @@ class Hints:
     bracket to a relevant page or its mark.
     """
 
-    def __init__(self, backbone: Any, shown: Shown, pointer: int, letters: Sequence[int]) -> None:
+    def __init__(self, backbone: Any, shown: ListSample, pointer: int, letters: Sequence[int]) -> None:
         """``pointer``: the layer that points."""
         self.backbone, self.shown, self.pointer = backbone, shown, pointer
         self.letters = list(letters[: len(shown.pages)])
@@ -44,8 +44,8 @@ class Hints:
     def like(self, near: Sequence[Tensor]) -> None:
         """``near`` (T,) of each page: its tokens' nearness to the query, by which they are kept."""
         cells: dict[tuple[int, str], list[int]] = {}
-        for one in self.shown.holding:
-            for word in self.shown.telling.intersection(one.words):
+        for one in self.shown.word_cells:
+            for word in self.shown.rare_words.intersection(one.words):
                 cells.setdefault((one.page, word), []).append(one.cell)
         logits = [SHARP * one for one in near]
         losses = [logits[page].logsumexp(0) - logits[page][held].logsumexp(0) for (page, _), held in cells.items()]
@@ -67,9 +67,9 @@ class Hints:
         for start, visual, of in zip(first, visuals, kept, strict=False):
             cells_of = range(len(visual.tokens)) if of is None else of.tolist()
             places.append({cell: start + i for i, cell in enumerate(cells_of)})
-        holding = [one for one in self.shown.holding if one.cell in places[one.page]]
+        holding = [one for one in self.shown.word_cells if one.cell in places[one.page]]
         full = {(one.page, one.cell) for one in holding}
-        empty = [Cell(page, cell, ()) for page, of in enumerate(places) for cell in of if (page, cell) not in full]
+        empty = [WordCell(page, cell, ()) for page, of in enumerate(places) for cell in of if (page, cell) not in full]
         self.asked = cells = [*_spread(holding, ASKED), *_spread(empty, ASKED)]
         self.rows = sequence.visual[[places[one.page][one.cell] for one in cells]]
         self.marks = sequence.visual[[last - 1 for last in first[1:]]] + 1
@@ -85,7 +85,7 @@ class Hints:
         self.targets = targets.to(self.rows.device)
         gathered = torch.zeros(len(visuals), len(sequence.embeddings), dtype=torch.bool)
         for one in holding:
-            if self.shown.telling.intersection(one.words):
+            if self.shown.rare_words.intersection(one.words):
                 gathered[one.page, sequence.visual[places[one.page][one.cell]]] = True
         gathered[:, :before] = ~gathered.any(1, keepdim=True)
         self.holding = gathered.to(self.rows.device)
@@ -114,7 +114,7 @@ class Hints:
         self.judged = F.binary_cross_entropy_with_logits(states[len(self.rows) :] @ (yes - no), relevant)
 
 
-def _spread(cells: Sequence[Cell], n: int) -> list[Cell]:
+def _spread(cells: Sequence[WordCell], n: int) -> list[WordCell]:
     """``n`` of them or fewer, from everywhere."""
     return list(cells[:: max(1, math.ceil(len(cells) / n))])
 

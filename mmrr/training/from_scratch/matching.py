@@ -25,8 +25,17 @@ from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.plain_forward import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.modeling.saliency import Saliency, choose
 from mmrr.training.data.cell_targets import N_HASHES, fold, word_hashes
-from mmrr.training.data.queries import Labelled, crossed, folded_ends, holds, labelled, own, phrase, usable
-from mmrr.training.data.tower_features import Features, Key, Keys, ReadPage
+from mmrr.training.data.queries import (
+    LabelledQuery,
+    contains_words,
+    cross_queries,
+    folded_ends,
+    labelled_queries,
+    own_queries,
+    phrase,
+    usable,
+)
+from mmrr.training.data.tower_features import Key, Keys, ReadPage, TowerFeatures
 from mmrr.training.loop import Losses
 from mmrr.types import Embedding
 
@@ -49,7 +58,7 @@ class Batch:
     """A few pages, each with its queries."""
 
     pages: list[ReadPage]
-    queries: list[list[Labelled]]
+    queries: list[list[LabelledQuery]]
 
 
 class BatchMaker:
@@ -57,7 +66,7 @@ class BatchMaker:
 
     def __init__(
         self,
-        features: Features,
+        features: TowerFeatures,
         keys: Sequence[Key],
         seed: str,
         *,
@@ -92,7 +101,7 @@ class BatchMaker:
                 return Batch([page for page, _ in chosen], [asked for _, asked in chosen])
         raise MmrrError(f"found no words to ask for on any of {_DRAWS} pages drawn, expected longer texts")
 
-    def _drawn(self, rng: random.Random, *, strips: bool) -> tuple[list[ReadPage], list[list[Labelled]]]:
+    def _drawn(self, rng: random.Random, *, strips: bool) -> tuple[list[ReadPage], list[list[LabelledQuery]]]:
         first = rng.randrange(len(self.keys))
         if self.mine and not strips:
             return self._mined(self.mine, self.keys[first], rng)
@@ -104,17 +113,19 @@ class BatchMaker:
             pages = [page.part(self.rows, rng) for page in pages]
         return pages, self._asked(pages, rng)
 
-    def _asked(self, pages: Sequence[ReadPage], rng: random.Random) -> list[list[Labelled]]:
+    def _asked(self, pages: Sequence[ReadPage], rng: random.Random) -> list[list[LabelledQuery]]:
         if self.crossed:
-            return crossed(pages, [own(page, max(1, self.queries // len(pages)), rng) for page in pages])
+            return cross_queries(pages, [own_queries(page, max(1, self.queries // len(pages)), rng) for page in pages])
         if self.answered_only:
             return [self._answered(page, rng) for page in pages]
-        return [labelled(page, [other for other in pages if other is not page], self.queries, rng) for page in pages]
+        return [
+            labelled_queries(page, [other for other in pages if other is not page], self.queries, rng) for page in pages
+        ]
 
-    def _mined(self, mine: Mine, key: Key, rng: random.Random) -> tuple[list[ReadPage], list[list[Labelled]]]:
+    def _mined(self, mine: Mine, key: Key, rng: random.Random) -> tuple[list[ReadPage], list[list[LabelledQuery]]]:
         """A page, and beside it pages found by its own queries, of each in turn."""
         page = self.features.load(*key)
-        made = own(page, self.queries // 2, rng) if self.crossed else []
+        made = own_queries(page, self.queries // 2, rng) if self.crossed else []
         told = [] if self.crossed else self._answered(page, rng)
         texts = [query.text for query in made or told]
         found = mine(texts, key) if texts else []
@@ -128,9 +139,11 @@ class BatchMaker:
         if not self.crossed:
             return [page, *others], [told, *(self._answered(other, rng) for other in others)]
         each = max(1, (self.queries - len(made)) // max(1, len(others)))
-        return [page, *others], crossed([page, *others], [made, *(own(other, each, rng) for other in others)])
+        return [page, *others], cross_queries(
+            [page, *others], [made, *(own_queries(other, each, rng) for other in others)]
+        )
 
-    def _answered(self, page: ReadPage, rng: random.Random) -> list[Labelled]:
+    def _answered(self, page: ReadPage, rng: random.Random) -> list[LabelledQuery]:
         questions = [asked.text for asked in page.questions if usable(asked.text)]
         rng.shuffle(questions)
         texts = questions[: self.queries // 2]
@@ -138,7 +151,7 @@ class BatchMaker:
             text = phrase(page, rng, 2, 8)
             if text:
                 texts.append(text.lower() if rng.random() < 0.5 else text)
-        return [Labelled(text, True) for text in texts]
+        return [LabelledQuery(text, True) for text in texts]
 
 
 def batch_seed(seed: int, begun: Checkpoint | None) -> str:
@@ -377,7 +390,9 @@ class Contrast(nn.Module):
         best = torch.stack([of_page.amax(1) for of_page in torch.split(products, sizes, dim=1)], dim=1)
         scores = best.new_zeros(len(asked), len(sizes)).index_add(0, torch.tensor(owners, device=best.device), best)
         answers = torch.tensor([[answered(page, *one) for page in batch.pages] for one in asked], device=best.device)
-        unknown = torch.tensor([[holds(page, text) for page in batch.pages] for text, _ in asked], device=best.device)
+        unknown = torch.tensor(
+            [[contains_words(page, text) for page in batch.pages] for text, _ in asked], device=best.device
+        )
         found, right = _found(scores * self.temperature.exp(), answers, unknown)
         pooled = queries @ torch.stack(wholes).T
         whole, _ = _found(pooled.float() * self.whole_temperature.exp(), answers, unknown)

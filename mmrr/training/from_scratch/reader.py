@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from mmrr.backbones.qwen3_vl import linear_patches
 from mmrr.documents.page_grid import CELL_PX
-from mmrr.training.data.cell_targets import ALPHABET, N_HASHES, PageTargets
+from mmrr.training.data.cell_targets import ALPHABET, N_HASHES, CellTargets
 from mmrr.training.loop import Losses
 from mmrr.training.synthetic.canvas import DrawnPage
-from mmrr.training.synthetic.page_pool import Pool
+from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.snippets import draw_snippet
 
 FIRST_REPORTS, STEPS_PER_REPORT = 100, 6
@@ -43,7 +43,7 @@ class CropMaker:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: PagePool,
         reports: int,
         seed: int,
         sizes: tuple[tuple[int, int, int], ...],
@@ -71,8 +71,8 @@ class CropMaker:
         while len(images) < n:
             # New reports come in slowly: drawing one costs more than several steps.
             report = rng.randrange(min(self.reports, FIRST_REPORTS + step // STEPS_PER_REPORT))
-            drawn = self.pool.page(report, rng.randrange(self.pool.pages(report)))
-            targets = PageTargets(drawn.words)
+            drawn = self.pool.page(report, rng.randrange(self.pool.page_count(report)))
+            targets = CellTargets(drawn.words)
             for _ in range(min(per_page, n - len(images))):
                 image, left, top, cell_px = _cut(drawn, columns, rows, rng)
                 images.append(image)
@@ -87,7 +87,7 @@ class CropMaker:
         images, characters, hashes = [], [], []
         for _ in range(n):
             drawn = draw_snippet(self.vocabulary, columns * CELL_PX, rows * CELL_PX, rng)
-            found = PageTargets(drawn.words).crop(0, 0, columns, rows, CELL_PX)
+            found = CellTargets(drawn.words).crop(0, 0, columns, rows, CELL_PX)
             images.append(np.asarray(drawn.image))
             characters.append(found[0])
             hashes.append(found[1])

@@ -31,12 +31,12 @@ from mmrr.training.config import (
 )
 from mmrr.training.data.cell_targets import N_HASHES
 from mmrr.training.data.online_negatives import Miner
-from mmrr.training.data.tower_features import Features, Keys, make_all
+from mmrr.training.data.tower_features import Keys, TowerFeatures, make_all
 from mmrr.training.distributed import Crew, join, placed
 from mmrr.training.from_scratch.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed
 from mmrr.training.from_scratch.reader import CropMaker, Reader
 from mmrr.training.loop import RunFolder, Schedule, mixed, train
-from mmrr.training.synthetic.page_pool import Pool
+from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.sources import Document, read_documents, split
 from mmrr.workspace.files import HashCache, checksum_file, save_tensors
 
@@ -152,12 +152,12 @@ def documents(config: ScratchConfig) -> tuple[list[Document], list[Document]]:
     return split([one for path in config.documents for one in read_documents(path)], config.held_out)
 
 
-def _pool(config: ScratchConfig, run: Path, known: list[Document]) -> Pool:
-    return Pool(config.pool or run / "pool", known, config.seed)
+def _pool(config: ScratchConfig, run: Path, known: list[Document]) -> PagePool:
+    return PagePool(config.pool or run / "pool", known, config.seed)
 
 
-def _held_out_pool(config: ScratchConfig, run: Path, held_out: list[Document]) -> Pool:
-    return Pool((config.pool or run / "pool") / "held-out", held_out, config.seed)
+def _held_out_pool(config: ScratchConfig, run: Path, held_out: list[Document]) -> PagePool:
+    return PagePool((config.pool or run / "pool") / "held-out", held_out, config.seed)
 
 
 def begin(
@@ -227,7 +227,7 @@ def _widened(rows: Tensor, n: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(max(0, n - len(rows)), *rows.shape[1:])])
 
 
-def _features(config: ScratchConfig, run: Path, crew: Crew, pool: Pool, reports: int) -> Any:
+def _features(config: ScratchConfig, run: Path, crew: Crew, pool: PagePool, reports: int) -> Any:
     """What the reader makes of the pages: one width for all models that are trained on it."""
     path = _reader(config) / CHECKPOINT
 
@@ -235,20 +235,20 @@ def _features(config: ScratchConfig, run: Path, crew: Crew, pool: Pool, reports:
         reader = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
         return embedders.Embedder(reader, embedders.Prepare(), crew.device, torch.float32).backbone
 
-    features = Features(pool.folder / f"features-{checksum_file(path / 'model.safetensors')[:12]}", pool)
+    features = TowerFeatures(pool.folder / f"features-{checksum_file(path / 'model.safetensors')[:12]}", pool)
     keys = yield from make_all(features, reports, tower, crew.device)
     return features, keys
 
 
 def _unseen(config: ScratchConfig, run: Path, crew: Crew, held_out: list[Document]) -> Any:
-    """Features and keys of pages of documents that are never trained on; None: no document is held out."""
+    """TowerFeatures and keys of pages of documents that are never trained on; None: no document is held out."""
     if not held_out:
         return None
     return (yield from _features(config, run, crew, _held_out_pool(config, run, held_out), MATCHED_REPORTS))
 
 
 def _measure(
-    config: ScratchMatcher, run: Path, crew: Crew, losses: Any, features: Features, keys: Keys
+    config: ScratchMatcher, run: Path, crew: Crew, losses: Any, features: TowerFeatures, keys: Keys
 ) -> Callable[[], dict[str, float]]:
     """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
     make = _batches(config, run, str(config.seed), features, keys)
@@ -277,7 +277,7 @@ def _check_mining(config: ScratchMatcher) -> None:
             )
 
 
-def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys, unseen: Any) -> Any:
+def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: TowerFeatures, keys: Keys, unseen: Any) -> Any:
     """The features to train on and those of ``_unseen``, with what `embedder` makes of the pages beside them."""
     features = yield from _embeddings(config, run, crew, features, keys)
     if unseen:
@@ -285,9 +285,9 @@ def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: Features,
     return features, unseen
 
 
-def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: Features, keys: Keys) -> Any:
+def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: TowerFeatures, keys: Keys) -> Any:
     embedder, _, name = _embedder(config, run, crew.device)
-    embedded = Features(features.folder, features.pool, name)
+    embedded = TowerFeatures(features.folder, features.pool, name)
     for done, key in enumerate(keys, 1):
         with mixed(embedder.backbone.device, torch.bfloat16):
             embedded.embed(embedder, *key)
@@ -308,7 +308,7 @@ def _embedder(config: ScratchMatcher, run: Path, device: torch.device) -> tuple[
     return embedder, family.Search(), checksum_file(path / "model.safetensors")[:12]
 
 
-def _spell(config: ScratchMatcher, run: Path, crew: Crew, scorer: Any, features: Features, keys: Keys) -> Records:
+def _spell(config: ScratchMatcher, run: Path, crew: Crew, scorer: Any, features: TowerFeatures, keys: Keys) -> Records:
     """The first layers, by words' hashes; in a run folder of its own, inside this one."""
     if not config.spelled or not config.spelling:
         return
@@ -334,7 +334,7 @@ def _hash_head(config: ScratchMatcher) -> nn.Linear:
 
 
 def _batches(
-    config: ScratchMatcher, run: Path, seed: str, features: Features, keys: Keys, strips: int = 0
+    config: ScratchMatcher, run: Path, seed: str, features: TowerFeatures, keys: Keys, strips: int = 0
 ) -> BatchMaker:
     mine = None
     if config.mined:
@@ -353,7 +353,7 @@ def _batches(
     )
 
 
-def _matching(config: ScratchMatcher, run: Path, begun: Checkpoint, features: Features, keys: Keys) -> BatchMaker:
+def _matching(config: ScratchMatcher, run: Path, begun: Checkpoint, features: TowerFeatures, keys: Keys) -> BatchMaker:
     seed = batch_seed(config.seed, begun if config.start else None)
     return _batches(config, run, seed, features, keys, round(config.strips * config.steps))
 

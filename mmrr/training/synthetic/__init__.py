@@ -1,1 +1,1 @@
-"""The page factory: documents in, page images out, with the place of every character. Seeded; no torch."""
+"""Synthetic pages: documents in, page images out, with the position of every character. Seeded; no torch."""

@@ -1,4 +1,4 @@
-"""The fonts of this machine that can write English, by family. Knows files and advances, not pages."""
+"""The installed fonts that can write English, by family. Knows font files and advances, not pages."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-#: Faces that print seldom uses: hairlines, small capitals, symbols, handwriting.
+#: Parts of the names of families and styles that are rare in print: hairlines, small capitals, symbols, handwriting.
 UNUSUAL = ("math", "symbol", "keyboard", "caps", "dunhill", "demi", "quot", "slanted", "d050000l", "z003", "chorus")
 UNUSUAL_STYLES = ("thin", "hairline", "extralight", "black", "heavy", "caps", "outline", "oblique italic", "initials")
-#: Where a family comes in several design sizes, the one nearest to this is taken.
+#: In points. From a family with several design sizes the nearest one is taken.
 DESIGN_SIZE = 11
 SLOTS = {
     **dict.fromkeys(("regular", "roman", "book", "normal"), "regular"),
     **dict.fromkeys(("italic", "oblique", "slanted"), "italic"),
     "bold": "bold",
-    "medium": "medium",  # where there is no regular face
+    "medium": "medium",  # replaces a missing regular face
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family: files of its upright, bold and slanted faces ("" stands for Pillow's own font)."""
+    """The font files of one family. An empty path means Pillow's built-in font."""
 
     name: str
     regular: str
@@ -34,10 +34,18 @@ class Family:
     mono: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Font:
+    """A font file at one size."""
+
+    file: str
+    size_px: float
+
+
 @lru_cache(maxsize=1)
 def families() -> tuple[Family, ...]:
-    """Families that fontconfig lists for English, sorted by name; Pillow's built-in font where there are none."""
-    faces: dict[str, dict[str, tuple[int, str]]] = {}  # name, slot: how far from the design size, file
+    """The families that fontconfig lists for English, sorted by name. Without any: Pillow's built-in font."""
+    faces: dict[str, dict[str, tuple[int, str]]] = {}  # name -> slot -> (distance from the design size, file)
     spacing: dict[str, bool] = {}
     for line in _listing():
         file, names, styles, pitch = (*line.split("|"), "", "", "")[:4]
@@ -80,12 +88,12 @@ def _writes_english(file: str) -> bool:
 
 
 class _Glyphs(dict[str, bool]):
-    """Whether a face has something to draw for a character; asked once for each."""
+    """Character -> whether a font file has a glyph with ink for it. Each character is tested once."""
 
     def __init__(self, file: str) -> None:
         super().__init__()
         self._font = _load(file, 20)
-        self._box = self._drawn("\uffff")  # what the font draws in place of what it lacks
+        self._box = self._drawn("\uffff")  # what the font draws for a missing glyph
 
     def __missing__(self, character: str) -> bool:
         self[character] = character.isprintable() and self._drawn(character) not in (self._box, None)
@@ -101,34 +109,34 @@ def _glyphs(file: str) -> _Glyphs:
     return _Glyphs(file)
 
 
-def suited(word: str, file: str) -> str:
-    """The face that draws this word: ``file``, or that of another family where this lacks some of the characters."""
-    return file if all(map(_glyphs(file).__getitem__, word)) else _other(word, file)
+def font_file_for(word: str, file: str) -> str:
+    """The font file that draws a word: ``file`` if it has all characters, else the file that has the most of them."""
+    return file if all(map(_glyphs(file).__getitem__, word)) else _fallback(word, file)
 
 
 @lru_cache(maxsize=8192)
-def _other(word: str, file: str) -> str:
+def _fallback(word: str, file: str) -> str:
     candidates = (file, *(family.regular for family in families()))
     return max(candidates, key=lambda candidate: sum(map(_glyphs(candidate).__getitem__, word)))
 
 
-def written(text: str, file: str) -> str:
-    """The words of a text, less the characters that the face which suits their word cannot draw."""
+def drawable_text(text: str, file: str) -> str:
+    """The words of a text without the characters that ``font_file_for`` their word cannot draw."""
     words = (
         "".join(character for character in word if glyphs[character])
         for word in text.split()
-        for glyphs in (_glyphs(suited(word, file)),)
+        for glyphs in (_glyphs(font_file_for(word, file)),)
     )
     return " ".join(word for word in words if word)
 
 
-def drawable(text: str) -> bool:
-    """Whether any face here draws anything of a text."""
-    return any(map(_some_face_has, text))
+def is_drawable(text: str) -> bool:
+    """Whether any installed font draws at least one character of a text."""
+    return any(map(_any_font_has, text))
 
 
 @lru_cache(maxsize=8192)
-def _some_face_has(character: str) -> bool:
+def _any_font_has(character: str) -> bool:
     return not character.isspace() and any(_glyphs(family.regular)[character] for family in families())
 
 
@@ -139,7 +147,7 @@ def _load(file: str, size_px: float) -> ImageFont.FreeTypeFont | ImageFont.Image
 
 
 class Face:
-    """One face at one size, with its advances remembered: measuring text is most of the work of setting it."""
+    """A font file at one size with cached advances: measuring text is most of the work of typesetting."""
 
     def __init__(self, file: str, size_px: float) -> None:
         self.font = _load(file, size_px)
@@ -162,4 +170,5 @@ class Face:
 
 @lru_cache(maxsize=512)
 def face(file: str, size_px: float) -> Face:
+    """The cached ``Face`` of a font file at one size."""
     return Face(file, size_px)

@@ -1,4 +1,4 @@
-"""Binds documents into reports of several pages, so that pages are full and neighbours are alike. Seeded."""
+"""Joins documents into reports of several pages: pages are full, and pages of one report are similar. Seeded."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmrr.errors import MmrrError
-from mmrr.training.synthetic.fonts import drawable
+from mmrr.training.synthetic.fonts import is_drawable
 from mmrr.training.synthetic.sources import Block, Document, Question
 
-#: Share of reports whose words are partly replaced by random ones: a reader must not guess words from their context.
+#: Share of reports in which some words are replaced by random ones. A reader must not guess words from their context.
 SCRAMBLED = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class BoundQuestion(Question):
-    """A question in a report; the blocks ``first`` to ``last`` of the report are those of its own document."""
+class ReportQuestion(Question):
+    """A question of a report. The report's blocks ``first`` to ``last`` come from the question's own document."""
 
     first: int
     last: int
 
 
 def with_text(documents: Sequence[Document]) -> list[Document]:
-    """Those of which anything can be drawn. Raises MmrrError if there is none."""
+    """The documents that have text which the fonts can draw. Raises MmrrError if there is none."""
     found = [document for document in documents if any(map(_has_text, document.blocks))]
     if not found:
         raise MmrrError("no document has text to draw; expected blocks with text or rows, see docs/training.md")
     return found
 
 
-def bind(documents: Sequence[Document], number: int, seed: int, characters: int = 16_000) -> Document:
-    """Report ``number``: documents of one source or of several, until it holds this many characters.
+def make_report(documents: Sequence[Document], number: int, seed: int, characters: int = 16_000) -> Document:
+    """Report ``number``: documents of one source or of several, joined until they have ``characters`` characters.
 
-    Questions keep pointing at their blocks, and are ``BoundQuestion``. A scrambled report has none. Documents without
-    text are left out.
+    Its questions are ``ReportQuestion``, with blocks counted in the report. A scrambled report has no questions.
+    Documents without text are left out.
 
     Raises:
         MmrrError: No document has text.
@@ -43,8 +43,8 @@ def bind(documents: Sequence[Document], number: int, seed: int, characters: int 
     documents = with_text(documents)
     rng = random.Random(f"{seed}/report/{number}")
     first = rng.choice(documents)
-    alike = [document for document in documents if document.source == first.source]
-    shelf: Sequence[Document] = alike if rng.random() < 0.6 else documents
+    same_source = [document for document in documents if document.source == first.source]
+    candidates: Sequence[Document] = same_source if rng.random() < 0.6 else documents
     blocks: list[Block] = []
     questions: list[Question] = []
     title, size = first.title, 0
@@ -53,7 +53,7 @@ def bind(documents: Sequence[Document], number: int, seed: int, characters: int 
         start = _start(document, rng)
         part = document.blocks[start : start + 120]
         if not any(map(_has_text, part)):
-            document = rng.choice(shelf)
+            document = rng.choice(candidates)
             continue
         first_block = len(blocks)
         if document.title and start == 0 and blocks:
@@ -63,20 +63,22 @@ def bind(documents: Sequence[Document], number: int, seed: int, characters: int 
         for question in document.questions:
             if question.block is None or start <= question.block < start + len(part):
                 block = None if question.block is None else question.block + offset
-                questions.append(BoundQuestion(question.text, question.answer, block, first_block, len(blocks) - 1))
+                questions.append(ReportQuestion(question.text, question.answer, block, first_block, len(blocks) - 1))
         size += sum(len(block.text) + sum(len(cell) + 4 for row in block.rows for cell in row) for block in part)
-        document = rng.choice(shelf)
+        document = rng.choice(candidates)
     if rng.random() < SCRAMBLED:
         blocks, questions = [_scramble(block, rng) for block in blocks], []
     return Document(f"report-{number}", first.source, title, tuple(blocks), tuple(questions))
 
 
 def _has_text(block: Block) -> bool:
-    return any(drawable(cell) for row in block.rows for cell in row) if block.kind == "table" else drawable(block.text)
+    if block.kind == "table":
+        return any(is_drawable(cell) for row in block.rows for cell in row)
+    return is_drawable(block.text)
 
 
 def _start(document: Document, rng: random.Random) -> int:
-    """Long documents without questions begin anywhere, so that not only their first pages are seen."""
+    """The first block to take. Long documents without questions start at a random one, so that all of them is used."""
     if document.questions or len(document.blocks) < 40:
         return 0
     return rng.randrange(len(document.blocks) - 20)

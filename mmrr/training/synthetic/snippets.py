@@ -1,4 +1,4 @@
-"""Small plain pieces of text, black on white in common fonts: what a reader learns its letters on. Seeded."""
+"""Snippets: small images of plain text, black on white in common fonts. A reader is first trained on them. Seeded."""
 
 from __future__ import annotations
 
@@ -8,29 +8,48 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from mmrr.training.synthetic.canvas import Canvas, DrawnPage
-from mmrr.training.synthetic.fonts import Family, families, written
-from mmrr.training.synthetic.style import COMMON, Look
+from mmrr.training.synthetic.fonts import Family, Font, drawable_text, families
+from mmrr.training.synthetic.style import COMMON, Style
 
 
 @lru_cache(maxsize=1)
 def _common() -> tuple[Family, ...]:
+    """The common proportional families, or all families if none of them is installed."""
     known = families()
     return tuple(family for family in known if family.name.startswith(COMMON) and not family.mono) or known
 
 
 def draw_snippet(vocabulary: Sequence[str], width_px: int, height_px: int, rng: random.Random) -> DrawnPage:
-    """Lines of unrelated words, a third of them random letters or digits: nothing to guess from context."""
+    """Lines of unrelated words. A third are random letters or digits, so that context does not help to read them."""
     family = rng.choice(_common())
     size = rng.uniform(12.0, 22.0)
-    file = family.bold if rng.random() < 0.15 else family.regular
-    look = Look(
-        width_px=width_px,
-        height_px=height_px,
+    font = Font(family.bold if rng.random() < 0.15 else family.regular, size)
+    canvas = Canvas(_plain_style(family, size, (width_px, height_px), rng.choice((1, 2))))
+    space = canvas.width(" ", font)
+    step = size * rng.uniform(1.15, 1.6)
+    y = rng.uniform(-0.3, 0.9) * size
+    while y < height_px:
+        x = rng.uniform(-40.0, 12.0)
+        while x < width_px:
+            word = drawable_text(_word(vocabulary, rng), font.file)
+            if not word:
+                continue
+            canvas.word(word, x, y + size * 0.8, font, (0, 0, 0), 0)
+            x += canvas.width(word, font) + space
+        y += step
+    return canvas.finish(rng)
+
+
+def _plain_style(family: Family, size_px: float, page_px: tuple[int, int], supersample: int) -> Style:
+    """Black on white, without margins, colours or scanner. ``page_px``: width and height."""
+    return Style(
+        width_px=page_px[0],
+        height_px=page_px[1],
         slide=False,
         margin_px=0,
         columns=1,
         gap_px=0,
-        body_px=size,
+        body_px=size_px,
         leading=1.2,
         body=family,
         heading=family,
@@ -51,23 +70,9 @@ def draw_snippet(vocabulary: Sequence[str], width_px: int, height_px: int, rng: 
         footer="",
         figures=0.0,
         boxes=0.0,
-        supersample=rng.choice((1, 2)),
+        supersample=supersample,
         scan=None,
     )
-    canvas = Canvas(look)
-    space = canvas.width(" ", file, size)
-    step = size * rng.uniform(1.15, 1.6)
-    y = rng.uniform(-0.3, 0.9) * size
-    while y < height_px:
-        x = rng.uniform(-40.0, 12.0)
-        while x < width_px:
-            word = written(_word(vocabulary, rng), file)
-            if not word:
-                continue
-            canvas.word(x, y + size * 0.8, word, file, size, (0, 0, 0), 0)
-            x += canvas.width(word, file, size) + space
-        y += step
-    return canvas.finish(rng)
 
 
 def _word(vocabulary: Sequence[str], rng: random.Random) -> str:

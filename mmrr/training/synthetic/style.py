@@ -1,4 +1,4 @@
-"""How a page looks: size, fonts, columns, colours, and what a scanner does to it. One seed, one look."""
+"""The style of a document: page size, fonts, columns, colours and the effects of a scanner. Chosen by a seed."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from mmrr.training.synthetic.fonts import Family, families
 
 Colour = tuple[int, int, int]
 
-#: (columns, rows) of 32-pixel cells of letter, A4, slides, a half page: at most 1,280 of them.
+#: (columns, rows) of a page in cells of 32 x 32 pixels: letter, A4, slides, a half page. At most 1,280 cells.
 PORTRAIT = ((31, 40), (30, 42), (28, 40), (31, 41), (26, 36))
 LANDSCAPE = ((41, 31), (40, 30), (46, 26), (36, 26), (32, 24))
 
-#: Families like those most documents are set in are drawn this much more often.
+#: Prefixes of the families that look like the usual fonts of documents. They are drawn four times as often.
 COMMON = ("Liberation", "Nimbus", "Carlito", "DejaVu", "TeX Gyre Heros", "TeX Gyre Termes", "Latin Modern Roman")
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What printing, scanning and saving did to the page."""
+    """The effects of printing, scanning and saving a page."""
 
-    angle: float  # degrees
+    angle: float  # degrees, counter-clockwise
     blur_px: float
-    noise: float  # standard deviation, 0 .. 255
+    noise: float  # standard deviation in pixel values of 0 to 255
     contrast: float
-    jpeg: int  # quality; 0 = not saved as JPEG
+    jpeg: int  # JPEG quality; 0: not saved as JPEG
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Everything that is chosen once per document."""
+class Style:
+    """The choices that hold for a whole document. ``_px``: pixels of the page."""
 
     width_px: int
     height_px: int
@@ -39,37 +39,37 @@ class Look:
     columns: int
     gap_px: int
     body_px: float
-    leading: float
+    leading: float  # line height in font sizes
     body: Family
     heading: Family
     mono: Family
-    heading_scale: float
+    heading_scale: float  # size of a heading of level 1 in body sizes
     bold_headings: bool
     centred_headings: bool
     capitals: bool  # headings in capital letters
-    banners: bool  # headings in the paper's colour on a band of the accent
+    banners: bool  # headings in the paper's colour on a band of the accent colour
     justified: bool
-    paragraph_gap: float
+    paragraph_gap: float  # in body sizes
     paper: Colour
     ink: Colour
     accent: Colour
     table_lines: str  # all | rows | header | none
-    zebra: bool
+    zebra: bool  # every second row of a table on a tint
     header: str
-    footer: str
-    figures: float  # probability of a picture or chart after a block
-    boxes: float  # probability of a coloured box under a paragraph
-    supersample: int
+    footer: str  # a format string with {n}, the page number, and {title}
+    figures: float  # probability of a picture after a text block; twice as likely: a chart after a table
+    boxes: float  # probability of a coloured box behind a paragraph
+    supersample: int  # pages are drawn this many times larger and reduced
     scan: Scan | None
 
     def tint(self, share: float) -> Colour:
-        """The paper with this share of the accent in it."""
+        """The paper's colour mixed with ``share`` (0 to 1) of the accent colour."""
         red, green, blue = (round((1 - share) * c + share * a) for c, a in zip(self.paper, self.accent, strict=True))
         return red, green, blue
 
 
-def choose(rng: random.Random, title: str) -> Look:
-    """A look for one document."""
+def choose_style(rng: random.Random, title: str) -> Style:
+    """A random style for one document with this title."""
     known = families()
     proportional = [family for family in known if not family.mono] or list(known)
     monospaced = [family for family in known if family.mono] or list(known)
@@ -83,7 +83,7 @@ def choose(rng: random.Random, title: str) -> Look:
     size = rng.uniform(19, 36) if slide else min(24.0, max(11.0, rng.gauss(16.0, 2.3)))
     paper, ink, accent = _colours(rng, slide)
     supersample = rng.choice((1, 2))
-    return Look(
+    return Style(
         width_px=width,
         height_px=height,
         slide=slide,
@@ -119,10 +119,10 @@ def choose(rng: random.Random, title: str) -> Look:
 def _colours(rng: random.Random, slide: bool) -> tuple[Colour, Colour, Colour]:
     hue = tuple(rng.randint(0, 160) for _ in range(3))
     accent: Colour = (hue[0], hue[1], hue[2])
-    if rng.random() < (0.35 if slide else 0.04):  # light on dark
+    if rng.random() < (0.35 if slide else 0.04):  # light text on dark paper
         dark = tuple(rng.randint(0, 70) for _ in range(3))
         return (dark[0], dark[1], dark[2]), (rng.randint(215, 255),) * 3, tuple(255 - c // 2 for c in accent)  # type: ignore[return-value]
-    if rng.random() < 0.08:  # a pastel
+    if rng.random() < 0.08:  # pastel paper
         light = tuple(rng.randint(195, 255) for _ in range(3))
         return (light[0], light[1], light[2]), (rng.randint(0, 40),) * 3, accent
     shade = rng.choice((255, 255, 255, 255, rng.randint(232, 254)))
