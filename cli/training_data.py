@@ -15,7 +15,7 @@ from .context import open_context, pairs
 from .terminal import emit, note, progress
 
 if TYPE_CHECKING:
-    from mmrr.training.data.hard_negatives import Mining
+    from mmrr.training.data.hard_negatives import MiningResult
     from mmrr.training.synthetic.benchmark import Benchmark
 
 _MINE = Mine()
@@ -74,7 +74,7 @@ def mine(
         _report_mined(mined, path, negatives, as_json=json_)
 
 
-def _report_mined(mined: Mining, path: Path, negatives: int, *, as_json: bool) -> None:
+def _report_mined(mined: MiningResult, path: Path, negatives: int, *, as_json: bool) -> None:
     counts = {
         "relevant": sum(len(one.relevant) for one in mined.queries),
         "hard": sum(len(one.hard) for one in mined.queries),

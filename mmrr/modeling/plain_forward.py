@@ -45,9 +45,20 @@ class Backbone(Protocol):
 class PageSequence(Protocol):
     """The token sequence of a page: instruction, visual tokens, and the text after them."""
 
-    embeddings: Tensor  # (n, D)
-    positions: Tensor  # (3, n)
-    next_pos: int  # position of a token after the sequence
+    @property
+    def embeddings(self) -> Tensor:
+        """(n, D)."""
+        ...
+
+    @property
+    def positions(self) -> Tensor:
+        """(3, n)."""
+        ...
+
+    @property
+    def next_pos(self) -> int:
+        """Position of a token after the sequence."""
+        ...
 
     def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
         """The hidden states with the DeepStack features that belong after ``layer``."""

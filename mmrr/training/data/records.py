@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from PIL import Image
 
@@ -33,7 +33,7 @@ def read_json_lines(path: Path, expected: str) -> Iterator[tuple[str, Mapping[st
         yield place, record
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Whether a value is a text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 

@@ -195,8 +195,9 @@ def _locate(report: Document, pages: list[_StoredPage]) -> list[tuple[str, str, 
     found = []
     for question in report.questions:
         assert isinstance(question, ReportQuestion)
-        block = question.block
-        cut = block is not None and letters[block] < _count_letters(_block_text(report.blocks[block]))
+        cut = question.block is not None and (
+            letters[question.block] < _count_letters(_block_text(report.blocks[question.block]))
+        )
         if numbers := answering_pages(question, texts, cut=cut):
             found.append((question.text, question.answer, numbers))
     return found
