@@ -110,6 +110,7 @@ def _queries(query: str | None, path: Path | None, document: str | None = None, 
 def index(
     documents: o.Documents,
     work: o.Work = o.WORK,
+    replace: o.Replace = False,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     dim: o.Dim = 0,
@@ -124,14 +125,21 @@ def index(
     dtype: o.Dtype = o.MACHINE.dtype,
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
-    """Render documents, embed their pages, build the FAISS and BM25 indexes. Run it again after adding files."""
+    """Render documents, embed their pages, build the FAISS and BM25 indexes.
+
+    The documents are added to those that the workspace holds. A folder that is given again is synchronised: new,
+    changed, renamed and deleted files in it are counted, and only new pages are computed. Documents of other folders
+    stay. --replace makes the collection exactly what is named; mmrr rm --document takes single documents out.
+    """
     with open_context(work, Machine(device, dtype, workers), create=True) as session:
         from mmrr import pipeline
 
         model = _embedder(embedder, embedder_revision, first_stage)
-        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
-        report.documents(pages)
-        made = pipeline.index_pages(session, pages, model, pairs(embed_option, dim=dim or None), Index(faiss_factory))
+        found = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
+        report.documents(found.manifest, found.changes)
+        made = pipeline.index_pages(
+            session, found.manifest, model, pairs(embed_option, dim=dim or None), Index(faiss_factory)
+        )
         typer.echo(made.path)
 
 
@@ -139,19 +147,20 @@ def index(
 def render(
     documents: o.Documents,
     work: o.Work = o.WORK,
+    replace: o.Replace = False,
     renderer: o.Renderer = o.RENDER.renderer,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
-    """Only render documents to page images and text. mmrr index does this too."""
+    """Only render documents to page images and text. mmrr index does this too, and adds in the same way."""
     with open_context(work, Machine(workers=workers), create=True) as session:
         from mmrr import pipeline
 
-        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
-        report.documents(pages)
-        typer.echo(pages.path)
+        found = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
+        report.documents(found.manifest, found.changes)
+        typer.echo(found.manifest.path)
 
 
 @app.command()
@@ -177,6 +186,8 @@ def retrieve(
         asked = _queries(query, queries, document, scope)
         check_output(output)
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), pairs(search_option))
+        if queries:  # mmrr eval follows a file of queries, not a query on the command line
+            pipeline.remember(session, found)
         report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
 
 
@@ -196,7 +207,6 @@ def prune(
         if by not in ("attention", "random"):
             raise MmrrError(f"--by {by}: expected attention or random")
         made = pipeline.prune_pages(session, Prune(keep, cast("PruneBy", by)))
-        session.workspace.set_current(made)
         note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
         typer.echo(made.path)
 
@@ -216,7 +226,7 @@ def precache(
     dtype: o.Dtype = o.MACHINE.dtype,
 ) -> None:
     """Prune, then read every page once and write its visual cache to disk. Only new pages are computed."""
-    with open_context(work, Machine(device, dtype), from_) as session:
+    with open_context(work, Machine(device, dtype), from_, ("index", "prune")) as session:
         from mmrr import pipeline
 
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
@@ -279,6 +289,8 @@ def rerank(
         session.current("precache")  # said before the search, not after it
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), pairs(search_option))
         found = pipeline.rerank_run(session, found, how, pairs(score_option, exit_layer=exit_layer))
+        if queries:  # mmrr eval follows a file of queries, not a query on the command line
+            pipeline.remember(session, found)
         report.ranking(session, found, top_k, output, as_json=json_, is_file=queries is not None)
 
 
@@ -323,7 +335,11 @@ def evaluate(
     dtype: o.Dtype = o.MACHINE.dtype,
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
-    """Measure the newest run against judgements, or the whole chain on MMDocIR (mmrr eval mmdocir --data DIR)."""
+    """Measure the newest run against judgements, or the whole chain on MMDocIR (mmrr eval mmdocir --data DIR).
+
+    The artifacts of mmrr eval mmdocir become current, as those of mmrr index, precache and rerank do.
+    With --run nothing becomes current.
+    """
     stages = ("retrieve", "rerank")
     with open_context(work, Machine(device, dtype, workers), from_, stages, create=benchmark is not None) as session:
         from mmrr import experiments, pipeline
@@ -338,7 +354,7 @@ def evaluate(
             if run:
                 judged = pipeline.judge_file(session, run, qrels, measure, baseline)
             else:
-                judged = pipeline.judge_head(session, qrels, measure, reranked=not no_rerank)
+                judged = pipeline.judge_current(session, qrels, measure, reranked=not no_rerank)
             report.evaluation(judged, as_json=json_)
             return
         if benchmark != "mmdocir" or data is None:
@@ -350,11 +366,8 @@ def evaluate(
             note("no --scorer-model: evaluating the first stage alone")
         elif not no_rerank:
             scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
-        result = experiments.mmdocir_benchmark(
-            session,
-            data,
+        chain = pipeline.Chain(
             Render(renderer, dpi, max_tokens, ocr),
-            cast("Any", text),
             _embedder(embedder, embedder_revision, first_stage, scoring),
             pairs(embed_option),
             Index(),
@@ -363,9 +376,11 @@ def evaluate(
             scoring,
             Rerank(_order(dense, prompt), blend),
             pairs(None, exit_layer=exit_layer),
-            report.plan,
-            with_layouts=layouts,
         )
+        result = experiments.mmdocir_benchmark(
+            session, data, cast("Any", text), chain, report.plan, with_layouts=layouts
+        )
+        pipeline.make_current(session, *result.steps)
         report.mmdocir(result, as_json=json_)
 
 
@@ -408,15 +423,16 @@ def run(
         check_output(output)
         scoring = _scoring(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         model = _embedder(embedder, embedder_revision, first_stage, scoring)
-        pages = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
-        report.documents(pages)
-        pipeline.index_pages(session, pages, model, pairs(embed_option), Index())
+        collected = pipeline.render_documents(session, documents, Render(renderer, dpi, max_tokens, ocr))
+        report.documents(collected.manifest, collected.changes)
+        pipeline.index_pages(session, collected.manifest, model, pairs(embed_option), Index())
         report.without_text(session, pipeline.precache_pages(session, scoring, report.plan))
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), {})
         found = pipeline.rerank_run(session, found, Rerank(blend=blend), pairs(None, exit_layer=exit_layer))
+        pipeline.remember(session, found)
         report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)
         if qrels:
-            judged = pipeline.judge_head(session, qrels, None, reranked=True)
+            judged = pipeline.judge_current(session, qrels, None, reranked=True)
             report.evaluation(judged, as_json=False)
 
 
@@ -449,12 +465,27 @@ def remove(
         Optional[list[str]], typer.Argument(help="stage/fingerprint as shown by mmrr ls.", show_default=False)
     ] = None,
     work: o.Work = o.WORK,
+    document: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Take this document out of the collection and the index: its id or file name; repeatable."),
+    ] = None,
     cascade: Annotated[bool, typer.Option("--cascade", help="Remove what was made of them too.")] = False,
 ) -> None:
-    """Remove artifacts and the data nothing else lists. Without names: only data that nothing lists."""
+    """Remove artifacts and the data nothing else lists. Without names: only data that nothing lists.
+
+    With --document: take documents out of the collection. Their data stays as long as an artifact lists it.
+    """
     with open_context(work) as session:
+        from mmrr import pipeline
         from mmrr.workspace.gc import remove as remove_artifacts
 
+        if document and (names or cascade):
+            raise MmrrError("--document takes documents out of the collection: leave out artifacts and --cascade")
+        if document:
+            found = pipeline.remove_documents(session, document)
+            report.documents(found.manifest, found.changes)
+            typer.echo(found.manifest.path)
+            return
         report.removal(remove_artifacts(session.workspace, names or [], cascade=cascade))
 
 

@@ -15,6 +15,10 @@ Work = Annotated[
     Path, typer.Option("--work", envvar="MMRR_WORK", help="Workspace folder: everything mmrr makes lies there.")
 ]
 Documents = Annotated[list[Path], typer.Argument(help="PDFs, page images, or folders of them.", show_default=False)]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Make the collection exactly these documents; without it they are added to it."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of a table.")]
 
 Embedder = Annotated[

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.stages.rerank import Rescored
+    from mmrr.workspace.changes import Changes
     from mmrr.workspace.gc import Removal
     from mmrr.workspace.store import Manifest, Workspace
     from mmrr.workspace.verify import Verified
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def documents(pages: Manifest) -> None:
-    """Pages and documents found, and by name each document that is not whole."""
+def documents(pages: Manifest, changes: Changes) -> None:
+    """What changed in the collection, its pages and documents, and by name each document that is not whole."""
     from mmrr.workspace.pages import complaint
 
     entries = pages.content["documents"]
@@ -48,7 +49,10 @@ def documents(pages: Manifest) -> None:
     )
     read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
-    note(f"{pages.content['pages']} pages of {len(entries)} documents ({counts})" + (f"; {texts}" if texts else ""))
+    note(
+        f"{len(entries)} documents: {changes}; {pages.content['pages']} pages of {len(entries)} documents ({counts})"
+        + (f"; {texts}" if texts else "")
+    )
 
 
 def plan(plan: Plan) -> None:
@@ -79,11 +83,8 @@ def ranking(
     path: bool = True,
 ) -> None:
     """The pages found: a table for people, a document for machines, a TREC file where asked for."""
-    from mmrr import pipeline
     from mmrr.workspace.files import write_atomically
 
-    if is_file:  # a query on the command line is not what mmrr eval should follow
-        pipeline.remember(session, found)
     if output:
         write_atomically(output, (found.manifest.path / "run.trec").read_text("utf-8"))
     answers: list[dict[str, Any]] = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from mmrr.config import FirstStage, Machine, Model, Retrieve, Scope
 from mmrr.errors import MmrrError
 
-from .show import pairs, plain_errors, progress
+from .show import note, pairs, plain_errors, progress
 
 if TYPE_CHECKING:
     from mmrr.context import Context
@@ -39,7 +39,7 @@ def open_context(
                 expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
                 raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
         with Workspace.open(work, create=create) as workspace:
-            yield Context(workspace, machine or Machine(), progress, names)
+            yield Context(workspace, machine or Machine(), progress, names, note)
 
 
 def memory_size(option: str, text: str, *, or_none: bool = False) -> int:
