@@ -28,7 +28,7 @@ from mmrr.scorers import minireranker
 from mmrr.scorers.minireranker import Prepare, Score
 from mmrr.types import KeptTokens, PageCache, Progress, silent
 from mmrr.workspace.store import Workspace
-from mmrr.workspace.tensors import PageCacheReader, write_states
+from mmrr.workspace.tensors import PageCacheReader, write_page_caches
 
 _PER_SHARD = 16
 _STATES_FILE = "states.safetensors"
@@ -399,7 +399,7 @@ def _write(workspace: Workspace, number: int, states: Sequence[PageCache]) -> li
         key = f"{number:04x}{first:020x}"
         named = {f"{i:04d}": state for i, state in enumerate(states[first : first + _PER_SHARD])}
         scratch = workspace.scratch()
-        workspace.commit_shard("precache", key, scratch, write_states(scratch, _apart(named)))
+        workspace.commit_shard("precache", key, scratch, write_page_caches(scratch, _apart(named)))
         places += [(key, name) for name in named]
     return places
 

@@ -24,7 +24,7 @@ from mmrr.workspace.files import HashCache
 from mmrr.workspace.manifests import PageShards, PrecacheConfig, PrecacheContent, Timing
 from mmrr.workspace.pages import Collection, read_content, read_texts
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.workspace.tensors import page_name, read_kept_tokens, write_states
+from mmrr.workspace.tensors import page_name, read_kept_tokens, write_page_caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class _Load:
                 caches |= zip(map(page_name, some), prepared, strict=True)
                 advance(len(some))
             folder = self.workspace.scratch()
-            self.workspace.commit_shard("precache", task.key, folder, write_states(folder, caches))
+            self.workspace.commit_shard("precache", task.key, folder, write_page_caches(folder, caches))
 
         return prepare_shard
 

@@ -99,10 +99,11 @@ def find_documents(
     """
     stay = changes.staying(collection, inputs)
     places = changes.places(collection)
-    unknown = {entry["doc_id"]: entry["sha256"] for entry in stay if entry["doc_id"] not in places}
-    same = {}  # where no folder is recorded, a document is the same if its id and its content are
-    for source in find_sources(inputs) if unknown else []:
-        if content_hash(context.workspace, source) == unknown.get(source.doc_id):
+    # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
+    lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
+    same = {}
+    for source in find_sources(inputs) if lost else []:
+        if content_hash(context.workspace, source) == lost.get(source.doc_id):
             same[os.path.realpath(source.path)] = source.doc_id
     stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
     sources = find_sources(inputs, changes.known_ids(collection, stay) | same)
@@ -176,8 +177,8 @@ def _plan(
     for one in staying:
         opened = bool(one.entry["shards"])  # "partial" and "corrupt" say that pages failed, so they were opened
         found = Inspection("ok", one.entry["n_pages"], "") if opened else _inspection(one.entry)
-        source = source_at(one.entry["doc_id"], one.path) if one.path else None
-        plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), source, drawn)
+        there = source_at(one.entry["doc_id"], one.path) if one.path else None
+        plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
     if staying:  # the order in which one command would find them, after those of unknown origin
         paths = {one.entry["doc_id"]: one.path for one in staying if one.path}
         paths |= {source.doc_id: source.path for source in sources}

@@ -61,6 +61,11 @@ class Place:
         return {"root": _stored(self.root), "path": _stored(self.path)}
 
 
+def exists(place: Place | None) -> bool:
+    """Whether a document's file or folder is known and still there."""
+    return place is not None and place.path.exists()
+
+
 def places(pages: Manifest | None) -> dict[str, Place]:
     """Where the documents of a ``pages`` artifact were found, by doc_id; those of unknown origin are left out."""
     sources = provenance(pages, "pages").get("sources", {}) if pages else {}

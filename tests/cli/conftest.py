@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cli.chain import QUESTION, Chain
-from tests.console import SOIL, THESIS, mmrr, write_documents, write_queries
+from tests.console import SOIL, THESIS, copy_workspace, mmrr, write_documents, write_queries
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, tiny_embedde
 @pytest.fixture
 def chain(made: Chain, tmp_path: Path) -> Chain:
     """A copy to change."""
-    shutil.copytree(made.root, tmp_path / "copy")
+    copy_workspace(made.root, tmp_path / "copy")
     return Chain(tmp_path / "copy", made.embedder, made.reranker)
 
 

@@ -25,6 +25,7 @@ from tests.console import (
     files,
     manifest,
     mmrr,
+    move_documents,
     refused,
     run_lines,
     shards,
@@ -58,6 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path) -> Made:
 def copy(made: Made, tmp_path: Path) -> Made:
     shutil.copytree(made.work, tmp_path / "copy")
     shutil.copytree(made.docs, tmp_path / "docs")
+    move_documents(tmp_path / "copy", made.docs, tmp_path / "docs")
     return Made(tmp_path / "copy", tmp_path / "docs", made.model)
 
 
