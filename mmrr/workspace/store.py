@@ -140,8 +140,8 @@ class Workspace:
                 raise MmrrError(f"no workspace at {root}; make one with: mmrr index DOCUMENTS --work {root}")
             if root.exists() and not root.is_dir():
                 raise MmrrError(f"--work {root} is a file; expected a folder")
-            made = [path for path in (*reversed(root.parents), root) if not path.exists()]
             try:
+                made = [path for path in (*reversed(root.parents), root) if not path.exists()]
                 root.mkdir(parents=True, exist_ok=True)
                 # Another command may be making the same workspace now, or was killed while it made it.
                 if all(path.name.startswith((_MARK, f".{_MARK}.")) for path in root.iterdir()):

@@ -190,6 +190,7 @@ def test_documents_are_taken_out_by_id_or_file_name(empty: Collection, monkeypat
     assert "no document that opens would be left" in refused("rm", *both, "--work", empty.work)
     assert "leave out artifacts and --cascade" in refused("rm", *both, "--cascade", "--work", empty.work)
     # The vectors that are left are those of the pages that are left.
+    monkeypatch.undo()
     query = ("retrieve", "a candle", "--first-stage", "dense", "--work", empty.work)
     (run,) = run_lines(artifact(mmrr(*query)) / "run.trec").values()
     assert len(run) == 2
