@@ -39,7 +39,7 @@ def open_context(
             expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
             raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
     with Workspace.open(work, create=create) as workspace:
-        yield Context(workspace, machine or Machine(), progress, fingerprints)
+        yield Context(workspace, machine or Machine(), progress, fingerprints, note)
 
 
 def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:

@@ -72,7 +72,7 @@ def evaluate(
         if run:
             judged = pipeline.judge_file(opened, run, qrels, measure, baseline)
         else:
-            judged = pipeline.judge_head(opened, qrels, measure, reranked=not no_rerank)
+            judged = pipeline.judge_current(opened, qrels, measure, reranked=not no_rerank)
         report.evaluation(judged, as_json=json_)
 
 
@@ -117,12 +117,12 @@ def mmdocir(
     """Run the chain on MMDocIR and measure it.
 
     Ranks the pages of each question's own document and prints the benchmark's recall tables. Without --scorer-model
-    it measures the first stage only.
+    it measures the first stage only. Its artifacts become current, as those of mmrr index, precache and rerank do.
 
     Example: `mmrr eval mmdocir --data MMDocIR/ --embedder reader-embedder --scorer-model reader-reranker`
     """
     with open_context(work, Machine(device, dtype, workers), create=True) as context:
-        from mmrr import experiments
+        from mmrr import experiments, pipeline
 
         caches = pairs(option, band=band, codec=codec)
         model = None if no_rerank else scorer_model
@@ -130,11 +130,17 @@ def mmdocir(
         if not (scoring or no_rerank):
             note("no --scorer-model: measuring the first stage only")
         embedding = embedder_model(embedder, embedder_revision, first_stage, scoring)
-        rendering, search = Render(renderer, dpi, max_tokens, ocr), Retrieve(first_stage, "document", candidates)
-        index_stages = (rendering, text, embedding, pairs(embed_option), Index())
-        search_stages = (search, pairs(search_option), scoring, Rerank(dense_order(dense, prompt), fuse))
-        score_options = pairs(None, exit_layer=exit_layer)
-        result = experiments.mmdocir_benchmark(
-            context, data, *index_stages, *search_stages, score_options, report.plan, with_layouts=layouts
+        chain = pipeline.Chain(
+            Render(renderer, dpi, max_tokens, ocr),
+            embedding,
+            pairs(embed_option),
+            Index(),
+            Retrieve(first_stage, "document", candidates),
+            pairs(search_option),
+            scoring,
+            Rerank(dense_order(dense, prompt), fuse),
+            pairs(None, exit_layer=exit_layer),
         )
+        result = experiments.mmdocir_benchmark(context, data, text, chain, report.plan, with_layouts=layouts)
+        pipeline.make_current(context, *result.steps)
         report.mmdocir(result, as_json=json_)

@@ -24,6 +24,7 @@ from .terminal import check_output
 def index(
     documents: o.Documents,
     work: o.Work = o.WORK,
+    replace: o.Replace = False,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     dim: o.Dim = 0,
@@ -40,8 +41,11 @@ def index(
 ) -> None:
     """Render, embed and index documents.
 
-    Renders each page to an image, embeds it if there is an --embedder, and builds the FAISS and BM25 indexes. Run the
-    command again after files change: it only does the new work.
+    Renders each page to an image, embeds it if there is an --embedder, and builds the FAISS and BM25 indexes.
+
+    The documents are added to those that the workspace holds. A folder that is given again is synchronised: new,
+    changed, renamed and deleted files are counted, and only the new work is done. Documents of other folders stay.
+    --replace makes the collection exactly what is named. `mmrr rm --document NAME` takes single documents out.
 
     Example: `mmrr index reports/ --embedder reader-embedder`
     """
@@ -49,9 +53,11 @@ def index(
         from mmrr import pipeline
 
         model = embedder_model(embedder, embedder_revision, first_stage)
-        pages = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
-        report.documents(pages)
-        made = pipeline.index_pages(context, pages, model, pairs(embed_option, dim=dim or None), Index(faiss_factory))
+        rendering = Render(renderer, dpi, max_tokens, ocr)
+        found = pipeline.render_documents(context, documents, rendering, replace=replace)
+        report.documents(found.manifest, found.changes)
+        embed_options = pairs(embed_option, dim=dim or None)
+        made = pipeline.index_pages(context, found.manifest, model, embed_options, Index(faiss_factory))
         typer.echo(made.path)
 
 
@@ -76,7 +82,7 @@ def precache(
 
     Example: `mmrr precache --scorer-model reader-reranker --codec int8`
     """
-    with open_context(work, Machine(device, dtype), from_) as context:
+    with open_context(work, Machine(device, dtype), from_, ("index", "prune")) as context:
         from mmrr import pipeline
 
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
@@ -125,7 +131,9 @@ def rerank(
         context.current("precache")  # fails here, before the search, if there are no caches
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
         ranking = pipeline.rerank_run(context, ranking, options, pairs(score_option, exit_layer=exit_layer))
-        report.ranking(context, ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+        if queries:  # mmrr eval measures a file of queries, not a query from the command line
+            pipeline.remember(context, ranking)
+        report.ranking(ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
 
 
 # One parameter per option.
@@ -172,12 +180,13 @@ def run(
         check_output(output)
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         model = embedder_model(embedder, embedder_revision, first_stage, scoring)
-        pages = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
-        report.documents(pages)
-        pipeline.index_pages(context, pages, model, pairs(embed_option), Index())
+        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
+        report.documents(found.manifest, found.changes)
+        pipeline.index_pages(context, found.manifest, model, pairs(embed_option), Index())
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         ranking = pipeline.rerank_run(context, ranking, Rerank(blend=fuse), pairs(None, exit_layer=exit_layer))
-        report.ranking(context, ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
+        pipeline.remember(context, ranking)
+        report.ranking(ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
         if qrels:
-            report.evaluation(pipeline.judge_head(context, qrels, None, reranked=True), as_json=False)
+            report.evaluation(pipeline.judge_current(context, qrels, None, reranked=True), as_json=False)

@@ -48,6 +48,9 @@ Document = Annotated[
     Optional[str],
     typer.Option("--document", help="Search only this document. Needs --scope document.", rich_help_panel=_SEARCH),
 ]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Make the collection exactly these documents. Default: add them to it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables; see docs/json.md.")]
 From = Annotated[
     Optional[list[str]],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmrr.experiments import BenchmarkResult
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
+    from mmrr.workspace.changes import Changes
     from mmrr.workspace.store import Manifest
 
 #: Most documents or queries that are listed.
@@ -29,8 +30,8 @@ _TITLE_CHARS = 200
 _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
 
 
-def documents(pages: Manifest) -> None:
-    """Count pages and documents, and name each document that could not be read completely."""
+def documents(pages: Manifest, changes: Changes) -> None:
+    """Count changes, documents and pages, and name each document that could not be read completely."""
     from mmrr.workspace.pages import complaint
 
     entries = pages.content["documents"]
@@ -45,6 +46,7 @@ def documents(pages: Manifest) -> None:
     )
     read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
+    note(f"{len(entries)} documents: {changes}")
     note(f"{pages.content['pages']} pages of {len(entries)} documents ({counts})" + (f"; {texts}" if texts else ""))
 
 
@@ -76,13 +78,10 @@ class Shown:
     path: bool = True  # print the artifact's path
 
 
-def ranking(context: Context, found: Ranking, shown: Shown) -> None:
+def ranking(found: Ranking, shown: Shown) -> None:
     """Show the pages found: tables or JSON, and a TREC run file where --output names one."""
-    from mmrr import pipeline
     from mmrr.workspace.files import write_atomically
 
-    if shown.is_file:  # mmrr eval measures files of queries; one query from the command line does not count
-        pipeline.remember(context, found)
     if shown.output:
         write_atomically(shown.output, (found.manifest.path / "run.trec").read_text("utf-8"))
     answers: list[dict[str, Any]] = [

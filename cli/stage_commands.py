@@ -19,6 +19,7 @@ from .terminal import check_output, note
 def render(
     documents: o.Documents,
     work: o.Work = o.WORK,
+    replace: o.Replace = False,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
@@ -27,14 +28,14 @@ def render(
 ) -> None:
     """Render documents to page images and text.
 
-    mmrr index does this too.
+    mmrr index does this too, and adds documents in the same way.
     """
     with open_context(work, Machine(workers=workers), create=True) as context:
         from mmrr import pipeline
 
-        pages = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
-        report.documents(pages)
-        typer.echo(pages.path)
+        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
+        report.documents(found.manifest, found.changes)
+        typer.echo(found.manifest.path)
 
 
 # One parameter per option.
@@ -63,7 +64,9 @@ def retrieve(
         query_list = queries_from(query, queries, document, scope)
         check_output(output)
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
-        report.ranking(context, ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+        if queries:  # mmrr eval measures a file of queries, not a query from the command line
+            pipeline.remember(context, ranking)
+        report.ranking(ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
 
 
 # One parameter per option.
@@ -81,7 +84,6 @@ def prune(
         from mmrr import pipeline
 
         made = pipeline.prune_pages(context, Prune(keep, by))
-        context.workspace.set_current(made)
         note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
         typer.echo(made.path)
 

@@ -39,13 +39,31 @@ def remove(
         typer.Argument(metavar="STAGE/FINGERPRINT", help="Artifacts as mmrr ls shows them.", show_default=False),
     ] = None,
     work: o.Work = o.WORK,
+    document: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--document",
+            help="Take this document out of the collection and the index: its id or file name. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     cascade: Annotated[bool, typer.Option("--cascade", help="Also remove what was made from them.")] = False,
 ) -> None:
-    """Remove artifacts and unused data.
+    """Remove artifacts, documents and unused data.
 
-    Without names it removes only data that no artifact uses.
+    Without names it removes only data that no artifact uses. With --document it takes documents out of the
+    collection; their data stays on disk as long as an artifact lists it.
     """
+    if document and (names or cascade):
+        raise MmrrError("--document takes documents out of the collection: leave out artifacts and --cascade")
     with open_context(work) as context:
+        if document:
+            from mmrr import pipeline
+
+            found = pipeline.remove_documents(context, document)
+            report.documents(found.manifest, found.changes)
+            typer.echo(found.manifest.path)
+            return
         from mmrr.workspace import gc
 
         report_workspace.removal(gc.remove(context.workspace, names or [], cascade=cascade))

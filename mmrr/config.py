@@ -1,6 +1,6 @@
-"""Every dial of every stage on one screen. Free of torch, so that the command line can read the defaults.
+"""The options of every stage in one place. It does not import torch, so the command line can read the defaults.
 
-The options that belong to a model family (band, instruction, ...) are in that family's own module.
+The options of a model family (band, instruction, ...) are in that family's module.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ PruneBy = Literal["attention", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where and how wide the work runs. Never hashed, but for the number format the model ends up with."""
+    """The device, the processes and the memory. Only the number format that results from it is hashed."""
 
     device: str = "auto"
     dtype: str = "auto"
-    workers: int = 0  # processes that render and do OCR; 0: one per core
-    memory: int = 4 << 30  # bytes that page caches may take while they are scored, model excluded
-    resident: int = 0  # bytes of page caches that stay on the device from query to query
+    workers: int = 0  # processes that render and run OCR; 0: one per core
+    memory: int = 4 << 30  # bytes for page caches while they are scored, on top of the model
+    resident: int = 0  # bytes of page caches that stay on the device between queries
 
 
 @dataclass(frozen=True, slots=True)
 class Render:
-    renderer: str = "auto"  # poppler, pdfium; auto: poppler where it is installed
+    """How documents become page images."""
+
+    renderer: str = "auto"  # poppler or pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
-    max_tokens: int = 1280  # visual tokens a page, 32 x 32 pixels each
-    ocr: bool = False  # read the pages that have no text layer
+    max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
+    ocr: bool = False  # read pages without a text layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +45,42 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Index:
+    """How page vectors are indexed."""
+
     faiss_factory: str = "Flat"
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
+    """How the first stage ranks pages."""
+
     first_stage: FirstStage | None = None  # None: hybrid where there are page vectors, else bm25
     scope: Scope = "corpus"
-    depth: int = 100  # candidates a query
+    depth: int = 100  # candidates per query
 
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    keep: float = 0.5  # share of a page's visual tokens
-    by: PruneBy = "attention"  # the embedder's; random: a baseline
+    """Which visual tokens of a page are kept."""
+
+    keep: float = 0.5  # share of the page's visual tokens
+    by: PruneBy = "attention"  # the embedder's attention; random: a baseline
 
 
 @dataclass(frozen=True, slots=True)
 class Rerank:
-    dense: DenseOrder | None = None  # the stock model's own full forward instead of the caches
-    blend: float | None = None  # weight of the reranker's scores beside the first stage's; None: they rank alone
+    """How candidates are scored."""
+
+    dense: DenseOrder | None = None  # the stock model's full forward instead of the caches
+    blend: float | None = None  # weight of the reranker in score fusion with the first stage; None: no fusion
 
 
 @dataclass(frozen=True, slots=True)
 class Mine:
-    """Which wrong pages a query is given to learn from."""
+    """Which wrong pages a query is trained with."""
 
-    negatives: int = 4  # hard ones a query: found by the first stage, not relevant
+    negatives: int = 4  # hard negatives per query: found by the first stage, not relevant
     top_k: int = 50  # candidates that they are drawn from
-    skip: int = 0  # best wrong candidates that are passed over: where judgements have gaps, some are right
-    random: int = 1  # any other pages a query
+    skip: int = 0  # best wrong candidates that are left out, because unjudged pages may be relevant
+    random: int = 1  # random pages per query
     seed: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mmrr.config import Machine
@@ -11,21 +11,26 @@ from mmrr.types import Progress, silent
 from mmrr.workspace.pages import Collection, load
 from mmrr.workspace.store import Manifest, Workspace, command
 
-#: The schemas since which pages' vectors are kept as they are now.
+#: The first schema of each stage that stores the vectors of pages in today's format.
 _VECTORS_SINCE = {"embed": 2, "index": 3}
+
+
+def _no_notice(line: str) -> None:
+    """The notice that shows nothing."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every step needs: where, on what, and how to tell of it."""
+    """What every stage needs: where it writes, on which machine it runs, and how it reports."""
 
     workspace: Workspace
     machine: Machine = field(default_factory=Machine)
     progress: Progress = silent
-    chosen: Mapping[str, str] = field(default_factory=dict)  # stage -> fingerprint, instead of the head
+    chosen: Mapping[str, str] = field(default_factory=dict)  # {stage: fingerprint} to use instead of the current one
+    notice: Callable[[str], None] = _no_notice  # shows one line to the user
 
     def current(self, stage: str) -> Manifest:
-        """The chosen artifact of a stage, or the head. Raises MmrrError naming the command to run first."""
+        """The chosen artifact of a stage, else the current one. Raises MmrrError with the command to run first."""
         work = self.workspace.root
         if stage in self.chosen:
             found = self.workspace.find(stage, self.chosen[stage])
@@ -37,20 +42,20 @@ class Context:
             raise MmrrError(f"{work} has no {stage} yet; run: mmrr {command(stage)} --work {work}")
         if found.schema < _VECTORS_SINCE.get(stage, 0):
             raise MmrrError(
-                f"{stage}/{found.fingerprint} was made by an earlier mmrr, which kept vectors otherwise; "
+                f"{stage}/{found.fingerprint} was built by an earlier mmrr, with an older vector format; "
                 f"run: mmrr index --work {work}, with the same documents"
             )
         return found
 
     def collection(self, manifest: Manifest) -> Collection:
-        """The pages an artifact was made of."""
+        """The pages that an artifact was made of. Raises MmrrError if they were removed."""
         pages = self.workspace.find("pages", manifest.inputs["pages"])
         if pages is None:
             raise MmrrError(f"the pages of {manifest.stage}/{manifest.fingerprint} were removed; run mmrr index again")
         return load(self.workspace, pages)
 
     def same_pages(self, manifest: Manifest, collection: Collection) -> Manifest:
-        """``manifest``, if it descends from the collection. Raises MmrrError naming the command to run."""
+        """``manifest``, if it was made of this collection. Raises MmrrError with the command to run if not."""
         if manifest.inputs["pages"] != collection.manifest.fingerprint:
             raise MmrrError(
                 f"{manifest.stage}/{manifest.fingerprint} was made of other pages than the index; "

@@ -1,5 +1,5 @@
-"""Errors the user can fix. Anything else is a bug and kept its traceback."""
+"""The error that a user can fix. Every other exception is a bug and keeps its traceback."""
 
 
 class MmrrError(Exception):
-    """One line for the user: what was found, what was expected, what to do next."""
+    """One line for the user: what was found, what was expected, and what to do next."""

@@ -1,4 +1,4 @@
-"""Experiments over the pipeline: several scorers over the same candidates, the MMDocIR benchmark.
+"""Experiments with the chain: several scorers over the same candidates, and the MMDocIR benchmark.
 
 Nothing here moves what later commands follow.
 """
@@ -12,20 +12,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmrr.config import Index, Model, Render, Rerank, Retrieve
+from mmrr.config import Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.documents.discovery import find_sources
 from mmrr.errors import MmrrError
 from mmrr.evaluation import mmdocir
 from mmrr.evaluation.mmdocir import Benchmark, Text
-from mmrr.pipeline import Ranking, Scoring, index_pages, precache_pages, remember, rerank_run, search
+from mmrr.pipeline import Chain, Ranking, Scoring, build_index, cache_pages, rerank_run, search
 from mmrr.stages import evaluate, import_mmdocir, render
+from mmrr.stages.evaluate import LayoutRun
 from mmrr.stages.precache import Plan
 from mmrr.types import Qrels, Query
+from mmrr.workspace import manifests
+from mmrr.workspace.changes import Place
 from mmrr.workspace.files import digest
 from mmrr.workspace.store import Manifest
 
-#: What scorers are compared by.
+#: The measures that scorers are compared by.
 COMPARED = ("R@1", "R@3", "R@5", "nDCG@5")
 
 
@@ -36,12 +39,12 @@ class Compared:
     name: str  # of the scorer and its model; "first stage"
     metrics: dict[str, float]  # fractions
     page_bytes: int = 0  # of a page's cache
-    pages_per_second: float | None = None  # of precaching, when the caches were made; None: it was done by others
-    query_ms: float | None = None  # median, from the caches
+    pages_per_second: float | None = None  # of precaching; None: no cache was computed for the artifact
+    query_ms: float | None = None  # median time to score a query's candidates from the caches
 
 
 def compare(
-    session: Context,
+    context: Context,
     queries: list[Query],
     qrels: Qrels,
     options: Retrieve,
@@ -49,25 +52,36 @@ def compare(
     rerank_options: Rerank,
     report: Callable[[Plan], None] = lambda plan: None,
 ) -> list[Compared]:
-    """The first stage and each scorer over its candidates, on the newest index. The caches are made where missing."""
-    indexed = session.current("index")
-    ranking = search(session, queries, options, {}, indexed)
+    """The first stage, and each scorer over its candidates, on the current index. Missing caches are computed.
+
+    A scorer without a share of kept tokens keeps the default share, whatever is current. Seven parameters: the
+    questions and the settings of three stages, which vary independently.
+    """
+    indexed = context.current("index")
+    ranking = search(context, queries, options, {}, indexed)
     runs = {"first stage": ranking.first}
     found: dict[str, tuple[int, float | None, float | None]] = {}
     for name, scoring in scorings.items():
-        cached = precache_pages(session, scoring, report, indexed)
-        reranked = rerank_run(session, ranking, rerank_options, {}, cached)
+        *_, cached = cache_pages(context, scoring, indexed, report)
+        reranked = rerank_run(context, ranking, rerank_options, {}, cached)
         assert reranked.reranked
         assert reranked.final is not None
         runs[name] = reranked.final
-        lines = session.workspace.own_file(reranked.reranked, "timings.jsonl").read_text("utf-8").splitlines()
-        made, seconds = cached.provenance["pages_computed"], cached.provenance["seconds"]
-        per_second = made / seconds if made and seconds else None
-        query_ms = statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None
-        found[name] = (int(cached.content["page_bytes"]), per_second, query_ms)
+        found[name] = _costs(context, cached, reranked.reranked)
     inputs = {"pages": indexed.inputs["pages"], "runs": digest(runs)}
-    metrics = evaluate.judge(session.workspace, runs, qrels, inputs, COMPARED).content["metrics"]
+    judged = evaluate.judge(context, runs, qrels, inputs, COMPARED)
+    metrics = manifests.content(judged, "eval")["metrics"]
     return [Compared(name, metrics[name], *found.get(name, ())) for name in runs]
+
+
+def _costs(context: Context, cached: Manifest, reranked: Manifest) -> tuple[int, float | None, float | None]:
+    """Bytes per page, pages per second of precaching, and the median time of a query in milliseconds."""
+    lines = context.workspace.own_file(reranked, "timings.jsonl").read_text("utf-8").splitlines()
+    timing = manifests.provenance(cached, "precache")
+    made, seconds = timing["pages_computed"], timing["seconds"]
+    per_second = made / seconds if made and seconds else None
+    query_ms = statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None
+    return manifests.content(cached, "precache")["page_bytes"], per_second, query_ms
 
 
 @dataclass(frozen=True)
@@ -77,68 +91,74 @@ class BenchmarkResult:
     benchmark: Benchmark
     ranking: Ranking
     metrics: Manifest
+    steps: list[Manifest]  # the artifacts of the chain over the pages, in order, for a command to make current
 
     @property
     def run_path(self) -> Path:
+        """The TREC run that was judged."""
         return self.ranking.manifest.path / "run.trec"
 
 
 def mmdocir_benchmark(
-    session: Context,
+    context: Context,
     data: str,
-    options: Render,
     text: Text,
-    embedder: Model | None,
-    embed_options: dict[str, str],
-    index: Index,
-    retrieve_options: Retrieve,
-    search_options: dict[str, str],
-    scoring: Scoring | None,
-    rerank_options: Rerank,
-    score_options: dict[str, str],
+    chain: Chain,
     report: Callable[[Plan], None] = lambda plan: None,
     *,
     with_layouts: bool = False,
 ) -> BenchmarkResult:
     """MMDocIR from its parquet files or its PDFs to its own metric, inside each question's own document.
 
-    ``scoring`` None evaluates the first stage alone. ``with_layouts`` ranks the published layouts too, by the same
-    chain over their crops.
+    ``with_layouts`` ranks the published layouts too, with the same chain over their crops. Raises MmrrError for options
+    that the form of the data does not allow.
     """
     benchmark = mmdocir.open_benchmark(data)
     if with_layouts and benchmark.form != "published":
         raise MmrrError("layouts come with the published parquet files; the PDFs and annotations hold none to rank")
-    if options.ocr and benchmark.form == "published":
+    if chain.render.ocr and benchmark.form == "published":
         raise MmrrError("the published parquet files come with their pages' text (--text): leave out --ocr")
-    retrieve_options = dataclasses.replace(retrieve_options, scope="document")
-
-    def rank_items(pages: Manifest) -> Ranking:
-        indexed = index_pages(session, pages, embedder, embed_options, index)
-        ranking = search(session, benchmark.queries(), retrieve_options, search_options, indexed)
-        if scoring:
-            cached = precache_pages(session, scoring, report, indexed)
-            ranking = rerank_run(session, ranking, rerank_options, score_options, cached)
-        return ranking
-
+    chain = dataclasses.replace(chain, retrieve=dataclasses.replace(chain.retrieve, scope="document"))
     layouts = None
     layout_inputs = {}
     if with_layouts:
-        crops = import_mmdocir.read_layouts(session.workspace, benchmark, options.max_tokens, text, session.progress)
+        crops = import_mmdocir.read_layouts(context, benchmark, chain.render.max_tokens, text)
         table = {layout.layout_id: layout for layout in mmdocir.iter_layouts(benchmark, text, images=False)}
-        ranked = rank_items(crops)
-        layouts = (ranked.run, table)
+        ranked, _ = _rank(context, benchmark, crops, chain, report)
+        layouts = LayoutRun(ranked.run, table)
         layout_inputs = {"layouts": ranked.manifest.fingerprint}
-    if benchmark.form == "published":
-        pages = import_mmdocir.read_pages(session.workspace, benchmark, options.max_tokens, text, session.progress)
-    else:
-        sources = [
-            dataclasses.replace(find_sources([document.pdf])[0], doc_id=document.doc_id)
-            for document in benchmark.documents
-            if document.pdf
-        ]
-        pages = render.render(session.workspace, sources, options, session.machine, session.progress)
-    ranking = rank_items(pages)  # last, so that the head is on the pages
-    remember(session, ranking)
+    pages = _pages(context, benchmark, text, chain)
+    ranking, steps = _rank(context, benchmark, pages, chain, report)
     inputs = {"pages": pages.fingerprint, ranking.manifest.stage: ranking.manifest.fingerprint, **layout_inputs}
-    judged = evaluate.judge_mmdocir(session.workspace, ranking.run, benchmark.questions, inputs, layouts)
-    return BenchmarkResult(benchmark, ranking, judged)
+    judged = evaluate.judge_mmdocir(context, ranking.run, benchmark.questions, inputs, layouts)
+    return BenchmarkResult(benchmark, ranking, judged, [pages, *steps, judged])
+
+
+def _pages(context: Context, benchmark: Benchmark, text: Text, chain: Chain) -> Manifest:
+    """The benchmark's pages: the published images, or rendered from the PDFs."""
+    if benchmark.form == "published":
+        return import_mmdocir.read_pages(context, benchmark, chain.render.max_tokens, text)
+    sources = [
+        dataclasses.replace(find_sources([document.pdf])[0], doc_id=document.doc_id)
+        for document in benchmark.documents
+        if document.pdf
+    ]
+    pages = render.render(context, sources, chain.render)
+    origins = {source.doc_id: Place(source.path, source.path).stored() for source in sources}
+    return context.workspace.annotate(pages, sources=origins)
+
+
+def _rank(
+    context: Context, benchmark: Benchmark, pages: Manifest, chain: Chain, report: Callable[[Plan], None]
+) -> tuple[Ranking, list[Manifest]]:
+    """The ranking of the questions over these pages, and the artifacts of its steps."""
+    steps = build_index(context, pages, chain.embedder, chain.embed_options, chain.index)
+    indexed = steps[-1]
+    ranking = search(context, benchmark.queries(), chain.retrieve, chain.search_options, indexed)
+    steps.append(ranking.retrieved)
+    if chain.scoring:
+        cached = cache_pages(context, chain.scoring, indexed, report)
+        ranking = rerank_run(context, ranking, chain.rerank, chain.score_options, cached[-1])
+        assert ranking.reranked
+        steps += [*cached, ranking.reranked]
+    return ranking, steps

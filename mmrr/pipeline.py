@@ -1,10 +1,16 @@
-"""Runs the stages in order. The only module that imports more than one stage, and that follows the head."""
+"""The steps of the chain, in order. Only this module imports several stages, and only it moves what is current.
+
+A *step* is a function that a command runs because the user asked for it: it makes its artifacts current, so that later
+commands follow them, and says so. The other functions (``build_index``, ``cache_pages``, ``search``, ``rerank_run``,
+``judge_file``, ...) leave everything as it is, so experiments use those.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -13,8 +19,6 @@ from mmrr import plots
 from mmrr.config import Index, Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.contracts import Scorer
-from mmrr.documents.discovery import find_sources
-from mmrr.documents.page_grid import CELL_PX
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import read_qrels, read_queries, read_run
 from mmrr.modeling import families
@@ -22,32 +26,57 @@ from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.stages import embed, evaluate, precache, prune, render, rerank, retrieve
 from mmrr.stages import index as index_stage
 from mmrr.stages.precache import Plan
-from mmrr.stages.rerank import Rescored
+from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
+from mmrr.workspace import changes, manifests
+from mmrr.workspace.changes import Changes, Place
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import Collection, load, read_image
+from mmrr.workspace.pages import Collection, list_pages, load, pages_spec, read_image
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Which reranker, and how it makes its caches."""
+    """A reranker, and how it makes its caches."""
 
     family: str
     model: Model
-    options: dict[str, str]
-    keep: float | None = None  # None: the head's pruning, else 0.5 where there is an embedder, else all
+    options: Mapping[str, str]
+    keep: float | None = None  # share of kept tokens; None: 0.5 where there are page vectors and the family prunes
 
     @property
     def prunes(self) -> bool:
-        """Whether an embedder's attention is of use to it."""
+        """Whether it needs an embedder's attention."""
         return self.keep != 1 and families.load("scorers", self.family).SPEC.accepts_pruning
 
 
 @dataclass(frozen=True)
+class Chain:
+    """The settings of every stage, for commands that run all of them."""
+
+    render: Render = field(default_factory=Render)
+    embedder: Model | None = None
+    embed_options: Mapping[str, str] = field(default_factory=dict)
+    index: Index = field(default_factory=Index)
+    retrieve: Retrieve = field(default_factory=Retrieve)
+    search_options: Mapping[str, str] = field(default_factory=dict)
+    scoring: Scoring | None = None  # None: the first stage alone
+    rerank: Rerank = field(default_factory=Rerank)
+    score_options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A collection after a command, and what the command changed in it."""
+
+    manifest: Manifest  # pages
+    changes: Changes
+
+
+@dataclass(frozen=True)
 class Ranking:
-    """What a search gives: the first stage's run and, if reranked, the final one."""
+    """The result of a search: the first stage's run and, if it was reranked, the final run."""
 
     collection: Collection
     queries: list[Query]
@@ -58,204 +87,341 @@ class Ranking:
 
     @property
     def manifest(self) -> Manifest:
+        """The artifact of the final run."""
         return self.reranked or self.retrieved
 
     @property
     def run(self) -> Run:
+        """The final run."""
         return self.first if self.final is None else self.final
 
 
-def render_documents(session: Context, inputs: list[Path], options: Render) -> Manifest:
-    """Documents -> ``pages``."""
-    return render.render(session.workspace, find_sources(inputs), options, session.machine, session.progress)
+def make_current(context: Context, *made: Manifest) -> None:
+    """Make these artifacts the ones that later commands follow, and say which of them changed."""
+    moved = context.workspace.set_current(*made)
+    if moved:
+        context.notice("current: " + ", ".join(f"{one.stage}/{one.fingerprint}" for one in moved))
+
+
+# Documents
+
+
+def render_documents(context: Context, inputs: Sequence[Path], options: Render, *, replace: bool = False) -> Collected:
+    """Step: documents -> ``pages``.
+
+    The documents are added to the current collection. A folder or file that was named before is synchronised: its
+    deleted documents leave the collection. Documents of other folders stay. With ``replace`` the collection becomes
+    what is named. Raises MmrrError if rendered documents cannot be added to the current collection.
+    """
+    while True:
+        before = context.workspace.current("pages")
+        base = None if replace else before
+        if base:
+            _can_change(context, base)
+        sources, staying = render.find_documents(context, inputs, base)
+        made = render.render(context, sources, options, staying)
+        entries = manifests.documents(made)
+        found = {source.doc_id: Place(changes.root_of(source.path, inputs), source.path) for source in sources}
+        places = changes.merge_places(changes.places(base), found, entries)
+        made = context.workspace.annotate(made, sources=places)
+        if replace or context.workspace.replace_current(before, made):
+            break  # else another command changed the collection meanwhile: add to what it made
+    if replace:
+        make_current(context, made)
+    elif before is None or before.fingerprint != made.fingerprint:
+        context.notice(f"current: pages/{made.fingerprint}")
+    if before and manifests.content(before, "pages").get("by_ocr") and not options.ocr:
+        context.notice("the text that OCR read before is left out; pass --ocr to keep it")
+    return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
+
+
+def _can_change(context: Context, pages: Manifest) -> None:
+    if "file" in manifests.config(pages, "pages"):
+        raise MmrrError(
+            f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
+            "use another --work, or make a new collection here with --replace"
+        )
+
+
+def remove_documents(context: Context, names: Sequence[str]) -> Collected:
+    """Step: take documents out of the collection, and out of the index if there is one. No model is run.
+
+    ``names`` are ids, paths or file names. Raises MmrrError for a name that is not in the collection or not unique, and
+    if no document would be left.
+    """
+    before = context.current("pages")
+    _can_change(context, before)
+    gone = {changes.find(before, name) for name in names}
+    pages = _without(context, before, gone)
+    made = [pages]
+    indexed = context.workspace.current("index")
+    if indexed:
+        own = context.collection(indexed).manifest
+        own = pages if own.fingerprint == before.fingerprint else _without(context, own, gone)
+        made += _rebuild_index(context, indexed, load(context.workspace, own))
+    make_current(context, *made)
+    return Collected(pages, changes.compare(manifests.documents(before), manifests.documents(pages)))
+
+
+def _without(context: Context, pages: Manifest, gone: set[str]) -> Manifest:
+    """The collection without some documents."""
+    entries = [copy.deepcopy(entry) for entry in manifests.documents(pages) if entry["doc_id"] not in gone]
+    if not any(entry["shards"] for entry in entries):
+        raise MmrrError(
+            "no document that opens would be left; name others with mmrr index --replace, "
+            f"or delete the folder {context.workspace.root}"
+        )
+    spec = pages_spec(pages.config, entries)
+    sources = changes.merge_places(changes.places(pages), {}, entries)
+    made = context.workspace.done(spec) or list_pages(
+        context.workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
+    )
+    return context.workspace.annotate(made, sources=sources)
+
+
+def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) -> list[Manifest]:
+    """The ``embed`` and ``index`` artifacts of a part of an index's pages."""
+    embedded = None
+    if "embed" in indexed.inputs:
+        whole = context.workspace.find("embed", indexed.inputs["embed"])
+        if whole is None:
+            raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
+        embedded = embed.keep_embedded(context, whole, collection)
+    factory = manifests.config(indexed, "index").get("faiss_factory")
+    options = Index(factory) if factory else Index()
+    made = index_stage.build(context, collection, embedded, options)
+    return [embedded, made] if embedded else [made]
+
+
+# Index
+
+
+def build_index(
+    context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
+) -> list[Manifest]:
+    """``pages`` -> (``embed``, with an embedder) -> ``index``; the artifacts in this order."""
+    collection = load(context.workspace, pages)
+    embedded = embed.embed(context, collection, embedder, embed_options) if embedder else None
+    made = index_stage.build(context, collection, embedded, options)
+    return [embedded, made] if embedded else [made]
 
 
 def index_pages(
-    session: Context, pages: Manifest, embedder: Model | None, embed_options: dict[str, str], options: Index
+    context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
 ) -> Manifest:
-    """``pages`` -> ``embed`` (with an embedder) -> ``index``."""
-    collection = load(session.workspace, pages)
-    embedded = None
-    if embedder:
-        embedded = embed.embed(
-            session.workspace, collection, embedder, embed_options, session.machine, session.progress
-        )
-    return index_stage.build(session.workspace, collection, embedded, options, session.progress)
+    """Step: ``pages`` -> (``embed``, with an embedder) -> ``index``."""
+    made = build_index(context, pages, embedder, embed_options, options)
+    make_current(context, *made)
+    newest = context.workspace.current("pages")
+    if newest and newest.fingerprint != pages.fingerprint:
+        context.notice("another command changed the collection meanwhile; run mmrr index again to index its documents")
+    return made[-1]
 
 
-def prune_pages(
-    session: Context, options: Prune, geometry: tuple[int, int | None] | None = None, indexed: Manifest | None = None
+# Caches
+
+
+def prune_pages(context: Context, options: Prune) -> Manifest:
+    """Step: ``embed`` -> ``prune``, on Qwen3-VL's grid for the pages as rendered."""
+    made = _prune(context, options, context.current("index"))
+    make_current(context, made)
+    return made
+
+
+def _prune(
+    context: Context, options: Prune, indexed: Manifest, page_grid: tuple[int, int | None] | None = None
 ) -> Manifest:
-    """``embed`` -> ``prune``, on the grid of a scorer's ``geometry`` (by default Qwen3-VL's, pages as rendered)."""
-    indexed = indexed or session.current("index")
-    collection = session.collection(indexed)
-    embedded = session.workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
+    collection = context.collection(indexed)
+    embedded = context.workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
     if embedded is None:
         raise MmrrError(
-            "pruning follows the embedder's attention, and this index has none; run mmrr index with --embedder"
+            "pruning uses the embedder's attention, and this index has none; run mmrr index with --embedder"
         )
-    cell_px, max_tokens = geometry or (CELL_PX, None)
-    return prune.prune(session.workspace, collection, embedded, options, cell_px, max_tokens, progress=session.progress)
+    if page_grid is None:
+        return prune.prune(context, collection, embedded, options)
+    return prune.prune(context, collection, embedded, options, page_grid)
 
 
-def precache_pages(
-    session: Context,
+def precache_pages(context: Context, scoring: Scoring, report: Callable[[Plan], None] = lambda plan: None) -> Manifest:
+    """Step: ``pages`` -> (``prune``) -> ``precache``.
+
+    Without a share of kept tokens it follows the chosen or current ``prune`` artifact of the index, and says which.
+    """
+    indexed = context.current("index")
+    made = cache_pages(context, scoring, indexed, report, _followed(context, scoring, indexed))
+    make_current(context, *made)
+    return made[-1]
+
+
+def cache_pages(
+    context: Context,
     scoring: Scoring,
+    indexed: Manifest,
     report: Callable[[Plan], None] = lambda plan: None,
-    indexed: Manifest | None = None,
-) -> Manifest:
-    """``pages`` -> (``prune``) -> ``precache``."""
-    indexed = indexed or session.current("index")
-    collection = session.collection(indexed)
-    family = precache.family_of(session.workspace.hashes, scoring.family, scoring.model, scoring.options)
-    pruned = None
-    options = _pruning(session, scoring, indexed) if family.module.SPEC.accepts_pruning else Prune(1.0)
+    pruning: Prune | None = None,
+) -> list[Manifest]:
+    """``pages`` -> (``prune``) -> ``precache``; the artifacts in this order.
+
+    ``pruning`` is used where ``scoring`` names no share; None: the default share.
+    """
+    family = precache.family_of(context.workspace.hashes, scoring.family, scoring.model, scoring.options)
     if scoring.keep is not None and not family.module.SPEC.accepts_pruning:
         raise MmrrError(f"{scoring.family} caches whole pages: leave out --keep")
-    if options.keep < 1:
-        pruned = prune_pages(session, options, family.pruning_grid, indexed)
-    return precache.precache(session.workspace, collection, pruned, family, session.machine, report, session.progress)
+    options = _pruning(scoring, indexed, pruning) if family.module.SPEC.accepts_pruning else Prune(1.0)
+    pruned = _prune(context, options, indexed, family.pruning_grid) if options.keep < 1 else None
+    made = precache.precache(context, context.collection(indexed), pruned, family, report)
+    return [pruned, made] if pruned else [made]
 
 
-def _pruning(session: Context, scoring: Scoring, indexed: Manifest) -> Prune:
-    if scoring.keep is not None:
-        if not 0 < scoring.keep <= 1:
-            raise MmrrError(f"--keep {scoring.keep}: expected a share of the tokens, above 0 and at most 1")
-        if scoring.keep < 1 and "embed" not in indexed.inputs:
-            raise MmrrError(
-                f"--keep {scoring.keep} needs the embedder's attention, and this index has no page vectors; "
-                "run mmrr index with --embedder, or leave --keep out to keep every token"
-            )
-        return Prune(scoring.keep)
-    if "embed" not in indexed.inputs:
-        return Prune(1.0)
-    head = session.workspace.current("prune")
-    if head and head.inputs["embed"] == indexed.inputs["embed"]:
-        return Prune(float(head.config["keep"]), head.config["by"])
-    return Prune()
+def _pruning(scoring: Scoring, indexed: Manifest, pruning: Prune | None) -> Prune:
+    if scoring.keep is None:
+        return (pruning or Prune()) if "embed" in indexed.inputs else Prune(1.0)
+    if not 0 < scoring.keep <= 1:
+        raise MmrrError(f"--keep {scoring.keep}: expected a share of the tokens, above 0 and at most 1")
+    if scoring.keep < 1 and "embed" not in indexed.inputs:
+        raise MmrrError(
+            f"--keep {scoring.keep} needs the embedder's attention, and this index has no page vectors; "
+            "run mmrr index with --embedder, or leave --keep out to keep every token"
+        )
+    return Prune(scoring.keep)
 
 
-def kept_picture(session: Context, page_id: str, chosen: Manifest | None = None) -> Image.Image:
-    """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not there."""
-    pruned = chosen or session.current("prune")
-    collection = session.collection(pruned)
+def _followed(context: Context, scoring: Scoring, indexed: Manifest) -> Prune | None:
+    """The pruning of the chosen or current ``prune`` artifact, if it is of this index and no share is given."""
+    if scoring.keep is not None or not scoring.prunes or "embed" not in indexed.inputs:
+        return None
+    chosen = "prune" in context.chosen
+    found = context.current("prune") if chosen else context.workspace.current("prune")
+    if found is None or found.inputs["embed"] != indexed.inputs["embed"]:
+        if chosen and found:
+            raise MmrrError(f"prune/{found.fingerprint} is of other vectors than index/{indexed.fingerprint}")
+        return None
+    config = manifests.config(found, "prune")
+    context.notice(
+        f"kept tokens as in prune/{found.fingerprint}: {float(config['keep']):g} by {config['by']}; "
+        "--keep chooses another share"
+    )
+    return Prune(float(config["keep"]), config["by"])
+
+
+def kept_picture(context: Context, page_id: str) -> Image.Image:
+    """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not in the index."""
+    pruned = context.current("prune")
+    collection = context.collection(pruned)
     if page_id not in collection.row_of:
         raise MmrrError(f"no page {page_id} in the index; its pages are named like {collection.pages[0].page_id}")
     row = collection.row_of[page_id]
-    page, shard = collection.pages[row], pruned.content["shards"][collection.shards[row]]
-    keep = read_kept_tokens(session.workspace, shard)[page.number]
-    return plots.kept_tokens(read_image(session.workspace, page), keep)
+    page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
+    kept = read_kept_tokens(context.workspace, shard)[page.number]
+    return plots.kept_tokens(read_image(context.workspace, page), kept)
+
+
+# Search
 
 
 def search(
-    session: Context,
+    context: Context,
     queries: list[Query],
     options: Retrieve,
-    search_options: dict[str, str],
+    search_options: Mapping[str, str],
     indexed: Manifest | None = None,
 ) -> Ranking:
-    """Queries -> ``retrieve``."""
-    indexed = indexed or session.current("index")
-    collection = session.collection(indexed)
-    retrieved = retrieve.retrieve(
-        session.workspace, collection, indexed, queries, options, search_options, session.machine, session.progress
-    )
-    return Ranking(collection, queries, retrieved, _read_run(session, retrieved, queries))
+    """Queries -> ``retrieve``, over ``indexed`` or the current index."""
+    indexed = indexed or context.current("index")
+    collection = context.collection(indexed)
+    retrieved = retrieve.retrieve(context, collection, indexed, queries, options, search_options)
+    return Ranking(collection, queries, retrieved, _read_run(context, retrieved, queries))
 
 
 def rerank_run(
-    session: Context,
+    context: Context,
     ranking: Ranking,
     options: Rerank,
-    score_options: dict[str, str],
+    score_options: Mapping[str, str],
     cached: Manifest | None = None,
 ) -> Ranking:
-    """``retrieve`` + ``precache`` -> ``rerank``."""
-    cached = session.same_pages(cached or session.current("precache"), ranking.collection)
-    reranked = rerank.rerank(
-        session.workspace,
-        ranking.collection,
-        cached,
-        ranking.retrieved,
-        ranking.first,
-        ranking.queries,
-        options,
-        score_options,
-        session.machine,
-        session.progress,
-    )
-    final = _read_run(session, reranked, ranking.queries)
+    """``retrieve`` + ``precache`` -> ``rerank``, with the caches ``cached`` or the current ones."""
+    cached = context.same_pages(cached or context.current("precache"), ranking.collection)
+    candidates = Candidates(ranking.collection, ranking.queries, ranking.retrieved, ranking.first)
+    reranked = rerank.rerank(context, candidates, cached, options, score_options)
+    final = _read_run(context, reranked, ranking.queries)
     return dataclasses.replace(ranking, reranked=reranked, final=final)
 
 
-def rescore(session: Context, n: int) -> Rescored:
-    """Compare ``n`` scores of the newest caches, on the newest queries, with plain forwards."""
-    cached, retrieved = session.current("precache"), session.current("retrieve")
-    collection = session.collection(session.same_pages(retrieved, session.collection(cached)))
-    pruned = session.workspace.find("prune", cached.inputs["prune"]) if "prune" in cached.inputs else None
-    queries = read_queries(session.workspace.own_file(retrieved, "queries.jsonl"))
-    run = _read_run(session, retrieved, queries)
-    return rerank.rescore(
-        session.workspace, collection, cached, pruned, run, queries, n, session.machine, session.progress
-    )
+def remember(context: Context, ranking: Ranking) -> None:
+    """Step: make a ranking current, so that ``mmrr eval`` follows it."""
+    make_current(context, *filter(None, (ranking.retrieved, ranking.reranked)))
 
 
-def load_scorer(session: Context, name: str, revision: str | None) -> Scorer:
-    """A miniReranker with its default options, for probing."""
-    family = precache.family_of(session.workspace.hashes, "minireranker", Model(name, revision), {})
-    device = resolve_device(session.machine.device)
-    return family.module.load(family.checkpoint, family.prepare, device, resolve_dtype(session.machine.dtype, device))
+def rescore(context: Context, n: int) -> Rescored:
+    """Compare ``n`` scores from the current caches, for the current queries, with forwards that use no cache."""
+    cached, retrieved = context.current("precache"), context.current("retrieve")
+    collection = context.collection(context.same_pages(retrieved, context.collection(cached)))
+    pruned = context.workspace.find("prune", cached.inputs["prune"]) if "prune" in cached.inputs else None
+    queries = read_queries(context.workspace.own_file(retrieved, "queries.jsonl"))
+    run = _read_run(context, retrieved, queries)
+    return rerank.rescore(context, Candidates(collection, queries, retrieved, run), cached, pruned, n)
 
 
-def remember(session: Context, ranking: Ranking) -> None:
-    """Make a ranking the head, for ``mmrr eval`` to follow."""
-    session.workspace.set_current(*filter(None, (ranking.retrieved, ranking.reranked)))
+def load_scorer(context: Context, name: str, revision: str | None) -> Scorer:
+    """A miniReranker with its default options, for probing its layers."""
+    family = precache.family_of(context.workspace.hashes, "minireranker", Model(name, revision), {})
+    device = resolve_device(context.machine.device)
+    return family.module.load(family.checkpoint, family.prepare, device, resolve_dtype(context.machine.dtype, device))
 
 
-def _read_run(session: Context, manifest: Manifest, queries: list[Query]) -> Run:
-    """The run of an artifact, a query without hits included."""
-    path = session.workspace.own_file(manifest, "run.trec")
-    found = read_run(path) if manifest.content["candidates"] else {}
+def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:
+    """The run of an artifact; a query without hits has an empty ranking."""
+    path = context.workspace.own_file(manifest, "run.trec")
+    found = read_run(path) if manifests.n_candidates(manifest) else {}
     return {query.query_id: found.get(query.query_id, []) for query in queries}
+
+
+# Evaluation
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A run, judged. ``unknown``: judged pages that the index does not have; they count as not found."""
+    """The measures of a run. ``unknown`` are the judged pages that the index does not have; they count as not found."""
 
     metrics: Manifest
     unknown: list[str]
 
 
-def judge_head(session: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
-    """The head's run against judgements: first stage and reranked, or with ``reranked`` False the first stage alone."""
-    newest = session.current("rerank" if reranked else "retrieve")
+def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
+    """Step: the current run against judgements.
+
+    With ``reranked`` the first stage and the reranked run, else the first stage alone.
+    """
+    newest = context.current("rerank" if reranked else "retrieve")
     runs, inputs = {}, {}
-    for name, manifest in (("first_stage", _first_stage(session, newest)), ("reranked", newest if reranked else None)):
+    for name, manifest in (("first_stage", _first_stage(context, newest)), ("reranked", newest if reranked else None)):
         if manifest:
-            path = session.workspace.own_file(manifest, "run.trec")
-            runs[name] = read_run(path) if manifest.content["candidates"] else {}
+            path = context.workspace.own_file(manifest, "run.trec")
+            runs[name] = read_run(path) if manifests.n_candidates(manifest) else {}
             inputs[manifest.stage] = manifest.fingerprint
-    return _judge(session, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+    judged = _judge(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+    make_current(context, judged.metrics)
+    return judged
 
 
 def judge_file(
-    session: Context, run_path: Path, qrels_path: Path, measures: list[str] | None, baseline: Path | None = None
+    context: Context, run_path: Path, qrels_path: Path, measures: list[str] | None, baseline: Path | None = None
 ) -> Judgement:
-    """Any TREC run against judgements, perhaps beside another."""
+    """A TREC run against judgements, alone or compared with a baseline."""
     paths = ({"baseline": baseline} if baseline else {}) | {"run": run_path}
     runs = {name: read_run(path) for name, path in paths.items()}
-    return _judge(session, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
+    return _judge(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
 
 
 def _judge(
-    session: Context, runs: dict[str, Run], qrels_path: Path, measures: list[str] | None, inputs: dict[str, str]
+    context: Context, runs: dict[str, Run], qrels_path: Path, measures: list[str] | None, inputs: dict[str, str]
 ) -> Judgement:
     qrels = read_qrels(qrels_path)
     unknown: list[str] = []
-    pages = session.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
+    pages = context.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
     if pages:
-        known = load(session.workspace, pages).row_of
+        known = load(context.workspace, pages).row_of
         judged = {page_id for row in qrels.values() for page_id in row}
         unknown = sorted(judged - set(known))
         if len(unknown) == len(judged):
@@ -263,14 +429,14 @@ def _judge(
                 f"{qrels_path}: none of the {len(judged)} judged pages is in the index "
                 f"(judged: {min(judged)}; indexed: {next(iter(known))})"
             )
-    manifest = evaluate.judge(session.workspace, runs, qrels, inputs, *([measures] if measures else []))
+    manifest = evaluate.judge(context, runs, qrels, inputs, *([measures] if measures else []))
     return Judgement(manifest, unknown)
 
 
-def _first_stage(session: Context, manifest: Manifest) -> Manifest:
+def _first_stage(context: Context, manifest: Manifest) -> Manifest:
     if manifest.stage == "retrieve":
         return manifest
-    found = session.workspace.find("retrieve", manifest.inputs["retrieve"])
+    found = context.workspace.find("retrieve", manifest.inputs["retrieve"])
     if found is None:
         raise MmrrError(f"the first stage of rerank/{manifest.fingerprint} was removed; run mmrr rerank again")
     return found

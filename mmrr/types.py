@@ -1,4 +1,4 @@
-"""The vocabulary of mmrr: plain frozen dataclasses and aliases, no behaviour.
+"""The types that all modules share: frozen dataclasses and aliases without behaviour.
 
 Dimension letters, the same everywhere: Q queries, N candidates, T visual tokens of a page, K kept tokens,
 P instruction-prefix tokens, M tokens of the query's segment, L layers, H heads, D model width, d head width.
@@ -31,7 +31,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question. ``doc_id`` limits the search to one document where the scope is ``document``."""
+    """A question. With the scope ``document``, ``doc_id`` is the document that is searched."""
 
     query_id: str
     text: str
@@ -54,29 +54,29 @@ Grid = tuple[int, int]
 
 
 def rank(scores: dict[str, float], depth: int | None = None) -> list[Hit]:
-    """Order ``{page_id: score}`` the one way runs are ordered: highest score first, ties by page id."""
+    """Order ``{page_id: score}`` as every run is ordered: highest score first, ties by page id."""
     hits = [Hit(page_id, score) for page_id, score in scores.items()]
     return sorted(hits, key=lambda hit: (-hit.score, hit.page_id))[:depth]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What the embedder says of one page."""
+    """The embedder's output for one page."""
 
-    vectors: torch.Tensor  # (V, D) float32 or float16, of length 1; a page scores what `late.max_sim` says
+    vectors: torch.Tensor  # (V, D) float32 or float16, of length 1; late interaction (MaxSim) scores a page
     saliency: torch.Tensor  # (T,) float32 >= 0, attention of the last token, summed over layers, mean over heads
     grid: Grid
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTokens:
-    """The visual tokens of one page that survive pruning."""
+    """The visual tokens of one page that pruning keeps."""
 
     indices: torch.Tensor  # (K,) int32, ascending, raster order of ``grid``
     grid: Grid
 
 
-#: ``with progress("embed", 120) as advance: advance(1)``: how a stage tells of long work. It owns no display.
+#: How a stage reports long work: ``with progress("embed", 120) as advance: advance(1)``. A stage has no display.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -86,5 +86,5 @@ def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda n: None
 
 
-#: What a scorer's ``prepare`` leaves for one page: named tensors, opaque outside the scorer's family.
+#: The output of a scorer's ``prepare`` for one page: named tensors. Only the scorer's family knows what they mean.
 PageCache = dict[str, "torch.Tensor"]

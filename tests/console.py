@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from mmrr.cli.main import app
+from mmrr.workspace.files import seal, unseal
 from tests.pdfs import make_pdf
 
 THESIS = ["The thesis is due on the last Friday of June", "Formatting rules for the cover of a thesis"]
@@ -64,6 +66,22 @@ def files(work: Path) -> dict[str, tuple[int, int]]:
             stat = path.stat()
             kept[relative.as_posix()] = (stat.st_ino, stat.st_mtime_ns)
     return kept
+
+
+def copy_workspace(source: Path, target: Path) -> Path:
+    """A copy of a folder with documents and a workspace ``work``, whose documents count as found in the copy."""
+    shutil.copytree(source, target)
+    move_documents(target / "work", source, target)
+    return target
+
+
+def move_documents(work: Path, source: Path, target: Path) -> None:
+    """Record that the documents of a workspace were found in another folder."""
+    for path in (work / "pages").glob("*/manifest.json"):
+        values = unseal(path.read_bytes())
+        origins = json.dumps(values["provenance"]["sources"]).replace(str(source), str(target))
+        values["provenance"]["sources"] = json.loads(origins)
+        path.write_text(seal(values, indent=1))
 
 
 def run_lines(path: Path) -> dict[str, list[tuple[str, float]]]:

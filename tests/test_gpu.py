@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmrr.embedders import colqwen3, qwen3_vl
+from mmrr.modeling import cache_streams
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
-from mmrr.stages.rerank import _moved, _portions
 from tests.conftest import CPU
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -38,7 +38,7 @@ def test_embeddings_equal_the_cpus(tiny_embedder, tiny_late, page_images, family
 def test_portions_travel_whole():
     state = {"k": torch.arange(4096.0), "next_pos": torch.tensor(7)}
     stays = {name: tensor.to("cuda") for name, tensor in state.items()}
-    (portion,) = _moved(_portions([(0, state), (1, stays)], 1 << 20), torch.device("cuda"))
+    (portion,) = cache_streams.moved(cache_streams.portions([(0, state), (1, stays)], 1 << 20), torch.device("cuda"))
     for moved in portion.values():
         for name, tensor in moved.items():
             assert tensor.device.type == "cuda"

@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class Inspection:
 # Finding
 
 
-def find_sources(inputs: Sequence[Path]) -> list[Source]:
+def find_sources(inputs: Sequence[Path], known: Mapping[str, str] | None = None) -> list[Source]:
     """Find the documents named by files and folders; folders are searched recursively, hidden entries skipped.
 
     PDF and image files are documents. A folder of images with no PDF and no subfolder is one document, its images in
@@ -70,14 +70,16 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
     and ``_`` for each run of whitespace, control characters or undecodable bytes. Inputs are taken in the order of
     their absolute paths, so ids do not depend on the order of arguments. Where two documents would share an id, the
     first keeps it; a later one gets ``~`` and the first 6 hex digits of the SHA-256 of its absolute path (more digits
-    if that is taken too).
+    if that is taken too). ``known`` maps the real path of each document that a collection already has to its id: that
+    document keeps its id, and no other gets it.
 
     Raises:
         MmrrError: an input does not exist, is neither file nor folder, or is a folder with no document in it.
     """
     sources: list[Source] = []
     seen: set[str] = set()  # real paths
-    taken: set[str] = set()  # doc ids
+    known = known or {}
+    taken: set[str] = set(known.values())  # doc ids
     for given in sorted({Path(os.path.abspath(path)) for path in inputs}):
         if os.path.isdir(given):
             items = list(_walk(given, set()))
@@ -99,6 +101,9 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
                 with suppress(OSError):  # inspect() reports it
                     seen.update(os.path.realpath(image) for image in _images_in(path))
             named_alone = path == given
+            if real in known:
+                sources.append(Source(known[real], path, kind))
+                continue
             doc_id = unique = _doc_id(path.name if named_alone else path.relative_to(given).as_posix())
             digest, digits = hashlib.sha256(os.fsencode(path)).hexdigest(), 6
             while unique in taken:
@@ -106,6 +111,13 @@ def find_sources(inputs: Sequence[Path]) -> list[Source]:
             taken.add(unique)
             sources.append(Source(unique, path, kind))
     return sources
+
+
+def source_at(doc_id: str, path: Path) -> Source | None:
+    """The document that a collection has under this id, or None if its file or folder is gone."""
+    if os.path.isdir(path):
+        return Source(doc_id, path, "images")
+    return Source(doc_id, path, _kind(path)) if os.path.isfile(path) else None
 
 
 def _walk(folder: Path, visited: set[str]) -> Iterator[tuple[Kind, Path]]:

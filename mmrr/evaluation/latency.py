@@ -27,7 +27,7 @@ from mmrr.modeling import families, kv_codec
 from mmrr.scorers.minireranker import Prepare, Score
 from mmrr.types import Grid, KeptTokens, PageCache, Progress, silent
 from mmrr.workspace.store import Workspace
-from mmrr.workspace.tensors import PageCacheReader, write_states
+from mmrr.workspace.tensors import PageCacheReader, write_page_caches
 
 _PER_SHARD = 16
 
@@ -249,7 +249,7 @@ class _Run:
             # Copies, because safetensors refuses to store one tensor under two names.
             named = {f"{i:04d}": _copied(state) for i, state in enumerate(states[first : first + _PER_SHARD])}
             scratch = self.workspace.scratch()
-            self.workspace.commit_shard("precache", key, scratch, write_states(scratch, named))
+            self.workspace.commit_shard("precache", key, scratch, write_page_caches(scratch, named))
             places += [(key, name) for name in named]
         return places
 

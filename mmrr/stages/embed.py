@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 
-from mmrr.config import Machine, Model
+from mmrr.config import Model
+from mmrr.context import Context
 from mmrr.contracts import Options
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
-from mmrr.types import Page, Progress, silent
+from mmrr.types import Page
 from mmrr.workers import Work, on_devices
+from mmrr.workspace import manifests
+from mmrr.workspace.manifests import EmbedContent, PageShards, Timing
 from mmrr.workspace.pages import Collection, read_image
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import write_embeddings
 
 
-def embed(
-    workspace: Workspace,
-    collection: Collection,
-    model: Model,
-    options: dict[str, str],
-    machine: Machine,
-    progress: Progress = silent,
-) -> Manifest:
-    """Embed the pages that no shard has yet. ``options`` are the embedder family's ``Prepare`` by name."""
+def embed(context: Context, collection: Collection, model: Model, options: Mapping[str, str]) -> Manifest:
+    """Embed the pages that have no shard yet. ``options`` are fields of the embedder family's ``Prepare``, as text."""
+    workspace = context.workspace
     checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
     name = families.embedder(checkpoint.config())
     family = families.load("embedders", name)
-    prepare = families.parse_options(family.Prepare, options)
-    devices = resolve_devices(machine.device)
-    dtype = resolve_dtype(machine.dtype, devices[0])
+    prepare = families.parse_options(family.Prepare, dict(options))
+    devices = resolve_devices(context.machine.device)
+    dtype = resolve_dtype(context.machine.dtype, devices[0])
     spec = Spec(
         "embed",
         2,
@@ -51,9 +48,26 @@ def embed(
     seconds = 0.0
     if missing:
         load = partial(_load, workspace, name, checkpoint, prepare, dtype)
-        seconds = on_devices(devices, load, missing, progress("embed", pages_computed))
-    content = {"pages": len(collection.pages), "shards": shards}
-    timing = {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
+        seconds = on_devices(devices, load, missing, context.progress("embed", pages_computed))
+    return _commit(
+        workspace, spec, collection, shards, {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
+    )
+
+
+def keep_embedded(context: Context, embedded: Manifest, collection: Collection) -> Manifest:
+    """The ``embed`` artifact of a part of the pages of another one. Nothing is computed."""
+    assert embedded.model
+    inputs = {"pages": collection.manifest.fingerprint}
+    spec = Spec("embed", embedded.schema, embedded.config, inputs, embedded.model)
+    if done := context.workspace.done(spec):
+        return done
+    known = manifests.content(embedded, "embed")["shards"]
+    shards = {pages_key: known[pages_key] for pages_key in collection.by_shard}
+    return _commit(context.workspace, spec, collection, shards, {"pages_computed": 0, "seconds": 0.0})
+
+
+def _commit(workspace: Workspace, spec: Spec, collection: Collection, shards: PageShards, timing: Timing) -> Manifest:
+    content: EmbedContent = {"pages": len(collection.pages), "shards": shards}
     return workspace.commit(spec, content, workspace.shard_bytes("embed", shards.values()), timing)
 
 
@@ -65,6 +79,7 @@ def _load(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Work:
+    """Load the embedder on a device."""
     embedder = families.load("embedders", family).load(checkpoint, prepare, device, dtype)
 
     def embed_shard(task: tuple[list[Page], str], advance: Callable[[int], None]) -> None:

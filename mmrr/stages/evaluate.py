@@ -1,4 +1,4 @@
-"""Stage ``eval``: a run, or two to compare, against judgements -> measures, kept with what they were measured on."""
+"""Stage ``eval``: runs and judgements -> measures, stored with what they were measured on."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.evaluation.metrics import MEASURES, bootstrap, evaluate, kendall_tau, layout_recall, page_recall
 from mmrr.evaluation.mmdocir import Layout, Question
 from mmrr.types import Qrels, Run
 from mmrr.workspace.files import digest
-from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.manifests import EvalContent
+from mmrr.workspace.store import Manifest, Spec
 
 
 def judge(
-    workspace: Workspace,
+    context: Context,
     runs: Mapping[str, Run],
     qrels: Qrels,
-    inputs: dict[str, str],
+    inputs: Mapping[str, str],
     measures: Sequence[str] = MEASURES,
 ) -> Manifest:
-    """Standard measures of ``runs``, one alone or ``{"first_stage": ..., "reranked": ...}`` to compare.
+    """Standard measures of ``runs``: one run, or two such as ``{"first_stage": ..., "reranked": ...}`` to compare.
 
-    Raises MmrrError if the runs answer none of the judged queries.
+    Raises MmrrError if a run answers none of the judged queries.
     """
     for name, run in runs.items():
         if not set(qrels) & set(run):
@@ -49,55 +52,57 @@ def judge(
         for query_id in sorted(qrels)
     ]
     spec = Spec("eval", 3, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
-    return _commit(workspace, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
+    return _commit(context, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutRun:
+    """A run over MMDocIR's layouts, and the layouts by id."""
+
+    run: Run
+    layouts: Mapping[str, Layout]
 
 
 def judge_mmdocir(
-    workspace: Workspace,
+    context: Context,
     pages: Run,
     questions: Sequence[Question],
-    inputs: dict[str, str],
-    layouts: tuple[Run, Mapping[str, Layout]] | None = None,
+    inputs: Mapping[str, str],
+    layouts: LayoutRun | None = None,
 ) -> Manifest:
-    """MMDocIR's own recall of pages and, where there are any, of layouts; in per cent."""
+    """MMDocIR's own recall of pages and, with ``layouts``, of layouts; in per cent."""
     by_id = {question.query_id: question for question in questions}
     metrics = {
         "page": page_recall(pages, by_id),
-        "layout": layout_recall(layouts[0], by_id, layouts[1]) if layouts else None,
+        "layout": layout_recall(layouts.run, by_id, layouts.layouts) if layouts else None,
     }
     per_query = [
         {"query_id": name, **{k: recall["micro"] for k, recall in page_recall(pages, {name: question}).items()}}
         for name, question in by_id.items()
     ]
-    spec = Spec(
-        "eval",
-        1,
-        {"benchmark": "mmdocir"},
-        {**inputs, "questions": digest([dataclasses.asdict(question) for question in questions])},
-    )
-    return _commit(workspace, spec, {"queries": len(by_id), "metrics": metrics}, per_query)
+    hashed = digest([dataclasses.asdict(question) for question in questions])
+    spec = Spec("eval", 1, {"benchmark": "mmdocir"}, {**inputs, "questions": hashed})
+    return _commit(context, spec, {"queries": len(by_id), "metrics": metrics}, per_query)
 
 
-def _commit(workspace: Workspace, spec: Spec, content: dict[str, Any], per_query: list[dict[str, Any]]) -> Manifest:
+def _commit(context: Context, spec: Spec, content: EvalContent, per_query: list[dict[str, Any]]) -> Manifest:
     def write(folder: Path) -> None:
         (folder / "metrics.json").write_text(json.dumps(content["metrics"], indent=1, ensure_ascii=False), "utf-8")
         (folder / "per_query.jsonl").write_text(
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in per_query), "utf-8"
         )
 
-    manifest = workspace.done(spec) or workspace.commit(spec, content, 0, write=write)
-    workspace.set_current(manifest)
-    return manifest
+    return context.workspace.done(spec) or context.workspace.commit(spec, content, 0, write=write)
 
 
 def _document(judged: Mapping[str, int]) -> str:
-    """The document that a query's answer lies in, or the first of them."""
+    """The document of the first relevant page, by page id; of the first judged page if none is relevant."""
     pages = [page_id for page_id, grade in judged.items() if grade > 0] or list(judged)
     return min(pages).rpartition("/")[0]
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
+    """JSON has no NaN."""
     return None if math.isnan(value) else value
 
 

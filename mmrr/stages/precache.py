@@ -1,32 +1,33 @@
-"""Stage ``precache``: pages and kept tokens -> each page's visual cache, one shard per shard of pages."""
+"""Stage ``precache``: pages and kept tokens -> the visual cache of each page, one shard per shard of pages."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 
-from mmrr.config import Machine, Model
+from mmrr.config import Model
+from mmrr.context import Context
 from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
-from mmrr.types import KeptTokens, Page, Progress, silent
+from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
+from mmrr.workspace import manifests
 from mmrr.workspace.files import HashCache
+from mmrr.workspace.manifests import PageShards, PrecacheConfig, PrecacheContent, Timing
 from mmrr.workspace.pages import Collection, read_content, read_texts
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.workspace.tensors import page_name, read_kept_tokens, write_states
+from mmrr.workspace.tensors import page_name, read_kept_tokens, write_page_caches
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A scorer family with its options written out for one checkpoint."""
+    """A scorer family with its options resolved for one checkpoint."""
 
     name: str
     module: ScorerFamily
@@ -36,103 +37,105 @@ class Family:
 
     @property
     def pruning_grid(self) -> PageGeometry:
+        """How the scorer divides a page into visual tokens. Raises MmrrError if these are too few for a page."""
         return self.module.pruning_grid(self.prepare, self.config)
 
     def tokens(self, page: Page) -> int:
-        """Visual tokens of a whole page."""
+        """The number of visual tokens of a whole page."""
         rows, columns = self.module.grid(self.prepare, self.config, page.width_px, page.height_px)
         return rows * columns
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a precache is about to do."""
+    """The work of a precache before it starts."""
 
     pages: int  # in the collection
-    missing: int  # to be computed now
-    page_bytes: int  # mean, of the missing pages
+    missing: int  # pages to compute
+    page_bytes: int  # mean of the missing pages
     total_bytes: int  # of the missing pages
-    free_bytes: int
+    free_bytes: int  # on the disk
 
 
-def family_of(hashes: HashCache, name: str, model: Model, options: dict[str, str]) -> Family:
-    """Find the scorer and write out what its ``auto`` options mean for this checkpoint."""
+def family_of(hashes: HashCache, name: str, model: Model, options: Mapping[str, str]) -> Family:
+    """Load a scorer family and resolve its ``auto`` options for a checkpoint."""
     module = families.load("scorers", name)
     checkpoint = resolve(model.name, model.revision, hashes, module.SPEC.model_types)
     config = checkpoint.config()
-    return Family(
-        name, module, module.resolve(families.parse_options(module.Prepare, options), config), checkpoint, config
-    )
+    prepare = module.resolve(families.parse_options(module.Prepare, dict(options)), config)
+    return Family(name, module, prepare, checkpoint, config)
 
 
 def precache(
-    workspace: Workspace,
+    context: Context,
     collection: Collection,
     pruned: Manifest | None,
     family: Family,
-    machine: Machine,
     report: Callable[[Plan], None] = lambda plan: None,
-    progress: Progress = silent,
 ) -> Manifest:
-    """Compute the page caches that no shard has yet; ``pruned`` None keeps every token. Makes the result the head.
+    """Compute the page caches that have no shard yet. With ``pruned`` None they hold every token.
 
-    ``report`` is told the plan before the model is loaded. Of a scorer that reads text, the manifest says how many
-    pages have none (``without_text``). Raises MmrrError if the disk cannot hold the caches.
+    ``report`` gets the plan before the model is loaded. For a scorer that reads text, the manifest counts the pages
+    without text (``without_text``). Raises MmrrError if the disk cannot hold the caches.
     """
-    devices = resolve_devices(machine.device)
-    dtype = resolve_dtype(machine.dtype, devices[0])
-    inputs = {"pages": collection.manifest.fingerprint} | ({"prune": pruned.fingerprint} if pruned else {})
-    spec = Spec(
-        "precache",
-        1,
-        {
-            "family": family.name,
-            "options": families.stored_options(family.prepare),
-            "wording": family.module.prompt(family.prepare),
-        },
-        inputs,
-        family.checkpoint.identity(dtype_name(dtype)),
-    )
+    workspace = context.workspace
+    devices = resolve_devices(context.machine.device)
+    dtype = resolve_dtype(context.machine.dtype, devices[0])
+    spec = _spec(collection, pruned, family, dtype)
     if done := workspace.done(spec):
-        workspace.set_current(*filter(None, (pruned, done)))
         return done
-    keep_shards = pruned.content["shards"] if pruned else {}
-    reads = family.module.page_input(family.prepare)
-    # Where OCR read pages, their text lies in another shard than their images.
-    by_ocr = {p: text for p, text in zip(collection.shards, collection.text_shards, strict=True) if text != p}
-    texts = {pages: [by_ocr[pages]] if reads == "text" and pages in by_ocr else [] for pages in collection.by_shard}
-    shards = {p: spec.shard_key(p, keep_shards.get(p, "all"), *texts[p]) for p in collection.by_shard}
-    shared = spec.shard_key("shared")
+    kept_shards = manifests.content(pruned, "prune")["shards"] if pruned else {}
+    shards, shared = _shards(spec, collection, kept_shards, family), spec.shard_key("shared")
     missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("precache", key)}
-    needs_shared = not workspace.has_shard("precache", shared)
-    plan = _plan(workspace, collection, family, missing, keep_shards, dtype.itemsize)
+    plan = _plan(workspace, collection, family, {pages: kept_shards.get(pages) for pages in missing}, dtype.itemsize)
     report(plan)
     if plan.total_bytes > plan.free_bytes:
         raise MmrrError(
             f"the caches need {plan.total_bytes / 1e9:.1f} GB and {workspace.root} has {plan.free_bytes / 1e9:.1f} GB "
             "free; free some, choose another --work, or lower --keep"
         )
-    tasks = [_Task(key, pages, keep_shards.get(pages)) for pages, key in missing.items()]
-    if needs_shared:
+    tasks = [_Task(key, pages, kept_shards.get(pages)) for pages, key in missing.items()]
+    if not workspace.has_shard("precache", shared):
         tasks.insert(0, _Task(shared))
     seconds = 0.0
     if tasks:
-        load = partial(_load, workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
-        seconds = on_devices(devices, load, tasks, progress("precache", plan.missing))
+        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
+        seconds = on_devices(devices, load, tasks, context.progress("precache", plan.missing))
     size = workspace.shard_bytes("precache", [*shards.values(), shared])
-    content: dict[str, Any] = {
+    content: PrecacheContent = {
         "pages": len(collection.pages),
         "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
-        "keep": pruned.config["keep"] if pruned else 1.0,
+        "keep": manifests.config(pruned, "prune")["keep"] if pruned else 1.0,
         "shards": shards,
         "shared": shared,
     }
-    if reads == "text":
+    if family.module.page_input(family.prepare) == "text":
         content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
-    timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
-    manifest = workspace.commit(spec, content, size, timing)
-    workspace.set_current(*filter(None, (pruned, manifest)))
-    return manifest
+    timing: Timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
+    return workspace.commit(spec, content, size, timing)
+
+
+def _spec(collection: Collection, pruned: Manifest | None, family: Family, dtype: torch.dtype) -> Spec:
+    inputs = {"pages": collection.manifest.fingerprint} | ({"prune": pruned.fingerprint} if pruned else {})
+    config: PrecacheConfig = {
+        "family": family.name,
+        "options": families.stored_options(family.prepare),
+        "wording": family.module.prompt(family.prepare),
+    }
+    return Spec("precache", 1, config, inputs, family.checkpoint.identity(dtype_name(dtype)))
+
+
+def _shards(spec: Spec, collection: Collection, kept_shards: PageShards, family: Family) -> PageShards:
+    """The shard of caches of each shard of pages: it depends on the images, the kept tokens, and text that is read."""
+    # Text that OCR read lies in another shard than the images.
+    by_ocr: PageShards = {}
+    if family.module.page_input(family.prepare) == "text":
+        both = zip(collection.shards, collection.text_shards, strict=True)
+        by_ocr = {pages: text for pages, text in both if text != pages}
+    return {
+        pages: spec.shard_key(pages, kept_shards.get(pages, "all"), *([by_ocr[pages]] if pages in by_ocr else []))
+        for pages in collection.by_shard
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,53 +143,53 @@ class _Task:
     """A shard to compute."""
 
     key: str
-    pages: str | None = None  # the pages shard it is of; None: what all pages share
-    kept: str | None = None  # the shard with its kept tokens; None: all are
+    pages: str | None = None  # its shard of pages; None: the cache that all pages share
+    kept: str | None = None  # the shard with its kept tokens; None: every token
 
 
-def _load(
-    workspace: Workspace,
-    collection: Collection,
-    family: str,
-    checkpoint: Checkpoint,
-    prepare: Options,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Work:
-    module = families.load("scorers", family)
-    scorer, reads = module.load(checkpoint, prepare, device, dtype), module.page_input(prepare)
-    n_together = 1 if device.type == "cpu" else SHARD_PAGES
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Loads the scorer on a device. It is sent to helper processes where there are several devices."""
 
-    def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
-        states = {} if task.pages else {"shared": scorer.shared_state()}
-        keeps = read_kept_tokens(workspace, task.kept) if task.kept else {}
-        pages = collection.by_shard[task.pages] if task.pages else []
-        for first in range(0, len(pages), n_together):
-            some = pages[first : first + n_together]
-            contents = [read_content(workspace, collection, page, reads) for page in some]
-            prepared = scorer.prepare(contents, [keeps.get(page.number) for page in some])
-            states |= zip(map(page_name, some), prepared, strict=True)
-            advance(len(some))
-        folder = workspace.scratch()
-        workspace.commit_shard("precache", task.key, folder, write_states(folder, states))
+    workspace: Workspace
+    collection: Collection
+    family: str
+    checkpoint: Checkpoint
+    prepare: Options
+    dtype: torch.dtype
 
-    return prepare_shard
+    def __call__(self, device: torch.device) -> Work:
+        module = families.load("scorers", self.family)
+        scorer = module.load(self.checkpoint, self.prepare, device, self.dtype)
+        reads = module.page_input(self.prepare)
+        n_together = 1 if device.type == "cpu" else SHARD_PAGES
+
+        def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
+            caches: dict[str, PageCache] = {} if task.pages else {"shared": scorer.shared_state()}
+            kept = read_kept_tokens(self.workspace, task.kept) if task.kept else {}
+            pages = self.collection.by_shard[task.pages] if task.pages else []
+            for first in range(0, len(pages), n_together):
+                some = pages[first : first + n_together]
+                contents = [read_content(self.workspace, self.collection, page, reads) for page in some]
+                prepared = scorer.prepare(contents, [kept.get(page.number) for page in some])
+                caches |= zip(map(page_name, some), prepared, strict=True)
+                advance(len(some))
+            folder = self.workspace.scratch()
+            self.workspace.commit_shard("precache", task.key, folder, write_page_caches(folder, caches))
+
+        return prepare_shard
 
 
 def _plan(
-    workspace: Workspace,
-    collection: Collection,
-    family: Family,
-    missing: dict[str, str],
-    keep_shards: dict[str, str],
-    dtype_bytes: int,
+    workspace: Workspace, collection: Collection, family: Family, missing: Mapping[str, str | None], dtype_bytes: int
 ) -> Plan:
+    """``missing``: {shard of pages to compute: the shard with its kept tokens, or None}."""
     sizes = []
-    for pages_key in missing:
-        keeps: dict[int, KeptTokens] = read_kept_tokens(workspace, keep_shards[pages_key]) if keep_shards else {}
+    for pages_key, kept_key in missing.items():
+        kept: dict[int, KeptTokens] = read_kept_tokens(workspace, kept_key) if kept_key else {}
         for page in collection.by_shard[pages_key]:
-            keep = keeps.get(page.number)
-            n_tokens = len(keep.indices) if keep else family.tokens(page)
+            of_page = kept.get(page.number)
+            n_tokens = len(of_page.indices) if of_page else family.tokens(page)
             sizes.append(family.module.cache_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
     free = shutil.disk_usage(workspace.root).free
     return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free)

@@ -1,7 +1,7 @@
 """Stage ``pages``: documents -> page images and text layer, one shard per 16 pages of a document.
 
-What OCR reads of the pages without a text layer lies in shards of its own beside those of the images, so that it can be
-had later without anything that was made of the images being made again.
+Text that OCR reads from pages without a text layer goes to shards of its own. OCR can therefore be added later, and
+everything that was made from the images stays.
 """
 
 from __future__ import annotations
@@ -11,150 +11,235 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from mmrr.config import Machine, Render
+from mmrr.config import Render
+from mmrr.context import Context
 from mmrr.documents import ocr
-from mmrr.documents.discovery import Source, inspect
+from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, source_at
 from mmrr.documents.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
 from mmrr.errors import MmrrError
-from mmrr.types import Progress, silent
 from mmrr.workers import Pool, helpers
+from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages
+from mmrr.workspace.manifests import DocumentEntry, PageRecord, PagesProvenance
+from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages, pages_spec
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 
 @dataclass(frozen=True, slots=True)
+class Staying:
+    """A document of the collection that the command does not look at.
+
+    Its pages are in the workspace. The file at ``path`` is read only if some of them are missing.
+    """
+
+    entry: DocumentEntry
+    path: Path | None  # None: not known
+
+
+@dataclass(frozen=True, slots=True)
 class _Task:
+    """The pages of one shard."""
+
     key: str
-    source: Source
+    source: Source | None  # None: the document's file is not known
     sha256: str
     first: int
     last: int
 
+    @property
+    def n_pages(self) -> int:
+        return self.last - self.first + 1
 
-def render(
-    workspace: Workspace,
-    sources: list[Source],
-    options: Render,
-    machine: Machine,
-    progress: Progress = silent,
-) -> Manifest:
-    """Render what no shard has yet, read by OCR what has no text if it is to be, and list the pages.
 
-    Makes the result the head. A document that does not open is listed with its status and skipped. Raises MmrrError if
-    none opens, or if OCR is asked for and its package is missing.
+@dataclass(slots=True)
+class _Plan:
+    """The documents of the new listing, and the shards that they need."""
+
+    entries: list[DocumentEntry] = field(default_factory=list)
+    tasks: dict[str, _Task] = field(default_factory=dict)  # by shard
+    named: set[str] = field(default_factory=set)  # content hashes of the files that the command looks at
+    lost: set[str] = field(default_factory=set)  # content hashes of those that changed while they were read
+
+    def add(self, entry: DocumentEntry, source: Source | None, drawn: Spec) -> None:
+        """Add a document and, if it opens, its shards."""
+        if entry["status"] == "ok":
+            for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
+                last = min(first + SHARD_PAGES - 1, entry["n_pages"])
+                key = drawn.shard_key(entry["sha256"], f"{first}-{last}")
+                self.tasks.setdefault(key, _Task(key, source, entry["sha256"], first, last))
+                entry["shards"].append(key)
+        self.entries.append(entry)
+
+    def drop_lost(self) -> None:
+        """List files that changed while they were read as unreadable.
+
+        Their pages are not stored under the old content, and the failure is not stored either: the same command reads
+        the new content.
+        """
+        for entry in self.entries:
+            if entry["sha256"] in self.lost:
+                entry["sha256"] = digest(["lost", entry["doc_id"]])
+                entry["status"], entry["n_pages"], entry["shards"] = "unreadable", 0, []
+                entry["detail"] = "it changed or went away while it was read; run the command again"
+
+
+def find_documents(
+    context: Context, inputs: Sequence[Path], collection: Manifest | None
+) -> tuple[list[Source], list[Staying]]:
+    """The documents that a command names, under the ids that they keep or get, and those of ``collection`` that stay.
+
+    Raises MmrrError as ``find_sources`` does.
     """
-    renderer = default_renderer() if options.renderer == "auto" else options.renderer
-    if renderer not in ("poppler", "pdfium"):
-        raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
-    drawing = RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
-    if machine.workers < 0:
-        raise MmrrError(f"--workers {machine.workers}: expected 0 (one per core) or more")
-    hashes = {source.doc_id: _hash(workspace, source) for source in sources}
-    documents = {"documents": digest(sorted(hashes.items()))}
-    drawn = Spec("pages", 1, {**dataclasses.asdict(drawing)}, documents)
-    spec = dataclasses.replace(drawn, config={**drawn.config, "ocr": ocr.ENGINE}) if options.ocr else drawn
-    if done := workspace.done(spec):
-        workspace.set_current(done)
+    stay = changes.staying(collection, inputs)
+    places = changes.places(collection)
+    # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
+    lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
+    same = {}
+    for source in find_sources(inputs) if lost else []:
+        if content_hash(context.workspace, source) == lost.get(source.doc_id):
+            same[os.path.realpath(source.path)] = source.doc_id
+    stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
+    sources = find_sources(inputs, changes.known_ids(collection, stay) | same)
+    # A named file may be a link to the file of a document that stays.
+    stay_ids = {entry["doc_id"] for entry in stay}
+    sources = [source for source in sources if source.doc_id not in stay_ids]
+    return sources, [
+        Staying(entry, places[entry["doc_id"]].path if entry["doc_id"] in places else None) for entry in stay
+    ]
+
+
+def render(context: Context, sources: list[Source], options: Render, staying: Sequence[Staying] = ()) -> Manifest:
+    """Render the shards that are missing, read pages without text by OCR if asked, and list the pages.
+
+    The listing holds ``sources`` and ``staying``. A document that does not open is listed with its status and skipped.
+    Raises MmrrError if none opens, if the OCR package is missing, or if pages of a staying document are missing and its
+    file is gone.
+    """
+    drawing = _drawing(context, options)
+    hashes = {source.doc_id: content_hash(context.workspace, source) for source in sources}
+    drawn_config = dataclasses.asdict(drawing)
+    config = {**drawn_config, "ocr": ocr.ENGINE} if options.ocr else drawn_config
+    drawn = Spec("pages", 1, drawn_config, {})
+    listed = [_entry(source.doc_id, hashes[source.doc_id]) for source in sources] + [one.entry for one in staying]
+    if done := context.workspace.done(pages_spec(config, listed)):
         return done
     if options.ocr:
         ocr.require()
 
-    known = _known_inspections(workspace)
-    entries: list[dict[str, Any]] = []
-    tasks: dict[str, _Task] = {}
-    lost: set[str] = set()
-    with progress("open", len(sources)) as advance:
-        for source in sources:
-            found = known.get(hashes[source.doc_id]) or dataclasses.asdict(inspect(source))
-            if found["status"] != "ok" and _hash(workspace, source) != hashes[source.doc_id]:
-                lost.add(hashes[source.doc_id])
-            entry = {
-                "doc_id": source.doc_id,
-                "sha256": hashes[source.doc_id],
-                **{name: found[name] for name in ("status", "n_pages", "detail")},
-                "shards": [],
-            }
-            if entry["status"] == "ok":
-                for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
-                    last = min(first + SHARD_PAGES - 1, entry["n_pages"])
-                    key = drawn.shard_key(entry["sha256"], f"{first}-{last}")
-                    tasks[key] = _Task(key, source, entry["sha256"], first, last)
-                    entry["shards"].append(key)
-            entries.append(entry)
-            advance(1)
-    if not tasks:
-        raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in entries[:5]))
-
-    missing = [task for task in tasks.values() if not workspace.has_shard("pages", task.key)]
-    pages_computed = sum(task.last - task.first + 1 for task in missing)
-    workers = machine.workers or os.cpu_count() or 1
-    started = time.perf_counter()
-    with progress("render", pages_computed) as advance:
-        for task, folder, pages in _run(workspace, missing, drawing, workers):
-            if _hash(workspace, task.source) == task.sha256:
-                commit_pages(workspace, task.key, folder, pages)
-            else:
-                lost.add(task.sha256)
-            advance(task.last - task.first + 1)
-
-    # What was drawn of a file that changed meanwhile is not kept under its old content, nor is the failure: the same
-    # command finds the file as it then is.
-    for entry in entries:
-        if entry["sha256"] in lost:
-            detail = "it changed or went away while it was read; run the command again"
-            entry |= {"sha256": digest(["lost", entry["doc_id"]]), "status": "unreadable", "detail": detail}
-            entry |= {"n_pages": 0, "shards": []}
-    if lost:
-        documents = {"documents": digest(sorted((entry["doc_id"], entry["sha256"]) for entry in entries))}
-        spec = dataclasses.replace(spec, inputs=documents)
-    timing: dict[str, Any] = {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+    plan = _plan(context, sources, hashes, staying, drawn)
+    if not plan.tasks:
+        raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in plan.entries[:5]))
+    timing = _render_missing(context, plan, drawing)
+    plan.drop_lost()
     if options.ocr:
         started = time.perf_counter()
-        timing["pages_read"] = _read_by_ocr(workspace, spec, entries, workers, progress)
+        timing["pages_read"] = _read_by_ocr(context, Spec("pages", 1, config, {}), plan.entries)
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
-    manifest = list_pages(workspace, spec, entries, provenance=timing)
-    workspace.set_current(manifest)
-    return manifest
+    return list_pages(context.workspace, pages_spec(config, plan.entries), plan.entries, provenance=timing)
 
 
-def _read_by_ocr(
-    workspace: Workspace, spec: Spec, entries: list[dict[str, Any]], workers: int, progress: Progress
-) -> int:
+def _drawing(context: Context, options: Render) -> RenderOptions:
+    """The renderer's options. Raises MmrrError for an unknown renderer and for a negative number of workers."""
+    renderer = default_renderer() if options.renderer == "auto" else options.renderer
+    if renderer not in ("poppler", "pdfium"):
+        raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
+    if context.machine.workers < 0:
+        raise MmrrError(f"--workers {context.machine.workers}: expected 0 (one per core) or more")
+    return RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
+
+
+def _entry(doc_id: str, sha256: str, found: Inspection | None = None) -> DocumentEntry:
+    status, n_pages, detail = (found.status, found.n_pages, found.detail) if found else ("", 0, "")
+    return {"doc_id": doc_id, "sha256": sha256, "status": status, "n_pages": n_pages, "detail": detail, "shards": []}
+
+
+def _plan(
+    context: Context, sources: list[Source], hashes: Mapping[str, str], staying: Sequence[Staying], drawn: Spec
+) -> _Plan:
+    """Open the documents whose content is new, and list the shards of all."""
+    known = _known_inspections(context.workspace)
+    plan = _Plan(named=set(hashes.values()))
+    with context.progress("open", len(sources)) as advance:
+        for source in sources:
+            sha256 = hashes[source.doc_id]
+            found = known.get(sha256) or inspect(source)
+            if found.status != "ok" and content_hash(context.workspace, source) != sha256:
+                plan.lost.add(sha256)
+            plan.add(_entry(source.doc_id, sha256, found), source, drawn)
+            advance(1)
+    for one in staying:
+        opened = bool(one.entry["shards"])  # "partial" and "corrupt" say that pages failed, so they were opened
+        found = Inspection("ok", one.entry["n_pages"], "") if opened else _inspection(one.entry)
+        there = source_at(one.entry["doc_id"], one.path) if one.path else None
+        plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
+    if staying:  # the order in which one command would find them, after those of unknown origin
+        paths = {one.entry["doc_id"]: one.path for one in staying if one.path}
+        paths |= {source.doc_id: source.path for source in sources}
+        plan.entries.sort(key=lambda entry: (entry["doc_id"] in paths, paths.get(entry["doc_id"], Path())))
+    return plan
+
+
+def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> PagesProvenance:
+    """Render the shards that are missing, unless their file changed. Returns how many pages, and how long it took."""
+    workspace = context.workspace
+    missing = [task for task in plan.tasks.values() if not workspace.has_shard("pages", task.key)]
+    earlier = [task for task in missing if task.sha256 not in plan.named]
+    gone = {
+        task.sha256 for task in earlier if task.source is None or content_hash(workspace, task.source) != task.sha256
+    }
+    names = [entry["doc_id"] for entry in plan.entries if entry["sha256"] in gone]
+    if names:
+        raise MmrrError(
+            f"{len(names)} documents added earlier have to be rendered again and their files are gone or changed "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); name their folders too, keep the earlier "
+            "rendering options, or take them out with: mmrr rm --document NAME"
+        )
+    pages_computed = sum(task.n_pages for task in missing)
+    started = time.perf_counter()
+    with context.progress("render", pages_computed) as advance:
+        for task, folder, pages in _run(workspace, missing, drawing, _workers(context)):
+            if task.source and content_hash(workspace, task.source) == task.sha256:
+                commit_pages(workspace, task.key, folder, pages)
+            else:
+                plan.lost.add(task.sha256)
+            advance(task.n_pages)
+    return {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _workers(context: Context) -> int:
+    return context.machine.workers or os.cpu_count() or 1
+
+
+def _read_by_ocr(context: Context, spec: Spec, entries: list[DocumentEntry]) -> int:
     """Read the pages without a text layer; each document's ``ocr`` says in which shard. Returns how many were read."""
-    missing: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    workspace = context.workspace
+    missing: dict[str, tuple[str, list[PageRecord]]] = {}
     for entry in entries:
-        entry["ocr"] = {}
+        shards = entry["ocr"] = {}
         for key in entry["shards"]:
-            lines = workspace.read_shard_file("pages", key, "text.jsonl").decode().split("\n")
-            texts = {record["number"]: record["text"] for record in map(json.loads, filter(None, lines))}
-            pages = [
-                page
-                for page in workspace.shard_record("pages", key)["pages"]
-                if page["status"] == "ok" and not texts.get(page["number"], "").strip()
-            ]
+            pages = _without_text(workspace, key)
             if pages:
-                entry["ocr"][key] = spec.shard_key(key)
-                if not workspace.has_shard("pages", entry["ocr"][key]):
-                    missing[entry["ocr"][key]] = key, pages
+                shards[key] = spec.shard_key(key)
+                if not workspace.has_shard("pages", shards[key]):
+                    missing[shards[key]] = key, pages
     images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
     if not images:
         return 0
     try:
-        with helpers(min(workers, len(images))) as pool, progress("ocr", len(images)) as advance:
+        workers = min(_workers(context), len(images))
+        with helpers(workers) as pool, context.progress("ocr", len(images)) as advance:
             paths = (folder / page["file"] for folder, page in images)
             answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
             for key, (drawn, pages) in missing.items():
                 read = []
-                for page, answer in zip(pages, answers, strict=False):  # each shard takes its pages' answers
+                for page, answer in zip(pages, answers, strict=False):  # each shard takes the answers of its pages
                     if answer is None:
                         raise workspace.damaged("pages", drawn, f"{page['file']} does not match its hash")
                     read.append((page["number"], *answer))
@@ -162,13 +247,22 @@ def _read_by_ocr(
                 commit_ocr(workspace, key, ocr.ENGINE, read)
     except BrokenProcessPool:
         raise MmrrError(
-            "a process that read pages by OCR died, perhaps for want of memory; run the command again with --workers 1"
+            "a process that read pages by OCR died, perhaps because memory ran out; "
+            "run the command again with --workers 1"
         ) from None
     return len(images)
 
 
-def _hash(workspace: Workspace, source: Source) -> str:
-    """Content hash of a document; one that cannot be read gets the hash of its name, and a status later."""
+def _without_text(workspace: Workspace, key: str) -> list[PageRecord]:
+    """The pages of a shard that have an image and no text layer."""
+    lines = workspace.read_shard_file("pages", key, "text.jsonl").decode().split("\n")
+    texts: dict[int, str] = {record["number"]: record["text"] for record in map(json.loads, filter(None, lines))}
+    pages = manifests.shard_record(workspace, "pages", key)["pages"]
+    return [page for page in pages if page["status"] == "ok" and not texts.get(page["number"], "").strip()]
+
+
+def content_hash(workspace: Workspace, source: Source) -> str:
+    """The content hash of a document. One that cannot be read gets a hash of its id; ``inspect`` reports it."""
     try:
         if source.kind == "images":
             return digest(
@@ -179,39 +273,40 @@ def _hash(workspace: Workspace, source: Source) -> str:
         return digest(["unreadable", source.doc_id])
 
 
-def _known_inspections(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """What the last listing found out about documents: adding one to a thousand opens one."""
-    head = workspace.current("pages")
-    entries = head.content["documents"] if head else []
-    return {entry["sha256"]: entry for entry in entries if entry["status"] == "ok"}
+def _known_inspections(workspace: Workspace) -> dict[str, Inspection]:
+    """By content hash: a document that opened before is not opened again, so adding one to a thousand opens one."""
+    current = workspace.current("pages")
+    entries = manifests.documents(current) if current else []
+    return {entry["sha256"]: _inspection(entry) for entry in entries if entry["status"] == "ok"}
 
 
-def _run(
-    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int
-) -> Iterator[tuple[_Task, Path, list[RenderedPage]]]:
-    """Render in processes, few tasks in flight at a time. A document that kills its process costs that document."""
+def _inspection(entry: DocumentEntry) -> Inspection:
+    return Inspection(entry["status"], entry["n_pages"], entry["detail"])
+
+
+#: A rendered shard: the task, the scratch folder with its files, and its pages.
+_Rendered = tuple[_Task, Path, list[RenderedPage]]
+
+
+def _run(workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int) -> Iterator[_Rendered]:
+    """Render in helper processes, a few tasks at a time. A document that kills its process fails alone."""
     left = {task.key: task for task in tasks}
     try:
         for task, folder, pages in _pool(workspace, tasks, options, min(workers, len(tasks) or 1)):
             del left[task.key]
             yield task, folder, pages
     except BrokenProcessPool:
-        for task in list(left.values()):  # one process each, to find which it was
+        for task in list(left.values()):  # one process each, to find the document that kills it
             try:
                 yield from _pool(workspace, [task], options, 1)
             except BrokenProcessPool:
                 detail = f"the {options.renderer} process died while drawing pages {task.first} to {task.last}"
                 numbers = range(task.first, task.last + 1)
-                yield (
-                    task,
-                    workspace.scratch(),
-                    [RenderedPage(number, "failed", detail, 0, 0, "", "", "") for number in numbers],
-                )
+                failed = [RenderedPage(number, "failed", detail, 0, 0, "", "", "") for number in numbers]
+                yield task, workspace.scratch(), failed
 
 
-def _pool(
-    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int
-) -> Iterator[tuple[_Task, Path, list[RenderedPage]]]:
+def _pool(workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int) -> Iterator[_Rendered]:
     pool = Pool(workers)
     queue = iter(tasks)
     running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}

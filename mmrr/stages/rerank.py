@@ -5,179 +5,207 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from mmrr.config import DenseOrder, Machine, Rerank
+from mmrr.config import DenseOrder, Rerank
+from mmrr.context import Context
 from mmrr.contracts import Options, Scorer, SupportsDense, SupportsUncached
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import write_run
 from mmrr.modeling import families
+from mmrr.modeling.cache_streams import ahead, moved, portions
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.search.fusion import fuse
-from mmrr.types import PageCache, Progress, Query, Run, rank, silent
+from mmrr.types import PageCache, Query, Run, rank
+from mmrr.workspace import manifests
+from mmrr.workspace.manifests import RerankConfig, RerankContent, RerankShard
 from mmrr.workspace.pages import Collection, read_content, read_image
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import PageCacheReader, PageCaches, Resident, page_name, read_kept_tokens
 
-T = TypeVar("T")
-#: What scoring holds at once, at most, in portions as stored, on the CPU and elsewhere: this one, the next one, and
-#: what a family makes of it meanwhile. Elsewhere that may be all of it decoded, of int4 four times as much.
-_COPIES, _COPIES_ELSEWHERE = 3, 6
-#: Queries scored together at most, so that a page which they share is read once for all of them.
-TOGETHER = 32
-#: A query's candidates' rows.
-_Asked = tuple[Query, list[int]]
-#: The scores of each query's candidates.
-_Score = Callable[[Sequence[_Asked]], list[torch.Tensor]]
+#: Divisor of the memory budget, on the CPU and on other devices: the live copies of a portion of page caches. They are
+#: the portion that is scored, the next one, and what the family decodes; from int4 that is four times as large.
+_COPIES, _COPIES_ON_DEVICE = 3, 6
+#: The most queries that are scored together, so that a page that they share is read once.
+BATCH_QUERIES = 32
+#: A query and the rows of its candidates.
+_Candidates = tuple[Query, list[int]]
+#: Gives the scores (N,) of the candidates of each query.
+_Score = Callable[[Sequence[_Candidates]], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The first stage's run with its queries and its pages."""
+
+    collection: Collection
+    queries: list[Query]
+    retrieved: Manifest
+    run: Run
+
+    def rows(self, query: Query) -> list[int]:
+        """The rows of a query's candidates, in the first stage's order."""
+        return [self.collection.row_of[hit.page_id] for hit in self.run[query.query_id]]
 
 
 def rerank(
-    workspace: Workspace,
-    collection: Collection,
-    cached: Manifest,
-    retrieved: Manifest,
-    run: Run,
-    queries: list[Query],
-    options: Rerank,
-    score_options: dict[str, str],
-    machine: Machine,
-    progress: Progress = silent,
+    context: Context, candidates: Candidates, cached: Manifest, options: Rerank, score_options: Mapping[str, str]
 ) -> Manifest:
-    """Score each query's candidates in ``run`` and order them anew.
+    """Score each query's candidates and order them by their scores.
 
-    ``score_options`` are the scorer family's ``Score`` by name. A query whose candidates were scored before is not
-    scored again. Raises MmrrError for options that exclude each other, and for a negative weight.
+    ``score_options`` are fields of the scorer family's ``Score``, as text. A query whose candidates were scored before
+    is not scored again. Raises MmrrError for options that exclude each other, and for a negative weight.
     """
-    assert cached.model
-    module = families.load("scorers", cached.config["family"])
-    dense, score_as = options.dense, families.parse_options(module.Score, score_options)
-    if dense and score_options:
-        raise MmrrError("--dense runs the whole model: it goes with no exit layer and no other option of scoring")
+    family = manifests.config(cached, "precache")["family"]
+    module = families.load("scorers", family)
+    score_as = families.parse_options(module.Score, dict(score_options))
+    if options.dense and score_options:
+        raise MmrrError("--dense runs the whole model: leave out --exit-layer and every --score-option")
     if options.blend is not None and not 0 <= options.blend < math.inf:
         raise MmrrError(f"--blend {options.blend}: expected 0 or more")
-    how = {"dense": dense} if dense else {"score": families.stored_options(score_as)}
+    how = {"dense": options.dense} if options.dense else {"score": families.stored_options(score_as)}
     inputs = {
-        "pages": collection.manifest.fingerprint,
-        "retrieve": retrieved.fingerprint,
+        "pages": candidates.collection.manifest.fingerprint,
+        "retrieve": candidates.retrieved.fingerprint,
         "precache": cached.fingerprint,
     }
-    # The caches hold all of the scorer's own settings; the dense forward depends on the wording and pixels alone.
+    # The config of the caches holds every setting of the scorer. The dense forward uses only its prompt and image size.
     scored = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
-    # What a page's own score is does not depend on what it is added to.
+    # Fusion reuses the scores: their shards do not depend on its weight.
     spec = scored if options.blend is None else replace(scored, config={**scored.config, "blend": options.blend})
+    workspace = context.workspace
     if done := workspace.done(spec):
         return done
-
-    candidates = {query.query_id: [collection.row_of[hit.page_id] for hit in run[query.query_id]] for query in queries}
-    # Sorted: the score of a page does not depend on where the first stage put it, unless it is scored in a list.
-    ordered = list if module.SPEC.listwise else sorted
-    keys = {
-        query.query_id: scored.shard_key(
-            query.text, *ordered(_name(collection, cached, row) for row in candidates[query.query_id])
-        )
-        for query in queries
-    }
-    missing = [query for query in queries if not workspace.has_shard("rerank", keys[query.query_id])]
+    keys = _shard_keys(candidates, cached, scored, listwise=module.SPEC.listwise)
+    missing = [query for query in candidates.queries if not workspace.has_shard("rerank", keys[query.query_id])]
     load_ms = 0.0
     if missing:
         started = time.perf_counter()
-        score = _dense(workspace, collection, cached, machine, dense) if dense else None
-        score = score or _from_cache(
-            workspace, collection, cached, _scorer(workspace, cached, machine), score_as, machine
-        )
+        if options.dense:
+            score = _score_dense(context, candidates.collection, cached, options.dense)
+        else:
+            score = _CachedScoring.load(context, candidates.collection, cached, _scorer(context, cached), score_as)
         load_ms = 1000 * (time.perf_counter() - started)
-        alone = module.SPEC.listwise or dense is not None
-        with progress("rerank", len(missing)) as advance:
-            for asked in _together([(query, candidates[query.query_id]) for query in missing], alone):
-                for query, record in _records(collection, cached, asked, score):
-                    workspace.commit_shard("rerank", keys[query.query_id], workspace.scratch(), record)
+        alone = module.SPEC.listwise or options.dense is not None
+        batches = _batches([(query, candidates.rows(query)) for query in missing], alone)
+        with context.progress("rerank", len(missing)) as advance:
+            for batch in batches:
+                for query, record in _records(candidates.collection, cached, batch, score):
+                    workspace.commit_shard("rerank", keys[query.query_id], workspace.scratch(), {**record})
                     advance(1)
+    return _commit(workspace, spec, candidates, cached, keys, load_ms)
 
-    reranked: Run = {}
-    timings = []
-    for query in queries:
-        record = workspace.shard_record("rerank", keys[query.query_id])
-        rows = candidates[query.query_id]
+
+def _shard_keys(candidates: Candidates, cached: Manifest, scored: Spec, *, listwise: bool) -> dict[str, str]:
+    """The shard of each query: it depends on the query's text and on its candidates.
+
+    The order of the candidates matters only to a listwise scorer, so others sort it away.
+    """
+    ordered = list if listwise else sorted
+    collection = candidates.collection
+    return {
+        query.query_id: scored.shard_key(
+            query.text, *ordered(_name(collection, cached, row) for row in candidates.rows(query))
+        )
+        for query in candidates.queries
+    }
+
+
+def _commit(
+    workspace: Workspace,
+    spec: Spec,
+    candidates: Candidates,
+    cached: Manifest,
+    keys: Mapping[str, str],
+    load_ms: float,
+) -> Manifest:
+    """Order each query's candidates by the scores in its shard, and commit the run."""
+    collection, reranked, timings = candidates.collection, Run(), []
+    for query in candidates.queries:
+        record = manifests.shard_record(workspace, "rerank", keys[query.query_id])
+        rows = candidates.rows(query)
         reranked[query.query_id] = rank(
             {collection.pages[row].page_id: record["logits"][_name(collection, cached, row)] for row in rows}
         )
         timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
-    if options.blend is not None:
-        reranked = fuse({query_id: run[query_id] for query_id in reranked}, reranked, options.blend)
+    weight = spec.config.get("blend")
+    if isinstance(weight, float | int):
+        first = {query_id: candidates.run[query_id] for query_id in reranked}
+        reranked = fuse(first, reranked, weight)
 
     def write(folder: Path) -> None:
         with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
             write_run(reranked, file)
         (folder / "timings.jsonl").write_text("".join(json.dumps(timing) + "\n" for timing in timings), "utf-8")
 
-    candidate_count = sum(map(len, reranked.values()))
-    content = {"queries": len(queries), "candidates": candidate_count, "shards": list(keys.values())}
+    content: RerankContent = {
+        "queries": len(candidates.queries),
+        "candidates": sum(map(len, reranked.values())),
+        "shards": list(keys.values()),
+    }
     return workspace.commit(spec, content, 0, {"load_ms": round(load_ms, 1)}, write)
 
 
 @dataclass(frozen=True, slots=True)
 class Rescored:
-    """Scores from the caches beside those of plain forwards over the same tokens."""
+    """Scores from the caches and scores of forwards without a cache over the same tokens."""
 
-    pairs: list[tuple[str, str, float, float]]  # query id, page id, cached, plain
+    pairs: list[tuple[str, str, float, float]]  # query id, page id, score from the cache, score without it
 
     @property
     def largest(self) -> float:
-        return max((abs(cached - plain) for _, _, cached, plain in self.pairs), default=0.0)
+        """The largest absolute difference."""
+        return max((abs(cached - uncached) for _, _, cached, uncached in self.pairs), default=0.0)
 
 
-def rescore(
-    workspace: Workspace,
-    collection: Collection,
-    cached: Manifest,
-    pruned: Manifest | None,
-    run: Run,
-    queries: list[Query],
-    n: int,
-    machine: Machine,
-    progress: Progress = silent,
-) -> Rescored:
-    """Score ``n`` pairs of a run, spread over it evenly, from the caches and without them."""
-    pairs = [(query, hit.page_id) for query in queries for hit in run[query.query_id]]
+def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: Manifest | None, n: int) -> Rescored:
+    """Score ``n`` pairs of a run, spread over it evenly, from the caches and without them.
+
+    Raises MmrrError if the family has no forward without a cache.
+    """
+    pairs = [(query, hit.page_id) for query in candidates.queries for hit in candidates.run[query.query_id]]
     chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
-    scorer = _scorer(workspace, cached, machine)
-    module = families.load("scorers", cached.config["family"])
+    scorer, collection = _scorer(context, cached), candidates.collection
+    family = manifests.config(cached, "precache")["family"]
+    module = families.load("scorers", family)
     if not isinstance(scorer, SupportsUncached):
-        raise MmrrError(f"{cached.config['family']} has no forward without a cache to compare a pair's score with")
+        raise MmrrError(f"{family} has no forward without a cache: leave out --rescore")
     options = module.Score()
-    reads = module.page_input(families.make_options(module.Prepare, cached.config["options"]))
-    from_cache = _from_cache(workspace, collection, cached, scorer, options, machine)
+    config = manifests.config(cached, "precache")
+    reads = module.page_input(families.make_options(module.Prepare, config["options"]))
+    from_cache = _CachedScoring.load(context, collection, cached, scorer, options)
+    kept_shards = manifests.content(pruned, "prune")["shards"] if pruned else {}
     found = []
-    with progress("rescore", len(chosen)) as advance:
+    with context.progress("rescore", len(chosen)) as advance:
         for query, page_id in chosen:
             row = collection.row_of[page_id]
             page = collection.pages[row]
-            keep = None
+            kept = None
             if pruned:
-                keep = read_kept_tokens(workspace, pruned.content["shards"][collection.shards[row]])[page.number]
-            plain = scorer.score_uncached(query.text, read_content(workspace, collection, page, reads), keep, options)
-            found.append((query.query_id, page_id, float(from_cache([(query, [row])])[0]), plain))
+                kept = read_kept_tokens(context.workspace, kept_shards[collection.shards[row]])[page.number]
+            content = read_content(context.workspace, collection, page, reads)
+            uncached = scorer.score_uncached(query.text, content, kept, options)
+            found.append((query.query_id, page_id, float(from_cache([(query, [row])])[0]), uncached))
             advance(1)
     return Rescored(found)
 
 
 def _name(collection: Collection, cached: Manifest, row: int) -> str:
-    """A candidate's name in a query's shard: by content, so that a copy of a document shares its scores."""
-    return f"{cached.content['shards'][collection.shards[row]]}/{collection.pages[row].number}"
+    """A candidate's name in a query's shard. It names the content, so copies of a document share their scores."""
+    shards = manifests.content(cached, "precache")["shards"]
+    return f"{shards[collection.shards[row]]}/{collection.pages[row].number}"
 
 
-def _together(asked: list[_Asked], alone: bool) -> Iterator[list[_Asked]]:
-    """Queries in turn: several at once where one by one they would read at least twice as many pages."""
-    for first in range(0, len(asked), TOGETHER):
-        some = asked[first : first + TOGETHER]
+def _batches(queries: list[_Candidates], alone: bool) -> Iterator[list[_Candidates]]:
+    """Batches of queries in order: several together where that halves the pages to read, else one by one."""
+    for first in range(0, len(queries), BATCH_QUERIES):
+        some = queries[first : first + BATCH_QUERIES]
         one_by_one, pages = sum(len(rows) for _, rows in some), len({row for _, rows in some for row in rows})
         if one_by_one >= 2 * pages and not alone:
             yield some
@@ -186,127 +214,108 @@ def _together(asked: list[_Asked], alone: bool) -> Iterator[list[_Asked]]:
 
 
 def _records(
-    collection: Collection, cached: Manifest, asked: list[_Asked], score: _Score
-) -> Iterator[tuple[Query, dict[str, Any]]]:
-    """Each query's logits by candidate, and its time: of queries scored together its candidates' share."""
+    collection: Collection, cached: Manifest, batch: list[_Candidates], score: _Score
+) -> Iterator[tuple[Query, RerankShard]]:
+    """The scores of each query, and its time: its candidates' share of the batch's time."""
     started = time.perf_counter()
-    scores = score(asked)
-    score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(rows) for _, rows in asked))
-    for (query, rows), logits in zip(asked, scores, strict=True):
+    scores = score(batch)
+    score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(rows) for _, rows in batch))
+    for (query, rows), logits in zip(batch, scores, strict=True):
         if not torch.isfinite(logits).all():
-            raise MmrrError(f"query {query.query_id}: the model gave scores that are not numbers; try --dtype float32")
+            raise MmrrError(f"query {query.query_id}: the model gave scores that are not finite; try --dtype float32")
         names = [_name(collection, cached, row) for row in rows]
-        logits_of = dict(zip(names, logits.tolist(), strict=True))
+        logits_of: dict[str, float] = dict(zip(names, logits.tolist(), strict=True))
         yield query, {"logits": logits_of, "score_ms": round(score_ms * len(rows), 3)}
 
 
-def _from_cache(
-    workspace: Workspace, collection: Collection, cached: Manifest, scorer: Scorer, options: Options, machine: Machine
-) -> _Score:
-    files = PageCacheReader(workspace)
-    shared = files.read(cached.content["shared"], "shared")
-    device = resolve_device(machine.device)
-    reader = Resident(files, device, machine.resident)
-    listwise = families.load("scorers", cached.config["family"]).SPEC.listwise
+@dataclass(frozen=True)
+class _CachedScoring:
+    """Scores candidates from their page caches."""
 
-    def states(rows: Sequence[int]) -> PageCaches:
-        shards = [cached.content["shards"][collection.shards[row]] for row in rows]
-        names = [page_name(collection.pages[row]) for row in rows]
-        return PageCaches(reader, list(zip(shards, names, strict=True)))
+    scorer: Scorer
+    options: Options
+    listwise: bool
+    collection: Collection
+    cached: Manifest
+    reader: Resident
+    shared: PageCache
+    device: torch.device
+    most_bytes: int  # of a portion of page caches
 
-    def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
-        if listwise:
-            return [
-                scorer.score(scorer.encode_query(query.text), states(rows), shared, options) if rows else torch.zeros(0)
-                for query, rows in asked
-            ]
-        queries = [scorer.encode_query(query.text) for query, _ in asked]
-        pages = list(dict.fromkeys(row for _, rows in asked for row in rows))
-        found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in asked]
-        copies = _COPIES if device.type == "cpu" else _COPIES_ELSEWHERE
-        portions = _portions(zip(pages, states(pages), strict=True), machine.memory // copies)
-        for part in _ahead(_moved(portions, device)):
+    @classmethod
+    def load(
+        cls, context: Context, collection: Collection, cached: Manifest, scorer: Scorer, options: Options
+    ) -> _CachedScoring:
+        """Open the page caches for a scorer that is on its device."""
+        files = PageCacheReader(context.workspace)
+        shared = files.read(manifests.content(cached, "precache")["shared"], "shared")
+        device = resolve_device(context.machine.device)
+        reader = Resident(files, device, context.machine.resident)
+        listwise = families.load("scorers", manifests.config(cached, "precache")["family"]).SPEC.listwise
+        copies = _COPIES if device.type == "cpu" else _COPIES_ON_DEVICE
+        most_bytes = context.machine.memory // copies
+        return cls(scorer, options, listwise, collection, cached, reader, shared, device, most_bytes)
+
+    def __call__(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
+        """The scores (N,) of the candidates of each query."""
+        return self._score_lists(batch) if self.listwise else self._score_pages(batch)
+
+    def _score_lists(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
+        """A listwise scorer gets all candidates of a query; each page is read when the scorer asks for it."""
+        return [
+            self.scorer.score(self.scorer.encode_query(query.text), self._caches(rows), self.shared, self.options)
+            if rows
+            else torch.zeros(0)
+            for query, rows in batch
+        ]
+
+    def _score_pages(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
+        """Other scorers get the pages of the whole batch in portions that fit the memory; each page is read once."""
+        queries = [self.scorer.encode_query(query.text) for query, _ in batch]
+        pages = list(dict.fromkeys(row for _, rows in batch for row in rows))
+        found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in batch]
+        stored = portions(zip(pages, self._caches(pages), strict=True), self.most_bytes)
+        for portion in ahead(moved(stored, self.device)):
             for query, own in zip(queries, found, strict=True):
-                mine = {row: state for row, state in part.items() if row in own}
+                mine = {row: cache for row, cache in portion.items() if row in own}
                 if mine:
-                    logits = scorer.score(query, list(mine.values()), shared, options)
+                    logits = self.scorer.score(query, list(mine.values()), self.shared, self.options)
                     own.update(zip(mine, logits.tolist(), strict=True))
-        return [torch.tensor([own[row] for row in rows]) for own, (_, rows) in zip(found, asked, strict=True)]
+        return [torch.tensor([own[row] for row in rows]) for own, (_, rows) in zip(found, batch, strict=True)]
 
-    return score
-
-
-def _portions(states: Iterable[tuple[int, PageCache]], most_bytes: int) -> Iterator[dict[int, PageCache]]:
-    """Page caches in turn, as many at a time as fit; at least one."""
-    portion: dict[int, PageCache] = {}
-    size = 0
-    for row, state in states:
-        own = sum(tensor.nbytes for tensor in state.values())
-        if portion and size + own > most_bytes:
-            yield portion
-            portion, size = {}, 0
-        portion[row] = state
-        size += own
-    if portion:
-        yield portion
+    def _caches(self, rows: Sequence[int]) -> PageCaches:
+        shards = manifests.content(self.cached, "precache")["shards"]
+        keys = [shards[self.collection.shards[row]] for row in rows]
+        names = [page_name(self.collection.pages[row]) for row in rows]
+        return PageCaches(self.reader, list(zip(keys, names, strict=True)))
 
 
-def _moved(portions: Iterator[dict[int, PageCache]], device: torch.device) -> Iterator[dict[int, PageCache]]:
-    """Each portion on the device as it is stored: what is quantised travels small and is decoded there.
-
-    To CUDA through pinned memory, in a stream of its own, so that a portion travels while the one before it is scored.
-    """
-    if device.type == "cpu":
-        yield from portions
-        return
-    cuda = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-
-    def send(tensor: torch.Tensor) -> torch.Tensor:
-        if cuda is None or tensor.device.type == "cuda":
-            return tensor.to(device)
-        return tensor.pin_memory().to(device, non_blocking=True)
-
-    for portion in portions:
-        with torch.cuda.stream(cuda) if cuda else nullcontext():
-            moved = {row: {name: send(tensor) for name, tensor in state.items()} for row, state in portion.items()}
-        if cuda:  # whoever scores it finds it there; its memory is free again only after its scores were read
-            cuda.synchronize()
-        yield moved
-
-
-def _ahead(parts: Iterator[T]) -> Iterator[T]:
-    """The same, each read while the one before it is used."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        coming = pool.submit(next, parts, None)
-        while (part := coming.result()) is not None:
-            coming = pool.submit(next, parts, None)
-            yield part
-
-
-def _dense(
-    workspace: Workspace, collection: Collection, cached: Manifest, machine: Machine, order: DenseOrder
-) -> _Score:
-    scorer = _scorer(workspace, cached, machine)
+def _score_dense(context: Context, collection: Collection, cached: Manifest, order: DenseOrder) -> _Score:
+    """The model's own full forward for each page. Raises MmrrError if the family has none."""
+    scorer = _scorer(context, cached)
     if not isinstance(scorer, SupportsDense):
-        raise MmrrError(f"{cached.config['family']} has no dense forward: leave out --dense")
+        family = manifests.config(cached, "precache")["family"]
+        raise MmrrError(f"{family} has no dense forward: leave out --dense")
 
-    def score(asked: Sequence[_Asked]) -> list[torch.Tensor]:
-        def of(query: Query, row: int) -> torch.Tensor:
-            scores: torch.Tensor = scorer.dense(query.text, [read_image(workspace, collection.pages[row])], order)
-            return scores[0]
+    def one(query: Query, row: int) -> float:
+        image = read_image(context.workspace, collection.pages[row])
+        return float(scorer.dense(query.text, [image], order)[0])
 
-        return [torch.tensor([float(of(query, row)) for row in rows]) for query, rows in asked]
-
-    return score
+    return lambda batch: [torch.tensor([one(query, row) for row in rows]) for query, rows in batch]
 
 
-def _scorer(workspace: Workspace, cached: Manifest, machine: Machine) -> Scorer:
-    """The scorer that made the caches: same checkpoint, same options, same number format."""
+def _scorer(context: Context, cached: Manifest) -> Scorer:
+    """The scorer that made the caches: the same checkpoint, options and number format.
+
+    Raises MmrrError if the family's prompt has changed since.
+    """
     assert cached.model
-    module = families.load("scorers", cached.config["family"])
-    prepare = families.make_options(module.Prepare, cached.config["options"])
-    if module.prompt(prepare) != cached.config["wording"]:
+    config: RerankConfig | Any = manifests.config(cached, "precache")
+    module = families.load("scorers", config["family"])
+    prepare = families.make_options(module.Prepare, config["options"])
+    if module.prompt(prepare) != config["wording"]:
         raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
-    device = resolve_device(machine.device)
+    device = resolve_device(context.machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)
-    return module.load(recorded(cached.model, workspace.hashes, module.SPEC.model_types), prepare, device, dtype)
+    checkpoint = recorded(cached.model, context.workspace.hashes, module.SPEC.model_types)
+    return module.load(checkpoint, prepare, device, dtype)

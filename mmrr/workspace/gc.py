@@ -1,4 +1,4 @@
-"""What a workspace holds, and taking things away from it without breaking what is left."""
+"""Removes artifacts and shards from a workspace; what is left stays usable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmrr.workspace.store import STAGES, Manifest, Workspace
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What ``remove`` took away."""
+    """What ``remove`` removed."""
 
     artifacts: list[str]  # stage/fingerprint
     shards: int
@@ -20,7 +20,7 @@ class Removal:
 
 
 def dependents(manifest: Manifest, artifacts: list[Manifest]) -> list[Manifest]:
-    """The artifacts made of this one, directly or through others."""
+    """The artifacts that were made of this one, directly or through others."""
     found: list[Manifest] = []
     names = {manifest.fingerprint}
     for other in artifacts:  # in the order of the data flow
@@ -33,12 +33,12 @@ def dependents(manifest: Manifest, artifacts: list[Manifest]) -> list[Manifest]:
 def remove(workspace: Workspace, names: list[str], *, cascade: bool) -> Removal:
     """Remove artifacts (``stage/fingerprint``) and every shard that no artifact lists any more.
 
-    Raises MmrrError if something else was made of one of them, unless ``cascade`` takes that too; and if another
-    command is working here, because what it is making is not listed yet.
+    With ``cascade`` the artifacts that were made of them are removed too; without it they raise MmrrError. Raises
+    MmrrError if another command uses the workspace, because no artifact lists its new shards yet.
     """
     if workspace.others_running():
         raise MmrrError(f"another mmrr command is working in {workspace.root}; try again when it has ended")
-    damaged = _damaged(workspace)  # they can be removed like others, or nothing could be
+    damaged = _damaged(workspace)  # a damaged manifest must not block its own removal
     artifacts = sorted(
         [*workspace.artifacts(but=damaged), *(damaged[name] for name in names if name in damaged)],
         key=lambda manifest: STAGES.index(manifest.stage),
@@ -55,18 +55,18 @@ def remove(workspace: Workspace, names: list[str], *, cascade: bool) -> Removal:
     removed = [manifest for manifest in by_name.values() if _name(manifest) in doomed]
     workspace.forget(removed)
     freed = 0
-    for manifest in reversed(removed):  # what is made of others first: an interruption leaves whole chains
+    for manifest in reversed(removed):  # dependents first, so that an interruption leaves complete chains
         freed += _folder_bytes(manifest.path)
-        (manifest.path / "manifest.json").unlink()  # first: an interrupted removal leaves nothing that looks whole
+        (manifest.path / "manifest.json").unlink()  # first, so that an interrupted removal leaves no artifact
         shutil.rmtree(manifest.path)
     shards, size = sweep(workspace)
     return Removal([_name(manifest) for manifest in removed], shards, size + freed)
 
 
 def sweep(workspace: Workspace) -> tuple[int, int]:
-    """Remove shards that no artifact lists; their number and bytes.
+    """Remove the shards that no artifact lists. Returns their number and bytes.
 
-    Raises MmrrError if a manifest is damaged: what it lists is not known.
+    Raises MmrrError if a manifest is damaged, because the shards that it lists are not known.
     """
     listed = {shard for manifest in workspace.artifacts() for shard in manifest.shards}
     count = size = 0
@@ -78,14 +78,14 @@ def sweep(workspace: Workspace) -> tuple[int, int]:
                 (folder / "shard.json").unlink(missing_ok=True)
                 shutil.rmtree(folder)
         for folder in (workspace.root / stage).glob("*/"):
-            if not (folder / "manifest.json").exists():  # left of an interrupted removal
+            if not (folder / "manifest.json").exists():  # the remains of an interrupted removal
                 size += _folder_bytes(folder)
                 shutil.rmtree(folder)
     return count, size
 
 
 def _damaged(workspace: Workspace) -> dict[str, Manifest]:
-    """Stand-ins, which list nothing, for the artifacts whose manifest cannot be read."""
+    """Placeholders that list no shards, for the artifacts whose manifest cannot be read."""
     found = {}
     for stage in STAGES:
         for path in (workspace.root / stage).glob("*/manifest.json"):

@@ -1,4 +1,4 @@
-"""Lists and reads a ``pages`` artifact: which pages there are, in the order that rows of every later file follow."""
+"""Lists and reads a ``pages`` artifact. The order of its pages is the order of the rows in every later file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mmrr.errors import MmrrError
 from mmrr.types import Page
+from mmrr.workspace import manifests
+from mmrr.workspace.files import digest
+from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
 
 if TYPE_CHECKING:
@@ -23,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Collection:
-    """The pages of one artifact. Row i here is row i of its vectors."""
+    """The pages of one artifact. Page i is row i of its vectors."""
 
     manifest: Manifest
     pages: list[Page]
-    shards: list[str]  # the pages shard that each page lies in
-    text_shards: list[str]  # the one that its text lies in: the same, unless OCR read it
+    shards: list[str]  # of each page, the shard with its image
+    text_shards: list[str]  # of each page, the shard with its text: the same one, or the one that OCR wrote
 
     @cached_property
     def by_shard(self) -> dict[str, list[Page]]:
-        """Each shard once, with its pages; two copies of one document share their shards."""
+        """Each shard with its pages. Two copies of one document share their shards, so a shard appears once."""
         groups: dict[str, list[Page]] = {}
         numbers: dict[str, set[int]] = {}
         for page, shard in zip(self.pages, self.shards, strict=True):
@@ -44,7 +48,7 @@ class Collection:
 
     @cached_property
     def rows(self) -> dict[str, list[int]]:
-        """Rows of each document."""
+        """{doc_id: rows}."""
         rows: dict[str, list[int]] = {}
         for i, page in enumerate(self.pages):
             rows.setdefault(page.doc_id, []).append(i)
@@ -52,11 +56,12 @@ class Collection:
 
     @cached_property
     def row_of(self) -> dict[str, int]:
+        """{page_id: row}."""
         return {page.page_id: i for i, page in enumerate(self.pages)}
 
 
 def load(workspace: Workspace, manifest: Manifest) -> Collection:
-    """Raises MmrrError if the artifact's listing is damaged."""
+    """Read the listing of a ``pages`` artifact. Raises MmrrError if it is damaged."""
     pages, shards, text_shards = [], [], []
     listing = workspace.own_file(manifest, "pages.jsonl")
     try:
@@ -64,7 +69,7 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
             record = json.loads(line)
             shard = record.pop("shard")
             text_shard = record.pop("ocr", shard)
-            # The file name follows from the page number: no path is ever taken from a listing.
+            # The file name follows from the page number: a damaged listing cannot name another file.
             image = workspace.shard("pages", shard) / f"{int(record['number']):04d}.png"
             pages.append(Page(**record, image=image))
             shards.append(shard)
@@ -74,8 +79,14 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
     return Collection(manifest, pages, shards, text_shards)
 
 
+def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry]) -> Spec:
+    """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document."""
+    hashes = sorted((entry["doc_id"], entry["sha256"]) for entry in entries)
+    return Spec("pages", 1, config, {"documents": digest(hashes)})
+
+
 def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[RenderedPage]) -> None:
-    """Make a scratch folder with drawn pages a shard: their text beside the images, the rest in its record."""
+    """Turn a scratch folder of rendered pages into a shard: texts go to ``text.jsonl``, the rest to the record."""
     texts = [{"number": page.number, "text": page.text} for page in pages]
     (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
     records = [{**dataclasses.asdict(page), "text": len(page.text.strip())} for page in pages]
@@ -83,7 +94,7 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
 
 
 def commit_ocr(workspace: Workspace, key: str, engine: str, pages: list[tuple[int, str, str]]) -> None:
-    """Make a shard of what OCR read of some pages of another shard: page number, text, and why there is none."""
+    """Commit a shard of the text that OCR read: for each page its number, its text, and why there is none."""
     folder = workspace.scratch()
     texts = [{"number": number, "text": text, "ocr": engine} for number, text, _ in pages]
     (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
@@ -91,64 +102,93 @@ def commit_ocr(workspace: Workspace, key: str, engine: str, pages: list[tuple[in
     workspace.commit_shard("pages", key, folder, {"ocr": engine, "pages": records})
 
 
+@dataclass(slots=True)
+class _Listing:
+    """The lines of ``pages.jsonl`` and the counts over them."""
+
+    records: list[dict[str, object]]
+    without_text: int = 0
+    by_ocr: int = 0
+
+    def add(self, workspace: Workspace, entry: DocumentEntry, page_name: str) -> None:
+        """Add the pages of a document that have an image, and write the others to its ``failed_pages``."""
+        failed = entry["failed_pages"] = {}
+        ocr = entry.get("ocr", {})
+        for key in entry["shards"]:
+            read = manifests.shard_record(workspace, "ocr", ocr[key])["pages"] if key in ocr else []
+            read_chars = {page["number"]: page["text"] for page in read}
+            for page in manifests.shard_record(workspace, "pages", key)["pages"]:
+                number = page["number"]
+                if page["status"] != "ok":
+                    failed[str(number)] = page["detail"]
+                    continue
+                record = {
+                    "page_id": f"{entry['doc_id']}/{page_name.format(number)}",
+                    "doc_id": entry["doc_id"],
+                    "number": number,
+                    "width_px": page["width_px"],
+                    "height_px": page["height_px"],
+                    "sha256": page["sha256"],
+                    "shard": key,
+                }
+                n_chars = page["text"]
+                if number in read_chars:
+                    record["ocr"] = ocr[key]
+                    n_chars = read_chars[number]
+                    self.by_ocr += n_chars > 0
+                self.without_text += n_chars == 0
+                self.records.append(record)
+
+
 def list_pages(
     workspace: Workspace,
     spec: Spec,
-    entries: list[dict[str, Any]],
+    entries: list[DocumentEntry],
     page_name: str = "{:04d}",
-    provenance: dict[str, Any] | None = None,
+    provenance: Mapping[str, object] | None = None,
 ) -> Manifest:
-    """Commit the artifact: every page with an image, and each document's status and failed pages.
+    """Commit the artifact: the pages that have an image, and of each document the status and the failed pages.
 
-    ``entries``: doc_id, sha256, status, n_pages, detail, shards; perhaps ocr, {shard: shard of what OCR read of it}.
+    Raises MmrrError if no page has an image.
     """
-    records = []
-    n_without = n_by_ocr = 0
+    listing = _Listing([])
     for entry in entries:
-        entry["failed_pages"] = {}
-        ocr = entry.get("ocr", {})
-        for key in entry["shards"]:
-            read = workspace.shard_record("pages", ocr[key])["pages"] if key in ocr else []
-            read_chars = {page["number"]: page["text"] for page in read}
-            for page in workspace.shard_record("pages", key)["pages"]:
-                if page["status"] != "ok":
-                    entry["failed_pages"][str(page["number"])] = page["detail"]
-                    continue
-                page_id = f"{entry['doc_id']}/{page_name.format(page['number'])}"
-                fields = {name: page[name] for name in ("number", "width_px", "height_px", "sha256")}
-                record = {"page_id": page_id, "doc_id": entry["doc_id"], **fields, "shard": key}
-                n_chars = page["text"]
-                if page["number"] in read_chars:
-                    record["ocr"] = ocr[key]
-                    n_chars = read_chars[page["number"]]
-                    n_by_ocr += n_chars > 0
-                n_without += n_chars == 0
-                records.append(record)
-        if entry["failed_pages"]:
-            entry["status"] = "partial" if len(entry["failed_pages"]) < entry["n_pages"] else "corrupt"
-            entry["detail"] = f"{len(entry['failed_pages'])} of {entry['n_pages']} pages could not be drawn"
-    if not records:
+        listing.add(workspace, entry, page_name)
+        n_failed = len(entry["failed_pages"])
+        if n_failed:
+            entry["status"] = "partial" if n_failed < entry["n_pages"] else "corrupt"
+            entry["detail"] = f"{n_failed} of {entry['n_pages']} pages could not be drawn"
+    if not listing.records:
         raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
-    content = {"pages": len(records), "without_text": n_without, "by_ocr": n_by_ocr, "documents": entries}
+    content = {
+        "pages": len(listing.records),
+        "without_text": listing.without_text,
+        "by_ocr": listing.by_ocr,
+        "documents": entries,
+    }
     size = workspace.shard_bytes(
         "pages", (key for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values()))
     )
     return workspace.commit(
-        spec, content, size, provenance, lambda folder: (folder / "pages.jsonl").write_text(_lines(records), "utf-8")
+        spec,
+        content,
+        size,
+        provenance,
+        lambda folder: (folder / "pages.jsonl").write_text(_lines(listing.records), "utf-8"),
     )
 
 
-def complaint(entry: dict[str, Any]) -> str:
+def complaint(entry: DocumentEntry) -> str:
     """One line on a document that is not whole."""
     return f"{entry['doc_id']}: {entry['status']}" + (f" ({entry['detail']})" if entry["detail"] else "")
 
 
-def _lines(records: list[dict[str, Any]]) -> str:
+def _lines(records: Sequence[Mapping[str, object]]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
-    """The text of the pages at ``rows`` (all by default), their layer's or OCR's; "" where a page has none."""
+    """The text of the pages at ``rows`` (default: all), from the text layer or OCR; "" for a page without text."""
     wanted = range(len(collection.pages)) if rows is None else rows
     known: dict[str, dict[int, str]] = {}
     texts = []
@@ -163,12 +203,12 @@ def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | N
 
 
 def read_image(workspace: Workspace, page: Page) -> Image.Image:
-    """The page image (RGB), checked against its hash. Raises MmrrError if it is gone or damaged."""
+    """The page image in RGB, checked against its hash. Raises MmrrError if it is gone or damaged."""
     return Image.open(io.BytesIO(read_image_file(workspace, page))).convert("RGB")
 
 
 def read_content(workspace: Workspace, collection: Collection, page: Page, what: str) -> Image.Image | str:
-    """What a scorer reads of a page: its ``image``, or its ``text``."""
+    """The input of a scorer: the ``image`` or the ``text`` of a page."""
     if what == "text":
         (text,) = read_texts(workspace, collection, [collection.row_of[page.page_id]])
         return text
@@ -176,7 +216,7 @@ def read_content(workspace: Workspace, collection: Collection, page: Page, what:
 
 
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
-    """The page image as it lies on disk, checked as in ``read_image``."""
+    """The bytes of the page image's file, checked as in ``read_image``."""
     try:
         data = page.image.read_bytes()
     except FileNotFoundError:

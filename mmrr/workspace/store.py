@@ -1,28 +1,26 @@
-"""The workspace: the only code that knows where things lie, and that makes a crash leave the old or the new, whole.
+"""The workspace on disk. Only this module knows the paths in it. A crash leaves either the old files or the new ones.
 
-Two kinds of thing are written, both by "write aside, flush, rename":
+It writes two kinds of folder. Each is written in a scratch folder, flushed, and renamed into place:
 
-* a *shard*: what one stage computed for up to 16 consecutive pages of one document, in
-  ``shards/<stage>/<key>/``, named by a hash of everything it depends on. Collections grow by new shards alone;
-* an *artifact*: ``<stage>/<fingerprint>/manifest.json`` (and small files), which lists the shards it is made of.
+* a *shard* in ``shards/<stage>/<key>/``: the result of one stage for up to 16 consecutive pages of one document. Its
+  key is a hash of everything it depends on, so a collection grows by new shards alone;
+* an *artifact* in ``<stage>/<fingerprint>/``: ``manifest.json``, which lists shards, and small files.
 
-It knows no model, no index library, no command line.
+This module knows no model, no index library and no command line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import errno
 import json
 import os
-import platform
 import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -30,11 +28,20 @@ from typing import Any, Self
 import xxhash
 from filelock import FileLock, Timeout
 
-from mmrr import __version__
 from mmrr.errors import MmrrError
-from mmrr.workspace.files import HashCache, canonical_json, checksum_file, digest, flush, seal, unseal, write_atomically
+from mmrr.workspace.files import (
+    HashCache,
+    canonical_json,
+    checksum_file,
+    digest,
+    environment,
+    flush,
+    seal,
+    unseal,
+    write_atomically,
+)
 
-#: Consecutive pages of one document in a shard: bounds memory, and is what an interruption can cost.
+#: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
 STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
@@ -45,11 +52,11 @@ _KEY = re.compile(r"[0-9a-f]{12,64}")
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Everything an artifact depends on, and nothing else: its hash is its name."""
+    """Everything that an artifact depends on, and nothing else. Its hash names the artifact."""
 
     stage: str
-    schema: int  # bumped by hand when the meaning of the stage's output changes
-    config: dict[str, Any]
+    schema: int  # raised by hand when the meaning of the stage's output changes
+    config: Mapping[str, object]
     inputs: dict[str, str]  # role -> fingerprint of an artifact, or content hash of a file
     model: dict[str, str] | None = None  # id, revision, dtype
 
@@ -58,14 +65,14 @@ class Spec:
         return digest(self._hashed())[:12]
 
     def shard_key(self, *inputs: str) -> str:
-        """The name of the shard that this stage makes of these input shards or files.
+        """The key of the shard that this stage makes of these input shards or files.
 
-        The artifact's own inputs stay out of it: the same page under the same settings is one shard in every artifact.
+        The artifact's own inputs are not hashed: a page under the same settings is one shard in every artifact.
         """
         return digest({**self._hashed(), "inputs": list(inputs)})[:24]
 
     def _hashed(self) -> dict[str, Any]:
-        # The revision says all about a model; its name may be a path that differs between machines.
+        # The revision identifies a model. Its id may be a path, which differs between machines.
         model = {key: value for key, value in (self.model or {}).items() if key != "id"}
         return {
             "stage": self.stage,
@@ -78,17 +85,17 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A committed artifact."""
+    """A committed artifact. ``mmrr.workspace.manifests`` types its config, content and provenance by stage."""
 
     stage: str
     fingerprint: str
     schema: int
-    config: dict[str, Any]
+    config: dict[str, Any]  # Any: JSON
     inputs: dict[str, str]
     model: dict[str, str] | None
-    content: dict[str, Any]  # what the stage lists: documents, shards, counts
-    bytes: int  # of the shards and files it lists
-    files: dict[str, str]  # checksums of the artifact's own files
+    content: dict[str, Any]  # documents, shards, counts
+    bytes: int  # of the shards and files that it lists
+    files: dict[str, str]  # {name: checksum} of the artifact's own files
     provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
     path: Path = Path()
 
@@ -106,73 +113,95 @@ class Manifest:
 
 
 class Workspace:
-    """One folder of artifacts. Open it with ``Workspace.open``; use it as a context manager."""
+    """One folder of artifacts. Open it with ``Workspace.open`` and use it as a context manager."""
 
-    def __init__(self, root: Path, run: str | None = None) -> None:
-        """``run``: of the command that this process helps, to write where that one does."""
+    def __init__(self, root: Path, run: str | None = None, made: Sequence[Path] = ()) -> None:
+        """``run`` is the id of the command that this process helps, so that both write to one scratch folder.
+
+        ``made`` are the files and folders that opening this workspace created, in that order.
+        """
         self.root = root
+        self._made = tuple(made)
         self._run = run or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._lock = FileLock(root / "tmp" / f"{self._run}.lock")
         self.hashes = HashCache(root / "hashes.json")
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Workspace:
-        """Open a workspace, or make one with ``create``.
+        """Open a workspace. With ``create``, make one where there is none.
 
-        Raises MmrrError if there is none, or if ``create`` would scatter files into somebody else's folder.
+        A new workspace in which the command commits nothing is removed again when it is closed after an error.
+        Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
         """
         root = root.expanduser().absolute()
+        made: list[Path] = []
         if not (root / _MARK).exists():
             if not create:
                 raise MmrrError(f"no workspace at {root}; make one with: mmrr index DOCUMENTS --work {root}")
             if root.exists() and not root.is_dir():
                 raise MmrrError(f"--work {root} is a file; expected a folder")
             try:
+                made = [path for path in (*reversed(root.parents), root) if not path.exists()]
                 root.mkdir(parents=True, exist_ok=True)
-                # Another command may be making the same workspace, or was killed while it did.
+                # Another command may be making the same workspace now, or was killed while it made it.
                 if all(path.name.startswith((_MARK, f".{_MARK}.")) for path in root.iterdir()):
                     write_atomically(root / _MARK, canonical_json({"schema": 1}))
+                    made.append(root / _MARK)
                 elif not (root / _MARK).exists():
                     raise MmrrError(
                         f"--work {root} holds other files and no workspace; choose a new or an empty folder"
                     )
             except OSError as error:
                 raise MmrrError(f"--work {root} cannot be made: {error.strerror}") from error
-        return cls(root)
+        return cls(root, made=made)
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[Path, str]]:
-        """In a helper process: the same folder, under the lock that this process holds."""
+        """A copy for a helper process: the same folder, under the lock that this process holds."""
         return Workspace, (self.root, self._run)
 
     def __enter__(self) -> Self:
         try:
             (self.root / "tmp").mkdir(exist_ok=True)
-            self._lock.acquire(timeout=10)  # nobody else's, but another command's sweep may hold it for a moment
+            self._lock.acquire(timeout=10)  # no other command uses it, but a sweep may hold it for a moment
         except OSError as error:
             raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
         self._sweep()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         shutil.rmtree(self.root / "tmp" / self._run, ignore_errors=True)
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
+        if kind is not None and self._made:
+            self._unmake()
+
+    def _unmake(self) -> None:
+        """Remove the workspace that this command made, if nothing was committed and no other command uses it."""
+        with contextlib.suppress(OSError):  # a folder that is not empty stays, and everything above it
+            (self.root / "tmp").rmdir()
+            if {path.name for path in self.root.iterdir()} <= {_MARK, "hashes.json"}:
+                (self.root / "hashes.json").unlink(missing_ok=True)
+                for path in reversed(self._made):
+                    if path.is_dir():
+                        path.rmdir()
+                    else:
+                        path.unlink()
 
     def _sweep(self) -> None:
-        """Remove what killed commands left half-written: their locks are free, a living command's is held."""
+        """Remove the scratch folders of killed commands. Their locks are free; a running command holds its lock."""
         for lock_path in (self.root / "tmp").glob("*.lock"):
             if lock_path.stem == self._run:
                 continue
             with contextlib.suppress(Timeout), FileLock(lock_path, timeout=0):
                 shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
                 lock_path.unlink(missing_ok=True)
-        for aside in self.root.glob(".*.json.*"):  # of write_atomically, which takes no hour
+        for aside in self.root.glob(".*.json.*"):  # of a killed write_atomically, which takes less than an hour
             with contextlib.suppress(OSError):
                 if time.time() - aside.stat().st_mtime > 3600:
                     aside.unlink()
 
     def others_running(self) -> bool:
-        """Whether another command is working in this workspace now."""
+        """Whether another command uses this workspace now."""
         self._sweep()
         return any(path.stem != self._run for path in (self.root / "tmp").glob("*.lock"))
 
@@ -193,9 +222,9 @@ class Workspace:
             ) from error
 
     def done(self, spec: Spec) -> Manifest | None:
-        """The committed artifact, if its shards are there and its own files whole: nothing is left to do then.
+        """The committed artifact if all its shards exist and its own files are whole; the stage then has no work.
 
-        One whose own files are damaged is withdrawn, so that the stage makes it again.
+        An artifact with damaged files is withdrawn, so that the stage makes it again.
         """
         manifest = self.find(spec.stage, spec.fingerprint)
         if manifest is None or not all(self.has_shard(*shard) for shard in manifest.shards):
@@ -204,12 +233,12 @@ class Workspace:
             for name in manifest.files:
                 self.own_file(manifest, name)
         except MmrrError:
-            (manifest.path / "manifest.json").unlink(missing_ok=True)  # without one it does not exist
+            (manifest.path / "manifest.json").unlink(missing_ok=True)  # a folder without a manifest is no artifact
             return None
         return manifest
 
     def own_file(self, manifest: Manifest, name: str) -> Path:
-        """An artifact's own file, or folder of files, checked. Raises MmrrError if any of it changed or is gone."""
+        """The path of an artifact's own file or folder, checked. Raises MmrrError if it changed or is gone."""
         path = manifest.path / name
         for own, checksum in manifest.files.items():
             if own == name or own.startswith(f"{name}/"):
@@ -219,9 +248,9 @@ class Workspace:
         return path
 
     def artifacts(self, *, but: Container[str] = ()) -> list[Manifest]:
-        """Every committed artifact but some (``stage/fingerprint``), in the order of the data flow, oldest first.
+        """The committed artifacts in the order of the data flow, oldest first, without those in ``but``.
 
-        Raises MmrrError if a manifest is damaged.
+        ``but`` holds names like ``stage/fingerprint``. Raises MmrrError if a manifest is damaged.
         """
         found = [
             manifest
@@ -236,12 +265,12 @@ class Workspace:
     def commit(
         self,
         spec: Spec,
-        content: dict[str, Any],
+        content: Mapping[str, object],
         size: int,
         provenance: Mapping[str, Any] | None = None,
         write: Callable[[Path], object] = lambda folder: None,
     ) -> Manifest:
-        """Write the artifact's own files with ``write(folder)``, the manifest last, and rename it into place."""
+        """Write the artifact's files with ``write(folder)``, then its manifest. ``size``: the bytes of its shards."""
         folder = self.root / _stage(spec.stage) / spec.fingerprint
         aside = self.scratch()
         write(aside)
@@ -252,7 +281,7 @@ class Workspace:
             "content": content,
             "bytes": size + sum(path.stat().st_size for path in own),
             "files": {path.relative_to(aside).as_posix(): checksum_file(path) for path in own},
-            "provenance": {**_here(), **(provenance or {})},
+            "provenance": {**environment(), **(provenance or {})},
         }
         write_atomically(aside / "manifest.json", seal(values, indent=1))
         self._move(aside, folder)
@@ -260,25 +289,35 @@ class Workspace:
         assert manifest is not None
         return manifest
 
+    def annotate(self, manifest: Manifest, **values: object) -> Manifest:
+        """Set fields of an artifact's provenance. The fingerprint does not depend on them."""
+        if all(manifest.provenance.get(name) == value for name, value in values.items()):
+            return manifest
+        path = manifest.path / "manifest.json"
+        stored = unseal(path.read_bytes())
+        stored["provenance"] |= values
+        write_atomically(path, seal(stored, indent=1))
+        return dataclasses.replace(manifest, provenance=stored["provenance"])
+
     # Shards
 
     def shard(self, stage: str, key: str) -> Path:
-        """Where a shard lies or would lie."""
+        """The folder of a shard, which may not exist yet."""
         return self.root / "shards" / _stage(stage) / _key(key)
 
     def has_shard(self, stage: str, key: str) -> bool:
         return (self.shard(stage, key) / "shard.json").exists()
 
     def scratch(self) -> Path:
-        """A new folder for files in the making; it goes when the workspace is closed, or the process dies."""
+        """A new scratch folder. It is removed when the workspace is closed, or swept after the process died."""
         folder = self.root / "tmp" / self._run / uuid.uuid4().hex
         folder.mkdir(parents=True)
         return folder
 
     def commit_shard(self, stage: str, key: str, folder: Path, record: dict[str, Any]) -> None:
-        """Make the files of a scratch folder a shard: sizes and checksums into ``shard.json``, then one rename.
+        """Turn a scratch folder into a shard: write sizes and checksums to ``shard.json``, then rename the folder.
 
-        Files whose entry is in ``record["files"]`` already are not read again.
+        Files that have an entry in ``record["files"]`` are not read again.
         """
         files = record.setdefault("files", {})
         for path in sorted(folder.iterdir()):
@@ -288,11 +327,14 @@ class Workspace:
         self._move(folder, self.shard(stage, key))
 
     def shard_bytes(self, stage: str, keys: Iterable[str]) -> int:
-        """Bytes of the files of some shards, each counted once."""
+        """The bytes of the files of these shards; a key given twice counts once."""
         return sum(int(self.shard_record(stage, key)["bytes"]) for key in set(keys))
 
     def shard_record(self, stage: str, key: str) -> dict[str, Any]:
-        """What ``commit_shard`` recorded. Raises MmrrError if the shard is gone or damaged (and sets it aside)."""
+        """The record that ``commit_shard`` wrote. Any: JSON, typed by ``manifests.shard_record``.
+
+        Raises MmrrError if the shard is gone or damaged; a damaged one is set aside.
+        """
         path = self.shard(stage, key) / "shard.json"
         try:
             return unseal(path.read_bytes())
@@ -302,7 +344,7 @@ class Workspace:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
 
     def read_shard_file(self, stage: str, key: str, name: str) -> bytes:
-        """A whole small file of a shard, checked against its checksum."""
+        """The bytes of a small file of a shard, checked. Raises MmrrError if they changed or are gone."""
         expected = self.shard_record(stage, key)["files"].get(name, {})
         try:
             data = (self.shard(stage, key) / name).read_bytes()
@@ -313,34 +355,49 @@ class Workspace:
         return data
 
     def damaged(self, stage: str, key: str, what: str) -> MmrrError:
-        """Set a damaged shard aside, so that the stage's command computes it again, and say so."""
+        """Set a damaged shard aside, so that the stage's command computes it again. Returns the error to raise."""
         folder = self.shard(stage, key)
         with contextlib.suppress(OSError):
             folder.rename(folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
         return MmrrError(
-            f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard anew"
+            f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard"
         )
 
-    # The head: what later commands work on unless told otherwise
+    # The current artifacts, which later commands follow; the file keeps its first name, head.json
 
     def current(self, stage: str) -> Manifest | None:
-        """The artifact of a stage that the last command made or confirmed."""
-        fingerprint = self._read_head().get(stage)
+        """The artifact of a stage that later commands follow, or None."""
+        fingerprint = self._read_current().get(stage)
         return self.find(stage, fingerprint) if fingerprint else None
 
-    def set_current(self, *manifests: Manifest) -> None:
+    def set_current(self, *manifests: Manifest) -> list[Manifest]:
+        """Make these artifacts current. Returns those that were not current before."""
         with FileLock(self.root / "head.lock"):
-            heads = self._read_head() | {manifest.stage: manifest.fingerprint for manifest in manifests}
-            write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
+            known = self._read_current()
+            moved = [manifest for manifest in manifests if known.get(manifest.stage) != manifest.fingerprint]
+            self._write_current(known | {manifest.stage: manifest.fingerprint for manifest in manifests})
+        return moved
+
+    def replace_current(self, old: Manifest | None, new: Manifest) -> bool:
+        """Make ``new`` current if ``old`` still is. Returns False if another command moved the stage meanwhile."""
+        with FileLock(self.root / "head.lock"):
+            known = self._read_current()
+            if known.get(new.stage) != (old.fingerprint if old else None):
+                return False
+            self._write_current(known | {new.stage: new.fingerprint})
+        return True
 
     def forget(self, manifests: Iterable[Manifest]) -> None:
-        """Leave the stages whose head is one of these without one."""
+        """Leave the stages whose current artifact is one of these without a current artifact."""
         gone = {(manifest.stage, manifest.fingerprint) for manifest in manifests}
         with FileLock(self.root / "head.lock"):
-            heads = {stage: name for stage, name in self._read_head().items() if (stage, name) not in gone}
-            write_atomically(self.root / "head.json", json.dumps(heads, indent=1))
+            known = self._read_current()
+            self._write_current({stage: name for stage, name in known.items() if (stage, name) not in gone})
 
-    def _read_head(self) -> dict[str, str]:
+    def _write_current(self, fingerprints: dict[str, str]) -> None:
+        write_atomically(self.root / "head.json", json.dumps(fingerprints, indent=1))
+
+    def _read_current(self) -> dict[str, str]:
         try:
             values = json.loads((self.root / "head.json").read_text(encoding="utf-8"))
             if not isinstance(values, dict):
@@ -355,12 +412,12 @@ class Workspace:
 
     @staticmethod
     def _move(folder: Path, target: Path) -> None:
-        """Flush a finished folder to the disk and rename it into place, unless another command was faster."""
-        for path in (*folder.rglob("*"), folder):  # a folder's own flush makes the names in it last
+        """Flush a finished folder to disk and rename it into place, unless another command has written the target."""
+        for path in (*folder.rglob("*"), folder):  # flushing a folder makes the names in it durable
             flush(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
-            shutil.rmtree(target, ignore_errors=True)  # no manifest = does not exist: left of an interrupted removal
+            shutil.rmtree(target, ignore_errors=True)  # the remains of an interrupted removal
         try:
             os.rename(folder, target)
         except OSError as error:
@@ -376,7 +433,7 @@ def _stage(stage: str) -> str:
 
 
 def _key(key: str) -> str:
-    if not _KEY.fullmatch(key):  # keys become folder names: nothing but a hash may
+    if not _KEY.fullmatch(key):  # keys become folder names, so only hashes are accepted
         raise MmrrError(f"'{key}' is not a fingerprint; see: mmrr ls")
     return key
 
@@ -386,16 +443,7 @@ def _again(stage: str) -> str:
 
 
 def command(stage: str) -> str:
-    """The command, with the argument it needs, that makes a stage's artifact."""
+    """The command that makes a stage's artifact, with the argument that it needs."""
     if stage in ("pages", "embed", "index"):
         return "index DOCUMENTS"
     return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage
-
-
-def _here() -> dict[str, Any]:
-    return {
-        "mmrr": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

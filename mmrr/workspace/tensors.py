@@ -1,7 +1,6 @@
-"""How tensors lie in shard files: embeddings, kept tokens, page caches. Open formats, checked when read.
+"""The tensors in shard files: embeddings, kept tokens, page caches. The formats are open and checked when read.
 
-Pages differ in their token counts, so ragged data is flat with offsets (n+1,). Page numbers are stored, not positions:
-a shard says itself which pages it is of.
+Pages have different token counts, so ragged data is flat with offsets (n+1,). A shard stores the numbers of its pages.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from mmrr.types import Embedding, KeptTokens, Page, PageCache
+from mmrr.workspace import manifests
 from mmrr.workspace.files import checksum_tensor, save_tensors
 from mmrr.workspace.pages import Collection
 from mmrr.workspace.store import Manifest, Workspace
 
-_EMBEDDINGS, _KEEPS, _STATES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"
+_EMBEDDINGS, _KEPT, _CACHES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"
 _OPEN_FILES = 64
 
 
@@ -39,7 +39,7 @@ def write_embeddings(folder: Path, embeddings: Mapping[int, Embedding]) -> None:
 
 
 def read_embeddings(workspace: Workspace, key: str) -> dict[int, Embedding]:
-    """By page number. Raises MmrrError if the shard is damaged."""
+    """{page number: value}. Raises MmrrError if the shard is damaged."""
     data = load(workspace.read_shard_file("embed", key, _EMBEDDINGS))
     return {
         number: Embedding(vectors, saliency, _grid(data["grids"][i]))
@@ -52,45 +52,46 @@ def read_embeddings(workspace: Workspace, key: str) -> dict[int, Embedding]:
 def read_vectors(
     workspace: Workspace, manifest: Manifest, collection: Collection, rows: Sequence[int]
 ) -> list[torch.Tensor]:
-    """Vectors (V, D) float32 of each of the pages at ``rows`` of an ``embed`` artifact."""
+    """The vectors (V, D) float32 of each page at ``rows``, from an ``embed`` artifact."""
+    shards = manifests.content(manifest, "embed")["shards"]
     known: dict[str, dict[int, Embedding]] = {}
     vectors = []
     for row in rows:
-        key = manifest.content["shards"][collection.shards[row]]
+        key = shards[collection.shards[row]]
         if key not in known:
             known[key] = read_embeddings(workspace, key)
         vectors.append(known[key][collection.pages[row].number].vectors.float())
     return vectors
 
 
-def write_kept_tokens(folder: Path, keeps: Mapping[int, KeptTokens]) -> None:
+def write_kept_tokens(folder: Path, kept: Mapping[int, KeptTokens]) -> None:
     """indices (sum K,) i32, grids (n, 2)."""
     tensors = {
-        "numbers": torch.tensor(list(keeps)),
-        "indices": torch.cat([keep.indices for keep in keeps.values()]),
-        "offsets": _offsets([len(keep.indices) for keep in keeps.values()]),
-        "grids": torch.tensor([keep.grid for keep in keeps.values()]),
+        "numbers": torch.tensor(list(kept)),
+        "indices": torch.cat([of_page.indices for of_page in kept.values()]),
+        "offsets": _offsets([len(of_page.indices) for of_page in kept.values()]),
+        "grids": torch.tensor([of_page.grid for of_page in kept.values()]),
     }
-    save_tensors(tensors, folder / _KEEPS)
+    save_tensors(tensors, folder / _KEPT)
 
 
 def read_kept_tokens(workspace: Workspace, key: str) -> dict[int, KeptTokens]:
-    """By page number. Raises MmrrError if the shard is damaged."""
-    data = load(workspace.read_shard_file("prune", key, _KEEPS))
+    """{page number: value}. Raises MmrrError if the shard is damaged."""
+    data = load(workspace.read_shard_file("prune", key, _KEPT))
     pages = enumerate(_split(data, "indices"))
     return {number: KeptTokens(indices, _grid(data["grids"][i])) for i, (number, indices) in pages}
 
 
-def write_states(folder: Path, states: Mapping[str, PageCache]) -> dict[str, Any]:
-    """Page caches, tensors named ``<page>.<name>``. Returns the shard's record: a checksum per tensor.
+def write_page_caches(folder: Path, caches: Mapping[str, PageCache]) -> dict[str, Any]:
+    """Write page caches; the tensors are named ``<page>.<name>``. Returns the shard's record (JSON).
 
-    The file is checked tensor by tensor, so that a query reads the pages it needs and no others.
+    The record has a checksum per tensor, so that a query reads and checks only the pages that it needs.
     """
-    tensors = {f"{page}.{name}": tensor for page, state in states.items() for name, tensor in state.items()}
-    save_tensors(tensors, folder / _STATES)
-    size = (folder / _STATES).stat().st_size
+    tensors = {f"{page}.{name}": tensor for page, cache in caches.items() for name, tensor in cache.items()}
+    save_tensors(tensors, folder / _CACHES)
+    size = (folder / _CACHES).stat().st_size
     return {
-        "files": {_STATES: {"bytes": size}},
+        "files": {_CACHES: {"bytes": size}},
         "tensors": {name: checksum_tensor(tensor) for name, tensor in tensors.items()},
     }
 
@@ -101,39 +102,39 @@ def page_name(page: Page) -> str:
 
 
 class PageCacheReader:
-    """Reads page caches of a ``precache`` artifact by memory map, a page at a time."""
+    """Reads the page caches of ``precache`` shards through memory maps, one page at a time."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._open: OrderedDict[str, tuple[Any, dict[str, dict[str, str]]]] = OrderedDict()
 
     def read(self, key: str, page: str) -> PageCache:
-        """The state of one page of one shard. Raises MmrrError if any of its bytes changed."""
+        """The cache of one page of one shard. Raises MmrrError if a byte changed."""
         file, checksums = self._file(key)
-        state: PageCache = {}
+        cache: PageCache = {}
         for name, expected in checksums.get(page, {}).items():
             try:
                 tensor: torch.Tensor = file.get_tensor(f"{page}.{name}")
             except (SafetensorError, RuntimeError) as error:
-                raise self._damaged(key, f"{_STATES}: {error}") from error
+                raise self._damaged(key, f"{_CACHES}: {error}") from error
             if checksum_tensor(tensor) != expected:
-                raise self._damaged(key, f"{_STATES}: {page}.{name} does not match its checksum")
-            state[name] = tensor
-        if not state:
-            raise self._damaged(key, f"{_STATES} has no page {page}")
-        return state
+                raise self._damaged(key, f"{_CACHES}: {page}.{name} does not match its checksum")
+            cache[name] = tensor
+        if not cache:
+            raise self._damaged(key, f"{_CACHES} has no page {page}")
+        return cache
 
     def _file(self, key: str) -> tuple[Any, dict[str, dict[str, str]]]:
         if key not in self._open:
             by_page: dict[str, dict[str, str]] = {}
-            for tensor, checksum in self._workspace.shard_record("precache", key)["tensors"].items():
+            for tensor, checksum in manifests.shard_record(self._workspace, "precache", key)["tensors"].items():
                 page, name = tensor.split(".", 1)
                 by_page.setdefault(page, {})[name] = checksum
-            path = self._workspace.shard("precache", key) / _STATES
+            path = self._workspace.shard("precache", key) / _CACHES
             try:
                 self._open[key] = (safe_open(path, framework="pt"), by_page)
             except (SafetensorError, OSError) as error:
-                raise self._damaged(key, f"{_STATES}: {error}") from error
+                raise self._damaged(key, f"{_CACHES}: {error}") from error
             if len(self._open) > _OPEN_FILES:
                 self._open.popitem(last=False)
         self._open.move_to_end(key)
@@ -145,38 +146,38 @@ class PageCacheReader:
 
 
 class Resident:
-    """Page caches kept on the device as they are stored, those used last, for queries that share candidates."""
+    """An LRU cache of page caches on the device, in their stored format, for queries that share candidates."""
 
     def __init__(self, reader: PageCacheReader, device: torch.device, most_bytes: int) -> None:
-        """``most_bytes``: of all that is kept; 0 keeps nothing."""
+        """``most_bytes`` is the size of the LRU cache; 0 switches it off."""
         self._reader, self._device, self._most = reader, device, most_bytes
         self._kept: OrderedDict[tuple[str, str], PageCache] = OrderedDict()
         self._bytes = 0
 
     def read(self, key: str, page: str) -> PageCache:
-        """As ``PageCacheReader.read``, from the device where the page is there."""
+        """As ``PageCacheReader.read``; a page on the device is not read from disk."""
         place = (key, page)
         if place in self._kept:
             self._kept.move_to_end(place)
             return self._kept[place]
-        state = self._reader.read(key, page)
-        size = sum(tensor.nbytes for tensor in state.values())
+        cache = self._reader.read(key, page)
+        size = sum(tensor.nbytes for tensor in cache.values())
         if size > self._most:
-            return state
-        # A copy: what is mapped from a file may be taken out of memory, or the file may go.
-        self._kept[place] = state = {name: tensor.to(self._device, copy=True) for name, tensor in state.items()}
+            return cache
+        # A copy, because a mapped page may leave memory and its file may be removed.
+        self._kept[place] = cache = {name: tensor.to(self._device, copy=True) for name, tensor in cache.items()}
         self._bytes += size
         while self._bytes > self._most:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= sum(tensor.nbytes for tensor in oldest.values())
-        return state
+        return cache
 
 
 class PageCaches(Sequence[PageCache]):
-    """Page caches by position, each read when it is asked for and not kept."""
+    """A sequence of page caches. Each is read when it is accessed, and not stored."""
 
     def __init__(self, reader: PageCacheReader | Resident, places: Sequence[tuple[str, str]]) -> None:
-        """``places``: (shard, page) of each."""
+        """``places`` holds the (shard, page) of each cache."""
         self._reader, self._places = reader, places
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Checks every byte of a workspace against what was recorded of it. Knows artifacts and shards, not models."""
+"""Checks every byte of a workspace against its checksums. This module knows artifacts and shards, not models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmrr.workspace.tensors import PageCacheReader
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was read, and what is wrong with it: one line each, naming the command that mends it."""
+    """What was read, and its problems: one line each, with the command that repairs it."""
 
     artifacts: int
     shards: int
@@ -21,7 +21,7 @@ class Verified:
 
 
 def verify(workspace: Workspace, progress: Progress = silent) -> Verified:
-    """Read all artifacts and the shards they list. Damaged shards are set aside: their command makes them anew."""
+    """Read all artifacts and their shards. Damaged shards are set aside, so that their command computes them again."""
     problems: list[str] = []
     manifests = []
     for stage in STAGES:
@@ -59,7 +59,7 @@ def verify(workspace: Workspace, progress: Progress = silent) -> Verified:
 
 
 def _check(workspace: Workspace, stage: str, key: str) -> int:
-    """Read one shard whole; its bytes. Raises MmrrError if any of them changed or is gone."""
+    """Read one whole shard and return its size in bytes. Raises MmrrError if a byte changed or a file is gone."""
     record = workspace.shard_record(stage, key)
     for name, entry in record["files"].items():
         path = workspace.shard(stage, key) / name
@@ -68,7 +68,7 @@ def _check(workspace: Workspace, stage: str, key: str) -> int:
         elif not path.is_file() or path.stat().st_size != entry["bytes"]:
             found = f"{path.stat().st_size} bytes" if path.is_file() else "nothing"
             raise workspace.damaged(stage, key, f"{name}: expected {entry['bytes']} bytes, found {found}")
-    if "tensors" in record:  # checked one by one, as a query reads them
+    if "tensors" in record:  # checked tensor by tensor, as a query reads them
         reader = PageCacheReader(workspace)
         for page in dict.fromkeys(name.split(".", 1)[0] for name in record["tensors"]):
             reader.read(key, page)

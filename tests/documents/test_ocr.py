@@ -20,6 +20,7 @@ from PIL import Image
 
 from mmrr.cli import report
 from mmrr.config import Machine, Render
+from mmrr.context import Context
 from mmrr.contracts import ScorerSpec
 from mmrr.documents.discovery import find_sources
 from mmrr.documents.ocr import ENGINE, Line, in_reading_order
@@ -204,10 +205,10 @@ def test_ctrl_c_keeps_the_shards_that_are_read(engine: Engine, tmp_path: Path) -
     options, machine = Render("pdfium", max_tokens=64, ocr=True), Machine(workers=1)
     with Workspace.open(tmp_path / "w", create=True) as workspace:
         with pytest.raises(KeyboardInterrupt):
-            render(workspace, find_sources([docs]), options, machine, progress)
+            render(Context(workspace, machine, progress), find_sources([docs]), options)
         engine.page_input()
         assert workspace.current("pages") is None
-        made = render(workspace, find_sources([docs]), options, machine)
+        made = render(Context(workspace, machine), find_sources([docs]), options)
         assert 0 not in engine.page_input()  # the first document was finished
         assert read_texts(workspace, load(workspace, made)) == [WORDS[0], WORDS[2], WORDS[3]]
         assert made.provenance["pages_computed"] == 0

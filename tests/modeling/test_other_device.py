@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.evaluation.trec import read_run
+from mmrr.modeling import cache_streams
 from mmrr.modeling.checkpoints import resolve
 from mmrr.scorers import edje, kalm, minireranker, ziprerank
 from mmrr.stages import rerank
-from mmrr.stages.rerank import _moved, _portions
 from mmrr.training.data.cell_targets import N_HASHES, fold
 from mmrr.training.data.queries import LabelledQuery
 from mmrr.training.data.tower_features import ReadPage
@@ -114,7 +114,7 @@ def test_portions_arrive_whole_on_the_device() -> None:
     with elsewhere() as device:
         there = torch.zeros(4, device=device)  # of a page that is still on the device
         pages = [(0, {"k": torch.ones(4), "next_pos": torch.tensor(3)}), (1, {"k": there, "next_pos": torch.tensor(2)})]
-        portions = list(_moved(_portions(pages, 1 << 20), device))
+        portions = list(cache_streams.moved(cache_streams.portions(pages, 1 << 20), device))
         assert [list(portion) for portion in portions] == [[0, 1]]
         for state in portions[0].values():
             assert all(isinstance(tensor, Moved) for tensor in state.values())
@@ -123,7 +123,7 @@ def test_portions_arrive_whole_on_the_device() -> None:
 
 def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path: Path, monkeypatch) -> None:
     """The complete chain, with page caches both on the device and in files."""
-    monkeypatch.setattr(rerank, "_ahead", iter)  # the stand-in is this thread's
+    monkeypatch.setattr(rerank, "ahead", iter)  # the stand-in is this thread's
     write_documents(tmp_path / "docs", handbook=THESIS, soil=SOIL)
     write_queries(tmp_path / "q.jsonl", ("a", QUERY), ("b", "rainfall"))
 

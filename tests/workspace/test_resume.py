@@ -15,7 +15,19 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.console import FP32, INDEX, artifact, files, manifest, mmrr, refused, shards, write_documents, write_queries
+from tests.console import (
+    FP32,
+    INDEX,
+    artifact,
+    copy_workspace,
+    files,
+    manifest,
+    mmrr,
+    refused,
+    shards,
+    write_documents,
+    write_queries,
+)
 
 N_DOCUMENTS = 5
 #: Tiny models are too fast to be caught at work: wait a moment before each rename, as a large page would.
@@ -87,7 +99,7 @@ def fresh(undisturbed: Made, tmp_path: Path) -> Made:
 
 @pytest.fixture
 def copy(undisturbed: Made, tmp_path: Path) -> Made:
-    shutil.copytree(undisturbed.root, tmp_path / "copy")
+    copy_workspace(undisturbed.root, tmp_path / "copy")
     return undisturbed._replace(root=tmp_path / "copy")
 
 

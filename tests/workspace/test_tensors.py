@@ -15,7 +15,7 @@ from mmrr.workspace.tensors import (
     read_kept_tokens,
     write_embeddings,
     write_kept_tokens,
-    write_states,
+    write_page_caches,
 )
 
 KEY = "ab" * 12
@@ -46,7 +46,7 @@ def states_of(pages=("0003", "0004")):
 
 def put_states(workspace, states):
     folder = workspace.scratch()
-    record = write_states(folder, states)
+    record = write_page_caches(folder, states)
     workspace.commit_shard("precache", KEY, folder, record)
     return workspace.shard("precache", KEY) / FILE
 
@@ -132,7 +132,7 @@ def test_more_shards_than_stay_open(workspace):
     for i in range(70):
         state = {"0001": {"k": torch.full((1, 2), float(i))}}
         folder = workspace.scratch()
-        workspace.commit_shard("precache", f"{i:024x}", folder, write_states(folder, state))
+        workspace.commit_shard("precache", f"{i:024x}", folder, write_page_caches(folder, state))
         states[f"{i:024x}"] = state["0001"]
     reader = PageCacheReader(workspace)
     for key in (*states, *reversed(states)):

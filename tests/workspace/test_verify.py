@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.console import FP32, INDEX, THESIS, mmrr, write_documents, write_queries
+from tests.console import FP32, INDEX, THESIS, copy_workspace, mmrr, write_documents, write_queries
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, tiny_embedde
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copy"))
+    return copy_workspace(made, tmp_path / "copy")
 
 
 def damaged(root: Path) -> list[str]:
