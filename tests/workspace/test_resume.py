@@ -125,6 +125,7 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], object]) -
     process.wait()
 
 
+@pytest.mark.slow
 def test_precache_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as process:
@@ -200,6 +201,7 @@ def is_running(pid: str) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_exit_code_130(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as process:
@@ -221,6 +223,7 @@ def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
         assert_stopped(process)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as one, started(*fresh.precache) as two:
@@ -231,6 +234,7 @@ def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -
     assert fresh.rerank() == (undisturbed.root / "run.trec").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_workspace_can_be_begun_by_two_commands_at_once(undisturbed: Made, fresh: Made) -> None:
     with started(*fresh.text_index) as one, started(*fresh.text_index) as two:
         outputs = [process.communicate(timeout=300) for process in (one, two)]
