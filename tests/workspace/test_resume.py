@@ -144,7 +144,7 @@ def test_precache_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: M
     assert not [path for path in (fresh.work / "tmp").rglob("*") if path.is_file()]  # the half-written shard went
 
 
-@pytest.mark.parametrize("stage", ["pages", "embed"])
+@pytest.mark.parametrize("stage", ["pages", pytest.param("embed", marks=pytest.mark.slow)])
 def test_index_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: Made, stage: str) -> None:
     with started(*fresh.index) as process:
         kill_when(process, lambda: len(shards(fresh.work, stage)) >= 2)
