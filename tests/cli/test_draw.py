@@ -112,6 +112,7 @@ def test_a_question_is_answered_by_its_pages_and_by_no_others(made: Made) -> Non
         assert on <= found
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     documents = read_documents(write_texts(tmp_path / "texts.jsonl"))
     folders = [tmp_path / name for name in ("one", "two", "other")]

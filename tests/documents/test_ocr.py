@@ -363,6 +363,7 @@ def test_a_page_of_nothing_is_no_text() -> None:
 # The package itself
 
 
+@pytest.mark.slow
 def test_rapidocr_reads_a_page_of_the_sample(tmp_path: Path) -> None:
     """Drawn as it is for a vision model, and put into a PDF as a picture: nothing but its pixels is left."""
     pytest.importorskip("rapidocr", reason="the ocr extra is not installed")

@@ -88,6 +88,7 @@ def test_every_way_is_timed(scorer, tmp_path):
     assert small.mini_ms > 0
 
 
+@pytest.mark.slow
 def test_other_scorers_stand_beside_it(tmp_path, tiny_path):
     """Theirs are timed from the same shards, and their arithmetic is not counted."""
     write_checkpoint(tmp_path / "kalm")
@@ -109,6 +110,7 @@ def test_a_batch_of_stock_forwards_is_the_singles(scorer):
     assert torch.allclose(scorer.dense_batch("lorem", images), singles, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, tiny_path):
     ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "2,1", "--repeats", "1", "--codec", "int8")
     found = json.loads(mmrr(*ask, "--json", "--output", tmp_path / "latency.png").stdout)

@@ -17,8 +17,9 @@ from tests.pdfs import make_pdf
 
 
 def evaluate(data: Path, work: Path, *options: str) -> dict:
-    arguments = ["eval", "mmdocir", "--data", str(data), "--work", str(work), "--max-tokens", "16", "--json", *options]
-    result = CliRunner().invoke(app, arguments)
+    machine = ["--dtype", "float32", "--renderer", "pdfium"]  # the same numbers and pixels everywhere
+    arguments = ["eval", "mmdocir", "--data", str(data), "--work", str(work), "--max-tokens", "16", "--json", *machine]
+    result = CliRunner().invoke(app, [*arguments, *options])
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 

@@ -423,6 +423,7 @@ def test_a_hub_id_in_the_cache_is_named_by_its_commit(tmp_path, original):
     assert "hf download owner/name --revision no-such-branch" in no_branch
 
 
+@pytest.mark.slow
 def test_what_was_recorded_is_found_again_after_the_hub_moved_on(tmp_path, original, trained):
     """Both commits of an adapter are pinned, so that its caches stay valid after a new commit of its base."""
     cache, old, new = tmp_path / "hub", "0a" * 20, "0b" * 20

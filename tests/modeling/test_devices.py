@@ -96,6 +96,7 @@ def commands(tmp_path: Path, tiny_path: Path, tiny_embedder_path: Path) -> list[
     ]
 
 
+@pytest.mark.slow
 def test_pages_embedded_and_cached_by_two_devices_are_those_of_one(
     commands: list[tuple[object, ...]], tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_pages_embedded_and_cached_by_two_devices_are_those_of_one(
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["started", "loading"])
 def test_an_interrupt_ends_the_processes_of_all_devices(
     commands: list[tuple[object, ...]], tmp_path: Path, moment: str

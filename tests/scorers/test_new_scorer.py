@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmrr import scorers
-from tests.console import INDEX, SOIL, THESIS, artifact, manifest, mmrr, run_lines, write_documents, write_queries
+from tests.console import FP32, INDEX, SOIL, THESIS, artifact, manifest, mmrr, run_lines, write_documents, write_queries
 
 PAGE = Path(__file__).parents[2] / "docs" / "writing-a-scorer.md"
 
@@ -47,7 +47,7 @@ def test_the_scorer_of_the_documentation_runs(family: str, checkpoint: Path, tmp
     listed = mmrr("models").stdout
     assert "scorer buckets" in listed
     assert "Exponent of the weights. 0: all weights are 1." in listed
-    made = artifact(mmrr("precache", "--work", work, "--scorer", family, "--scorer-model", checkpoint))
+    made = artifact(mmrr("precache", "--work", work, "--scorer", family, "--scorer-model", checkpoint, *FP32))
     assert manifest(made)["content"]["page_bytes"] >= 1024
     answer = json.loads(mmrr("rerank", "When is the thesis due?", "--work", work, "--json").stdout)
     assert answer["queries"][0]["results"][0]["doc_id"] == "thesis.pdf"

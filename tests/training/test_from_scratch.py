@@ -108,6 +108,7 @@ def runs(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_checkpoints_load_like_any_other_and_score(runs: Path) -> None:
     hashes = HashCache(runs / "hashes.json")
     page = Image.new("RGB", (160, 128), "white")
@@ -129,6 +130,7 @@ def test_checkpoints_load_like_any_other_and_score(runs: Path) -> None:
     assert torch.isfinite(score).all()
 
 
+@pytest.mark.slow
 def test_frozen_tower_and_trained_language_models(runs: Path) -> None:
     """The tower of embedder and reranker is the reader's, bit for bit; their language models are their own."""
     weights = {task: fresh_weights(runs / task / "checkpoint") for task in ("reader", "embedder", "reranker")}
@@ -146,6 +148,7 @@ def fresh_weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_finished_run_writes_its_checkpoint_again(runs: Path) -> None:
     weights = runs / "reader" / "checkpoint" / "model.safetensors"
     before = weights.read_bytes()
@@ -155,6 +158,7 @@ def test_a_finished_run_writes_its_checkpoint_again(runs: Path) -> None:
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_model_wider_than_its_reader_sees_the_readers_tokens_and_zeros(runs: Path) -> None:
     """Here without DeepStack too. In float32 within 1e-6."""
     lines = 'reader = "reader"\nsteps = 1\nspelling = 1\npages = 2\nqueries = 2\nspelled = 1\n'
@@ -207,6 +211,7 @@ def seen(checkpoint: Path, page: Image.Image) -> Visual:
     return visual
 
 
+@pytest.mark.slow
 def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
     """With the trained one's weights and batches of its own; nothing is spelt again."""
     lines = 'reader = "reader"\nsteps = 1\nlr = 1e-9\npages = 2\nqueries = 4\nspelled = 1\nspelling = 1\n'
@@ -225,6 +230,7 @@ def test_a_reranker_goes_on_from_another_with_other_cuts(runs: Path) -> None:
         list(train_reranker(read(runs / "nowhere.toml", "reranker"), runs / "nowhere"))
 
 
+@pytest.mark.slow
 def test_every_page_of_a_batch_is_asked_the_queries_of_all(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for phrases that it writes too. It answers its own."""
     monkeypatch.setattr(queries, "loosen", lambda text, rng: text)
@@ -257,6 +263,7 @@ def test_words_in_another_order_are_not_written() -> None:
         assert not queries.contains_phrase(page, text), text
 
 
+@pytest.mark.slow
 def test_a_page_without_words_is_drawn_again(runs: Path) -> None:
     """A batch that begins with one has no queries; where all pages are like it, that is said."""
     features, keys = written_pages(runs, config(runs, "blank", "reranker", ""), 1)
@@ -305,6 +312,7 @@ def test_the_ranking_loss_is_cross_entropy_over_the_pages_that_were_asked() -> N
     assert nothing == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_mined_are_the_pages_that_fit_a_query_best(runs: Path, temperature: float) -> None:
     """As a search finds them, against one page scored at a time; the query's own page is left out."""
@@ -326,6 +334,7 @@ def test_mined_are_the_pages_that_fit_a_query_best(runs: Path, temperature: floa
     assert [len(one) for one in Miner(embedder, None, features, keys[:2], 3)(["a"], keys[1])] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crossed", [True, False], ids=["reranker", "embedder"])
 def test_a_batch_takes_what_is_found_for_each_query_in_turn(runs: Path, crossed: bool) -> None:
     """As many pages as asked for, or as are found; the queries that they were found for are asked."""
@@ -354,6 +363,7 @@ def test_a_batch_takes_what_is_found_for_each_query_in_turn(runs: Path, crossed:
         assert len(searched) == (4 if crossed else 8)
 
 
+@pytest.mark.slow
 def test_half_of_a_batch_is_of_one_report_where_none_are_mined(runs: Path) -> None:
     features, keys = written_pages(runs, config(runs, "near", "embedder", ""), 2)
     loaded: list[tuple[int, int]] = []
@@ -364,6 +374,7 @@ def test_half_of_a_batch_is_of_one_report_where_none_are_mined(runs: Path) -> No
     assert loaded[:4] == [keys[(first + i) % len(keys)] for i in range(4)]
 
 
+@pytest.mark.slow
 def test_an_embedder_learns_among_pages_found_for_a_query(runs: Path) -> None:
     """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "embedder"\nsteps = 2\npages = 3\nqueries = 2\ndim = 8\nmined = 2\n'
@@ -384,6 +395,7 @@ def test_an_embedder_learns_among_pages_found_for_a_query(runs: Path) -> None:
         list(train_embedder(idle, runs / "idle"))
 
 
+@pytest.mark.slow
 def test_a_reranker_learns_to_rank_pages_found_for_a_query(runs: Path) -> None:
     """The keys of the config, end to end, and what is said where no embedder could mine."""
     lines = 'reader = "reader"\nstart = "reranker"\nsteps = 2\npages = 3\nqueries = 6\nspelled = 1\nmined = 2\n'
@@ -399,6 +411,7 @@ def test_a_reranker_learns_to_rank_pages_found_for_a_query(runs: Path) -> None:
         list(train_reranker(config(runs, "unranked", "reranker", unranked), runs / "unranked"))
 
 
+@pytest.mark.slow
 def test_a_reader_goes_on_from_another(runs: Path) -> None:
     """At a rate of nearly nothing it ends as the one that it began with, heads and tower; a fresh one does not."""
 
@@ -417,6 +430,7 @@ def test_a_reader_goes_on_from_another(runs: Path) -> None:
             assert any(found.endswith(part) for found in alike) == same, part
 
 
+@pytest.mark.slow
 def test_a_reader_that_keeps_its_heads_changes_its_tower_alone(runs: Path) -> None:
     lines = 'steps = 2\nletters = 0\nreader = "reader"\nkeep_heads = true\n'
     list(train_reader(config(runs, "kept", "reader", lines), runs / "kept"))
@@ -452,6 +466,7 @@ def test_pointing_needs_the_band(folder: Path) -> None:
         list(train_reranker(settings, folder / "blind"))
 
 
+@pytest.mark.slow
 def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(runs: Path) -> None:
     """As transformers loads it from the checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(runs / "reader" / "checkpoint")
@@ -484,6 +499,7 @@ def test_strips_are_rows_of_the_page() -> None:
     assert strip.questions == ()
 
 
+@pytest.mark.slow
 def test_patches_are_those_of_the_image_processor(runs: Path) -> None:
     processor = AutoImageProcessor.from_pretrained(runs / "reader" / "checkpoint", backend="pil")
     image = np.random.default_rng(0).integers(0, 256, (1, 96, 64, 3), dtype=np.uint8)
@@ -549,6 +565,7 @@ def test_word_ends_count_bytes() -> None:
     assert [text.encode()[: end + 1].decode() for _, end in ends] == ["Café", "Café (1,452.4", "Café (1,452.4) naïve"]
 
 
+@pytest.mark.slow
 def test_the_log_tells_the_stages(runs: Path) -> None:
     lines = (runs / "reranker" / "log.jsonl").read_text().splitlines()
     assert {"judged", "pointed", "right"} <= set(json.loads(lines[-1]))

@@ -137,6 +137,7 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], object]) -
     process.wait()
 
 
+@pytest.mark.slow
 def test_precache_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as process:
@@ -155,7 +156,7 @@ def test_precache_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: M
     assert not [path for path in (fresh.work / "tmp").rglob("*") if path.is_file()]  # the half-written shard went
 
 
-@pytest.mark.parametrize("stage", ["pages", "embed"])
+@pytest.mark.parametrize("stage", ["pages", pytest.param("embed", marks=pytest.mark.slow)])
 def test_index_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: Made, stage: str) -> None:
     with started(*fresh.index) as process:
         kill_when(process, lambda: len(shards(fresh.work, stage)) >= 2)
@@ -212,6 +213,7 @@ def is_running(pid: str) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_exit_code_130(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as process:
@@ -233,6 +235,7 @@ def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
         assert_stopped(process)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -> None:
     mmrr(*fresh.index)
     with started(*fresh.precache) as one, started(*fresh.precache) as two:
@@ -243,6 +246,7 @@ def test_two_commands_at_once_on_one_workspace(undisturbed: Made, fresh: Made) -
     assert fresh.rerank() == (undisturbed.root / "run.trec").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_workspace_can_be_begun_by_two_commands_at_once(undisturbed: Made, fresh: Made) -> None:
     with started(*fresh.text_index) as one, started(*fresh.text_index) as two:
         outputs = [process.communicate(timeout=300) for process in (one, two)]

@@ -303,6 +303,7 @@ def test_commands_that_make_and_open_one_workspace_at_once_all_succeed(tmp_path)
     assert files_in(tmp_path / "new" / "work") == ["mmrr.json"]
 
 
+@pytest.mark.slow
 def test_head_updates_of_two_processes_are_not_lost(root):
     """Each moves its own head back and forth; an update lost to the other's older reading would show at once."""
     code = """

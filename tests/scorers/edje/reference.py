@@ -71,7 +71,10 @@ class Original(nn.Module):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 # Large enough that pages, tokens and positions all change the score.
-                if name.endswith((".query", "in_proj_weight", "query.weight")):
+                if name.endswith((".query", "in_proj_weight")):
+                    # Wider attention is sharper, and float32 then loses digits that the comparisons need.
+                    parameter.normal_(0, min(1, D / width))
+                elif name.endswith("query.weight"):
                     parameter.normal_(0, 1)
                 elif name.startswith("vision_projection.projection"):
                     parameter.normal_(0, 0.03)
