@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo-work
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format docs wheel-test clean
+.PHONY: help install demo test test-slow check format clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,7 @@ format: install ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: docs wheel-test clean-built
 docs: install ## Build the documentation into site/; a dead link is an error
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
@@ -54,5 +55,9 @@ docs: install ## Build the documentation into site/; a dead link is an error
 wheel-test: ## Build the wheel, install it in an empty environment elsewhere, and run the sample with it
 	PYTHON=$(PYTHON) bash tests/wheel.sh
 
-clean: ## Remove the virtual environment, the demo workspace and what was built
-	rm -rf $(VENV) $(DEMO) build dist site
+clean: clean-built
+clean-built:
+	rm -rf build dist site
+
+clean: ## Remove the virtual environment and the demonstration's workspace
+	rm -rf $(VENV) $(DEMO)
