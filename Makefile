@@ -60,7 +60,6 @@ format: install ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.PHONY: docs wheel-test clean-built
 docs: install ## Build the documentation into site/; a dead link is an error
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
