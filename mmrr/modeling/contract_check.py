@@ -110,12 +110,19 @@ def _signature(expected: FunctionType) -> str:
 
 
 def _names(owner: ModuleType | type) -> list[str]:
-    return [name for name in dir(owner) if not name.startswith("_")]
+    """The public names of a class, or the constants, functions and classes that a module defines itself."""
+    names = [name for name in dir(owner) if not name.startswith("_")]
+    if isinstance(owner, type):
+        return names
+    return [
+        name for name in names if name.isupper() or getattr(getattr(owner, name), "__module__", None) == owner.__name__
+    ]
 
 
 def _missing(file: str, member: str, owner: ModuleType | type) -> MmrrError:
     where = f"class {owner.__name__} has no" if isinstance(owner, type) else "no"
-    by_lower_case = {name.lower(): name for name in _names(owner)}
+    members = {name for family, *_ in _KINDS.values() for name in (*family.__annotations__, *vars(family))}
+    by_lower_case = {name.lower(): name for name in _names(owner) if name not in members}
     near = difflib.get_close_matches(member.lower(), by_lower_case, 1, _SIMILAR)
     hint = f" (its '{by_lower_case[near[0]]}' has the nearest name)" if near else ""
     return _problem(file, f"{where} member '{member}'{hint}")
