@@ -141,6 +141,11 @@ def example() -> str:
             "option Score.power has no default; expected field(default=..., metadata=...)",
         ),
         (
+            "power: float",
+            "power: list[float]",
+            "option Score.power is of type list[float]; expected int, float, str, bool or a Literal of strings",
+        ),
+        (
             "@dataclass(frozen=True, slots=True)\nclass Prepare",
             "@dataclass\nclass Prepare",
             "Prepare is not a frozen dataclass; expected @dataclass(frozen=True)",
