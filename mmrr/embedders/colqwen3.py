@@ -21,7 +21,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -34,6 +33,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
 from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.modeling.plain_forward import Visual
 from mmrr.modeling.saliency import Saliency
 from mmrr.types import Embedding, Grid
 
@@ -138,7 +138,7 @@ class Embedder:
         return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
-    def read(self, visual: Any) -> Embedding:
+    def read(self, visual: Visual) -> Embedding:
         """The embedding of a page, from the vision tower's output for it."""
         page = self.backbone.page_sequence(self.before, visual, self.after)
         saliency = Saliency(page.visual)

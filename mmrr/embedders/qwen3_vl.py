@@ -10,7 +10,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from PIL import Image
@@ -21,6 +20,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark
 from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.modeling.plain_forward import Visual
 from mmrr.modeling.saliency import Saliency
 from mmrr.types import Embedding, Grid
 
@@ -85,7 +85,7 @@ class Embedder:
         return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
 
     @torch.inference_mode()
-    def read(self, visual: Any) -> Embedding:
+    def read(self, visual: Visual) -> Embedding:
         """The embedding of a page, from the vision tower's output for it."""
         before, after = self.backbone.split_at_image(self.chat(self.prepare.instruction, Mark.IMAGE))
         page = self.backbone.page_sequence(before, visual, after)

@@ -7,7 +7,7 @@ import difflib
 import inspect
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
-from typing import get_type_hints
+from typing import Literal, get_origin, get_type_hints
 
 from mmrr import contracts
 from mmrr.errors import MmrrError
@@ -24,6 +24,8 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
     ),
     "embedders": (contracts.EmbedderFamily, contracts.EmbedderSpec, contracts.Embedder, ()),
 }
+#: The types of options, besides a Literal of strings.
+_TYPES = (int, float, str, bool)
 #: How similar a name must be to count as a misspelling: of a missing member, and of an optional one.
 _SIMILAR, _NEARLY_EQUAL = 0.6, 0.85
 
@@ -37,8 +39,9 @@ def check(kind: str, name: str, module: ModuleType) -> None:
             raise _missing(file, member, module)
     if not isinstance(module.SPEC, spec):
         raise _problem(file, f"SPEC is a {type(module.SPEC).__name__}; expected {spec.__name__}(...)")
-    for member in family.__annotations__.keys() - {"SPEC"}:
-        _check_options(file, member, getattr(module, member))
+    for member in family.__annotations__:
+        if member != "SPEC":
+            _check_options(file, member, getattr(module, member))
     for function in _functions(family):
         _check_function(file, function, module)
     _check_loaded(file, module, loaded, abilities)
@@ -47,7 +50,14 @@ def check(kind: str, name: str, module: ModuleType) -> None:
 def _check_options(file: str, name: str, cls: object) -> None:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and _is_frozen(cls)):
         raise _problem(file, f"{name} is not a frozen dataclass; expected @dataclass(frozen=True)")
+    hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if hint not in _TYPES and get_origin(hint) is not Literal:
+            raise _problem(
+                file,
+                f"option {name}.{field.name} is of type {hint}; expected int, float, str, bool or a Literal of strings",
+            )
         if field.default is dataclasses.MISSING:
             raise _problem(
                 file, f"option {name}.{field.name} has no default; expected field(default=..., metadata=...)"
@@ -57,7 +67,8 @@ def _check_options(file: str, name: str, cls: object) -> None:
 
 
 def _is_frozen(cls: type) -> bool:
-    return bool(cls.__dict__["__dataclass_params__"].frozen)
+    parameters = vars(cls).get("__dataclass_params__")
+    return parameters is not None and bool(parameters.frozen)
 
 
 def _check_function(file: str, expected: FunctionType, owner: ModuleType | type) -> None:
@@ -110,12 +121,19 @@ def _signature(expected: FunctionType) -> str:
 
 
 def _names(owner: ModuleType | type) -> list[str]:
-    return [name for name in dir(owner) if not name.startswith("_")]
+    """The public names of a class, or the constants, functions and classes that a module defines itself."""
+    names = [name for name in dir(owner) if not name.startswith("_")]
+    if isinstance(owner, type):
+        return names
+    return [
+        name for name in names if name.isupper() or getattr(getattr(owner, name), "__module__", None) == owner.__name__
+    ]
 
 
 def _missing(file: str, member: str, owner: ModuleType | type) -> MmrrError:
     where = f"class {owner.__name__} has no" if isinstance(owner, type) else "no"
-    by_lower_case = {name.lower(): name for name in _names(owner)}
+    members = {name for family, *_ in _KINDS.values() for name in (*family.__annotations__, *vars(family))}
+    by_lower_case = {name.lower(): name for name in _names(owner) if name not in members}
     near = difflib.get_close_matches(member.lower(), by_lower_case, 1, _SIMILAR)
     hint = f" (its '{by_lower_case[near[0]]}' has the nearest name)" if near else ""
     return _problem(file, f"{where} member '{member}'{hint}")

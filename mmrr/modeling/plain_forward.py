@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrr.types import Grid
+
 #: On a CPU, attention with at most this number of cells a head is computed by plain matrix products.
 _PLAIN_CELLS = 1 << 18
 #: Called in each layer of the band with (layer, queries (H, S, d), keys of the page's segment (H_kv, P, d)), rotated.
@@ -24,8 +26,12 @@ Seen = Callable[[int, Tensor], None]
 class Backbone(Protocol):
     """The parts of a language model that run one layer; see ``mmrr.backbones.qwen3_vl.Backbone``."""
 
-    text: Any  # the language model of transformers, which has no common type
-    n_layers: int
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def text(self) -> Any:  # a language model of transformers, which has no common type
+        ...
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of the rotary embedding for positions (3, n) or (3, N, n)."""
@@ -42,23 +48,30 @@ class Backbone(Protocol):
         ...
 
 
+class Visual(Protocol):
+    """The vision tower's output for a page; see ``mmrr.backbones.qwen3_vl``."""
+
+    @property
+    def tokens(self) -> Tensor: ...  # (T, D), in raster order of ``grid``
+
+    @property
+    def deepstack(self) -> Tensor: ...  # (S, T, D), added to the visual tokens after layers 0 .. S-1
+
+    @property
+    def grid(self) -> Grid: ...
+
+
 class PageSequence(Protocol):
     """The token sequence of a page: instruction, visual tokens, and the text after them."""
 
     @property
-    def embeddings(self) -> Tensor:
-        """(n, D)."""
-        ...
+    def embeddings(self) -> Tensor: ...  # (n, D)
 
     @property
-    def positions(self) -> Tensor:
-        """(3, n)."""
-        ...
+    def positions(self) -> Tensor: ...  # (3, n)
 
     @property
-    def next_pos(self) -> int:
-        """Position of a token after the sequence."""
-        ...
+    def next_pos(self) -> int: ...  # position of a token after the sequence
 
     def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
         """The hidden states with the DeepStack features that belong after ``layer``."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from PIL import Image
@@ -27,6 +27,9 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.types import Grid, KeptTokens, PageCache
+
+if TYPE_CHECKING:
+    from mmrr.backbones.edje import Adapter, WordPieces
 
 #: The first checkpoint comes with mmrr. The config.json of the published one is unknown: tensors identify a checkpoint.
 SPEC = ScorerSpec(
@@ -179,6 +182,16 @@ def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: 
     return Scorer(checkpoint, options, device, dtype)
 
 
+class VisionEncoder(Protocol):
+    """A frozen vision encoder of ``mmrr.backbones.edje``."""
+
+    heads: int
+
+    def tokens(self, images: Sequence[Image.Image]) -> Tensor | list[Tensor]:
+        """The tokens (n, D) of each image."""
+        ...
+
+
 class Scorer:
     """Scores pages for queries with one checkpoint."""
 
@@ -199,19 +212,23 @@ class Scorer:
         self.encoder = self._module.JointEncoder(self._weights, self.layout, heads, device, dtype)
 
     @cached_property
-    def vision(self) -> Any:
+    def vision(self) -> VisionEncoder:
         """The frozen vision encoder, loaded with the first page. Scoring does not need it."""
         found = _vision_checkpoint(self.prepare_options)
+        encoder: VisionEncoder
         if self._module.reads_any_size(found.config()):
             most = None if self.layout.queries else self.prepare_options.tokens
-            return self._module.PageVision(found.path, found.config(), most, self.device, self.dtype)
-        return self._module.Vision(found.path, found.config(), self.device, self.dtype)
+            encoder = self._module.PageVision(found.path, found.config(), most, self.device, self.dtype)
+        else:
+            encoder = self._module.Vision(found.path, found.config(), self.device, self.dtype)
+        return encoder
 
     @cached_property
-    def adapter(self) -> Any:
+    def adapter(self) -> Adapter:
         """The adapter. Its number of heads is in config.json; without an entry it is that of the vision encoder."""
         heads = self._module.adapter_heads(self.config, self.vision.heads)
-        return self._module.Adapter(self._weights, self.layout, heads, self.device, self.dtype)
+        adapter: Adapter = self._module.Adapter(self._weights, self.layout, heads, self.device, self.dtype)
+        return adapter
 
     # Without a query
 
@@ -282,7 +299,7 @@ class Scorer:
         return logits.cpu()
 
 
-def text_ids(pieces: Any, query: str, *, punctuation: bool) -> list[int]:
+def text_ids(pieces: WordPieces, query: str, *, punctuation: bool) -> list[int]:
     """Token ids of ``[CLS] text [SEP]``, the text in canonical form and truncated to 61 pieces."""
     return [pieces.cls, *pieces.encode(canonical(query, punctuation=punctuation))[:MAX_PIECES], pieces.sep]
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import Literal, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,20 @@ SPEC = ScorerSpec(
 )
 #: The names of pages in the prompt. The model was trained with these 20 letters only.
 LETTERS = ascii_uppercase[:20]
-#: The settings that the published checkpoint was trained with. Another checkpoint may have its own settings in its
-#: config.json under ``ziprerank``. Each value is a str, an int or a float, as config.json has it; hence Any.
-TAUGHT: dict[str, Any] = {"max_side": 1024, "window": 20, "keep": 1.0, "interaction": "input"}
+Interaction = Literal["", "input", "hidden"]
+
+
+class Taught(TypedDict):
+    """The settings that a checkpoint was trained with; see the options of the same names."""
+
+    max_side: int
+    window: int
+    keep: float
+    interaction: Interaction
+
+
+#: The settings of the published checkpoint. Another checkpoint may have its own in config.json under ``ziprerank``.
+TAUGHT: Taught = {"max_side": 1024, "window": 20, "keep": 1.0, "interaction": "input"}
 #: Longest query, in tokens.
 MAX_QUERY_TOKENS = 8192
 #: Fewest and most pixels of an image, from the published preprocessor_config.json.
@@ -76,7 +87,7 @@ class Score:
             "0: as the checkpoint was trained (config.json, else 1)."
         },
     )
-    interaction: Literal["", "input", "hidden"] = field(
+    interaction: Interaction = field(
         default="",
         metadata={
             "help": "What visual tokens are compared with to choose those that are kept. input: the prompt's input "
@@ -120,13 +131,14 @@ def resolve(options: Prepare, config: ModelConfig) -> Prepare:
     return options
 
 
-def taught(config: ModelConfig) -> dict[str, Any]:
+def taught(config: ModelConfig) -> Taught:
     """The settings of TAUGHT for one checkpoint. Raises MmrrError for a wrong type or a value outside its range."""
     found = {**TAUGHT, **config.get("ziprerank", {})}
     if {name: type(value) for name, value in found.items()} != {name: type(value) for name, value in TAUGHT.items()}:
         raise MmrrError(f"config.json: ziprerank = {config['ziprerank']}; expected {', '.join(TAUGHT)} as in {TAUGHT}")
-    Score(window=found["window"], keep=found["keep"], interaction=found["interaction"])
-    return found
+    settings = cast("Taught", found)
+    Score(window=settings["window"], keep=settings["keep"], interaction=settings["interaction"])
+    return settings
 
 
 def page_input(options: Prepare) -> PageInput:

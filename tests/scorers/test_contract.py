@@ -84,7 +84,7 @@ def example() -> str:
         ("def resolve(", "def resolv(", "no member 'resolve' (its 'resolv' has the nearest name)"),
         ("def page_input(", "def _input(", "no member 'page_input'"),
         ("def prompt(", "def prompts(", "no member 'prompt' (its 'prompts' has the nearest name)"),
-        ("def grid(", "def _grid(", "no member 'grid' (its 'pruning_grid' has the nearest name)"),
+        ("def grid(", "def _grid(", "no member 'grid'"),
         ("def pruning_grid(", "def prune(", "no member 'pruning_grid'"),
         ("def cache_bytes(", "def cached_bytes(", "no member 'cache_bytes' (its 'cached_bytes' has the nearest name)"),
         ("def load(", "def loads(", "no member 'load' (its 'loads' has the nearest name)"),
@@ -139,6 +139,11 @@ def example() -> str:
             "default=1.0, ",
             "",
             "option Score.power has no default; expected field(default=..., metadata=...)",
+        ),
+        (
+            "power: float",
+            "power: list[float]",
+            "option Score.power is of type list[float]; expected int, float, str, bool or a Literal of strings",
         ),
         (
             "@dataclass(frozen=True, slots=True)\nclass Prepare",

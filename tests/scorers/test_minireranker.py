@@ -74,7 +74,10 @@ def stock_score(stock, tiny_path, query, image, order="vision-first"):
 
 
 def plain_masked_score(stock, tiny_path, query, image, band, leave, keep=None):
-    """Every layer over the complete sequence with an explicit mask, pruned before the LM, up to layer ``leave``."""
+    """Every layer over the complete sequence with an explicit mask, pruned before the LM, up to layer ``leave``.
+
+    Seven parameters: the reference takes every option of the scorer by itself.
+    """
     model, tokenizer, _ = stock
     ids, pixels = stock_inputs(stock, tiny_path, query, image)
     inner, text = model.model, model.model.language_model
@@ -140,6 +143,7 @@ def test_full_band_last_layer_no_pruning_equals_the_stock_model(tiny, tiny_path,
     ],
 )
 def test_each_compression_equals_a_plain_masked_forward(tiny, tiny_path, stock, page_images, band, leave, share):
+    """Seven parameters: four fixtures and the three compressions."""
     scorer = scorer_with(tiny, f"{band[0]}:{band[1]}")
     keeps = [keep_of(scorer, image, share, i) if share else None for i, image in enumerate(page_images)]
     for query in QUERIES:

@@ -46,7 +46,10 @@ class Compressed(nn.Module):
 
 
 class Original(nn.Module):
-    """All tensors of a published checkpoint, under their names."""
+    """All tensors of a published checkpoint, under their names.
+
+    Seven parameters: the sizes of the network, each of which a test changes by itself.
+    """
 
     def __init__(self, m=4, d=12, layers=3, local=False, positions=512, inner=24, width=D):
         super().__init__()

@@ -48,6 +48,7 @@ def test_the_published_sizes_have_the_papers_parameters(queries, n_adapter):
 
 @pytest.mark.parametrize("prefix", ["model.", "module.model."])
 def test_any_common_prefix_and_no_config_will_do(tmp_path, original, scorer, vision_path, hashes, page_images, prefix):
+    """Seven parameters: six fixtures and the prefix."""
     half = {name: tensor.half() for name, tensor in original.state_dict().items()}
     original_half = Original()
     original_half.load_state_dict(half)

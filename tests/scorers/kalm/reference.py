@@ -74,6 +74,17 @@ def write_checkpoint(path: Path, seed: int = 0) -> Path:
         "do_pan_and_scan": None,
     }
     (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    torch.manual_seed(seed + SEED_SHIFT)
+    model = T5Gemma2ForConditionalGeneration(tiny_config(tokenizer))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.2)
+    model.save_pretrained(path)
+    return path
+
+
+def tiny_config(tokenizer: Tokenizer) -> T5Gemma2Config:
+    """Three layers of width 32, and a vision tower of one layer."""
     ids = {token: tokenizer.token_to_id(token) for token in (*SPECIAL, *ORDINARY)}
     text = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -113,19 +124,12 @@ def write_checkpoint(path: Path, seed: int = 0) -> Path:
         "eoi_token_index": ids["<end_of_image>"],
         "image_token_index": ids["<image_soft_token>"],
     }
-    config = T5Gemma2Config(
+    return T5Gemma2Config(
         encoder=encoder,
         decoder=dict(text),
         image_token_index=ids["<image_soft_token>"],
         eoi_token_index=ids["<end_of_image>"],
     )
-    torch.manual_seed(seed + SEED_SHIFT)
-    model = T5Gemma2ForConditionalGeneration(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.2)
-    model.save_pretrained(path)
-    return path
 
 
 def load(path, prepare=None, dtype=torch.float32):

@@ -36,6 +36,7 @@ def test_all_tokens_give_the_stock_models_logits(scorer, zip_path, stock, images
 def test_pruning_equals_a_plain_forward_over_the_kept_tokens(
     scorer, zip_path, stock, images, states, interaction, share
 ):
+    """Seven parameters: five fixtures and the two options of pruning."""
     items = [3, 1, 4]
     logits = scorer.logits(QUERY, states, items, Score(keep=share, interaction=interaction))
     expected = pruned_logits(stock, zip_path, QUERY, [images[i] for i in items], share, interaction)
