@@ -59,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(folder, sheets)
 
 
-def test_pages_are_rendered_at_the_size_they_were_drawn_in(made: Made, tmp_path: Path) -> None:
+def test_pages_come_back_at_the_size_they_were_drawn_in(made: Made, tmp_path: Path) -> None:
     rendered = {}
     for source in find_sources([made.folder]):
         with pypdfium2.PdfDocument(source.path) as pdf:
@@ -136,8 +136,8 @@ def test_only_held_out_texts_are_drawn(tmp_path: Path) -> None:
 
 def test_a_question_is_left_out_if_its_answer_is_cut_off(tmp_path: Path) -> None:
     text = "Nothing of this says how the story ends. " * 900 + "It ends with a kiss."
-    questions = (Question("How does it end?", "a kiss", 0), Question("How many words are there?", "7205", 0))
-    story = Document("story", "made-up", "A story", (Block("text", text),), questions)
+    asked = (Question("How does it end?", "a kiss", 0), Question("How many words are there?", "7205", 0))
+    story = Document("story", "made-up", "A story", (Block("text", text),), asked)
     made = draw_benchmark([story], tmp_path / "out", pages=2, phrases=0)
     assert (made.pages, made.questions) == (2, 0)
 
