@@ -114,7 +114,7 @@ def test_the_shell_completes_commands_options_and_choices(line: str, offered: se
 
 
 def test_the_option_reference_is_current(tmp_path: Path) -> None:
-    """To write docs/cli.md: ``python -m typer mmrr.cli.main utils docs --name mmrr --output docs/cli.md``."""
+    """docs/cli.md is current; python -m typer mmrr.cli.main utils docs --name mmrr --output docs/cli.md."""
     from typer.cli import app as typer_cli
 
     result = CliRunner().invoke(
