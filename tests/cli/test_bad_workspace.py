@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_same_command_continues(small_d
 
 
 def test_a_write_error_of_the_disk_is_one_line(copy: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no small disk can be mounted: the same end, from the place where files are written."""
+    """Runs where no small disk can be mounted: the function that writes a shard fails."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -175,7 +175,7 @@ def test_outputs_that_cannot_be_written(prepared: Prepared, tmp_path: Path) -> N
         for command in ("rerank", "retrieve"):
             message = refused(command, "another thesis question", "--work", prepared.work, "--output", path)
             assert f"--output {path}" in message
-    assert files(prepared.work) == before  # said before the work, not after it
+    assert files(prepared.work) == before  # the check is before the work
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -1,4 +1,4 @@
-"""``mmrr draw``: a benchmark that the other commands read, whose judgements are true."""
+"""``mmrr draw``: other commands can read the benchmark, and its judgements are correct."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTS = ("--pages", N_PAGES, "--questions", N_QUESTIONS, "--phrases", N_PHRASES
 
 
 class Made:
-    """One benchmark and what was drawn for it, by page id."""
+    """One benchmark, and the pages as they were drawn, by page id."""
 
     def __init__(self, folder: Path, sheets: dict[str, DrawnPage]) -> None:
         self.folder, self.sheets = folder, sheets
@@ -44,18 +44,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     sheets: dict[str, DrawnPage] = {}
     save = benchmark._save
 
-    def seen(pages: list[DrawnPage], path: Path) -> None:
+    def record(pages: list[DrawnPage], path: Path) -> None:
         sheets.update({f"{path.name}/{at:04d}": page for at, page in enumerate(pages, 1)})
         save(pages, path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "_save", seen)
+        patch.setattr(benchmark, "_save", record)
         texts = write_texts(root / "texts.jsonl")
-        result = mmrr("draw", texts, "--out", root / "new" / "bench", *COUNTS, "--seed", 1)
+        result = mmrr("draw", texts, "--output", root / "new" / "bench", *COUNTS, "--seed", 1)
     folder = root / "new" / "bench"
     assert result.stdout.splitlines()[-1] == str(folder)
     assert f"{N_PAGES} pages in " in result.stderr
-    assert [path.name for path in folder.parent.iterdir()] == ["bench"], "something was left beside it"
+    assert [path.name for path in folder.parent.iterdir()] == ["bench"], "a temporary folder is left"
     return Made(folder, sheets)
 
 
@@ -67,7 +67,7 @@ def test_pages_come_back_at_the_size_they_were_drawn_in(made: Made, tmp_path: Pa
             n_pages = len(pdf)
         for renderer in {default_renderer(), "pdfium"}:
             for page in render_pages(source, 1, n_pages, tmp_path, RenderOptions(renderer)):
-                assert (page.status, page.text) == ("ok", "")  # nothing to read but by sight
+                assert (page.status, page.text) == ("ok", "")  # no text layer
                 page_id = f"{source.doc_id}/{page.number:04d}"
                 rendered[page_id] = (page.width_px, page.height_px)
                 assert rendered[page_id] == made.sheets[page_id].image.size
@@ -83,7 +83,7 @@ def test_other_commands_read_its_files(made: Made) -> None:
     assert {relevance for pages in made.qrels.values() for relevance in pages.values()} == {1}
 
 
-def test_a_phrase_stands_on_its_page_alone(made: Made) -> None:
+def test_a_phrase_is_on_one_page_only(made: Made) -> None:
     phrases = made.of("phrase")
     assert len(phrases) == N_PHRASES
     lines = {
@@ -97,14 +97,14 @@ def test_a_phrase_stands_on_its_page_alone(made: Made) -> None:
         on = {page_id for page_id in made.sheets if record["text"].casefold() in made.text(page_id)}
         assert on == set(made.qrels[record["query_id"]])
         assert len(on) == 1
-        assert any(record["text"] in line for line in lines), "it runs from one line of the text into another"
+        assert any(record["text"] in line for line in lines), "it spans two lines of the text"
 
 
 def test_a_question_is_answered_by_its_pages_and_by_no_others(made: Made) -> None:
     questions = made.of("question")
     assert 0 < len(questions) <= N_QUESTIONS
     assert len({record["text"] for record in questions}) == len(questions)
-    for record in questions:  # every answer of these texts stands in one place of one text
+    for record in questions:  # each answer occurs once in these texts
         on = {page_id for page_id in made.sheets if record["answer"].casefold() in made.text(page_id).split()}
         found = set(made.qrels[record["query_id"]])
         assert found
@@ -124,19 +124,19 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     assert all(one[name] != other[name] for name in ("report-0001.pdf", "queries.jsonl"))
 
 
-def test_only_texts_held_out_are_drawn(tmp_path: Path) -> None:
+def test_only_held_out_texts_are_drawn(tmp_path: Path) -> None:
     texts = [write_texts(tmp_path / f"{name}.jsonl", RECORDS[name::2]) for name in (0, 1)]
-    args = ("draw", *texts, "--out", tmp_path / "out", "--pages", 2, "--questions", 50, "--phrases", 0)
+    args = ("draw", *texts, "--output", tmp_path / "out", "--pages", 2, "--questions", 50, "--phrases", 0)
     result = json.loads(mmrr(*args, "--held-out", 0.25, "--json").stdout)
     held_out = split([document for path in texts for document in read_documents(path)], 0.25)[1]
-    asked = {question.text for document in held_out for question in document.questions}
+    possible = {question.text for document in held_out for question in document.questions}
     queries = read_queries(tmp_path / "out" / "queries.jsonl")
-    assert {query.text for query in queries} <= asked
+    assert {query.text for query in queries} <= possible
     assert (result["folder"], result["pages"], result["phrases"]) == (str(tmp_path / "out"), 2, 0)
     assert 0 < result["questions"] == len(queries) < 50
 
 
-def test_a_question_whose_answer_was_cut_off_is_not_asked(tmp_path: Path) -> None:
+def test_a_question_is_left_out_if_its_answer_is_cut_off(tmp_path: Path) -> None:
     text = "Nothing of this says how the story ends. " * 900 + "It ends with a kiss."
     asked = (Question("How does it end?", "a kiss", 0), Question("How many words are there?", "7205", 0))
     story = Document("story", "made-up", "A story", (Block("text", text),), asked)
@@ -144,19 +144,19 @@ def test_a_question_whose_answer_was_cut_off_is_not_asked(tmp_path: Path) -> Non
     assert (made.pages, made.questions) == (2, 0)
 
 
-def test_fewer_questions_than_asked_for_are_said_not_refused(tmp_path: Path) -> None:
+def test_fewer_questions_than_wanted_is_a_note_not_an_error(tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts.jsonl")
-    result = mmrr("draw", texts, "--out", tmp_path / "out", "--pages", 1, "--questions", 90, "--phrases", 2)
+    result = mmrr("draw", texts, "--output", tmp_path / "out", "--pages", 1, "--questions", 90, "--phrases", 2)
     assert " of the 90 questions asked for" in result.stderr
     assert "phrases asked for" not in result.stderr
 
 
-def test_a_folder_with_files_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_not_changed(tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "texts.jsonl")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    assert "holds files already" in refused("draw", texts, "--out", tmp_path / "full", *COUNTS)
-    assert "is a file" in refused("draw", texts, "--out", texts, *COUNTS)
+    assert "holds files already" in refused("draw", texts, "--output", tmp_path / "full", *COUNTS)
+    assert "is a file" in refused("draw", texts, "--output", texts, *COUNTS)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "mine.txt", "texts.jsonl"]
 
 
@@ -180,7 +180,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
     texts = write_texts(tmp_path / "texts.jsonl")
     monkeypatch.setattr(benchmark, "_save", full)
-    assert "No space left on device" in refused("draw", texts, "--out", tmp_path / "out", "--pages", 1)
+    assert "No space left on device" in refused("draw", texts, "--output", tmp_path / "out", "--pages", 1)
     monkeypatch.setattr(benchmark, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert "nothing was written" in mmrr("draw", texts, "--out", tmp_path / "out", "--pages", 1, code=130).stderr
+    assert "nothing was written" in mmrr("draw", texts, "--output", tmp_path / "out", "--pages", 1, code=130).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]

@@ -91,9 +91,7 @@ def test_versions_are_printed_without_loading_the_packages() -> None:
 def complete(line: str) -> set[str]:
     """What bash would offer after the last word of ``line``, which may be empty."""
     words = line.split(" ")
-    text, loaded = loaded_by(
-        _MMRR_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1), _TYPER_COMPLETE_TESTING="1"
-    )
+    text, loaded = loaded_by(_MMRR_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1))
     assert not loaded & HEAVY
     return set(text.splitlines())
 

@@ -1,4 +1,4 @@
-"""The contract of ``mmrr mine``: every relevant page, wrong pages that the first stage finds, a folder of its own."""
+"""``mmrr mine`` writes every relevant page, hard negatives and random negatives to a folder that needs no workspace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QRELS = "q1 0 thesis.pdf/0001 1\nq1 0 more.pdf/0001 0\nq2 0 soil.pdf/0002 2\nq2 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace searched by text, with queries and judgements beside it."""
+    """A workspace without page vectors, and the files of queries and judgements."""
     root = tmp_path_factory.mktemp("mine")
     write_documents(root / "docs", thesis=THESIS, soil=SOIL, more=MORE)
     write_queries(root / "queries.jsonl", *QUESTIONS)
@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(root: Path, out: Path) -> tuple[object, ...]:
     queries, qrels = root / "queries.jsonl", root / "qrels.trec"
-    return ("mine", "--work", root / "work", "--queries", queries, "--qrels", qrels, "--out", out)
+    return ("mine", "--work", root / "work", "--queries", queries, "--qrels", qrels, "--output", out)
 
 
 def records(out: Path) -> list[dict[str, object]]:
@@ -42,7 +42,7 @@ def pages(out: Path, query_id: str, *, relevant: bool) -> list[str]:
     return [str(one["page_id"]) for one in chosen]
 
 
-def test_pairs_are_whole_without_the_workspace(made: Path, tmp_path: Path) -> None:
+def test_pairs_need_no_workspace(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "made")
     out = tmp_path / "pairs"
     result = mmrr(*command(tmp_path / "made", out), "--negatives", 2)
@@ -57,7 +57,7 @@ def test_pairs_are_whole_without_the_workspace(made: Path, tmp_path: Path) -> No
     assert sorted(pages(moved, "q2", relevant=True)) == ["soil.pdf/0001", "soil.pdf/0002"]
 
 
-def test_hard_negatives_are_what_the_first_stage_finds(made: Path, tmp_path: Path) -> None:
+def test_hard_negatives_are_wrong_first_stage_candidates(made: Path, tmp_path: Path) -> None:
     run = mmrr("retrieve", QUESTIONS[0][1], "--work", made / "work", "--json", "--top-k", 50)
     ranked = [hit["page_id"] for hit in json.loads(run.stdout)["queries"][0]["results"]]
     wrong = [page for page in ranked if page != "thesis.pdf/0001"]
@@ -73,24 +73,24 @@ def test_hard_negatives_are_what_the_first_stage_finds(made: Path, tmp_path: Pat
     assert set(pages(best, "q1", relevant=False)) <= set(ranked[:2])
 
 
-def test_the_seed_decides(made: Path, tmp_path: Path) -> None:
+def test_the_seed_decides_which_negatives_are_sampled(made: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 2), ("e", 3)):
         mmrr(*command(made, tmp_path / name), "--negatives", 1, "--seed", seed)
     assert records(tmp_path / "a") == records(tmp_path / "b")
     assert any(records(tmp_path / "a") != records(tmp_path / name) for name in "cde")
-    # A query's pages are its own: another query beside it changes nothing.
+    # Other queries in the file do not change a query's pages.
     alone = write_queries(tmp_path / "one.jsonl", QUESTIONS[1])
     mmrr(*command(made, tmp_path / "f"), "--negatives", 1, "--queries", alone)
     assert records(tmp_path / "f") == [one for one in records(tmp_path / "a") if one["query_id"] == "q2"]
 
 
-def test_in_one_document_hard_negatives_are_its_own_pages(made: Path, tmp_path: Path) -> None:
+def test_with_document_scope_hard_negatives_are_pages_of_the_document(made: Path, tmp_path: Path) -> None:
     mmrr(*command(made, tmp_path / "p"), "--scope", "document", "--random", 0)
     assert pages(tmp_path / "p", "q1", relevant=False) == ["thesis.pdf/0002"]
     assert pages(tmp_path / "p", "q2", relevant=False) == ["soil.pdf/0003"]
 
 
-def test_a_copy_of_a_relevant_page_is_no_negative(tmp_path: Path) -> None:
+def test_a_copy_of_a_relevant_page_is_not_a_negative(tmp_path: Path) -> None:
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
     (docs / "copy.pdf").write_bytes(make_pdf(THESIS))
     write_queries(tmp_path / "queries.jsonl", *QUESTIONS)
@@ -98,14 +98,14 @@ def test_a_copy_of_a_relevant_page_is_no_negative(tmp_path: Path) -> None:
     mmrr("index", docs, "--work", tmp_path / "work", *INDEX)
     result = mmrr(*command(tmp_path, tmp_path / "p"), "--random", 20, "--json")
     assert "copy.pdf/0001" not in pages(tmp_path / "p", "q1", relevant=False)
-    read_pairs(tmp_path / "p" / "pairs.jsonl")  # no page is both
+    read_pairs(tmp_path / "p" / "pairs.jsonl")  # fails if a page is relevant and negative
     counts = json.loads(result.stdout)
     assert counts["queries"] == 2
     assert counts["relevant"] + counts["hard"] + counts["random"] == len(records(tmp_path / "p")) == 10
     assert counts["pages_not_in_the_index"] == []
 
 
-def test_what_is_left_out_is_said(made: Path, tmp_path: Path) -> None:
+def test_queries_and_pages_that_are_left_out_are_named(made: Path, tmp_path: Path) -> None:
     qrels = tmp_path / "qrels.trec"
     qrels.write_text("q1 0 thesis.pdf/0001 1\nq1 0 gone.pdf/0001 1\nq2 0 soil.pdf/0001 0\n")
     result = mmrr(*command(made, tmp_path / "p"), "--qrels", qrels)
@@ -118,7 +118,7 @@ def test_what_is_left_out_is_said(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_what_cannot_be_met_is_refused(made: Path, tmp_path: Path) -> None:
+def test_impossible_options_are_refused(made: Path, tmp_path: Path) -> None:
     assert "--top-k 5: fewer than --skip 4 plus --negatives 2" in refused(
         *command(made, tmp_path / "p"), "--top-k", 5, "--skip", 4, "--negatives", 2
     )
@@ -137,8 +137,8 @@ def test_a_damaged_page_is_not_copied(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "p" / "pairs.jsonl").exists()
 
 
-def test_mined_with_an_embedder_trained_and_used(tmp_path: Path, tiny_path: Path, tiny_embedder_path: Path) -> None:
-    """The whole way: index, mine, train, rerank with what was trained."""
+def test_index_mine_train_and_rerank_with_the_result(tmp_path: Path, tiny_path: Path, tiny_embedder_path: Path) -> None:
+    """The result of the training is a model that mmrr precache accepts."""
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
     queries = write_queries(tmp_path / "queries.jsonl", *QUESTIONS)
     (tmp_path / "qrels.trec").write_text(QRELS)
@@ -149,6 +149,6 @@ def test_mined_with_an_embedder_trained_and_used(tmp_path: Path, tiny_path: Path
         f'model = "{tiny_path}"\npairs = "pairs/pairs.jsonl"\nembedder = "{tiny_embedder_path}"\n'
         'dtype = "float32"\ndevice = "cpu"\nworkers = 0\naccumulate = 1\nsteps = 2\n'
     )
-    made = mmrr("train", "reranker", "--config", tmp_path / "train.toml", "--run", tmp_path / "run").stdout.strip()
+    made = mmrr("train", "reranker", "--config", tmp_path / "train.toml", "--run-dir", tmp_path / "run").stdout.strip()
     mmrr("precache", "--work", work, "--scorer-model", made, *FP32)
     assert "thesis.pdf/0001" in mmrr("rerank", "--queries", queries, "--work", work, "--json").stdout
