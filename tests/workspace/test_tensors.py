@@ -1,4 +1,4 @@
-"""The contract of shard files: what is read is what was written, or it is an error and the shard is set aside."""
+"""Shard files: reading gives what was written, or an error, and the damaged shard is set aside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random(*shape, seed=0):
 
 
 def states_of(pages=("0003", "0004")):
-    """Two layers, two heads; the pages differ in length, and in nothing they should share."""
+    """Page caches with two layers and two heads; the pages differ in length."""
     return {
         page: {
             "k": random(2, 2, 3 + i, 4, seed=i).bfloat16(),
@@ -69,7 +69,7 @@ def flip(path, position):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_embeddings_come_back_by_page_number(workspace, dtype):
-    """However many vectors each page has."""
+    """Pages with different numbers of vectors."""
     written = {
         number: Embedding(random(n, 8, seed=number).to(dtype), random(h * w, seed=20 + number).abs(), (h, w))
         for number, n, h, w in ((17, 1, 2, 3), (18, 5, 4, 1), (30, 2, 1, 1))
@@ -127,7 +127,7 @@ def test_states_come_back_as_they_were_down_to_the_type(workspace):
 
 
 def test_more_shards_than_stay_open(workspace):
-    """The reader keeps 64 files open; those it closed are opened again."""
+    """The reader keeps at most 64 files open, and opens a closed file again."""
     states = {}
     for i in range(70):
         state = {"0001": {"k": torch.full((1, 2), float(i))}}
@@ -141,7 +141,7 @@ def test_more_shards_than_stay_open(workspace):
 
 
 def test_a_flipped_byte_in_the_second_half_is_an_error_for_the_page_it_is_of(workspace):
-    """A page's own tensors are checked, not the file: a query reads the pages it needs and no others."""
+    """Only the tensors of the page are checked, because a query reads only the pages that it needs."""
     states = states_of()
     path = put_states(workspace, states)
     flip(path, path.stat().st_size - 1)
@@ -149,12 +149,12 @@ def test_a_flipped_byte_in_the_second_half_is_an_error_for_the_page_it_is_of(wor
     assert len(wrong) == 1
     assert not workspace.has_shard("precache", KEY)
     assert len(list(path.parent.parent.glob(f"{KEY}.damaged-*"))) == 1
-    put_states(workspace, states)  # as the precache command would, run again
+    put_states(workspace, states)  # as the precache command does when it runs again
     assert all(_reads(workspace, page, states) for page in states)
 
 
 def _reads(workspace, page, states):
-    """Whether a page reads as it was written; if not, it must be an error that says what to run."""
+    """Whether a page reads as it was written; if not, the error must name the command to run."""
     try:
         state = PageCacheReader(workspace).read(KEY, page)
     except MmrrError as error:
@@ -177,7 +177,7 @@ def test_every_byte_of_the_values_is_guarded(workspace):
 
 
 def test_no_byte_of_the_header_changes_what_is_read(workspace):
-    """A type in the header that says I32 for F32 left every byte of the values, and so their checksum, as it was."""
+    """I32 in place of F32 in the header changes no byte of the values, so the checksum covers the type."""
     states = {"0001": {"k": random(2, 3), "v": random(2, 3, seed=1).half(), "n": torch.tensor([3, 4])}}
     path = put_states(workspace, states)
     noticed = 0
@@ -194,7 +194,7 @@ def test_no_byte_of_the_header_changes_what_is_read(workspace):
             if folder.exists():
                 workspace.damaged("precache", KEY, "make room")
             path = put_states(workspace, states)
-    assert noticed > header_length(path)  # of the padding's bytes some change nothing
+    assert noticed > header_length(path)  # some bytes of the padding change nothing
 
 
 def test_a_type_changed_in_the_header_is_noticed(workspace):
@@ -243,7 +243,7 @@ def test_a_reader_that_met_damage_reads_the_new_shard(workspace):
 
 
 class Counting:
-    """A reader that notes what it is asked for."""
+    """A reader that records its calls."""
 
     def __init__(self, states):
         self.states, self.asked = states, []
