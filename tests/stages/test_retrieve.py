@@ -146,7 +146,7 @@ def test_a_query_without_a_known_word_scores_nothing(query):
     assert not scores.any()
 
 
-def test_unknown_words_beside_known_ones_change_nothing():
+def test_unknown_words_next_to_known_ones_change_nothing():
     index = TextIndex.build(PAGES)
     assert (index.scores("thesis zzzunknown") == index.scores("thesis")).all()
 
