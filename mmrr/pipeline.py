@@ -2,7 +2,7 @@
 
 A *step* is a function that a command runs because the user asked for it: it makes its artifacts current, so that later
 commands follow them, and says so. The other functions (``build_index``, ``cache_pages``, ``search``, ``rerank_run``,
-``judge_file``, ...) leave everything as it is, so experiments use those.
+``judge_file``, ...) move nothing, so experiments use those.
 """
 
 from __future__ import annotations

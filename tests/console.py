@@ -1,4 +1,4 @@
-"""Runs the command line in this process and looks at what a workspace holds: helpers for tests of whole commands."""
+"""Helpers for tests of whole commands: run them in this process, and read what a workspace holds."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ FP32 = ("--dtype", "float32")
 
 
 def mmrr(*args: object, code: int = 0) -> Result:
-    """One command. A bug's traceback is raised here, not swallowed."""
+    """Run one command. An exception that the command does not catch is raised here."""
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
     assert result.exit_code == code, f"exit code {result.exit_code}\n{result.stdout}\n{result.stderr}"
     return result
 
 
 def artifact(result: Result) -> Path:
-    """The last line of stdout: the artifact's folder."""
+    """The folder of the artifact, from the last line of stdout."""
     path = Path(result.stdout.splitlines()[-1])
     assert (path / "manifest.json").is_file()
     return path
 
 
 def refused(*args: object, code: int = 1) -> str:
-    """A command that cannot be done: exactly one line of error, nothing on stdout. Returns that line."""
+    """Run a command that must fail with exactly one line of error and nothing on stdout. Returns that line."""
     result = mmrr(*args, code=code)
     assert result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -58,7 +58,7 @@ def shards(work: Path, stage: str) -> set[str]:
 
 
 def files(work: Path) -> dict[str, tuple[int, int]]:
-    """Every file of the shards and artifacts with (inode, time of change): equal = nothing was written again."""
+    """(inode, modification time) of each file of the shards and artifacts: equal if nothing was written again."""
     kept = {}
     for path in work.rglob("*"):
         relative = path.relative_to(work)
@@ -85,7 +85,7 @@ def move_documents(work: Path, source: Path, target: Path) -> None:
 
 
 def run_lines(path: Path) -> dict[str, list[tuple[str, float]]]:
-    """A TREC run read by hand: {query_id: [(page_id, score)]} in the order of its lines."""
+    """{query_id: [(page_id, score)]} of a TREC run, in the order of its lines."""
     run: dict[str, list[tuple[str, float]]] = {}
     for line in path.read_text("utf-8").splitlines():
         query_id, q0, page_id, rank, score, _ = line.split(" ")

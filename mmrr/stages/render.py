@@ -1,6 +1,6 @@
 """Stage ``pages``: documents -> page images and text layer, one shard per 16 pages of a document.
 
-Text that OCR reads from pages without a text layer goes to shards of its own. OCR can therefore be added later, and
+Text that OCR reads from pages without a text layer goes to separate shards. OCR can therefore be added later, and
 everything that was made from the images stays.
 """
 

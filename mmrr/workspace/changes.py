@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -48,14 +48,13 @@ class Place:
         """The path without symbolic links: one document has one, whichever way it is reached."""
         return os.path.realpath(self.path)
 
-    def within(self, named: Sequence[Path]) -> bool:
-        """Whether a command that names these folders and files synchronises this document."""
-        reals = {os.path.realpath(path) for path in named}
-        if os.path.realpath(self.root) in reals:
+    def within(self, named: Set[str]) -> bool:
+        """Whether a command that names these folders and files, as real paths, synchronises this document."""
+        if os.path.realpath(self.root) in named:
             return True
-        # The document's own last part stays as it is: a link in a named folder belongs to that folder.
+        # Only the folder is resolved: a link in a named folder belongs to that folder.
         own = os.path.join(os.path.realpath(self.path.parent), self.path.name)
-        return own in reals or any(own.startswith(real.rstrip(os.sep) + os.sep) for real in reals)
+        return own in named or any(own.startswith(real.rstrip(os.sep) + os.sep) for real in named)
 
     def stored(self) -> Origin:
         return {"root": _stored(self.root), "path": _stored(self.path)}
@@ -75,8 +74,9 @@ def places(pages: Manifest | None) -> dict[str, Place]:
 def staying(pages: Manifest | None, named: Sequence[Path]) -> list[DocumentEntry]:
     """The documents of a collection that a command which names these folders and files does not look at."""
     known = places(pages)
+    reals = {os.path.realpath(path) for path in named}
     entries = documents(pages) if pages else []
-    return [entry for entry in entries if entry["doc_id"] not in known or not known[entry["doc_id"]].within(named)]
+    return [entry for entry in entries if entry["doc_id"] not in known or not known[entry["doc_id"]].within(reals)]
 
 
 def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str, str]:

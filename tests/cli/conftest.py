@@ -59,7 +59,7 @@ def copy(prepared: Prepared, tmp_path: Path) -> Prepared:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, tiny_embedder_path: Path) -> Chain:
-    """Made once, never changed: a test that changes it takes ``chain``."""
+    """Made once. A test that changes it takes ``chain``."""
     chain = Chain(tmp_path_factory.mktemp("chain"), tiny_embedder_path, tiny_path)
     write_documents(chain.docs, thesis=THESIS, soil=SOIL)
     write_queries(
@@ -85,7 +85,7 @@ def chain(made: Chain, tmp_path: Path) -> Chain:
 
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where a model is loaded."""
+    """Fail if a model is loaded."""
 
     def loaded(*_: object) -> None:
         raise AssertionError("a model was loaded for work that was done before")

@@ -22,8 +22,6 @@ from tests.console import (
     write_documents,
 )
 
-# What each command prints and writes
-
 
 def test_index_reports_documents_and_prints_its_artifact(tmp_path: Path) -> None:
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
@@ -31,7 +29,7 @@ def test_index_reports_documents_and_prints_its_artifact(tmp_path: Path) -> None
     assert artifact(result).parent == tmp_path / "w" / "index"
     assert result.stdout.count("\n") == 1
     assert "5 pages of 2 documents (2 ok)" in result.stderr
-    assert "BM25" in result.stderr  # said, not silently chosen
+    assert "BM25" in result.stderr  # the choice is reported
 
 
 def test_precache_says_what_it_will_write_before_it_does(chain: Chain) -> None:
@@ -62,7 +60,7 @@ def test_a_query_on_the_command_line_gives_a_table_and_the_artifact(made: Chain)
 
 def test_a_file_of_queries_gives_a_trec_run(made: Chain) -> None:
     result = mmrr("rerank", "--queries", made.queries, "--work", made.work)
-    assert result.stdout == f"{artifact(result)}\n"  # the tables are for people: stderr
+    assert result.stdout == f"{artifact(result)}\n"  # the tables go to stderr
     assert QUESTION in result.stderr
     written = (made.root / "run.trec").read_bytes()
     assert written == (artifact(result) / "run.trec").read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmrr.evaluation import mmdocir
 from mmrr.workspace.files import seal, unseal
 from tests.cli.chain import QUESTION, Chain
 from tests.console import (
@@ -22,6 +23,7 @@ from tests.console import (
     write_documents,
     write_queries,
 )
+from tests.evaluation.test_mmdocir import published  # noqa: F401 (a fixture)
 
 
 def test_a_cache_of_other_pages_is_refused_with_the_command_to_run(chain: Chain) -> None:
@@ -110,6 +112,24 @@ def test_commands_that_are_no_step_move_nothing(chain: Chain, tmp_path: Path) ->
     mmrr("rerank", QUESTION, *work)
     mmrr("mine", *work, *other, "--output", tmp_path / "pairs")
     assert (chain.work / "head.json").read_bytes() == before
+
+
+def test_the_benchmark_makes_the_steps_over_its_pages_current(published: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Not those over its layouts. Files cannot be added to its pages."""
+    work, docs = tmp_path / "work", write_documents(tmp_path / "docs", thesis=["A thesis"])
+    benchmark = ("eval", "mmdocir", "--data", published, "--work", work, "--first-stage", "bm25", "--layouts")
+    result = mmrr(*benchmark, "--max-tokens", "16")
+    names = current(work)
+    assert list(names) == ["pages", "index", "retrieve", "eval"]
+    assert f"current: pages/{names['pages']}, index/{names['index']}" in result.stderr
+    assert manifest(work / "index" / names["index"])["inputs"]["pages"] == names["pages"]
+    assert manifest(work / "pages" / names["pages"])["config"]["file"] == mmdocir.PAGES
+    assert "MMDocIR's published pages, which cannot be changed" in refused("index", docs, "--work", work, *INDEX)
+    gone = ("rm", "--document", "b_report.pdf", "--work", work)
+    assert "MMDocIR's published pages, which cannot be changed" in refused(*gone)
+    assert current(work) == names
+    mmrr("index", docs, "--replace", "--work", work, *INDEX)
+    assert current(work)["pages"] != names["pages"]
 
 
 def test_comparing_follows_no_pruning(chain: Chain) -> None:

@@ -17,8 +17,6 @@ from tests.console import (
     run_lines,
 )
 
-# Evaluation
-
 
 def by_hand(run: dict[str, list[tuple[str, float]]], relevant: dict[str, set[str]]) -> dict[str, float]:
     """The measures from their definitions, for binary judgements."""
@@ -38,7 +36,7 @@ def by_hand(run: dict[str, list[tuple[str, float]]], relevant: dict[str, set[str
 def test_eval_numbers_follow_from_the_run_files(made: Chain, tmp_path: Path) -> None:
     inputs = manifest(artifact(mmrr("eval", "--work", made.work, "--qrels", made.qrels)))["inputs"]
     runs = [run_lines(made.work / stage / inputs[stage] / "run.trec") for stage in ("retrieve", "rerank")]
-    # Judged so that the two differ: right is what the first stage has first, and one page more.
+    # The first page of the first stage and one other page are relevant, so that the two runs differ.
     relevant = {query_id: {hits[0][0], hits[2][0]} for query_id, hits in runs[0].items()}
     qrels = tmp_path / "qrels.trec"
     judged = [f"{query_id} 0 {page_id} 1\n" for query_id, pages in relevant.items() for page_id in sorted(pages)]

@@ -25,8 +25,6 @@ from tests.console import (
 )
 from tests.tiny import late
 
-# The first stage
-
 
 def test_without_an_embedder_the_chain_runs_on_text(made: Chain, tmp_path: Path) -> None:
     work = tmp_path / "w"
@@ -48,7 +46,7 @@ def retrieved(made: Chain, *args: object) -> dict[str, list[tuple[str, float]]]:
     return run_lines(artifact(mmrr("retrieve", "--queries", made.queries, "--work", made.work, *args)) / "run.trec")
 
 
-def test_hybrid_is_dense_and_text_blended(chain: Chain) -> None:
+def test_hybrid_is_the_score_fusion_of_dense_and_text(chain: Chain) -> None:
     dense, text = (retrieved(chain, "--first-stage", name) for name in ("dense", "bm25"))
     hybrid = retrieved(chain)
     assert retrieved(chain, "--first-stage", "hybrid") == hybrid
@@ -59,7 +57,9 @@ def test_hybrid_is_dense_and_text_blended(chain: Chain) -> None:
         assert dict(hits) == pytest.approx(dict(expected[query_id]))
         assert len(dense[query_id]) == 5 > len(text[query_id]) > 0
     few = retrieved(chain, "--candidates", 2)
-    assert few == {query_id: hits[:2] for query_id, hits in hybrid.items()}  # however few are asked for
+    assert few == {
+        query_id: hits[:2] for query_id, hits in hybrid.items()
+    }  # fusion does not depend on the number of candidates
     assert text["q1"][0][0] == "thesis.pdf/0001"
 
 
@@ -83,7 +83,7 @@ def test_a_document_can_be_searched_alone(chain: Chain) -> None:
 
 
 def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> None:
-    """By the index of the collection as by exact products in a document; what it keeps is cached and reranked."""
+    """The index of the collection gives the same scores as exact products in a document; the caches use its pruning."""
     work = tmp_path / "late"
     model = late(Path(chain.embedder), tmp_path / "model")
     mmrr("index", chain.docs, "--work", work, "--embedder", model, *INDEX, *FP32)
@@ -98,15 +98,15 @@ def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> No
     assert any(abs(everywhere[page_id] - score) > 1e-4 for page_id, score in single.items())
     mmrr("index", chain.docs, "--work", work, "--embedder", model, "--faiss-factory", "SQfp16", *INDEX, *FP32)
     approximate = dict(run_lines(artifact(mmrr("retrieve", *queries)) / "run.trec")["q1"])
-    assert approximate == pytest.approx(everywhere, abs=1e-5)  # found by float16, scored by what is stored
+    assert approximate == pytest.approx(everywhere, abs=1e-5)  # the index is approximate, the scores are exact
     mmrr("precache", "--work", work, "--scorer-model", chain.reranker, *FP32)  # pruned by its attention
     reranked = run_lines(artifact(mmrr("rerank", *queries)) / "run.trec")["q1"]
     assert {hit[0] for hit in reranked} == set(everywhere)
     assert "largest difference" in mmrr("verify", "--work", work, "--rescore", 3).stdout
 
 
-def test_words_count_by_how_few_pages_have_them(chain: Chain, tmp_path: Path) -> None:
-    """If the checkpoint says how products become logits, and unless told otherwise; within a document, too."""
+def test_soft_idf_weighs_words(chain: Chain, tmp_path: Path) -> None:
+    """Soft IDF is used if the checkpoint has a temperature and rarity is not false, in a document too."""
     plain = late(Path(chain.embedder), tmp_path / "plain", words=True)
     model = tmp_path / "model"
     shutil.copytree(plain, model)
@@ -125,13 +125,15 @@ def test_words_count_by_how_few_pages_have_them(chain: Chain, tmp_path: Path) ->
         weighed = found("with", *scope)
         assert set(weighed) == set(without)
         assert weighed != pytest.approx(without, abs=1e-2)
-        assert found("without", *scope, "--search-option", "soft_idf=true") == without  # nothing known, nothing weighed
+        assert (
+            found("without", *scope, "--search-option", "soft_idf=true") == without
+        )  # without a temperature there is no soft IDF
 
 
 def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(context._VECTORS_SINCE, "index", 4)
     said = refused("retrieve", "--queries", chain.queries, "--work", chain.work)
-    assert "was made by an earlier mmrr, which kept vectors otherwise; run: mmrr index" in said
+    assert "was built by an earlier mmrr, with an older vector format; run: mmrr index" in said
 
 
 def test_candidates_bound_what_is_reranked(chain: Chain) -> None:
@@ -142,8 +144,8 @@ def test_candidates_bound_what_is_reranked(chain: Chain) -> None:
         assert {hit[0] for hit in reranked[query_id]} == {hit[0] for hit in hits}
 
 
-def test_the_reranker_blended_with_the_first_stage(chain: Chain) -> None:
-    """The same as blending the two runs, from the same scores: no page is scored anew."""
+def test_score_fusion_with_the_first_stage(chain: Chain) -> None:
+    """The result is the score fusion of the two runs; no page is scored again."""
     alone = chain.rerank()
     before = shards(chain.work, "rerank")
     made = chain.rerank("--blend", 1.5)

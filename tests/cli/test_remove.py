@@ -29,15 +29,14 @@ def test_view_refuses_in_one_line(made: Chain, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("a.*"))
 
 
-# Removing
-
-
 def test_rm_takes_what_nothing_needs_and_refuses_the_rest(chain: Chain) -> None:
     cached = chain.precache("--keep", "0.25")
     heavy = shards(chain.work, "precache")
     mmrr("rm", f"precache/{cached.name}", "--work", chain.work)
     assert not cached.exists()
-    assert len(shards(chain.work, "precache")) == len(heavy) - 2  # one for each document; the prefix is still used
+    assert (
+        len(shards(chain.work, "precache")) == len(heavy) - 2
+    )  # one per document; the instruction's shard is still used
     old = chain.rerank("--from", f"precache/{precaches(chain)[0]}")
     assert old.exists()
 

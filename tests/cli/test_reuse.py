@@ -25,8 +25,6 @@ from tests.console import (
     write_documents,
 )
 
-# Doing the work once
-
 
 def test_every_command_twice_does_the_work_once(chain: Chain, no_models: None) -> None:
     mmrr("ls", "--work", chain.work)
@@ -110,7 +108,7 @@ def test_copies_of_a_document_score_the_same(chain: Chain) -> None:
 
 
 def test_run_is_the_same_chain(chain: Chain) -> None:
-    """Every artifact of ``run`` has the name that the commands one by one gave it."""
+    """Each artifact of ``run`` has the same name as from the single commands."""
     options = ("--embedder", chain.embedder, "--scorer-model", chain.reranker, *INDEX, *FP32)
     command = ("run", chain.docs, "--queries", chain.queries, *options)
     result = mmrr(*command, "--work", chain.root / "other", "--output", chain.root / "other.trec")
@@ -176,7 +174,7 @@ def test_a_changed_instruction_changes_scores(chain: Chain) -> None:
 
 
 def test_a_checkpoint_that_changed_is_not_used_with_old_caches(chain: Chain, tmp_path: Path) -> None:
-    """Same file names and sizes, other weights: only their bytes tell."""
+    """The file names and sizes are the same, and only the bytes differ."""
     model = shutil.copytree(chain.reranker, tmp_path / "model")
     mmrr("precache", "--work", chain.work, "--scorer-model", model, *FP32, "--keep", "0.75")
     (weights,) = model.glob("*.safetensors")

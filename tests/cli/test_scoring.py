@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from mmrr.modeling.cache_streams import ahead, portions
 from mmrr.stages import rerank
-from mmrr.stages.rerank import _ahead, _portions, _together
+from mmrr.stages.rerank import _batches
 from mmrr.types import PageCache, Query
 from mmrr.workspace.tensors import PageCacheReader
 from tests.cli.chain import LAYERS, Chain
@@ -19,17 +20,15 @@ from tests.console import (
     shards,
 )
 
-# Scoring
-
 
 def test_the_cache_changes_no_score(chain: Chain) -> None:
-    """All layers, no pruning, no early exit, fp32: the stock forward's own numbers, to 1e-4."""
+    """With all layers, no pruning and no early exit, in float32: within 1e-4 of the stock forward."""
     chain.precache("--keep", "1", "--band", f"0:{LAYERS}")
     cached = run_lines(chain.rerank() / "run.trec")
     dense = run_lines(chain.rerank("--dense") / "run.trec")
     for query_id, hits in dense.items():
         assert dict(cached[query_id]) == pytest.approx(dict(hits), abs=1e-4)
-        assert len({round(score, 3) for _, score in hits}) > 1  # or the comparison would prove nothing
+        assert len({round(score, 3) for _, score in hits}) > 1  # equal scores would prove nothing
     other = run_lines(chain.rerank("--dense", "--prompt", "query-first") / "run.trec")
     assert abs(other["q1"][0][1] - dense["q1"][0][1]) > 1e-3
     narrow = run_lines(chain.root / "run.trec")
@@ -49,7 +48,7 @@ def test_the_scores_of_a_page_do_not_depend_on_the_other_candidates(chain: Chain
 
 
 def test_a_small_memory_budget_changes_no_score(chain: Chain) -> None:
-    """Page caches are then read and scored a page at a time; within 1e-5 in float32."""
+    """Page caches are read and scored one page at a time; the scores are within 1e-5 in float32."""
     whole = run_lines(chain.rerank() / "run.trec")
     for folder in ("rerank", "shards/rerank"):
         shutil.rmtree(chain.work / folder)
@@ -63,7 +62,7 @@ def test_a_small_memory_budget_changes_no_score(chain: Chain) -> None:
 
 
 def test_pages_that_stay_on_the_device_change_no_score(chain: Chain) -> None:
-    """Many queries share pages: with all of them resident, with room for some, and with none."""
+    """Queries share pages; all of these stay on the device, or some, or none."""
     runs = []
     for size in ("1GiB", "20kB", "0"):
         runs.append(run_lines(chain.rerank("--resident", size) / "run.trec"))
@@ -73,10 +72,10 @@ def test_pages_that_stay_on_the_device_change_no_score(chain: Chain) -> None:
     assert "expected a size such as 512MiB" in refused("rerank", "a", "--work", chain.work, "--resident", "some")
 
 
-def test_queries_that_share_pages_read_each_page_once_and_score_as_one_by_one(
+def test_queries_that_share_pages_read_each_page_once_and_score_the_same(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within 1e-5 in float32, whether all caches fit the memory or one at a time."""
+    """Within 1e-5 in float32, with memory for all caches and for one at a time."""
     reads: list[tuple[str, str]] = []
     read = PageCacheReader.read
 
@@ -86,8 +85,8 @@ def test_queries_that_share_pages_read_each_page_once_and_score_as_one_by_one(
 
     monkeypatch.setattr(PageCacheReader, "read", count)
     runs, pages = [], []
-    for together in (32, 1):
-        monkeypatch.setattr(rerank, "TOGETHER", together)
+    for batch in (32, 1):
+        monkeypatch.setattr(rerank, "BATCH_QUERIES", batch)
         for size in ("1GiB", "1KiB"):
             for folder in ("rerank", "shards/rerank"):
                 shutil.rmtree(chain.work / folder)
@@ -102,17 +101,17 @@ def test_queries_that_share_pages_read_each_page_once_and_score_as_one_by_one(
             assert dict(hits) == pytest.approx(dict(runs[0][query_id]), abs=1e-5)
 
 
-def test_the_order_of_reading_is_the_one_that_reads_less() -> None:
+def test_queries_are_batched_where_that_halves_the_pages_to_read() -> None:
     a, b, c = (Query(name, name) for name in "abc")
     shared = [(a, [1, 2]), (b, [2, 1])]
-    assert list(_together(shared, False)) == [shared]
-    assert list(_together(shared, True)) == [[one] for one in shared]
+    assert list(_batches(shared, False)) == [shared]
+    assert list(_batches(shared, True)) == [[one] for one in shared]
     apart = [(a, [1, 2]), (b, [3, 1]), (c, [])]
-    assert list(_together(apart, False)) == [[one] for one in apart]
-    assert list(_together([], False)) == []
+    assert list(_batches(apart, False)) == [[one] for one in apart]
+    assert list(_batches([], False)) == []
 
 
-def test_page_caches_come_in_portions_that_fit_read_ahead_in_order() -> None:
+def test_page_caches_are_read_ahead_in_portions_that_fit() -> None:
     read = []
 
     def states() -> Iterator[tuple[int, PageCache]]:
@@ -121,7 +120,7 @@ def test_page_caches_come_in_portions_that_fit_read_ahead_in_order() -> None:
             yield i, {"k": torch.full((n,), i, dtype=torch.uint8)}
 
     parts = []
-    for part in _ahead(_portions(states(), 8)):
+    for part in ahead(portions(states(), 8)):
         assert all(int(state["k"][0]) == row for row, state in part.items())
         parts.append(list(part))
     assert parts == [[0, 1], [2], [3, 4, 5]]

@@ -1,4 +1,4 @@
-"""The contract of the first stage's parts: fusion by ranks, FAISS equal to plain products, BM25 that never fails."""
+"""The parts of the first stage: FAISS gives exact products, and BM25 accepts every text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def unit_vectors(n, d, seed=0):
 
 
 def search(folder, queries, depth):
-    """Of pages and queries with one vector each."""
+    """Search pages and queries with one vector each."""
     return search_dense({"dense.faiss": folder / "dense.faiss"}, list(queries[:, None]), depth)
 
 
 def build(vectors, factory, folder):
-    """Of pages with one vector each."""
+    """Index pages with one vector each."""
     build_dense(vectors[:, None], factory, folder, several=False)
 
 
@@ -57,15 +57,15 @@ def test_an_approximate_index_leaves_out_what_it_did_not_find(tmp_path):
     (found,) = search(tmp_path, vectors[:1], 64)
     assert next(iter(found)) == 0
     plain = faiss.read_index(str(tmp_path / "dense.faiss"))
-    assert (plain.search(vectors[:1], 64)[1] >= 0).sum() < len(found) < 64  # FAISS alone looks into one list
+    assert (plain.search(vectors[:1], 64)[1] >= 0).sum() < len(found) < 64  # by default FAISS searches one list
     plain.nprobe = 8
     rows = plain.search(vectors[:1], 64)[1][0]
     assert list(found) == rows[rows >= 0].tolist()
 
 
 def test_shortened_vectors_find_and_whole_ones_score(tmp_path):
-    """What is found has its whole vectors' product within float16, as many pages are found as were asked for, and of
-    vectors that lie near a plane of fewer dimensions, as trained ones do, the best is not missed."""
+    """The scores are products of whole vectors within float16, the number of pages is as asked, and the best page is
+    found where the vectors lie near a plane of fewer dimensions, as trained vectors do."""
     rng = np.random.default_rng(0)
     plane, off = rng.standard_normal((4, 32)), 0.05 * rng.standard_normal((605, 32))
     vectors = (rng.standard_normal((605, 4)) @ plane + off).astype(np.float32)
@@ -80,7 +80,7 @@ def test_shortened_vectors_find_and_whole_ones_score(tmp_path):
 
 
 def test_more_is_rescored_than_is_asked_for(tmp_path):
-    """FAISS alone only sorts anew what shortened vectors put first."""
+    """By default FAISS rescores only as many pages as it returns."""
     vectors, queries = unit_vectors(400, 16), unit_vectors(50, 16, seed=1)
     build(vectors, "PCA4,SQ8,Refine(SQfp16)", tmp_path)
     ours = [next(iter(found)) for found in search(tmp_path, queries, 10)]
@@ -129,7 +129,7 @@ def test_the_page_with_the_words_comes_first():
 
 
 def test_scores_are_lucenes_bm25():
-    """By the formula: idf = ln(1 + (N - n + 0.5) / (n + 0.5)), tf / (tf + k1 * (1 - b + b * length / mean length))."""
+    """The formula: idf = ln(1 + (N - n + 0.5) / (n + 0.5)), tf / (tf + k1 * (1 - b + b * length / mean length))."""
     texts = ["moss moss stone", "moss", "stone stone stone stone", "harbour"]
     lengths = np.array([3, 1, 4, 1])
     tf = np.array([2, 1, 0, 0])
@@ -146,14 +146,14 @@ def test_a_query_without_a_known_word_scores_nothing(query):
     assert not scores.any()
 
 
-def test_unknown_words_beside_known_ones_change_nothing():
+def test_unknown_words_next_to_known_ones_change_nothing():
     index = TextIndex.build(PAGES)
     assert (index.scores("thesis zzzunknown") == index.scores("thesis")).all()
 
 
 @pytest.mark.parametrize("texts", [["", ""], ["the of", "!!"], [""]])
 def test_pages_without_a_word(tmp_path, texts):
-    """Scanned documents: no text layer at all."""
+    """Scanned documents have no text layer."""
     index = TextIndex.build(texts)
     index.save(tmp_path / "bm25")
     for one in (index, TextIndex.load(tmp_path / "bm25", len(texts))):

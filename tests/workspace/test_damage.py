@@ -36,7 +36,7 @@ def test_damaged_listings_are_named(workspace, damage):
 
 
 def test_a_changed_digit_in_a_listing_is_noticed(workspace):
-    """Still JSON, still a manifest: scores of a query lie in its shard's record, and nothing guarded them."""
+    """The changed listing is still valid JSON; only the checksum finds the change."""
     manifest = workspace.commit(SPEC, {"pages": 98765}, 0)
     folder = put_shard(workspace, logits={"a": 1.25})
     for path, old, new in (
@@ -64,7 +64,7 @@ def test_one_flipped_byte_anywhere_in_a_shard_is_noticed_and_the_shard_set_aside
             with pytest.raises(MmrrError, match=f"embed shard {KEY} is damaged.*run the index command again"):
                 workspace.read_shard_file("embed", KEY, "file.bin")
             assert not workspace.has_shard("embed", KEY)
-            put_shard(workspace, data=data)  # as the command would, run again
+            put_shard(workspace, data=data)  # as the command does when it runs again
             assert workspace.read_shard_file("embed", KEY, "file.bin") == data
 
 
@@ -81,7 +81,7 @@ def test_missing_files_of_a_shard(workspace):
 
 
 def test_an_artifact_whose_shard_is_gone_is_not_done(workspace):
-    """A damaged shard was set aside with "run the command again", and the command found its manifest and left."""
+    """The command must not stop at the manifest: the error told the user to run it again."""
     put_shard(workspace)
     workspace.commit(SPEC, {"shards": {"page": KEY}}, 4)
     assert workspace.done(SPEC) == workspace.find(SPEC.stage, SPEC.fingerprint)
@@ -99,17 +99,17 @@ def test_sizes_count_each_shard_once(workspace):
 
 
 def test_a_tensors_checksum_knows_its_type_and_shape():
-    """The same bytes as integers, or as another shape, are other numbers."""
+    """The same bytes with another type or shape are other numbers."""
     tensor = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     others = [tensor.view(torch.int32), tensor.view(4), tensor.T.contiguous(), tensor.clone().fill_(1)]
     assert len({checksum_tensor(one) for one in (tensor, *others)}) == 5
-    assert checksum_tensor(tensor.T) == checksum_tensor(tensor.T.contiguous())  # strides are no content
+    assert checksum_tensor(tensor.T) == checksum_tensor(tensor.T.contiguous())  # strides do not count
     assert checksum_tensor(torch.tensor(7)) != checksum_tensor(torch.tensor([7]))
     assert checksum_tensor(tensor.bfloat16()) != checksum_tensor(tensor.half())
 
 
 def test_an_artifacts_own_files_are_checked_when_read(tmp_path):
-    """A changed digit in a run is still a run: nothing but its checksum tells."""
+    """A run with a changed digit is still a valid run; only the checksum finds the change."""
     spec = Spec("retrieve", 1, {}, {"pages": "0" * 12})
     with Workspace.open(tmp_path / "w", create=True) as workspace:
 

@@ -1,4 +1,4 @@
-"""The contract of ``mmrr rm``: what is left over works as before, and nothing that was taken away stays behind."""
+"""``mmrr rm``: what is left works as before, and nothing of what was removed is left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shard(workspace, stage, digit, size=100):
 
 
 def artifact(workspace, stage, inputs=(), shards=None, variant=0):
-    """An artifact of a stage, made of other artifacts, listing shards (by default one of its own)."""
+    """An artifact that was made of other artifacts and lists shards (by default one new shard)."""
     spec = Spec(stage, 1, {"variant": variant}, {made.stage: made.fingerprint for made in inputs})
     keys = [shard(workspace, stage, f"{variant:x}")] if shards is None else shards
     content = {"documents": [{"shards": keys}]} if stage == "pages" else {"shards": {key: key for key in keys}}
@@ -59,7 +59,7 @@ def test_what_others_were_made_of_stays(workspace, chain):
     before = names(workspace)
     with pytest.raises(MmrrError, match=rf"is needed by .*{name(chain['prune'])}.*--cascade"):
         remove(workspace, [name(chain["embed"])], cascade=False)
-    with pytest.raises(MmrrError, match="needed by"):  # one that could go does not, if another cannot
+    with pytest.raises(MmrrError, match="needed by"):  # none is removed if one is needed
         remove(workspace, [name(chain["index"]), name(chain["pages"])], cascade=False)
     assert names(workspace) == before
     assert all(workspace.current(stage) for stage in chain)
@@ -94,7 +94,7 @@ def test_naming_the_whole_rest_of_a_chain_needs_no_cascade(workspace, chain):
 
 
 def test_the_ends_of_a_chain_go_first(workspace, chain, monkeypatch):
-    """In the order they were named, sources went first: an interruption would have left artifacts made of nothing."""
+    """Dependents are removed first, so that an interruption leaves no artifact without its inputs."""
     order = []
     whole = shutil.rmtree
     monkeypatch.setattr(shutil, "rmtree", lambda path, *a, **k: (order.append(path.parent.name), whole(path, *a, **k)))
@@ -114,7 +114,7 @@ def test_shards_that_another_artifact_lists_stay(workspace):
 
 
 def test_a_shard_that_all_pages_share_belongs_to_its_artifact(workspace):
-    """``precache`` lists the instruction's cache as ``shared``, apart from the pages'."""
+    """``precache`` lists the cache of the instruction as ``shared``, separate from those of the pages."""
     keys = [shard(workspace, "precache", digit) for digit in "abc"]
     spec = Spec("precache", 1, {}, {})
     manifest = workspace.commit(spec, {"shards": {"pages-key": keys[0]}, "shared": keys[1]}, 0)
@@ -123,20 +123,22 @@ def test_a_shard_that_all_pages_share_belongs_to_its_artifact(workspace):
     assert remove(workspace, [name(manifest)], cascade=False).shards == 2
 
 
-def test_a_removed_head_is_forgotten_and_others_are_not(workspace, chain):
+def test_a_removed_artifact_is_no_longer_current_and_others_stay(workspace, chain):
     newer = artifact(workspace, "prune", [chain["embed"]], variant=1)
-    remove(workspace, [name(chain["prune"])], cascade=False)  # not the head
+    remove(workspace, [name(chain["prune"])], cascade=False)  # not the current one
     assert workspace.current("prune") == newer
     remove(workspace, [name(newer)], cascade=False)
     assert workspace.current("prune") is None
     assert workspace.current("embed") == chain["embed"]
     again = workspace.commit(Spec("prune", 1, newer.config, newer.inputs), {}, 0)
     assert again.fingerprint == newer.fingerprint
-    assert workspace.current("prune") is None  # made again, it is not the head until a command says so
+    assert (
+        workspace.current("prune") is None
+    )  # an artifact that is made again is not current until a step makes it current
 
 
 def test_nothing_is_removed_while_another_command_works(workspace, chain):
-    """What it is making is not listed yet, so its shards would look like nobody's."""
+    """No artifact lists the shards of a running command yet."""
     code = """
 import sys
 from pathlib import Path
@@ -162,9 +164,9 @@ with Workspace.open(Path(sys.argv[1])):
 
 
 def test_orphans_go_without_naming_anything(workspace, chain):
-    shard(workspace, "embed", "e", 1000)  # of a command that was interrupted
+    shard(workspace, "embed", "e", 1000)  # left by an interrupted command
     workspace.damaged("embed", shard(workspace, "embed", "f", 1000), "a test says so")
-    half = workspace.root / "index" / ("d" * 12)  # of an interrupted removal
+    half = workspace.root / "index" / ("d" * 12)  # left by an interrupted removal
     half.mkdir()
     (half / "dense.faiss").write_bytes(b"x" * 1000)
     before = names(workspace)
@@ -186,16 +188,18 @@ def test_unknown_names(workspace, chain, wrong):
 
 
 def test_a_damaged_artifact_can_be_removed(workspace, chain):
-    """Its manifest's error said "remove it with: mmrr rm ...", and mmrr rm failed with the same error."""
+    """The error of a damaged manifest says to run mmrr rm, so mmrr rm must not fail with it."""
     (chain["prune"].path / "manifest.json").write_text("{")
     (chain["index"].path / "manifest.json").write_text("{")
     with pytest.raises(MmrrError, match=rf"{chain['index'].fingerprint}/manifest\.json is damaged"):
-        remove(workspace, [name(chain["prune"])], cascade=False)  # gone, but what the other lists is not known
+        remove(
+            workspace, [name(chain["prune"])], cascade=False
+        )  # removed, but the shards of the other artifact are not known
     assert not chain["prune"].path.exists()
     assert workspace.has_shard("prune", "0" * 24)
     removal = remove(workspace, [name(chain["index"])], cascade=False)
     assert removal.artifacts == [name(chain["index"])]
-    assert removal.shards == 1  # the one that only the first listed
+    assert removal.shards == 1  # only the first artifact listed it
     assert names(workspace) == {name(chain["pages"]), name(chain["embed"])}
     assert workspace.current("prune") is None
 

@@ -1,4 +1,4 @@
-"""Commands that are killed, interrupted, run at the same time, or find a cache damaged: what is finished stays."""
+"""Commands that are killed, interrupted, run together, or find damage: finished work is kept."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.console import (
 )
 
 N_DOCUMENTS = 5
-#: Tiny models are too fast to be caught at work: wait a moment before each rename, as a large page would.
-#: The shell that started the tests in the background may have told them to ignore Ctrl-C, and children inherit that.
+#: Tiny models are too fast to be interrupted, so this program waits 0.15 s before each rename.
+#: It also restores Ctrl-C: a shell that runs the tests in the background may have switched it off for its children.
 SLOWLY = """
 import signal, time
 from mmrr.workspace.store import Workspace
@@ -62,7 +62,7 @@ class Made(NamedTuple):
 
     @property
     def text_index(self) -> tuple[object, ...]:
-        """Without an embedder: no model is loaded, so the process starts in a moment."""
+        """Without an embedder, so no model is loaded and the process starts quickly."""
         return ("index", self.root / "docs", "--work", self.work, *INDEX)
 
     @property
@@ -70,7 +70,7 @@ class Made(NamedTuple):
         return ("precache", "--work", self.work, "--scorer-model", self.reranker, *FP32)
 
     def rerank(self) -> bytes:
-        """The run of all queries, written to a file."""
+        """Rerank all queries; the bytes of the run."""
         output = self.root / "run.trec"
         mmrr("rerank", "--queries", self.root / "q.jsonl", "--work", self.work, "--output", output)
         return output.read_bytes()
@@ -78,7 +78,7 @@ class Made(NamedTuple):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, tiny_embedder_path: Path) -> Made:
-    """The chain up to the run, with nothing in its way. Not to be changed."""
+    """The chain up to the run, without interruptions. Tests must not change it."""
     made = Made(tmp_path_factory.mktemp("undisturbed"), tiny_embedder_path, tiny_path)
     texts = {f"doc{i}": [f"page {n} of document {i} on tides and wind" for n in (1, 2)] for i in range(N_DOCUMENTS)}
     write_documents(made.root / "docs", **texts)
@@ -91,7 +91,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, tiny_
 
 @pytest.fixture
 def fresh(undisturbed: Made, tmp_path: Path) -> Made:
-    """The same documents and queries, and no workspace."""
+    """The same documents and queries without a workspace."""
     shutil.copytree(undisturbed.root / "docs", tmp_path / "docs")
     shutil.copy(undisturbed.root / "q.jsonl", tmp_path)
     return undisturbed._replace(root=tmp_path)
@@ -105,9 +105,9 @@ def copy(undisturbed: Made, tmp_path: Path) -> Made:
 
 @contextmanager
 def started(*args: object, alone: bool = False) -> Iterator[subprocess.Popen[str]]:
-    """A command in a process of its own, slowed down; killed if the test leaves it running.
+    """A slowed command in a separate process; it is killed if the test leaves it running.
 
-    ``alone``: it leads a group of processes, as a terminal's command does.
+    With ``alone`` it leads a process group, as a command in a terminal does.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", SLOWLY, *map(str, args)],
@@ -153,7 +153,7 @@ def test_precache_killed_half_way_goes_on_from_there(undisturbed: Made, fresh: M
     assert {name: after[name] for name in finished} == finished
     assert shards(fresh.work, "precache") == shards(undisturbed.work, "precache")
     assert fresh.rerank() == (undisturbed.root / "run.trec").read_bytes()
-    assert not [path for path in (fresh.work / "tmp").rglob("*") if path.is_file()]  # the half-written shard went
+    assert not [path for path in (fresh.work / "tmp").rglob("*") if path.is_file()]  # the unfinished shard was removed
 
 
 @pytest.mark.parametrize("stage", ["pages", pytest.param("embed", marks=pytest.mark.slow)])
@@ -189,7 +189,7 @@ def test_processes_that_render_end_with_a_killed_command(fresh: Made) -> None:
 
 
 def assert_all_end(processes: list[str]) -> None:
-    """Within 20 seconds."""
+    """Wait up to 20 seconds for these processes to end."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(is_running(pid) for pid in processes):
         time.sleep(0.05)
@@ -197,7 +197,7 @@ def assert_all_end(processes: list[str]) -> None:
 
 
 def assert_stopped(process: subprocess.Popen[str]) -> None:
-    """By Ctrl-C: its own exit code, and one line that says so."""
+    """Ctrl-C gives exit code 130 and one line."""
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert stdout == ""
@@ -228,7 +228,7 @@ def test_an_interrupt_is_one_line_and_exit_code_130(undisturbed: Made, fresh: Ma
 
 
 def test_an_interrupt_while_rendering_is_one_line_too(fresh: Made) -> None:
-    """Ctrl-C reaches every process of the terminal's group, the ones that draw pages included."""
+    """Ctrl-C reaches every process of the group, and so the processes that render."""
     with started(*fresh.text_index, "--workers", "2", alone=True) as process:
         wait_until(lambda: shards(fresh.work, "pages"), process)
         os.killpg(process.pid, signal.SIGINT)
@@ -271,7 +271,7 @@ def test_nothing_is_removed_under_a_command_at_work(fresh: Made) -> None:
 
 
 def test_one_changed_byte_in_a_cache_is_noticed_and_mended(copy: Made) -> None:
-    """In the second half of the file: a check of its head or its size would not see it."""
+    """The byte is in the second half of the file, and the size stays the same."""
     run = (copy.root / "run.trec").read_bytes()
     (cached,) = copy.work.glob("precache/*")
     key = next(iter(manifest(cached)["content"]["shards"].values()))
@@ -301,7 +301,7 @@ def test_one_changed_byte_in_a_cache_is_noticed_and_mended(copy: Made) -> None:
 @pytest.mark.parametrize("stage", ["pages", "embed", "prune"])
 @pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
 def test_damage_further_up_is_noticed_and_mended_by_the_commands(copy: Made, stage: str, harm: str) -> None:
-    """The messages name a command; run, it repairs. Then new caches of the repaired data give the old scores."""
+    """The command in the message repairs the damage; new caches of the repaired data give the old scores."""
     name = {"pages": "0002.png", "embed": "embeddings.safetensors", "prune": "keep.safetensors"}[stage]
     path = sorted((copy.work / "shards" / stage).glob(f"*/{name}"))[0]
     data = path.read_bytes()

@@ -1,6 +1,6 @@
-"""The contract of the workspace: a name says everything a thing depends on, and a crash leaves the old or the new.
+"""The workspace: names depend on everything that a result depends on, and a crash leaves the old or the new state.
 
-Crashes here are real: subprocesses that are killed in the middle of a commit, and others that commit the same thing.
+The tests kill subprocesses in the middle of a commit, and run several that commit the same artifact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmrr.workspace.files import HashCache, canonical_json, digest, write_atomic
 from mmrr.workspace.store import Spec, Workspace
 from tests.workspace.helpers import KEY, SPEC, files_in
 
-#: Every process of a test starts with these lines.
+#: The first lines of each subprocess.
 PROLOGUE = """
 import os, signal, sys, time
 from pathlib import Path
@@ -40,7 +40,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def run_together(processes: list[subprocess.Popen[str]], root: Path) -> None:
-    """Let them go at one moment, when all have said that they are ready; all must succeed."""
+    """Start the processes together, when all are ready. All of them must succeed."""
     deadline = time.monotonic() + 60
     while len(list(root.glob("ready-*"))) < len(processes) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -70,7 +70,7 @@ def run_together(processes: list[subprocess.Popen[str]], root: Path) -> None:
 def test_every_hashed_field_changes_the_fingerprint(changed):
     other = dataclasses.replace(SPEC, **changed)
     assert other.fingerprint != SPEC.fingerprint
-    if "inputs" not in changed:  # a shard names its own inputs, not the artifact's
+    if "inputs" not in changed:  # a shard's key depends on its own inputs
         assert other.shard_key("x") != SPEC.shard_key("x")
 
 
@@ -96,7 +96,7 @@ def test_provenance_is_recorded_and_names_nothing(workspace):
     assert {"mmrr", "python", "platform", "created"} <= set(first.provenance)
     assert first.fingerprint == SPEC.fingerprint
     second = workspace.commit(SPEC, {}, 0, {"seconds": 2})
-    assert second == first  # the artifact was there: nothing is written over it
+    assert second == first  # a committed artifact is never overwritten
 
 
 @pytest.mark.parametrize("value", [{1, 2}, b"bytes", Path("x"), object(), 1j, torch.tensor(1), {1: "a"}, [{None: 1}]])
@@ -106,7 +106,7 @@ def test_what_is_not_json_has_no_name(value):
 
 
 def test_integer_keys_are_refused():
-    """json.dumps writes {1: 2} as {"1": 2}: two configurations would have shared one fingerprint."""
+    """json.dumps writes {1: 2} as {"1": 2}, so two configurations would share a fingerprint."""
     with pytest.raises(TypeError, match="key 1"):
         digest({"layers": {1: 2}})
 
@@ -187,7 +187,7 @@ def test_a_killed_process_leaves_nothing_readable_and_the_next_sweeps_the_rest(r
     process = start(KILLED[moment], root)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, stderr
-    assert any(name.endswith("half") for name in files_in(root / "tmp"))  # it did die in the middle
+    assert any(name.endswith("half") for name in files_in(root / "tmp"))  # it died in the middle of the work
     with Workspace.open(root) as workspace:
         assert workspace.artifacts() == []
         assert not workspace.has_shard("embed", KEY)
@@ -195,8 +195,8 @@ def test_a_killed_process_leaves_nothing_readable_and_the_next_sweeps_the_rest(r
     assert files_in(root) == ["mmrr.json"]
 
 
-def test_a_killed_head_update_leaves_the_old_head_and_its_rest_goes_in_time(root):
-    """The text written aside lies beside head.json, not in the process's own folder: nothing swept it."""
+def test_a_killed_update_of_what_is_current_leaves_the_old_state(root):
+    """The temporary file is next to head.json, so the sweep of scratch folders does not remove it."""
     with Workspace.open(root) as workspace:
         workspace.set_current(workspace.commit(SPEC, {}, 0))
     code = """
@@ -210,7 +210,7 @@ def test_a_killed_head_update_leaves_the_old_head_and_its_rest_goes_in_time(root
     (rest,) = root.glob(".head.json.*")
     with Workspace.open(root) as workspace:
         assert workspace.current("embed").fingerprint == SPEC.fingerprint
-        assert rest.exists()  # it may be a living command's
+        assert rest.exists()  # it may belong to a running command
     os.utime(rest, (time.time() - 7200,) * 2)
     with Workspace.open(root):
         assert not rest.exists()
@@ -243,7 +243,7 @@ def test_a_living_processs_files_are_not_swept(root):
 
 
 def test_a_folder_without_manifest_does_not_exist_and_does_not_stand_in_the_way(workspace):
-    """An interrupted removal leaves such a folder."""
+    """An interrupted removal leaves a folder without a manifest."""
     left = workspace.root / "embed" / SPEC.fingerprint
     left.mkdir(parents=True)
     (left / "run.trec").write_text("old")
@@ -253,7 +253,7 @@ def test_a_folder_without_manifest_does_not_exist_and_does_not_stand_in_the_way(
     assert files_in(left) == ["manifest.json"]
 
 
-# At once
+# Concurrent processes
 
 
 def test_two_processes_committing_the_same_things_both_succeed_with_one_result(root):
@@ -282,8 +282,8 @@ def test_two_processes_committing_the_same_things_both_succeed_with_one_result(r
 
 
 def test_commands_that_make_and_open_one_workspace_at_once_all_succeed(tmp_path):
-    """One took the other's first folder for somebody's files; and a sweep held a newly made lock for a moment, upon
-    which its owner gave up."""
+    """A command must accept the files of another command that makes the same workspace, and wait for a sweep that
+    holds its lock for a moment."""
     code = """
         import multiprocessing
         def work(i):
@@ -304,8 +304,8 @@ def test_commands_that_make_and_open_one_workspace_at_once_all_succeed(tmp_path)
 
 
 @pytest.mark.slow
-def test_head_updates_of_two_processes_are_not_lost(root):
-    """Each moves its own head back and forth; an update lost to the other's older reading would show at once."""
+def test_updates_of_what_is_current_by_two_processes_are_not_lost(root):
+    """Each process moves the current artifact of its own stage 200 times; no update is lost."""
     code = """
         stage = sys.argv[2]
         with Workspace.open(root) as workspace:
@@ -358,7 +358,7 @@ def test_an_empty_folder_becomes_a_workspace_and_stays_one(tmp_path):
 
 
 def test_a_workspace_whose_making_was_killed_can_be_made(tmp_path):
-    """The text written aside counted as somebody's file."""
+    """The temporary file of a killed command does not make the folder someone else's."""
     (tmp_path / ".mmrr.json.0123abcd").write_text("{")
     with Workspace.open(tmp_path, create=True):
         pass
@@ -404,7 +404,7 @@ def test_the_hash_cache_reads_a_file_once(tmp_path):
     before = HashCache(tmp_path / "hashes.json").sha256(path)
     times = path.stat().st_mtime_ns
     path.write_bytes(b"two")
-    os.utime(path, ns=(times, times))  # as if it had not changed: only a reader would notice
+    os.utime(path, ns=(times, times))  # the same time and size, so only reading the file shows the change
     assert HashCache(tmp_path / "hashes.json").sha256(path) == before
 
 

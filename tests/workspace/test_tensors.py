@@ -1,4 +1,4 @@
-"""The contract of shard files: what is read is what was written, or it is an error and the shard is set aside."""
+"""Shard files: reading gives what was written, or an error, and the damaged shard is set aside."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def states_of(pages=("0003", "0004")):
-    """Two layers, two heads; the pages differ in length, and in nothing they should share."""
+def caches_of(pages=("0003", "0004")):
+    """Page caches with two layers and two heads; the pages differ in length."""
     return {
         page: {
             "k": random(2, 2, 3 + i, 4, seed=i).bfloat16(),
@@ -44,9 +44,9 @@ def states_of(pages=("0003", "0004")):
     }
 
 
-def put_states(workspace, states):
+def put_caches(workspace, caches):
     folder = workspace.scratch()
-    record = write_page_caches(folder, states)
+    record = write_page_caches(folder, caches)
     workspace.commit_shard("precache", KEY, folder, record)
     return workspace.shard("precache", KEY) / FILE
 
@@ -69,7 +69,7 @@ def flip(path, position):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_embeddings_come_back_by_page_number(workspace, dtype):
-    """However many vectors each page has."""
+    """Pages with different numbers of vectors."""
     written = {
         number: Embedding(random(n, 8, seed=number).to(dtype), random(h * w, seed=20 + number).abs(), (h, w))
         for number, n, h, w in ((17, 1, 2, 3), (18, 5, 4, 1), (30, 2, 1, 1))
@@ -118,49 +118,49 @@ def test_a_damaged_embedding_or_keep_is_an_error(workspace, stage, read):
 
 
 def test_states_come_back_as_they_were_down_to_the_type(workspace):
-    states = states_of()
-    put_states(workspace, states)
+    caches = caches_of()
+    put_caches(workspace, caches)
     reader = PageCacheReader(workspace)
     for page in ("0004", "0003", "0004"):
-        assert same(reader.read(KEY, page), states[page])
-    assert not same(states["0003"], states["0004"])
+        assert same(reader.read(KEY, page), caches[page])
+    assert not same(caches["0003"], caches["0004"])
 
 
 def test_more_shards_than_stay_open(workspace):
-    """The reader keeps 64 files open; those it closed are opened again."""
-    states = {}
+    """The reader keeps at most 64 files open, and opens a closed file again."""
+    caches = {}
     for i in range(70):
-        state = {"0001": {"k": torch.full((1, 2), float(i))}}
+        cache = {"0001": {"k": torch.full((1, 2), float(i))}}
         folder = workspace.scratch()
-        workspace.commit_shard("precache", f"{i:024x}", folder, write_page_caches(folder, state))
-        states[f"{i:024x}"] = state["0001"]
+        workspace.commit_shard("precache", f"{i:024x}", folder, write_page_caches(folder, cache))
+        caches[f"{i:024x}"] = cache["0001"]
     reader = PageCacheReader(workspace)
-    for key in (*states, *reversed(states)):
-        assert same(reader.read(key, "0001"), states[key])
+    for key in (*caches, *reversed(caches)):
+        assert same(reader.read(key, "0001"), caches[key])
     assert len(reader._open) == 64
 
 
 def test_a_flipped_byte_in_the_second_half_is_an_error_for_the_page_it_is_of(workspace):
-    """A page's own tensors are checked, not the file: a query reads the pages it needs and no others."""
-    states = states_of()
-    path = put_states(workspace, states)
+    """Only the tensors of the page are checked, because a query reads only the pages that it needs."""
+    caches = caches_of()
+    path = put_caches(workspace, caches)
     flip(path, path.stat().st_size - 1)
-    wrong = [page for page in states if not _reads(workspace, page, states)]
+    wrong = [page for page in caches if not _reads(workspace, page, caches)]
     assert len(wrong) == 1
     assert not workspace.has_shard("precache", KEY)
     assert len(list(path.parent.parent.glob(f"{KEY}.damaged-*"))) == 1
-    put_states(workspace, states)  # as the precache command would, run again
-    assert all(_reads(workspace, page, states) for page in states)
+    put_caches(workspace, caches)  # as the precache command does when it runs again
+    assert all(_reads(workspace, page, caches) for page in caches)
 
 
-def _reads(workspace, page, states):
-    """Whether a page reads as it was written; if not, it must be an error that says what to run."""
+def _reads(workspace, page, caches):
+    """Whether a page reads as it was written; if not, the error must name the command to run."""
     try:
-        state = PageCacheReader(workspace).read(KEY, page)
+        cache = PageCacheReader(workspace).read(KEY, page)
     except MmrrError as error:
         message = str(error)
     else:
-        assert same(state, states[page]), "damage went unnoticed"
+        assert same(cache, caches[page]), "damage went unnoticed"
         return True
     assert f"precache shard {KEY} is damaged" in message
     assert "run the precache command again" in message
@@ -168,18 +168,18 @@ def _reads(workspace, page, states):
 
 
 def test_every_byte_of_the_values_is_guarded(workspace):
-    states = states_of(("0001",))
-    path = put_states(workspace, states)
+    caches = caches_of(("0001",))
+    path = put_caches(workspace, caches)
     for position in range(header_length(path), path.stat().st_size):
         flip(path, position)
-        assert not _reads(workspace, "0001", states), position
-        path = put_states(workspace, states)
+        assert not _reads(workspace, "0001", caches), position
+        path = put_caches(workspace, caches)
 
 
 def test_no_byte_of_the_header_changes_what_is_read(workspace):
-    """A type in the header that says I32 for F32 left every byte of the values, and so their checksum, as it was."""
-    states = {"0001": {"k": random(2, 3), "v": random(2, 3, seed=1).half(), "n": torch.tensor([3, 4])}}
-    path = put_states(workspace, states)
+    """I32 in place of F32 in the header changes no byte of the values, so the checksum covers the type."""
+    caches = {"0001": {"k": random(2, 3), "v": random(2, 3, seed=1).half(), "n": torch.tensor([3, 4])}}
+    path = put_caches(workspace, caches)
     noticed = 0
     for position in range(header_length(path)):
         for bits in (0x01, 0x0F):  # 'F' ^ 0x0F == 'I'
@@ -187,18 +187,18 @@ def test_no_byte_of_the_header_changes_what_is_read(workspace):
             data[position] ^= bits
             path.write_bytes(data)
             try:
-                assert same(PageCacheReader(workspace).read(KEY, "0001"), states["0001"]), position
+                assert same(PageCacheReader(workspace).read(KEY, "0001"), caches["0001"]), position
             except MmrrError:
                 noticed += 1
             folder = workspace.shard("precache", KEY)
             if folder.exists():
                 workspace.damaged("precache", KEY, "make room")
-            path = put_states(workspace, states)
-    assert noticed > header_length(path)  # of the padding's bytes some change nothing
+            path = put_caches(workspace, caches)
+    assert noticed > header_length(path)  # some bytes of the padding change nothing
 
 
 def test_a_type_changed_in_the_header_is_noticed(workspace):
-    path = put_states(workspace, {"0001": {"k": random(2, 3)}})
+    path = put_caches(workspace, {"0001": {"k": random(2, 3)}})
     data = path.read_bytes()
     assert data.count(b'"F32"') == 1
     path.write_bytes(data.replace(b'"F32"', b'"I32"'))
@@ -208,67 +208,67 @@ def test_a_type_changed_in_the_header_is_noticed(workspace):
 
 @pytest.mark.parametrize("left", [0, 7, 100, -1])
 def test_a_truncated_file_is_an_error(workspace, left):
-    states = states_of()
-    path = put_states(workspace, states)
+    caches = caches_of()
+    path = put_caches(workspace, caches)
     path.write_bytes(path.read_bytes()[:left])
-    assert not _reads(workspace, "0003", states)
+    assert not _reads(workspace, "0003", caches)
     assert not workspace.has_shard("precache", KEY)
 
 
 def test_a_missing_file_is_an_error(workspace):
-    states = states_of()
-    put_states(workspace, states).unlink()
-    assert not _reads(workspace, "0003", states)
+    caches = caches_of()
+    put_caches(workspace, caches).unlink()
+    assert not _reads(workspace, "0003", caches)
     assert not workspace.has_shard("precache", KEY)
     with pytest.raises(MmrrError, match=f"shard precache/{KEY} is gone.*run the precache command again"):
         PageCacheReader(workspace).read(KEY, "0003")
 
 
 def test_a_page_that_is_not_there_is_an_error(workspace):
-    put_states(workspace, states_of())
+    put_caches(workspace, caches_of())
     with pytest.raises(MmrrError, match="has no page 0009"):
         PageCacheReader(workspace).read(KEY, "0009")
 
 
 def test_a_reader_that_met_damage_reads_the_new_shard(workspace):
-    states = states_of()
-    path = put_states(workspace, states)
+    caches = caches_of()
+    path = put_caches(workspace, caches)
     flip(path, path.stat().st_size - 1)
     reader = PageCacheReader(workspace)
     with pytest.raises(MmrrError, match="checksum"):
-        list(map(reader.read, [KEY] * 2, states))
-    put_states(workspace, states)
-    for page in states:
-        assert same(reader.read(KEY, page), states[page])
+        list(map(reader.read, [KEY] * 2, caches))
+    put_caches(workspace, caches)
+    for page in caches:
+        assert same(reader.read(KEY, page), caches[page])
 
 
 class Counting:
-    """A reader that notes what it is asked for."""
+    """A reader that records its calls."""
 
-    def __init__(self, states):
-        self.states, self.asked = states, []
+    def __init__(self, caches):
+        self.caches, self.calls = caches, []
 
     def read(self, key, page):
-        self.asked.append(page)
-        return self.states[page]
+        self.calls.append(page)
+        return self.caches[page]
 
 
 def test_resident_pages_are_read_once_and_the_one_used_longest_ago_goes_first():
-    states = states_of(("a", "b", "c"))
-    size = max(sum(tensor.nbytes for tensor in state.values()) for state in states.values())
-    files = Counting(states)
+    caches = caches_of(("a", "b", "c"))
+    size = max(sum(tensor.nbytes for tensor in cache.values()) for cache in caches.values())
+    files = Counting(caches)
     resident = Resident(files, torch.device("cpu"), 2 * size)
     for page in "abaacab":
-        assert same(resident.read(KEY, page), states[page])
-    assert files.asked == ["a", "b", "c", "b"]
+        assert same(resident.read(KEY, page), caches[page])
+    assert files.calls == ["a", "b", "c", "b"]
     kept = resident.read(KEY, "b")
-    assert all(kept[name].data_ptr() != states["b"][name].data_ptr() for name in kept)
+    assert all(kept[name].data_ptr() != caches["b"][name].data_ptr() for name in kept)
 
 
 @pytest.mark.parametrize("room", [0, 100])
 def test_pages_that_do_not_fit_are_read_every_time(room):
-    files = Counting(states_of(("a",)))
+    files = Counting(caches_of(("a",)))
     resident = Resident(files, torch.device("cpu"), room)
     resident.read(KEY, "a")
     resident.read(KEY, "a")
-    assert files.asked == ["a", "a"]
+    assert files.calls == ["a", "a"]

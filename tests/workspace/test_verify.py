@@ -1,4 +1,4 @@
-"""The contract of ``mmrr verify``: every kind of damage is named with the command that mends it, and then mended."""
+"""``mmrr verify`` names every kind of damage with the command that repairs it, and the command repairs it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def one(root: Path, pattern: str) -> Path:
 
 
 def test_a_whole_workspace_and_its_scores(root: Path) -> None:
-    """Cached scores against forwards that use no cache, within 1e-4 in float32, pruned as the caches are."""
+    """Scores from pruned caches are within 1e-4 in float32 of forwards over the same tokens without a cache."""
     told = json.loads(mmrr("verify", "--work", root / "work", "--rescore", "4", "--json").stdout)
     assert told["problems"] == []
     assert told["shards"] >= 6
@@ -80,7 +80,7 @@ def test_damage_is_named_and_mended_by_the_command_named(
 
 
 def test_a_shard_of_another_artifact_is_noticed(root: Path, tiny_path: Path) -> None:
-    """Whole in itself, in the wrong place: its page caches are not those that were recorded."""
+    """The file is whole and belongs to another shard."""
     mmrr("precache", "--work", root / "work", "--scorer-model", tiny_path, "--keep", "0.25", *FP32)
     first, *_, other = sorted((root / "work" / "shards" / "precache").glob("*/states.safetensors"))
     assert first.read_bytes() != other.read_bytes()
