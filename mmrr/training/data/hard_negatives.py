@@ -129,9 +129,7 @@ def write(workspace: Workspace, mining: MiningResult, folder: Path, progress: Pr
         for name, page in images.items():
             target = folder / name
             if not target.exists():
-                aside = target.with_suffix(".new")
-                aside.write_bytes(read_image_file(workspace, page))
-                aside.replace(target)
+                write_atomically(target, read_image_file(workspace, page))
             advance(1)
     write_atomically(folder / PAIRS, "".join(lines))
     return folder / PAIRS
