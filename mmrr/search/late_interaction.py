@@ -45,7 +45,7 @@ def write_rows(pages: Iterable[NDArray[np.float32]], path: Path) -> NDArray[np.i
 
 
 def read_rows(path: Path, *, mapped: bool = False) -> NDArray[Any]:
-     """A NumPy file of rows. ``mapped``: rows are read from the disk on access. Raises MmrrError if it is damaged."""
+    """A NumPy file of rows. ``mapped``: rows are read from the disk on access. Raises MmrrError if it is damaged."""
     try:  # "c" is read-only on disk like "r", but torch accepts the array
         rows: NDArray[Any] = np.asarray(np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
