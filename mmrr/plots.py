@@ -1,6 +1,6 @@
-"""Figures: a page with its kept tokens, the curves of a training log.
+"""Figures: a page with its kept tokens, and the curves of a training log.
 
-Knows images and numbers, not workspaces or models.
+This module knows images and numbers, but no workspace and no models.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from PIL import Image
 from mmrr.errors import MmrrError
 from mmrr.types import KeptTokens
 
-#: How much of a dropped token's ink is left, and the paper it fades into.
-_LEFT, _PAPER = 0.18, (236, 238, 244)
+#: Opacity of a dropped token, and the colour of the paper behind it.
+_OPACITY, _PAPER = 0.18, (236, 238, 244)
 
 
-def kept_tokens(image: Image.Image, keep: KeptTokens) -> Image.Image:
-    """The page (RGB, any size) with every token that is not kept faded out."""
-    rows, columns = keep.grid
+def kept_tokens(image: Image.Image, kept: KeptTokens) -> Image.Image:
+    """The page (RGB, any size) with all dropped tokens faded out."""
+    rows, columns = kept.grid
     mask = np.zeros(rows * columns, dtype=np.uint8)
-    mask[keep.indices.numpy()] = 255
+    mask[kept.indices.numpy()] = 255
     shown = Image.fromarray(mask.reshape(rows, columns)).resize(image.size, Image.Resampling.NEAREST)
-    faded = Image.blend(Image.new("RGB", image.size, _PAPER), image.convert("RGB"), _LEFT)
+    faded = Image.blend(Image.new("RGB", image.size, _PAPER), image.convert("RGB"), _OPACITY)
     return Image.composite(image.convert("RGB"), faded, shown)
 
 
-_COLUMNS, _WIDTH, _HEIGHT = 3, 4.2, 2.8  # of panels, in inches
-#: What a log says of each step that is no curve, or says nothing new.
+_COLUMNS, _WIDTH, _HEIGHT = 3, 4.2, 2.8  # columns of panels; size of a panel in inches
+#: Keys of a log record that are not drawn: the step itself, and constants.
 _SKIPPED = ("step", "steps", "s_per_step")
-_SMOOTHED = 60  # points; more are drawn pale, with their running mean over them
+_SMOOTHED = 60  # a curve with more points is drawn pale, with its running mean
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a line cut short by a kill is left out. Raises MmrrError if there is none."""
+    """The records of a log. A line that a kill cut short is left out. Raises MmrrError if there is no record."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -51,21 +51,22 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and "step" in record:
             records.append(record)
     if not records:
-        raise MmrrError(f"{path} has no record of a step yet")
+        raise MmrrError(f"{path} has no record with a step; expected the log of a training that has run some steps")
     return records
 
 
+# Any: matplotlib is optional, so its types are not available.
 def new_figure(**options: Any) -> Any:
     """A matplotlib figure. Raises MmrrError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MmrrError("drawing needs matplotlib; run: pip install 'mmrr[train]'") from error
+        raise MmrrError("figures need matplotlib, which is not installed; run: pip install 'mmrr[train]'") from error
     return Figure(**options)
 
 
 def draw_curves(log: Path, picture: Path) -> Path:
-    """One panel a number over the steps, as PNG. Raises MmrrError if matplotlib is not installed."""
+    """Draw one panel per number in the log over the steps, as PNG. Raises MmrrError if matplotlib is not installed."""
     records = read_log(log)
     names = list(dict.fromkeys(name for record in records for name in record if name not in _SKIPPED))
     curves = {name: _curve(records, name) for name in names}
@@ -97,7 +98,7 @@ def _curve(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
 
 
 def _running_mean(values: list[float], window: int) -> list[float]:
-    """Over the ``window`` values up to each."""
+    """The mean of the last ``window`` values at each place."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)

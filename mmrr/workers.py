@@ -1,6 +1,6 @@
-"""Helper processes: how they begin and end, and a stage's work shared out among several devices.
+"""Helper processes: their start and end, and the distribution of a stage's tasks over devices.
 
-Those that draw pages begin here too, so torch is imported only where a model is run.
+Processes that render pages also start here, so torch is imported only where a model runs.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 from mmrr.errors import MmrrError
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
     import torch
 
-#: Does one task from beginning to end, telling of every page when it is done.
+#: Does one task (Any: each stage has its own type) and reports the number of pages done.
 Work = Callable[[Any, Callable[[int], None]], None]
-#: Loads a model on a device and says how a task is done with it.
+#: Loads a model on a device and returns the function that does a task with it.
 Load = Callable[["torch.device"], Work]
 
 
 def start_worker() -> None:
-    """Make this process a helper of another: it ends when that one does, killed or not, and leaves Ctrl-C to it."""
+    """Make this process a helper: it ends when its parent ends or is killed, and it ignores Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -41,38 +43,42 @@ def start_worker() -> None:
 
 
 class Pool(ProcessPoolExecutor):
-    """Helper processes, which leave Ctrl-C to the one that started them from their first moment."""
+    """Helper processes that ignore Ctrl-C from their start on. The parent handles it."""
 
     def __init__(self, n: int, begin: Callable[..., None] = start_worker, *args: Any) -> None:
-        """Each is begun with ``begin(*args)``. Spawned: a forked one would inherit locks, and could not use CUDA."""
+        """``begin(*args)`` runs first in each process. Processes are spawned, because a forked process would inherit
+        locks and could not use CUDA.
+        """
         super().__init__(n, multiprocessing.get_context("spawn"), begin, args)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        with _interrupts_wait():
+        with _deferred_interrupts():
             return super().submit(*args, **kwargs)
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C counts when the block is over, and processes started in it never see one."""
+def _deferred_interrupts() -> Iterator[None]:
+    """Delay Ctrl-C until the block ends. Processes that start in the block inherit a mask and never get it."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    came: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))  # another thread may take the signal
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what a new process inherits
+    received: list[int] = []
+    handler = signal.signal(
+        signal.SIGINT, lambda number, _: received.append(number)
+    )  # another thread may get the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # new processes inherit the mask
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
 @contextmanager
 def helpers(n: int, begin: Callable[..., None] = start_worker, *args: Any) -> Iterator[Pool]:
-    """A ``Pool`` that an error or Ctrl-C ends in the middle of what it does."""
+    """A ``Pool`` whose processes are terminated on an error or Ctrl-C, even in the middle of a task."""
     others = set(multiprocessing.active_children())
     pool = Pool(n, begin, *args)
     try:
@@ -91,10 +97,10 @@ def on_devices(
     tasks: Sequence[Any],
     progress: AbstractContextManager[Callable[[int], None]],
 ) -> float:
-    """Do the tasks: with one device here, with several in a process each, which takes a task when it is free.
+    """Do the tasks. One device: in this process. Several: in one process for each, which takes a task when it is free.
 
-    For several devices ``load`` and the tasks are pickled, and ``progress`` hears of a task's pages when all of it is
-    done. Returns the seconds it took; loading is not in it where there is one device. Raises MmrrError if a process
+    With several devices, ``load`` and the tasks are pickled, and ``progress`` gets the pages of a task when the whole
+    task is done. Returns the time in seconds, without loading if there is one device. Raises MmrrError if a process
     dies.
     """
     devices = devices[: len(tasks)]
@@ -106,39 +112,50 @@ def on_devices(
                 work(task, advance)
         return time.perf_counter() - started
     started = time.perf_counter()
-    free = multiprocessing.get_context("spawn").SimpleQueue()
+    free_devices = multiprocessing.get_context("spawn").SimpleQueue()
     for device in devices:
-        free.put(device)
-    with progress as advance, helpers(len(devices), _begin, load, free, len(devices)) as pool:
+        free_devices.put(device)
+    with progress as advance, helpers(len(devices), _start_device_process, load, free_devices, len(devices)) as pool:
         try:
-            for done in as_completed([pool.submit(_do, task) for task in tasks]):
+            for done in as_completed([pool.submit(_run_task, task) for task in tasks]):
                 advance(done.result())
         except BrokenProcessPool:
             raise MmrrError(
-                f"the process of one of the devices ({', '.join(map(str, devices))}) died, perhaps for want of memory; "
-                "the same command goes on from here: try it with fewer of them in --device"
+                f"the process of one of the devices ({', '.join(map(str, devices))}) died, perhaps because memory ran "
+                "out; run the same command again, with fewer devices in --device: finished work is kept"
             ) from None
     return time.perf_counter() - started
 
 
-def _begin(*of_process: Any) -> None:
+class _DeviceProcess:
+    """The state of one device's process: the model, loaded for the first task."""
+
+    def __init__(self, load: Load, free_devices: SimpleQueue[torch.device], n_processes: int) -> None:
+        self._load, self._free_devices, self._n_processes = load, free_devices, n_processes
+        self._work: Work | None = None
+
+    def run(self, task: Any) -> int:
+        """Do a task. Returns its number of pages."""
+        if self._work is None:
+            import torch
+
+            torch.set_num_threads(max(1, torch.get_num_threads() // self._n_processes))
+            self._work = self._load(self._free_devices.get())
+        pages: list[int] = []
+        self._work(task, pages.append)
+        return sum(pages)
+
+
+#: Set by ``_start_device_process`` in a device's process only: tasks arrive as calls of a module function.
+_device_process: _DeviceProcess | None = None
+
+
+def _start_device_process(load: Load, free_devices: SimpleQueue[torch.device], n_processes: int) -> None:
+    global _device_process
     start_worker()
-    _OF_PROCESS.extend(of_process)
+    _device_process = _DeviceProcess(load, free_devices, n_processes)
 
 
-def _do(task: Any) -> int:
-    """In a device's process: load the model for the first task, do it, and count its pages."""
-    if len(_OF_PROCESS) > 1:
-        import torch
-
-        load, free, n_processes = _OF_PROCESS
-        torch.set_num_threads(max(1, torch.get_num_threads() // n_processes))
-        _OF_PROCESS[:] = [load(free.get())]
-    (work,) = _OF_PROCESS
-    pages: list[int] = []
-    work(task, pages.append)
-    return sum(pages)
-
-
-#: What ``_begin`` left for ``_do``; then the work alone.
-_OF_PROCESS: list[Any] = []
+def _run_task(task: Any) -> int:
+    assert _device_process is not None
+    return _device_process.run(task)

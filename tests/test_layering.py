@@ -26,7 +26,7 @@ ONLY_IN = {
     "matplotlib": {"mmrr.plots"},
     "pdf2image": {"mmrr.documents.rendering"},
     "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
-    "datasets": set(),
+    "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
     "filelock": {"mmrr.workspace.store", "mmrr.training"},

@@ -1,10 +1,10 @@
-"""Documents as people keep them: find the files and say whether they open.
+"""Find the documents in files and folders, and check whether they open.
 
-Knows PDF and image files. Knows nothing of drawing pages (:mod:`mmrr.documents.rendering`), workspaces, models or
-the command line.
+This module knows PDF and image files. It does not draw pages (:mod:`mmrr.documents.rendering`) and knows no workspace,
+models or command line.
 
-Every function may run in several processes at once; PDFium is not thread-safe, so never in two threads
-of one process.
+Every function may run in several processes at the same time, but not in two threads of one process, because PDFium is
+not thread-safe.
 """
 
 from __future__ import annotations
@@ -30,51 +30,52 @@ Kind = Literal["pdf", "image", "images"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8")
-# Only these hold pages; the second image of a phone's JPEG is a preview, that of a WebP or PNG an animation.
+# Only in these formats are further images pages. In a phone's JPEG they are previews, in WebP and PNG animations.
 PAGED_SUFFIXES = frozenset({".tif", ".tiff", ".gif"})
 PAGED_FORMATS = frozenset({"TIFF", "GIF"})
-# Pillow opens nothing else: it would run Ghostscript on a PostScript file.
+# Pillow opens only these: for a PostScript file, it would run Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One document of a collection, found but not opened."""
+    """A document that was found but not opened."""
 
     doc_id: str
-    path: Path  # absolute; a file, or for ``images`` a folder of page images
+    path: Path  # absolute: a file, or a folder of page images if ``kind`` is ``images``
     kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Whether a document opens: ``ok``, ``password_required``, ``corrupt``, ``empty`` (0 bytes), ``no_pages``,
-    ``not_a_document`` or ``unreadable`` (permission, input/output)."""
+    """Whether a document opens."""
 
+    #: ``ok``, ``password_required``, ``corrupt``, ``empty`` (0 bytes), ``no_pages``, ``not_a_document`` or
+    #: ``unreadable`` (permission or input/output error)
     status: str
     n_pages: int
-    detail: str  # one line for people, "" when ok
+    detail: str  # one line for people, "" if ok
 
 
-# Finding
+# Discovery
 
 
 def find_sources(inputs: Sequence[Path], known: Mapping[str, str] | None = None) -> list[Source]:
-    """Find the documents named by files and folders; folders are searched recursively, hidden entries skipped.
+    """Find the documents in files and folders. Folders are searched recursively; hidden entries are skipped.
 
-    PDF and image files are documents. A folder of images with no PDF and no subfolder is one document, its images in
-    natural order are the pages. Other files are ignored in a folder, but kept if given themselves, for
-    :func:`inspect` to report. A file reached twice counts once.
+    PDF and image files are documents. A folder with images, no PDF and no subfolder is one document; its pages are the
+    images in natural order. Other files in a folder are ignored. Other files that are given themselves are kept, so
+    that :func:`inspect` reports them. A file that is found twice counts once.
 
-    ``doc_id`` is the path below the given folder, or the name of what was given, in NFC, with ``/`` between its parts
-    and ``_`` for each run of whitespace, control characters or undecodable bytes. Inputs are taken in the order of
-    their absolute paths, so ids do not depend on the order of arguments. Where two documents would share an id, the
-    first keeps it; a later one gets ``~`` and the first 6 hex digits of the SHA-256 of its absolute path (more digits
-    if that is taken too). ``known`` maps the real path of each document that a collection already has to its id: that
-    document keeps its id, and no other gets it.
+    ``doc_id`` is the path relative to the given folder, or the name of the given file, in NFC, with ``/`` between parts
+    and ``_`` for each run of whitespace, control characters or undecodable bytes. Inputs are sorted by absolute path,
+    so ids do not depend on the order of arguments. If two documents have the same id, the first one keeps it. A later
+    one gets ``~`` and the first 6 hex digits of the SHA-256 of its absolute path (more digits if that is also taken).
+    ``known`` maps the real path of each document that a collection already has to its id: that document keeps its id,
+    and no other document gets it.
 
     Raises:
-        MmrrError: an input does not exist, is neither file nor folder, or is a folder with no document in it.
+        MmrrError: an input does not exist, is neither a file nor a folder, or is a folder without a document.
     """
     sources: list[Source] = []
     seen: set[str] = set()  # real paths
@@ -98,7 +99,7 @@ def find_sources(inputs: Sequence[Path], known: Mapping[str, str] | None = None)
                 continue
             seen.add(real)
             if kind == "images":
-                with suppress(OSError):  # inspect() reports it
+                with suppress(OSError):  # inspect() reports the error
                     seen.update(os.path.realpath(image) for image in _images_in(path))
             named_alone = path == given
             if real in known:
@@ -121,7 +122,7 @@ def source_at(doc_id: str, path: Path) -> Source | None:
 
 
 def _walk(folder: Path, visited: set[str]) -> Iterator[tuple[Kind, Path]]:
-    """The documents of one folder in the order of their names, each real folder once (links may form loops)."""
+    """The documents of one folder in the order of their names. Each real folder once: links may form loops."""
     real = os.path.realpath(folder)
     if real in visited:
         return
@@ -129,7 +130,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[tuple[Kind, Path]]:
     try:
         entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError:
-        yield "images", folder  # inspect() meets the same error and reports it
+        yield "images", folder  # inspect() gets the same error and reports it
         return
     folders = {entry for entry in entries if os.path.isdir(entry)}
     files = {entry for entry in entries if entry not in folders and _is_candidate(entry)}
@@ -144,7 +145,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[tuple[Kind, Path]]:
 
 
 def _is_candidate(path: Path) -> bool:
-    # A broken link stays in, so that it is reported; a pipe or a device does not, since opening it could block.
+    # A broken link is kept, so that it is reported. A pipe or a device is not, because opening it could block.
     known = path.suffix.lower() == ".pdf" or path.suffix.lower() in IMAGE_SUFFIXES
     return known and (os.path.isfile(path) or not os.path.exists(path))
 
@@ -165,7 +166,7 @@ def _kind(path: Path) -> Kind:
         with open_image(path):
             return "image"
     except UnidentifiedImageError:
-        return "pdf"  # inspect() finds no PDF header and says not_a_document
+        return "pdf"  # inspect() finds no PDF header and reports not_a_document
     except Exception:
         return "image"
 
@@ -176,7 +177,7 @@ def _doc_id(name: str) -> str:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order: page2 before page10. Raises OSError."""
+    """The images of a folder in natural order (page2 before page10). Raises OSError."""
     images = [p for p in folder.iterdir() if not p.name.startswith(".") and _is_candidate(p)]
 
     def natural(path: Path) -> tuple[list[str | int], str]:
@@ -186,13 +187,13 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted((path for path in images if path.suffix.lower() in IMAGE_SUFFIXES), key=natural)
 
 
-# Inspecting
+# Inspection
 
 
 def inspect(source: Source) -> Inspection:
-    """Open a document and count its pages, drawing none. Never raises for a bad file: the status says what is wrong.
+    """Open a document and count its pages without drawing them. A bad file raises nothing: the status says the reason.
 
-    A PDF that opens with a damaged part is ``ok``; its pages may fail one by one when they are drawn.
+    A PDF that opens although a part is damaged is ``ok``. Single pages may still fail when they are drawn.
     """
     try:
         if source.kind == "images":
@@ -227,7 +228,7 @@ def _inspect_image(path: Path, head: bytes) -> Inspection:
     try:
         return Inspection("ok", _n_frames(path), "")
     except Image.DecompressionBombError:
-        return Inspection("ok", 1, "")  # it is an image; drawing it says why it cannot be drawn
+        return Inspection("ok", 1, "")  # it is an image; rendering reports why it cannot be drawn
     except UnidentifiedImageError:
         if head.startswith(IMAGE_MAGIC):
             return Inspection("corrupt", 0, "starts like an image but cannot be opened")
@@ -242,8 +243,11 @@ def _head(path: Path) -> bytes:
 
 
 def open_pdf(path: Path) -> Any:
-    """An open ``PdfDocument``, to be closed; it may have 0 pages. Raises PdfiumError with PDFium's ``err_code``."""
-    # PdfDocument(path) would refuse a file of 0 pages with the error code of whatever file failed before.
+    """An open ``PdfDocument``, which the caller closes. It may have 0 pages. Raises PdfiumError with an ``err_code``.
+
+    Any: pypdfium2 has no types.
+    """
+    # PdfDocument(path) refuses a file of 0 pages with the error code of the file that failed before it.
     raw = pdfium_c.FPDF_LoadDocument(os.fsencode(path) + b"\0", None)
     if not raw:
         code = pdfium_c.FPDF_GetLastError()
@@ -252,8 +256,9 @@ def open_pdf(path: Path) -> Any:
 
 
 def open_image(path: Path) -> Image.Image:
+    """An open image in one of ``IMAGE_FORMATS``. Raises what Pillow raises."""
     with warnings.catch_warnings():
-        # Pillow warns at 89 Mpx and refuses at twice that; only the refusal matters here.
+        # Pillow warns from 89 Mpx and refuses from twice that. Only the refusal matters here.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(path, formats=IMAGE_FORMATS)
 
@@ -264,16 +269,17 @@ def _n_frames(path: Path) -> int:
 
 
 def page_frames(source: Source) -> list[tuple[Path, int]]:
-    """Where each page of an image document is: (file, frame from 0). Raises OSError if a folder cannot be listed."""
+    """(file, frame from 0) of each page of an image document. Raises OSError if a folder cannot be listed."""
     frames: list[tuple[Path, int]] = []
     for path in _images_in(source.path) if source.kind == "images" else [source.path]:
         n_frames = 1
         if source.kind == "image" or path.suffix.lower() in PAGED_SUFFIXES:
-            with suppress(Exception):  # else one page, which fails when it is drawn
+            with suppress(Exception):  # otherwise one page, which fails when it is drawn
                 n_frames = _n_frames(path)
         frames += [(path, frame) for frame in range(n_frames)]
     return frames
 
 
 def one_line(error: BaseException) -> str:
+    """The message of an error in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,7 +1,7 @@
-"""Reads the text of page images with RapidOCR, an optional package: PP-OCRv6 small, on a CPU. Its only importer.
+"""Text of page images by RapidOCR, an optional package: PP-OCRv6 small, on a CPU. The only module that imports it.
 
-The models (31 MB) lie inside the package, so nothing is downloaded. A process reads on one core and takes about 0.8 GB;
-several may read at once, each with an engine of its own.
+The models (31 MB) are inside the package, so nothing is downloaded. One process uses one core and about 0.8 GB. Several
+processes may read at the same time, each with its own engine.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmrr.errors import MmrrError
 
-#: What reads, and the version of what is made of it here. Hashed: whatever changes the text changes this.
+#: The OCR model, and the version of the reading order below. Part of hashes: change it with anything that changes text.
 ENGINE = "PP-OCRv6 small/1"
 
 _PACKAGES = ("rapidocr", "onnxruntime")
-_COLUMN_LINES = 3  # a column has as many lines at least
-_COLUMN_WIDTH = 8  # and most of its text in lines as many line heights wide: narrower ones are cells of a table
+_COLUMN_LINES = 3  # minimum number of lines in a column
+_COLUMN_WIDTH = 8  # lines this many line heights wide must hold most of a column's text; narrower ones are table cells
 
 
 class Line(NamedTuple):
@@ -42,7 +42,7 @@ class Line(NamedTuple):
 
 
 def require() -> None:
-    """Raises MmrrError where the package is missing. Imports nothing."""
+    """Raises MmrrError if the package is missing. Imports nothing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise MmrrError(
@@ -52,9 +52,9 @@ def require() -> None:
 
 
 def read_page(image: Path, sha256: str) -> tuple[str, str] | None:
-    """The text of one page image, and why there is none where reading it failed; None for a file of another hash.
+    """(text, "") of one page image; ("", reason) if OCR failed; None if the file has another hash.
 
-    Raises MmrrError if OCR does not work here at all.
+    Raises MmrrError if OCR does not work on this machine at all.
     """
     try:
         data = image.read_bytes()
@@ -65,21 +65,21 @@ def read_page(image: Path, sha256: str) -> tuple[str, str] | None:
     engine = _engine()
     try:
         return in_reading_order(_lines(engine(data))), ""
-    except Exception as error:  # a page that the package cannot cope with costs that page
+    except Exception as error:  # any error of the package on one page fails only this page
         return "", f"OCR failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def in_reading_order(lines: Iterable[Line]) -> str:
-    """Rows from top to bottom, one a line, from left to right in them; columns of text one after the other.
+    """The text in rows from top to bottom, each row from left to right; columns of text one after the other.
 
-    A page is cut where a vertical line leaves most of its text whole, in two columns: lines that cross it, such as
-    a title, end the columns above them. Narrow columns are not cut: a table is read row by row.
+    A page is cut into two columns at a vertical line that leaves most of its text intact. Lines that cross the cut,
+    such as a title, end the columns above them. Narrow columns are not cut: a table is read row by row.
     """
     return "\n".join(_ordered(sorted(lines, key=lambda line: (line.middle, line.left))))
 
 
 def _ordered(lines: list[Line]) -> list[str]:
-    """Texts of lines that are sorted by their middles."""
+    """Texts in reading order. ``lines`` are sorted by their middles."""
     best, cut = 0, 0.0
     for place in sorted({line.right for line in lines}):
         in_columns = sum(len(band) for band, columns in _bands(lines, place) if columns)
@@ -100,7 +100,7 @@ def _ordered(lines: list[Line]) -> list[str]:
 
 
 def _bands(lines: list[Line], cut: float) -> list[tuple[list[Line], bool]]:
-    """Lines that cross ``cut``, lines that do not, and so on downwards; with whether a band is two columns."""
+    """Bands from top to bottom: lines that cross ``cut`` or lines that do not; with a flag: the band is two columns."""
     bands = []
     for crosses, group in groupby(lines, key=lambda line: line.left < cut < line.right):
         band = list(group)
@@ -128,8 +128,9 @@ def _rows(lines: list[Line]) -> list[str]:
     return [" ".join(line.text for line in sorted(row)) for row in rows]
 
 
+# Any: the package has no types.
 def _lines(found: Any) -> Iterable[Line]:
-    """The package's corners of boxes, (n, 4, 2), as upright boxes; nothing where it found nothing."""
+    """The boxes of the package, corners (n, 4, 2), as upright boxes; none if it found no text."""
     if found.boxes is None or found.txts is None:
         return
     for box, text in zip(found.boxes, found.txts, strict=True):
@@ -139,7 +140,7 @@ def _lines(found: Any) -> Iterable[Line]:
 
 @functools.cache
 def _engine() -> Any:
-    """The package's reader, once a process. Raises MmrrError if it does not read a word."""
+    """The package's engine, one per process. Raises MmrrError if it cannot read a test image."""
     require()
     try:
         import cv2
@@ -155,7 +156,7 @@ def _engine() -> Any:
         )
         image = Image.new("RGB", (240, 80), "white")
         ImageDraw.Draw(image).text((20, 20), "a word", "black", ImageFont.load_default(40))
-        engine(image)  # it loads its models only when it reads
+        engine(image)  # the engine loads its models at the first call
     except Exception as error:
         raise MmrrError(
             f"OCR does not work here ({type(error).__name__}: {' '.join(str(error).split())[:200]}); "

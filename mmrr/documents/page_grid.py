@@ -1,21 +1,21 @@
-"""How a page image is cut into visual tokens."""
+"""The grid of visual tokens over a page image."""
 
 from __future__ import annotations
 
 import math
 
-#: Side of the square of pixels that Qwen3-VL gives one token: 16-pixel patches, merged 2 x 2.
+#: Side in pixels of the square that one visual token of Qwen3-VL covers: 16-pixel patches, merged 2 x 2.
 CELL_PX = 32
 #: Limits of the published Qwen3-VL embedding and reranking recipes, in tokens.
 MIN_TOKENS, MAX_TOKENS = 4, 1800
 
 
 def snap(width_px: float, height_px: float, cell_px: int = CELL_PX, max_tokens: int | None = None) -> tuple[int, int]:
-    """Width and height in pixels, rounded to whole tokens, 4 to ``max_tokens`` (1,800 by default) of them.
+    """Width and height in pixels, rounded to whole tokens; 4 to ``max_tokens`` (default 1,800) tokens in all.
 
-    The rule Qwen published for its models: each side to the nearest multiple, halves to even; too large: both scaled
-    and rounded down; too small: both scaled and rounded up. Where one side cannot shrink below one token, the other
-    is cut so that ``max_tokens`` holds; there the published rule exceeds it.
+    This is the rule that Qwen published for its models. Each side is rounded to the nearest multiple, halves to even.
+    If the result is too large, both sides are scaled and rounded down; if too small, scaled and rounded up. If one side
+    cannot shrink below one token, the other is cut to ``max_tokens``; the published rule exceeds the limit there.
     """
     limit = max_tokens or MAX_TOKENS
     least, most = MIN_TOKENS * cell_px**2, limit * cell_px**2

@@ -1,7 +1,7 @@
-"""Draw pages of documents as PNG images made for a vision model, and read their text layer.
+"""Draw pages of documents as PNG images for a vision model, and read their text layer.
 
-Knows the size of a visual token and two PDF renderers. Knows nothing of workspaces, artifacts, models or the command
-line. Every function may run in several processes at once, never in two threads of one process.
+This module knows the size of a visual token and two PDF renderers. It knows no workspace, artifacts, models or command
+line. Every function may run in several processes at the same time, but not in two threads of one process.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ from mmrr.errors import MmrrError
 Renderer = Literal["poppler", "pdfium"]
 Size = tuple[int, int]  # width, height in pixels
 
-MAX_ASPECT = 200  # longer pages are drawn on a white canvas of this aspect
-# Page images of 1,280 tokens, mean of 70: level 1 takes 38 ms and 387 kB, level 2 35 ms and 380 kB, level 3 37 ms and
-# 371 kB, Pillow's default of 6 60 ms and 401 kB; poppler's own PNG writer takes 300 to 600 ms, so it writes PPM.
+MAX_ASPECT = 200  # longer pages are drawn on a white canvas with this aspect ratio
+# Compression level, mean of 70 page images of 1,280 tokens: level 1 takes 38 ms and 387 kB, level 2 35 ms and 380 kB,
+# level 3 37 ms and 371 kB, Pillow's default 6 60 ms and 401 kB. The PNG writer of poppler takes 300 to 600 ms, so
+# poppler writes PPM.
 PNG_LEVEL = 2
-# Pages that one poppler process draws: bounds the temporary folder (4 MB a page), hides the cost of starting it.
+# Pages per poppler process. A limit bounds the temporary folder (4 MB a page); many pages hide the process start.
 BATCH_PAGES = 16
 POPPLER_TIMEOUT_S = 120
-# They share no base class; ValueError is what pdf2image makes of a report it cannot read.
+# These have no common base class. pdf2image raises ValueError for a report that it cannot read.
 POPPLER_ERRORS = (PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderOptions:
-    """How pages become images. ``dpi`` counts for PDF only: an image has its own size in pixels.
+    """How pages become images. ``dpi`` applies to PDF only: an image has its own size in pixels.
 
     Raises:
         MmrrError: ``dpi`` is not positive or ``max_tokens`` is below 4.
@@ -64,16 +65,16 @@ class RenderOptions:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPage:
-    """One page as drawn, or why it could not be. A failed page has no file: size 0, ``file`` and ``sha256`` empty."""
+    """One drawn page, or the reason why it failed. A failed page has no file: size 0, ``file`` and ``sha256`` empty."""
 
     number: int  # from 1
     status: Literal["ok", "failed"]
-    detail: str  # one line for people; on an ok page, what is unusual (another renderer had to draw it)
+    detail: str  # one line for people; for an ok page, anything unusual (such as the use of the other renderer)
     width_px: int
     height_px: int
     sha256: str  # of the PNG file
     file: str  # name inside the output folder, ``0007.png``
-    text: str  # the text layer, "" where there is none
+    text: str  # the text layer, "" if there is none
 
 
 class _Drawn(NamedTuple):
@@ -85,31 +86,31 @@ class _Drawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A PDF page that opened, and how large it will be drawn."""
+    """A PDF page that opened, and the size at which it will be drawn."""
 
     number: int
     page: Any  # pypdfium2.PdfPage, to be closed
-    points: tuple[float, float]  # width, height as a reader sees them
+    points: tuple[float, float]  # width and height after rotation
     rotation: int  # degrees clockwise: 0, 90, 180, 270
     canvas: Size
-    drawn: Size  # the page on the canvas; smaller only beyond MAX_ASPECT
+    drawn: Size  # size of the page on the canvas; smaller than the canvas only beyond MAX_ASPECT
     text: str
     n_objects: int
     detail: str
 
 
 def default_renderer() -> Renderer:
-    """``poppler`` where ``pdftoppm`` and ``pdfinfo`` are on PATH, else ``pdfium``, which needs no system package."""
+    """``poppler`` if ``pdftoppm`` and ``pdfinfo`` are on PATH, else ``pdfium``, which needs no system package."""
     return "poppler" if shutil.which("pdftoppm") and shutil.which("pdfinfo") else "pdfium"
 
 
 def target_size(width: float, height: float, max_tokens: int) -> Size:
-    """Pixels of the image to draw for a page of this natural size (pixels): the rule Qwen published for its models.
+    """Image size in pixels for a page of this natural size in pixels: the rule that Qwen published for its models.
 
-    Sides are multiples of 32 (round half to even), at least 32; the area is at least 4 tokens (sides scaled and
-    rounded up) and at most ``max_tokens`` (scaled and rounded down). Beyond an aspect of 200:1, where the published
-    rule gives up, the short side is taken as 1/200 of the long one. Where one side cannot shrink below one token, the
-    other is cut so that ``max_tokens`` holds; there the published rule exceeds it.
+    Sides are multiples of 32 (round half to even) and at least 32. The area is at least 4 tokens (sides are scaled and
+    rounded up) and at most ``max_tokens`` (scaled and rounded down). There are two differences to the published rule.
+    Beyond an aspect of 200:1, where it raises an error, the short side is set to 1/200 of the long one. If one side
+    cannot shrink below one token, the other is cut to ``max_tokens``; the published rule exceeds the limit there.
 
     Raises:
         ValueError: a side is not positive and finite, or ``max_tokens`` is below 4.
@@ -117,7 +118,7 @@ def target_size(width: float, height: float, max_tokens: int) -> Size:
     if not (0 < width < math.inf and 0 < height < math.inf):
         raise ValueError(f"a page of {width:g} x {height:g} pixels cannot be drawn")
     if max_tokens < MIN_TOKENS:
-        raise ValueError(f"max_tokens is {max_tokens}; the least is {MIN_TOKENS}")
+        raise ValueError(f"max_tokens is {max_tokens}; expected at least {MIN_TOKENS}")
     width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
     return snap(width, height, CELL_PX, max_tokens)
 
@@ -125,11 +126,11 @@ def target_size(width: float, height: float, max_tokens: int) -> Size:
 def render_pages(source: Source, first: int, last: int, out: Path, options: RenderOptions) -> list[RenderedPage]:
     """Draw pages ``first`` to ``last`` (from 1, inclusive) into the folder ``out`` as 8-bit RGB ``0001.png``, ...
 
-    A bad page, document or page number gives a page of status ``failed`` and no file. A page that poppler cannot
-    draw, draws blank though it has content, or measures otherwise than PDFium, is drawn with PDFium; ``detail`` says
-    so. PDF pages are drawn straight at their target size, never resized, by the crop box, upright, with annotations
-    and forms; ``/UserUnit`` is ignored. A page with ``/Rotate`` 90 or 270 kept its exact aspect under poppler, on a
-    canvas that stays white along two sides. Memory does not grow with the number of pages. PDFium has no time limit.
+    A bad page, document or page number gives a page of status ``failed`` without a file. PDFium draws a page if poppler
+    cannot draw it, draws it blank though it has content, or disagrees with PDFium about its size; ``detail`` then says
+    so. PDF pages are drawn at their target size without resizing, by the crop box, upright, with annotations and forms.
+    ``/UserUnit`` is ignored. With poppler, a page with ``/Rotate`` 90 or 270 keeps its exact aspect, and two sides of
+    the canvas stay white. Memory does not grow with the number of pages. PDFium has no time limit.
 
     Raises:
         MmrrError: ``options.renderer`` is poppler and poppler is not on PATH.
@@ -142,12 +143,12 @@ def render_pages(source: Source, first: int, last: int, out: Path, options: Rend
         pages = _draw_pdf(source.path, numbers, options)
     else:
         pages = _draw_images(source, numbers, options)
-    with closing(pages):  # so that temporary files go even if saving fails
+    with closing(pages):  # deletes temporary files even if saving fails
         return [_save(page, out) for page in pages]
 
 
 def render_image(path: Path, number: int, text: str, out: Path, max_tokens: int) -> RenderedPage:
-    """One image file as page ``number`` with a text layer known from elsewhere; a bad image gives a failed page.
+    """One image file as page ``number``, with a given text layer. A bad image gives a failed page.
 
     Raises OSError if ``out`` cannot be written.
     """
@@ -161,7 +162,7 @@ def render_image(path: Path, number: int, text: str, out: Path, max_tokens: int)
 def _save(page: _Drawn, out: Path) -> RenderedPage:
     if page.image is None:
         return RenderedPage(page.number, "failed", page.detail, 0, 0, "", "", page.text)
-    page.image.info.clear()  # else colour profiles and the like would travel into the file
+    page.image.info.clear()  # otherwise colour profiles and the like would be written to the file
     buffer = io.BytesIO()
     page.image.save(buffer, "PNG", compress_level=PNG_LEVEL)
     data = buffer.getvalue()
@@ -174,7 +175,7 @@ def _save(page: _Drawn, out: Path) -> RenderedPage:
 
 
 def _drawn_size(width: float, height: float, canvas: Size) -> Size:
-    """The page's share of its canvas: all of it, but for a page beyond MAX_ASPECT, which kept its own aspect."""
+    """Size of the page on its canvas: the full canvas, except for a page beyond MAX_ASPECT, which keeps its aspect."""
     if width > height * MAX_ASPECT:
         return canvas[0], min(canvas[1], max(1, round(canvas[0] * height / width)))
     if height > width * MAX_ASPECT:
@@ -205,8 +206,8 @@ def _draw_pdf(path: Path, numbers: Sequence[int], options: RenderOptions) -> Gen
             yield _Drawn(number, None, f"PDFium cannot open the PDF: {error}", "")
         return
     with closing(pdf):
-        # The form environment draws fields that have no appearance of their own. pypdfium2 logs a warning for XFA
-        # forms, which PDFium cannot fill in; their stored appearances are drawn as annotations.
+        # The form environment draws fields without an appearance stream. pypdfium2 logs a warning for XFA forms, which
+        # PDFium cannot fill in. Their stored appearances are drawn as annotations.
         if pdf.get_formtype() == pdfium_c.FORMTYPE_ACRO_FORM:
             with suppress(pdfium.PdfiumError):
                 pdf.init_forms()
@@ -237,7 +238,7 @@ def _draw_batch(path: Path, pdf: Any, numbers: Sequence[int], options: RenderOpt
 
 
 def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
-    """Open a page and read all but its pixels. Raises PdfiumError (cannot be loaded) or ValueError (has no area)."""
+    """Open a page and read everything except its pixels. Raises PdfiumError (does not load) or ValueError (no area)."""
     page = pdf[number - 1]
     width, height = page.get_size()
     scale = options.dpi / 72
@@ -246,9 +247,9 @@ def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
     try:
         with closing(page.get_textpage()) as textpage:
             text = textpage.get_text_range()  # drops lone surrogates
-    except (pdfium.PdfiumError, AssertionError, RecursionError):  # the last two are pypdfium2's on odd text layers
+    except (pdfium.PdfiumError, AssertionError, RecursionError):  # pypdfium2 raises the last two for odd text layers
         detail = "the text layer could not be read"
-    # PDFium writes U+FFFE for a hyphen at the end of a line: without it the two halves are the word again.
+    # PDFium writes U+FFFE for a hyphen at the end of a line. Without it, the two halves of the word are joined.
     text = text.replace("\r\n", "\n").replace("\0", "").replace("\ufffe", "")
     n_objects = pdfium_c.FPDFPage_CountObjects(page)
     drawn = _drawn_size(width, height, canvas)
@@ -256,7 +257,7 @@ def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
 
 
 def _draw_page(plan: _Plan, file: Path | None, reason: str) -> _Drawn:
-    """The page from poppler's ``file``, or from PDFium if there is none or it does not show what the page holds."""
+    """The page from poppler's ``file``; from PDFium if there is no file or if it is blank though the page is not."""
     details = [plan.detail]
     image = None
     if file is not None:
@@ -292,7 +293,7 @@ def _draw_with_pdfium(plan: _Plan) -> Image.Image:
     (width, height), page = plan.canvas, plan.page
     with closing(pdfium.PdfBitmap.new_native(width, height, pdfium_c.FPDFBitmap_BGR)) as bitmap:
         bitmap.fill_rect((255, 255, 255, 255), 0, 0, width, height)
-        # PdfPage.render() knows one scale for both sides; a page here may differ by a few pixels in one of them.
+        # PdfPage.render() has one scale for both sides. Here one side may differ from it by a few pixels.
         args = (bitmap, page, *_offset(plan.canvas, plan.drawn), *plan.drawn, 0, pdfium_c.FPDF_ANNOT)
         pdfium_c.FPDF_RenderPageBitmap(*args)
         if page.formenv:
@@ -304,12 +305,12 @@ def _draw_with_pdfium(plan: _Plan) -> Image.Image:
 def _run_poppler(
     path: Path, n_pages: int, plans: Sequence[_Plan], folder: Path
 ) -> tuple[dict[int, Path], dict[int, str]]:
-    """Draw pages as PPM files below ``folder``. Returns {number: file} and {number: why there is no file}."""
+    """Draw pages as PPM files below ``folder``. Returns {number: file} and {number: reason why there is no file}."""
     files: dict[int, Path] = {}
     reasons = _disagreements(path, n_pages, plans)
     agreed = [plan for plan in plans if plan.number not in reasons]
 
-    # One process draws neighbouring pages of one size.
+    # One process draws neighbouring pages of the same size.
     def alike(item: tuple[int, _Plan]) -> object:
         place, plan = item
         return plan.number - place, plan.drawn, plan.points, plan.rotation % 180
@@ -320,16 +321,16 @@ def _run_poppler(
         reason = _run_pdftoppm(path, group, folder, files)
         missing = [plan for plan in group if plan.number not in files]
         if missing:
-            # The first missing page is the one that stopped poppler: leave it out and go on behind it.
+            # The first missing page stopped poppler: leave it out and continue after it.
             reasons[missing[0].number] = reason
             pending[:0] = [missing[1:]] if missing[1:] else []
     return files, reasons
 
 
 def _disagreements(path: Path, n_pages: int, plans: Sequence[_Plan]) -> dict[int, str]:
-    """Pages that poppler finds elsewhere, or of another shape, than PDFium: {number: what it says of them}.
+    """Pages that poppler counts or measures differently from PDFium: {number: reason}.
 
-    On a damaged file the two may repair differently; poppler's image could then be stretched or of another page.
+    The two may repair a damaged file differently. The image of poppler could then be stretched or show another page.
     """
     numbers = [plan.number for plan in plans]
     try:
@@ -352,14 +353,14 @@ def _disagreements(path: Path, n_pages: int, plans: Sequence[_Plan]) -> dict[int
 
 
 def _run_pdftoppm(path: Path, group: Sequence[_Plan], folder: Path, files: dict[int, Path]) -> str:
-    """Draw neighbouring pages of one size; those that come out whole go to ``files``. Returns why others do not."""
+    """Draw neighbouring pages of one size. Complete images go to ``files``. Returns why others are missing."""
     reason = "poppler drew no image"
     width, height = group[0].drawn
     sizes: list[tuple[int, int | None]] = [(width, height)]
     if group[0].rotation % 180:
-        # pdftoppm gives each side of a turned page the scale meant for the other one, and so cuts off a strip of the
-        # page. With one scale for both this cannot happen; what is left of the canvas stays white.
-        # Poppler 22 counts sides before it turns the page; should another count after, its second image is right.
+        # pdftoppm scales each side of a rotated page by the scale of the other side, and so cuts off a strip. One scale
+        # for both sides avoids this; the rest of the canvas stays white. Poppler 22 takes the size before rotation. If
+        # another version takes it after rotation, the second size in the list is right.
         scale = min(side / points for side, points in zip(group[0].drawn, group[0].points, strict=True))
         width, height = (max(1, int(points * scale + 1e-6)) for points in group[0].points)
         sizes = [(height, None), (width, None)]
@@ -385,8 +386,8 @@ def _run_pdftoppm(path: Path, group: Sequence[_Plan], folder: Path, files: dict[
             reason = f"poppler failed ({one_line(error)})"
         for file in Path(target).glob("*.ppm"):
             number = int(file.stem.rpartition("-")[2])
-            with suppress(OSError, ValueError), Image.open(file) as image:  # not a whole image: as good as none
-                off = max(abs(image.width - width), abs(image.height - height))  # 1 pixel where poppler rounds up
+            with suppress(OSError, ValueError), Image.open(file) as image:  # skips a truncated image
+                off = max(abs(image.width - width), abs(image.height - height))  # poppler may round up by 1 pixel
                 if off <= (len(sizes) > 1) and file.stat().st_size > 3 * math.prod(image.size):
                     files[number] = file
     return reason
@@ -417,12 +418,12 @@ def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions)
 def _draw_image(path: Path, frame: int, max_tokens: int) -> Image.Image:
     with open_image(path) as opened:
         opened.seek(frame)
-        # Pillow checks the first frame only, when it opens the file.
+        # Pillow checks the size of the first frame only.
         if Image.MAX_IMAGE_PIXELS and math.prod(opened.size) > 2 * Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels are too many")
         opened.load()
         image: Image.Image = opened
-        with suppress(Exception):  # a broken EXIF block costs the orientation, not the page
+        with suppress(Exception):  # with a broken EXIF block only the orientation is lost
             image = ImageOps.exif_transpose(opened)
         image = _to_rgb(image)
     canvas = target_size(*image.size, max_tokens)
@@ -431,10 +432,10 @@ def _draw_image(path: Path, frame: int, max_tokens: int) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow's own conversion cuts grey of more than 8 bits at 255: most of the page would be white.
+    # Pillow clips grey of more than 8 bits at 255, so most of the page would be white.
     if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-    if image.mode in ("I", "F"):  # no fixed range: from the darkest to the lightest
+    if image.mode in ("I", "F"):  # no fixed range: scale from the darkest to the lightest pixel
         low, high = cast(tuple[float, float], image.getextrema())
         scale = 255 / (high - low) if high > low else 0
         return image.point(lambda value: value * scale - low * scale).convert("RGB")

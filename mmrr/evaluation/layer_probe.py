@@ -1,8 +1,9 @@
-"""Where a model decides and where query and page meet: what exit and band are chosen by.
+"""Probes of the layers: at which layer the model decides, and at which layer query and page begin to interact.
 
-The plain vision-first model over a first stage's candidates. *Logit probing*: behind every layer, the last token's
-state through the final norm and the answers' rows, judged as a run of its own. *Interaction probing*: a query's states
-behind two pages, compared layer by layer; they are alike as long as the page says nothing (docs/minireranker.md).
+Exit and band are chosen by these curves. Both use the uncached vision-first model over the candidates of the first
+stage. *Logit probing*: after every layer, the last token's state goes through the final norm and the answer rows of the
+LM head; the result is evaluated as a run. *Interaction probing*: the states of one query after two pages are compared
+layer by layer. They are similar as long as the page has no effect on them (docs/minireranker.md).
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from mmrr.types import Progress, Qrels, Run, rank, silent
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Layers are counted from 1: what stands at l is what an exit behind l layers sees."""
+    """Layers are counted from 1: the value of layer l is what an exit after l layers would see."""
 
-    runs: list[Run]  # by layer
-    similarity: list[float]  # by layer, mean cosine of a query's states behind two of its pages
+    runs: list[Run]  # per layer
+    similarity: list[float]  # per layer: mean cosine of a query's states after two of its pages
 
     def values(self, qrels: Qrels, measure: str) -> list[float]:
-        """The measure of every layer's run."""
+        """The measure of the run of every layer."""
         return [next(iter(evaluate(run, qrels, [measure]).mean.values())) for run in self.runs]
 
 
@@ -42,21 +43,21 @@ def probe(
     run: Run,
     progress: Progress = silent,
 ) -> Probe:
-    """Score a run's pages behind every layer of ``scorer``'s model; every token kept, every layer run.
+    """Score the pages of a run after every layer of ``scorer``'s model, with all tokens and all layers.
 
-    ``texts``: the queries by id. Each page is read once, with all queries it is a candidate of. Raises MmrrError if no
-    query has two candidates: there would be nothing to compare.
+    ``texts``: the queries by id. Each page is read once, with all queries that it is a candidate of. Raises MmrrError
+    if no query has two candidates, because then there are no states to compare.
     """
-    asked: dict[str, list[str]] = {}
+    queries_of: dict[str, list[str]] = {}
     for query_id, hits in run.items():
         for hit in hits:
-            asked.setdefault(hit.page_id, []).append(query_id)
+            queries_of.setdefault(hit.page_id, []).append(query_id)
     depth = scorer.backbone.n_layers
     scores: list[dict[str, dict[str, float]]] = [{query_id: {} for query_id in run} for _ in range(depth)]
-    before: dict[str, list[Tensor]] = {}  # of each query, its states behind the page before
+    previous: dict[str, list[Tensor]] = {}  # the states of each query after its previous page
     total, pairs = torch.zeros(depth), 0
-    with progress("probe", len(asked)) as advance:
-        for page_id, query_ids in asked.items():
+    with progress("probe", len(queries_of)) as advance:
+        for page_id, query_ids in queries_of.items():
             suffixes = [scorer.segments(texts[query_id])[1] for query_id in query_ids]
             states = _read(scorer, read_image(page_id), suffixes)
             for row, query_id in enumerate(query_ids):
@@ -64,10 +65,10 @@ def probe(
                 ends = torch.stack([layer[-1] for layer in own])
                 for at, z in enumerate(scorer.logit(scorer.backbone.final_norm(ends)).tolist()):
                     scores[at][query_id][page_id] = z
-                if query_id in before:
-                    total += torch.stack([_alike(a, b) for a, b in zip(before[query_id], own, strict=True)])
+                if query_id in previous:
+                    total += torch.stack([_similarity(a, b) for a, b in zip(previous[query_id], own, strict=True)])
                     pairs += 1
-                before[query_id] = own
+                previous[query_id] = own
             advance(1)
     if not pairs:
         raise MmrrError("no query has two candidates to compare; index more pages or raise --candidates")
@@ -77,26 +78,28 @@ def probe(
 
 @torch.inference_mode()
 def _read(scorer: Any, image: Image.Image, suffixes: list[list[int]]) -> list[Sequence[Tensor]]:
-    """States (M, D) of each query's tokens behind every layer, over one page."""
+    """The states (M, D) of each query's tokens after every layer, over one page."""
     backbone = scorer.backbone
     (visual,) = backbone.vision([image], scorer.prepare_options.max_tokens or None)
     page = backbone.page_sequence(scorer.before, visual, scorer.after)
     found: list[Sequence[Tensor]] = []
     lengths = [len(suffix) for suffix in suffixes]
-    everything = (0, backbone.n_layers), backbone.n_layers
+    all_layers = (0, backbone.n_layers), backbone.n_layers
     score_states(
-        backbone, page, suffixes, *everything, seen=lambda _, states: found.append(torch.split(states, lengths))
+        backbone, page, suffixes, *all_layers, seen=lambda _, states: found.append(torch.split(states, lengths))
     )
     return found
 
 
-def _alike(a: Tensor, b: Tensor) -> Tensor:
+def _similarity(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a.float(), b.float(), dim=-1).mean().cpu()
 
 
 def suggest(values: list[float], similarity: list[float], share: float, alike: float) -> tuple[int, int]:
-    """(b, e): e is the first layer that reaches ``share`` of the last one's value, b follows the last of the leading
-    layers whose similarity is ``alike`` or more; b < e.
+    """The band (b, e) with b < e.
+
+    e is the first layer with at least ``share`` of the last layer's quality ``values[-1]``. b is the number of leading
+    layers whose similarity is at least ``alike``.
     """
     end = next(at for at, value in enumerate(values, 1) if value >= share * values[-1])
     start = next((at for at, value in enumerate(similarity) if value < alike), len(similarity))
@@ -104,7 +107,7 @@ def suggest(values: list[float], similarity: list[float], share: float, alike: f
 
 
 def draw(values: list[float], measure: str, similarity: list[float], band: tuple[int, int], picture: Path) -> None:
-    """Both curves over the layers, as PNG. Raises MmrrError if matplotlib is not installed."""
+    """Draw both curves over the layers as PNG. Raises MmrrError if matplotlib is not installed."""
     from mmrr.plots import new_figure
 
     figure = new_figure(figsize=(9.0, 3.4), layout="constrained")

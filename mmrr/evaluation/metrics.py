@@ -1,7 +1,8 @@
-"""Numbers from runs: standard measures through ir_measures, and MMDocIR's own recall of pages and layouts.
+"""Measures of runs: standard measures through ir_measures, and MMDocIR's own recall of pages and layouts.
 
-Knows nothing of files, stages or models. ``evaluate`` gives fractions (0 to 1), ``page_recall`` and ``layout_recall``
-give per cent, as the MMDocIR tables do. A judged query that is absent from the run scores 0 everywhere.
+This module knows no files, stages or models. ``evaluate`` returns fractions (0 to 1). ``page_recall`` and
+``layout_recall`` return per cent, as the MMDocIR tables do. A judged query that is missing in the run scores 0 in every
+measure.
 """
 
 from __future__ import annotations
@@ -22,37 +23,36 @@ if TYPE_CHECKING:
 
     from mmrr.evaluation.mmdocir import Layout, Question
 
-#: The measures that ``evaluate`` computes unless told otherwise, by their ir_measures names.
+#: The default measures of ``evaluate``, by their ir_measures names.
 MEASURES = ("nDCG@5", "nDCG@10", "R@1", "R@3", "R@5", "RR")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A run judged against qrels. Every value is a fraction, except for measures that count (such as NumRel)."""
+    """The measures of a run. Every value is a fraction, except for measures that count (such as NumRel)."""
 
     mean: dict[str, float]  # {measure: mean over the judged queries}
-    per_query: dict[
-        str, dict[str, float]
-    ]  # {query_id: {measure: value}}, every judged query, in the order of the qrels
+    #: {query_id: {measure: value}} for every judged query, in the order of the qrels
+    per_query: dict[str, dict[str, float]]
 
 
 class Recall(TypedDict):
     """MMDocIR's recall at one depth, in per cent."""
 
-    macro: float  # mean of the domains' means
+    macro: float  # mean of the domain means
     micro: float  # mean over the questions
-    domains: dict[str, float]  # {domain: mean over its questions}, by name
+    domains: dict[str, float]  # {domain: mean over its questions}, sorted by name
 
 
 def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Evaluation:
     """Score ``run`` against ``qrels`` with ir_measures (trec_eval's definitions).
 
-    The order that counts is the project's: highest score first, equal scores by ascending page id. trec_eval would
-    narrow scores to float32 and break ties by descending id, so it is handed scores made from our ranks instead.
-    Queries without judgements are ignored; a judged query that the run lacks counts with 0.
+    Hits are ranked by descending score; equal scores are ranked by ascending page id. trec_eval would round scores to
+    float32 and rank equal scores by descending id, so it gets scores that are made from these ranks.
+    Queries without judgements are ignored. A judged query that is missing in the run counts as 0.
 
-    Raises MmrrError for measure names that ir_measures cannot parse or compute (all of them listed), for empty
-    qrels, and for a score that is not a number.
+    Raises MmrrError for measure names that ir_measures cannot parse or compute (the message lists all of them), for
+    empty qrels, and for a score that is not a number.
     """
     if not qrels:
         raise MmrrError("found no judged query, expected qrels with at least one line")
@@ -74,10 +74,9 @@ def evaluate(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Eval
 
 
 def compare(base: Evaluation, new: Evaluation) -> dict[str, tuple[float, float, float]]:
-    """Set two evaluations of the same queries side by side: ``{measure: (base, new, new - base)}``.
+    """``{measure: (base, new, new - base)}`` for two evaluations of the same queries.
 
-    Raises MmrrError if they were not made with the same measures and over the same queries: the difference would
-    mix what the run changed with what was asked of it.
+    Raises MmrrError if their measures or their queries differ: then the difference would not come from the runs alone.
     """
     if base.mean.keys() != new.mean.keys():
         raise MmrrError(f"the evaluations have different measures: {', '.join(base.mean)} and {', '.join(new.mean)}")
@@ -89,21 +88,21 @@ def compare(base: Evaluation, new: Evaluation) -> dict[str, tuple[float, float, 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one run has over another, with 95 % bootstrap intervals (low, high)."""
+    """The difference of two runs in one measure, with 95 % bootstrap intervals (low, high)."""
 
     difference: float  # new - base
     difference_interval: tuple[float, float]
-    kept: float  # new / base; not a number where base is 0
+    kept: float  # ratio new / base; NaN if base is 0
     kept_interval: tuple[float, float]
 
 
 def bootstrap(
     base: Evaluation, new: Evaluation, group_of: Mapping[str, str], samples: int = 2000, seed: int = 0
 ) -> dict[str, Change]:
-    """``{measure: Change}``. ``group_of``: the document of each query; documents are drawn with replacement.
+    """``{measure: Change}``. ``group_of``: the document of each query. Documents are resampled with replacement.
 
-    The questions of one document stand or fall together, so an interval over questions would be too narrow. Raises
-    MmrrError as ``compare`` does.
+    The questions of one document are correlated, so an interval over resampled questions would be too narrow.
+    Raises MmrrError as ``compare`` does.
     """
     names = list(compare(base, new))
     groups = sorted({group_of[query_id] for query_id in base.per_query})
@@ -132,7 +131,7 @@ def bootstrap(
 
 
 def kendall_tau(base: Run, new: Run) -> float:
-    """How alike two runs order what both hold: 1 the same order, -1 the opposite; mean over queries, NaN if none."""
+    """Kendall's tau of the pages that both runs have, mean over queries: 1 same order, -1 opposite, NaN no query."""
     found = []
     for query_id in base.keys() & new.keys():
         place = {hit.page_id: i for i, hit in enumerate(new[query_id])}
@@ -150,13 +149,13 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def page_recall(run: Run, questions: Mapping[str, Question], ks: Sequence[int] = (1, 3, 5)) -> dict[str, Recall]:
-    """MMDocIR's page recall in per cent: of a question's evidence pages, the share among the first k pages.
+    """MMDocIR's page recall in per cent: the share of a question's evidence pages that are among the first k pages.
 
-    Equals the official scorer (MMDocRAG/MMDocIR, ``metric_eval.py``) on the whole benchmark. That scorer divides the
-    macro mean by all ten domains, with 0 for a domain without questions; here the macro mean is over the domains
-    present, which is the same number whenever all ten are. A question without evidence scores 0, as there. The
-    official search stays inside the question's document: a run over a whole collection is scored as it stands, with
-    the pages of other documents taking up places among the first k.
+    Equals the official scorer (MMDocRAG/MMDocIR, ``metric_eval.py``) on the whole benchmark. The official scorer
+    divides the macro mean by all ten domains and counts a domain without questions as 0. Here the macro mean is over
+    the domains that have questions; both are equal if all ten have. A question without evidence scores 0 in both.
+    The official search is limited to the question's document. In a run over a whole collection, pages of other
+    documents take places among the first k.
 
     Raises MmrrError for no questions, a k below 1 and a score that is not a number.
     """
@@ -175,16 +174,16 @@ def layout_recall(
     ks: Sequence[int] = (1, 5, 10),
     cap: bool = False,
 ) -> dict[str, Recall]:
-    """MMDocIR's layout recall in per cent: the evidence area that the first k layouts cover.
+    """MMDocIR's layout recall in per cent: the share of the evidence area that the first k layouts cover.
 
-    ``run`` ranks layout ids; ``layouts`` is ``{layout_id: Layout}``. A question's value is the sum, over the first k
-    layouts and over the evidence boxes, of their intersection on the same page of the same document, divided by the
+    ``run`` ranks layout ids; ``layouts`` is ``{layout_id: Layout}``. The value of a question is the area of the
+    intersections of the first k layouts with the evidence boxes on the same page of the same document, divided by the
     summed area of the evidence boxes (0 if that is 0).
 
-    This is the official rule (MMDocRAG/MMDocIR, ``metric_eval.py``), including what is odd about it: ground that two
-    retrieved layouts both cover counts twice, so that a question can exceed 100; evidence boxes that overlap weigh
-    twice; and ``page_size`` plays no part, both sides being in PDF points. ``cap`` limits every question to 100,
-    which makes the number a proper share but no longer the official one. For the macro mean see ``page_recall``.
+    This is the official rule (MMDocRAG/MMDocIR, ``metric_eval.py``), with its three peculiarities: an area that two
+    retrieved layouts cover counts twice, so a question can exceed 100; overlapping evidence boxes count twice;
+    ``page_size`` is not used, because both sides are in PDF points. ``cap`` limits every question to 100. The result
+    is then a proper share but not the official number. For the macro mean see ``page_recall``.
 
     Raises MmrrError for no questions, a k below 1, a score that is not a number and a layout that is not in
     ``layouts``.
@@ -198,7 +197,10 @@ def layout_recall(
         for hit in hits:
             layout = layouts.get(hit.page_id)
             if layout is None:
-                raise MmrrError(f"query {question.query_id}: the run has the layout {hit.page_id}, which is unknown")
+                raise MmrrError(
+                    f"query {question.query_id}: the run has the layout {hit.page_id}, which is not in the benchmark; "
+                    "score a run of its layouts"
+                )
             if layout.doc_id == question.doc_id:
                 area += sum(_overlap(layout.bbox, box.bbox) for box in question.boxes if box.page == layout.page)
         return min(area / total, 1.0) if cap else area / total
@@ -211,9 +213,9 @@ def _recall(
 ) -> dict[str, Recall]:
     """Mean of ``value(question, first k hits)`` over the questions and over the domains, for each k."""
     if not questions:
-        raise MmrrError("found no questions to score")
+        raise MmrrError("found no question to score, expected at least one")
     if any(k < 1 for k in ks):
-        raise MmrrError(f"recall needs a depth of 1 or more, found {min(ks)}")
+        raise MmrrError(f"found recall at {min(ks)}, expected a depth of 1 or more")
     ranked = {query_id: _ranked(query_id, run.get(query_id, [])) for query_id in questions}
     result: dict[str, Recall] = {}
     for k in ks:
@@ -227,18 +229,18 @@ def _recall(
 
 
 def _ranked(query_id: str, hits: Sequence[Hit]) -> list[Hit]:
-    """The hits in the one order that counts, whatever order they came in."""
+    """The hits by descending score and ascending page id. Raises MmrrError for a score that is not a number."""
     for hit in hits:
         if math.isnan(hit.score):
-            raise MmrrError(f"query {query_id}: the score of {hit.page_id} is not a number, so it has no rank")
+            raise MmrrError(f"query {query_id}: the score of {hit.page_id} is NaN, expected a number")
     return sorted(hits, key=lambda hit: (-hit.score, hit.page_id))
 
 
 def _parse(measures: Sequence[str]) -> tuple[ir_measures.Provider, dict[str, ir_measures.Measure]]:
-    """What computes the measures, and ``{name as ir_measures prints it: measure}`` in the order given."""
-    import ir_measures as ir  # here, not above: it sets up a logger when imported
+    """The ir_measures provider and ``{canonical name: measure}`` in the given order. Raises MmrrError for bad names."""
+    import ir_measures as ir  # imported here because the import configures a logger
 
-    # Not ir_measures' own list of providers: one of them runs perl scripts, and fails where there is no perl.
+    # Not the default providers of ir_measures: one of them runs perl scripts and fails without perl.
     inside = [ir.pytrec_eval, ir.cwl_eval, ir.compat, ir.pyndeval, ir.judged, ir.msmarco, ir.accuracy]
     provider = ir.providers.FallbackProvider(inside)  # type: ignore[no-untyped-call]
     parsed, bad = {}, []
@@ -246,7 +248,7 @@ def _parse(measures: Sequence[str]) -> tuple[ir_measures.Provider, dict[str, ir_
         try:
             measure = ir.parse_measure(name)
             cutoff = measure.params.get("cutoff", 1)
-            # trec_eval aborts the process on a cutoff of 0, so such a name must not reach it.
+            # trec_eval aborts the process for a cutoff of 0, so check it here.
             usable = not isinstance(cutoff, bool) and cutoff >= 1
             usable = usable and provider.supports(measure)  # type: ignore[no-untyped-call]
         except (ValueError, NameError, AssertionError, TypeError):

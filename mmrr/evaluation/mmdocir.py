@@ -1,13 +1,12 @@
 """Reading MMDocIR (arXiv 2501.08828): questions about long documents, with evidence pages and evidence boxes.
 
-Two forms of the data are read. *Published*: a folder, or a dataset id on the Hugging Face Hub, with
+This module reads two forms of the data. *Published*: a folder, or a dataset id on the Hugging Face Hub, with
 ``MMDocIR_pages.parquet``, ``MMDocIR_layouts.parquet`` and ``MMDocIR_annotations.jsonl``. *PDFs*: a folder with the
 original PDFs (in it or in ``documents/``) and the annotations (also as ``annotations.jsonl``). A folder with the
-pages' parquet file is published, whatever else is in it.
+parquet file of the pages always has the published form.
 
-Knows nothing of rendering, stages or the workspace. Images stream: a few of them are in memory at a time,
-never the collection. Page numbers are from 1 in page ids and ``BenchmarkPage``, from 0 (as published) in
-``Question.page_id``, ``Box`` and ``Layout``.
+This module knows no rendering, stages or workspace. Images are streamed: only a few are in memory. Page numbers start
+at 1 in page ids and ``BenchmarkPage``, and at 0 (as published) in ``Question.page_id``, ``Box`` and ``Layout``.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ PAGES = "MMDocIR_pages.parquet"
 LAYOUTS = "MMDocIR_layouts.parquet"
 ANNOTATIONS = ("MMDocIR_annotations.jsonl", "annotations.jsonl")
 
-#: The published text of an image: read by OCR, or described by a vision-language model.
+#: The published text of an image: from OCR, or a description by a vision-language model.
 Text = Literal["ocr_text", "vlm_text"]
 BBox = tuple[float, float, float, float]
 
@@ -46,11 +45,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about one document. Its evidence may lie outside the document: such a page is never found."""
+    """A question about one document. Evidence pages outside the document are possible; they are never found."""
 
-    query_id: str  # "<doc_id>#<index>": adding documents to the set changes no id
+    query_id: str  # "<doc_id>#<index>": does not depend on other documents
     doc_id: str
-    index: int  # among the document's questions, from 0
+    index: int  # position among the document's questions, from 0
     text: str
     page_id: tuple[int, ...]  # evidence pages as published, from 0
     domain: str
@@ -58,38 +57,38 @@ class Question:
 
     @property
     def pages(self) -> frozenset[str]:
-        """The evidence as the project's page ids, ``<doc_id>/<number from 1, four digits>``."""
+        """The evidence pages by mmrr's page ids, ``<doc_id>/<number from 1, four digits>``."""
         return frozenset(f"{self.doc_id}/{page + 1:04d}" for page in self.page_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document of the benchmark. ``doc_id`` is the published name, each run of spaces and the like made ``_``."""
+    """A document of the benchmark. ``doc_id`` is the published name with ``_`` for each run of spaces and the like."""
 
     doc_id: str
     name: str  # as published
     domain: str
-    n_pages: int | None  # by the annotation's page_indices; None where it has none
+    n_pages: int | None  # from page_indices in the annotations; None if they have none
     pdf: Path | None  # None in the published form
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What to ask of which documents, and where the pages are."""
+    """Questions, documents and the place of the pages."""
 
     form: Literal["published", "pdfs"]
     documents: tuple[Document, ...]
     questions: tuple[Question, ...]
-    source: str  # the folder or dataset id given
+    source: str  # the folder or dataset id that the user gave
     rows: tuple[tuple[str, int] | None, ...] = field(default=(), repr=False)
-    """Published form: (doc_id, page number from 1) of each row of the pages' file, None for other documents."""
+    """Published form: (doc_id, page number from 1) of each row of the pages file; None for other documents' rows."""
 
     def queries(self) -> list[Query]:
-        """The questions as queries limited to their document."""
+        """The questions as queries that search only their own document."""
         return [Query(question.query_id, question.text, question.doc_id) for question in self.questions]
 
     def qrels(self) -> Qrels:
-        """The evidence pages as judgements; a question without evidence has none."""
+        """The evidence pages as judgements. A question without evidence has no judgements."""
         return {
             question.query_id: dict.fromkeys(sorted(question.pages), 1)
             for question in self.questions
@@ -115,24 +114,24 @@ class BenchmarkPage:
 class Layout:
     """A paragraph, figure, table, title or equation of a page, in PDF points from the page's top left corner."""
 
-    layout_id: str  # "<doc_id>/L00012": its place among the document's layouts, from 0
+    layout_id: str  # "<doc_id>/L00012": position among the document's layouts, from 0
     doc_id: str
     page: int  # from 0
     type: str
     bbox: BBox
     page_size: tuple[float, float]
-    image: bytes | None = field(repr=False)  # JPEG crop; None where not asked for or not published
+    image: bytes | None = field(repr=False)  # JPEG crop; None if not requested or not published
     text: str
 
 
 def open_benchmark(data: str) -> Benchmark:
     """Read the annotations of a folder or Hub dataset and find each document's pages.
 
-    From the Hub, files already in the local cache are used as they are; otherwise the annotations are downloaded and
-    the pages are streamed. With ``HF_HUB_OFFLINE`` set, only the cache is used.
+    For a Hub dataset, files in the local cache are used. Otherwise the annotations are downloaded and the pages are
+    streamed. With ``HF_HUB_OFFLINE`` set, only the cache is used.
 
-    Raises MmrrError if there is no such folder or dataset, for a malformed annotation (file and line), for documents
-    without PDF or rows, and where the pages' file disagrees with the annotations about a document's pages.
+    Raises MmrrError if the folder or dataset does not exist, for a malformed annotation (with file and line), for
+    documents without a PDF or without rows, and if the pages file contradicts the annotations about a document's pages.
     """
     folder = Path(data)
     if folder.is_dir():
@@ -151,7 +150,7 @@ def open_benchmark(data: str) -> Benchmark:
 
 
 def content_id(benchmark: Benchmark, name: str, sha256: Callable[[Path], str]) -> str:
-    """What identifies the content of a published file: its hash, or the dataset's commit where it is streamed.
+    """The hash of a published file's content, or the dataset's commit if the file is streamed.
 
     Raises MmrrError if the Hub does not answer.
     """
@@ -162,9 +161,9 @@ def content_id(benchmark: Benchmark, name: str, sha256: Callable[[Path], str]) -
 
 
 def iter_pages(benchmark: Benchmark, text: Text) -> Iterator[BenchmarkPage]:
-    """The published pages, one at a time in the order of the file; rows of documents not annotated are left out.
+    """The published pages in the order of the file, streamed. Rows of documents without annotations are left out.
 
-    Raises MmrrError for a file that cannot be read and for a row without an image.
+    Raises MmrrError if the file cannot be read and for a row without an image.
     """
     _expect_published(benchmark, "iter_pages")
     source = hub_dataset.locate(benchmark.source, PAGES)
@@ -179,12 +178,12 @@ def iter_pages(benchmark: Benchmark, text: Text) -> Iterator[BenchmarkPage]:
 
 
 def iter_layouts(benchmark: Benchmark, text: Text, images: bool = True) -> Iterator[Layout]:
-    """The published layouts, one at a time in the order of the file; those of documents not annotated are left out.
+    """The published layouts in the order of the file, streamed. Documents without annotations are left out.
 
-    The text of figures and tables is the OCR's or the model's, as chosen; that of the others is their own. Without
-    ``images`` only the small columns are read.
+    The text of figures and tables is the OCR text or the model's description, as chosen by ``text``. Other layouts
+    have their own text. Without ``images`` only the text columns are read.
 
-    Raises MmrrError for a file that cannot be read and for a row without page, bbox or page size.
+    Raises MmrrError if the file cannot be read and for a row without page, bbox or page size.
     """
     _expect_published(benchmark, "iter_layouts")
     source = hub_dataset.locate(benchmark.source, LAYOUTS)
@@ -211,7 +210,7 @@ def iter_layouts(benchmark: Benchmark, text: Text, images: bool = True) -> Itera
         )
 
 
-# --- annotations
+# Annotations
 
 
 def _read_annotations(path: Path) -> tuple[tuple[Document, ...], tuple[Question, ...]]:
@@ -230,11 +229,11 @@ def _read_annotations(path: Path) -> tuple[tuple[Document, ...], tuple[Question,
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise MmrrError(f"{where}: found no valid JSON ({error}), expected the annotation of a document") from error
-        document, asked = _read_document(record, where)
+        document, of_document = _read_document(record, where)
         if document.doc_id in documents:
-            _fail(where, f"the document {document.name!r} (as {document.doc_id}) was already there, expected it once")
+            _fail(where, f"found the document {document.name!r} (as {document.doc_id}) again, expected it once")
         documents[document.doc_id] = document
-        questions += asked
+        questions += of_document
     if not documents:
         raise MmrrError(f"{path.name} is empty, expected the annotation of a document on each line")
     return tuple(documents.values()), tuple(questions)
@@ -242,7 +241,7 @@ def _read_annotations(path: Path) -> tuple[tuple[Document, ...], tuple[Question,
 
 def _read_document(record: Any, where: str) -> tuple[Document, list[Question]]:
     name = _text(_get(record, "doc_name", where), f"{where}: doc_name")
-    # A slash would make two levels of what is one name in page ids and on disk.
+    # A slash would split the name into two levels in page ids and on disk.
     doc_id = re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff/\\]+", "_", unicodedata.normalize("NFC", name))
     if doc_id in (".", ".."):
         _fail(where, f"found the doc_name {name!r}, expected the name of a document")
@@ -256,18 +255,18 @@ def _read_document(record: Any, where: str) -> tuple[Document, list[Question]]:
             _fail(where, f"found the page_indices {record['page_indices']}, expected [first row, last row]")
         n_pages = last - first + 1
     questions = []
-    for index, asked in enumerate(_list(_get(record, "questions", where), None, f"{where}: questions")):
+    for index, question in enumerate(_list(_get(record, "questions", where), None, f"{where}: questions")):
         here = f"{where}, question {index}"
-        mapping = _list(_get(asked, "layout_mapping", here), None, f"{here}: layout_mapping")
+        mapping = _list(_get(question, "layout_mapping", here), None, f"{here}: layout_mapping")
         questions.append(
             Question(
                 query_id=f"{doc_id}#{index}",
                 doc_id=doc_id,
                 index=index,
-                text=_text(_get(asked, "Q", here), f"{here}: Q"),
+                text=_text(_get(question, "Q", here), f"{here}: Q"),
                 page_id=tuple(
                     _whole(page, f"{here}: page_id")
-                    for page in _list(_get(asked, "page_id", here), None, f"{here}: page_id")
+                    for page in _list(_get(question, "page_id", here), None, f"{here}: page_id")
                 ),
                 domain=domain,
                 boxes=tuple(
@@ -283,9 +282,10 @@ def _read_document(record: Any, where: str) -> tuple[Document, list[Question]]:
     return Document(doc_id, name, domain, n_pages, None), questions
 
 
+# Any: values of parsed JSON. The functions below check their types.
 def _get(record: Any, key: str, where: str) -> Any:
     if not isinstance(record, dict):
-        _fail(where, "found something else than an object, expected one with " + key)
+        _fail(where, f"found something other than an object, expected an object with {key}")
     if key not in record:
         _fail(where, f"found no {key}, expected the keys as published")
     return record[key]
@@ -334,11 +334,11 @@ def _fail(where: str, problem: str) -> NoReturn:
     raise MmrrError(f"{where}: {problem}")
 
 
-# --- documents
+# Documents
 
 
 def _key(name: str | None) -> str:
-    """What a document is matched by: its published name, with or without the file's suffix."""
+    """The key by which documents are matched: the published name without the suffix .pdf."""
     return re.sub(r"\.pdf$", "", unicodedata.normalize("NFC", name or ""), flags=re.IGNORECASE)
 
 
@@ -349,27 +349,29 @@ def _with_pdfs(folder: Path, documents: Sequence[Document]) -> tuple[Document, .
             for path in sorted(place.iterdir()):
                 if path.suffix.lower() == ".pdf":
                     found.setdefault(_key(path.name), path)
-    _complain([document.name for document in documents if _key(document.name) not in found], f"a PDF in {folder}")
+    _check_none_missing(
+        [document.name for document in documents if _key(document.name) not in found], f"PDF in {folder}"
+    )
     return tuple(
         Document(document.doc_id, document.name, document.domain, document.n_pages, found[_key(document.name)])
         for document in documents
     )
 
 
-def _complain(missing: Sequence[str], of_what: str) -> None:
+def _check_none_missing(missing: Sequence[str], thing: str) -> None:
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise MmrrError(
-            f"{len(missing)} of the annotated documents have not {of_what}: {some}; "
-            "add them, or take their lines out of the annotations"
+            f"{len(missing)} of the annotated documents have no {thing}: {some}; "
+            "add them, or remove their lines from the annotations"
         )
 
 
 def _number_rows(pages: str, documents: Sequence[Document]) -> tuple[tuple[str, int] | None, ...]:
-    """Which page each row of the pages' file is, checked against the annotations.
+    """Document and page number of each row of the pages file, checked against the annotations.
 
-    The official scorer takes evidence page i to be the i-th row of the document. ``passage_id`` says the same where
-    it counts from 0; it alone can number the rows of a document that is only partly there.
+    For the official scorer, evidence page i is the i-th row of the document. A ``passage_id`` that counts from 0 says
+    the same, and only it can number the rows of a document that is not complete in the file.
     """
     by_key = {_key(document.name): document for document in documents}
     rows: dict[str, list[tuple[int, str]]] = {document.doc_id: [] for document in documents}
@@ -379,7 +381,7 @@ def _number_rows(pages: str, documents: Sequence[Document]) -> tuple[tuple[str, 
         if document is not None:
             rows[document.doc_id].append((n, str(row["passage_id"])))
         n += 1
-    _complain([document.name for document in documents if not rows[document.doc_id]], f"a row in {PAGES}")
+    _check_none_missing([document.name for document in documents if not rows[document.doc_id]], f"row in {PAGES}")
     numbered: list[tuple[str, int] | None] = [None] * n
     for document in documents:
         found = rows[document.doc_id]

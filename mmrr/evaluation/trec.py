@@ -1,7 +1,7 @@
-"""Runs, qrels and queries as text: the two TREC formats and JSON Lines.
+"""Files of runs, qrels and queries: the two TREC formats and JSON Lines.
 
-Every reader names the file, the line, what it found and what it expected; none guesses. Text is data: a query kept
-every character it came with, control strings of a model included.
+An error names the file, the line, what was found and what was expected. No reader guesses. Text is data: a query keeps
+all its characters, including strings that look like control tokens of a model.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _TEXT_KEYS = ("text", "query")
 
 
 def read_run(path: Path) -> Run:
-    """Read a TREC run: ``query_id Q0 page_id rank score tag``, any whitespace between.
+    """Read a TREC run: ``query_id Q0 page_id rank score tag``, separated by whitespace.
 
-    Hits are ordered by score, ties by page id; the rank column is checked to be a number and then ignored, as
-    trec_eval does. Queries keep the order of their first line.
+    Hits are sorted by score, ties by page id. The rank must be a number but is not used, as in trec_eval. Queries keep
+    the order of their first line.
 
-    Raises MmrrError for a file that is missing, empty or not UTF-8, and for a line with another number of columns, a
-    rank or score that is not a number, or a page that the query already has.
+    Raises MmrrError for a file that is missing, empty or not UTF-8, for a line with another number of columns, for a
+    rank or score that is not a number, and for a page that occurs twice in a query.
     """
     scores: dict[str, dict[str, float]] = {}
     for n, line in lines(path):
@@ -42,7 +42,7 @@ def read_run(path: Path) -> Run:
 
 
 def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
-    """Write a TREC run, ranks from 1, scores in full (``repr``), so that ``read_run`` gives back the same run.
+    """Write a TREC run with ranks from 1. Scores have full precision (``repr``): ``read_run`` returns the same run.
 
     Raises MmrrError for an id or tag with whitespace and for a score that is not a number.
     """
@@ -52,7 +52,7 @@ def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
         for hit in hits:
             _check_id(hit.page_id, "page_id")
             if math.isnan(hit.score):
-                raise MmrrError(f"query {query_id}: the score of {hit.page_id} is not a number, so it has no rank")
+                raise MmrrError(f"query {query_id}: the score of {hit.page_id} is NaN, expected a number")
         ordered = sorted(hits, key=lambda hit: (-hit.score, hit.page_id))
         file.writelines(
             f"{query_id} Q0 {page_id} {position} {float(score)!r} {tag}\n"
@@ -61,7 +61,7 @@ def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read TREC judgements: ``query_id 0 page_id relevance``, relevance a whole number, above 0 = relevant.
+    """Read TREC judgements: ``query_id 0 page_id relevance``, relevance a whole number; above 0 means relevant.
 
     Raises MmrrError as ``read_run`` does.
     """
@@ -88,13 +88,13 @@ def write_qrels(qrels: Qrels, file: TextIO) -> None:
 
 
 def read_queries(path: Path) -> list[Query]:
-    """Read queries from JSON Lines, in order: an object a line, with ``query_id`` and ``text``, perhaps ``doc_id``.
+    """Read queries from JSON Lines, in order: one object per line with ``query_id``, ``text`` and optional ``doc_id``.
 
-    Also accepted: ``_id``, ``qid`` or ``id`` for the id (numbers become strings), ``query`` for the text, and
-    RankLLM's ``{"query": {"qid": ..., "text": ...}}``. Other keys and blank lines are skipped.
+    Also accepted: ``_id``, ``qid`` or ``id`` for the id (numbers become strings), ``query`` for the text, and the
+    format of RankLLM, ``{"query": {"qid": ..., "text": ...}}``. Other keys and blank lines are ignored.
 
     Raises MmrrError for a file that is missing, empty or not UTF-8, for a line that is not such an object, for an
-    empty text, and for an id that is empty, used twice, or has whitespace or control characters.
+    empty text, and for an id that is empty, occurs twice, or contains whitespace or control characters.
     """
     queries: dict[str, Query] = {}
     for n, line in lines(path):
@@ -122,7 +122,7 @@ def read_queries(path: Path) -> list[Query]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and the lines that are not blank. Only a line feed ends a line.
+    """Line numbers from 1, with the lines that are not blank. Only a line feed ends a line.
 
     Raises MmrrError for a file that is missing, empty or not UTF-8.
     """
@@ -162,7 +162,7 @@ def _number(path: Path, n: int, name: str, text: str) -> float:
 
 
 def _id(path: Path, n: int, record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    """The first of ``keys`` that ``record`` has, as a string; None if it has none of them."""
+    """The value of the first of ``keys`` that ``record`` has, as a string. None: it has none of them."""
     for key in keys:
         value = record.get(key)
         if value is None:

@@ -1,4 +1,4 @@
-"""The two first-stage indexes: page vectors in FAISS, page text in BM25. The only importer of both libraries."""
+"""The first-stage indexes: page vectors in FAISS, page text in BM25. The only module that imports both libraries."""
 
 from __future__ import annotations
 

@@ -1,8 +1,11 @@
-"""Measures what reading without an error and matching by words would reach on a drawn benchmark.
+"""Measures the recall of BM25 on the true text of drawn pages: the ceiling of a perfect reader that matches words.
 
-``python -m benchmarks.lexical TEXTS BENCH``: BENCH is what ``mmrr draw TEXTS --held-out 0.1 --out BENCH`` wrote,
-with its default seed and 200 pages. The pages are drawn again for their true text.
-BM25 ranks them, and recall is printed.
+``BENCH`` is the output of ``mmrr draw TEXTS --held-out 0.1 --output BENCH`` with the default seed and 200 pages. The
+script draws the same pages again, because the benchmark does not store their true text.
+
+    python -m benchmarks.lexical_ceiling TEXTS BENCH
+
+Feeds the section "Synthetic pages" of BENCHMARKS.md.
 """
 
 from __future__ import annotations
@@ -31,15 +34,15 @@ def main(texts: Path, bench: Path) -> None:
         pages, _ = draw_pages(pool, PAGES, Path(folder), lambda n: None)
     index = TextIndex.build([page.text for page in pages])
     names = [page.id for page in pages]
-    judged = read_qrels(bench / "qrels.trec")
-    if not names or not {page for pages in judged.values() for page in pages} <= set(names):
-        raise SystemExit(f"{bench} was drawn from other texts, with another seed or other fonts")
-    for kind, first in (("phrases", "p"), ("questions", "q")):
-        asked = [query for query in read_queries(bench / "queries.jsonl") if query.query_id.startswith(first)]
+    qrels = read_qrels(bench / "qrels.trec")
+    if not names or not {page for pages in qrels.values() for page in pages} <= set(names):
+        raise SystemExit(f"{bench} was drawn from other texts, with another seed or with other fonts; draw it again")
+    for kind, prefix in (("phrases", "p"), ("questions", "q")):
+        queries = [query for query in read_queries(bench / "queries.jsonl") if query.query_id.startswith(prefix)]
         run = {
-            query.query_id: rank(dict(zip(names, index.scores(query.text).tolist(), strict=True))) for query in asked
+            query.query_id: rank(dict(zip(names, index.scores(query.text).tolist(), strict=True))) for query in queries
         }
-        found = evaluate(run, {query_id: judged[query_id] for query_id in run}, MEASURES)
+        found = evaluate(run, {query_id: qrels[query_id] for query_id in run}, MEASURES)
         print(f"{len(run)} {kind}:", ", ".join(f"{measure} {value:.3f}" for measure, value in found.mean.items()))
 
 
