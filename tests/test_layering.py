@@ -1,4 +1,4 @@
-"""The contract of the architecture: which module may import what, read from the source; see docs/design.md."""
+"""The layers of the architecture: which module may import what, read from the source. docs/design.md has the table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = {path.stem for path in (ROOT / "mmrr" / "stages").glob("*.py")} - {"__init__"}
 HEAVY = {"torch", "transformers", "faiss", "bm25s", "safetensors", "datasets", "peft", "numpy"}
-SCREEN = {"typer", "rich", "click"}
 
-#: Third-party libraries and mmrr's own modules that only these may import, at whatever depth of the code.
+#: Third-party libraries and parts of mmrr: the modules that may import them, at whatever depth of the code.
+#: The command line may import all of them, inside its commands.
 ONLY_IN = {
     "faiss": {"mmrr.search.indexes"},
     "bm25s": {"mmrr.search.indexes"},
@@ -37,71 +37,60 @@ ONLY_IN = {
     "click": set(),
     "mmrr.cli": set(),
     "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
-    "mmrr.experiments": set(),
     "mmrr.pipeline": {"mmrr.experiments"},
-    "mmrr.training": {"mmrr.training", "mmrr.evaluation.layer_probe"},
+    "mmrr.experiments": set(),
+    "mmrr.training": {"mmrr.training"},
 }
-#: Every module and package right below mmrr.
-MODULES = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
-OWN_SHELF = {
-    "mmrr.workspace.store",
-    "mmrr.workspace.pages",
-    "mmrr.workspace.tensors",
-    "mmrr.workspace.gc",
-    "mmrr.search.indexes",
-    "mmrr.evaluation.mmdocir",
-}
-#: What these must not import, at whatever depth.
+#: Every module and package directly below mmrr, and the model families' packages.
+PARTS = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
+FAMILIES = {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"}
+
+
+def all_parts_but(*allowed: str) -> set[str]:
+    return PARTS - {f"mmrr.{name}" for name in allowed}
+
+
+#: What these must not import, at whatever depth. docs/design.md has the same table in words.
 NEVER = {
     "mmrr.types": HEAVY | {"mmrr"},
     "mmrr.config": HEAVY | {"mmrr"},
     "mmrr.errors": HEAVY | {"mmrr"},
-    "mmrr.contracts": HEAVY | (MODULES - {"mmrr.config", "mmrr.types"}),
-    "mmrr.documents.page_grid": HEAVY | {"mmrr"},
-    "mmrr.modeling.saliency": OWN_SHELF
-    | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.modeling.families"},
-    "mmrr.modeling.families": HEAVY | OWN_SHELF | {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"},
-    "mmrr.workspace.store": {
-        "mmrr.backbones",
-        "mmrr.embedders",
-        "mmrr.scorers",
-        "mmrr.modeling.families",
-        "mmrr.search.indexes",
-    },
-    # Of mmrr it knows its own modules and mmrr.errors.
-    "mmrr.training.synthetic": (HEAVY - {"numpy"}) | (MODULES - {"mmrr.errors", "mmrr.training"}),
-    "mmrr.search.indexes": {"torch", "mmrr.workspace.store"},
-    "mmrr.search.late_interaction": MODULES - {"mmrr.errors", "mmrr.search.late_interaction"},
-    "mmrr.evaluation.metrics": {"torch", "mmrr.workspace.store"},
-    "mmrr.workers": (HEAVY - {"torch"}) | (MODULES - {"mmrr.errors"}),
-    "mmrr.documents.ocr": HEAVY | (MODULES - {"mmrr.errors"}),
-    "mmrr.modeling.chat": {"torch", "mmrr"},
-    "mmrr.evaluation.trec": HEAVY | {"mmrr.workspace.store"},
-    # mmrr.modeling.checkpoints is allowed: a scorer is given a Checkpoint.
-    "mmrr.backbones": OWN_SHELF
-    | {"mmrr.modeling.checkpoints", "mmrr.embedders", "mmrr.scorers", "mmrr.modeling.families"},
-    "mmrr.embedders": OWN_SHELF | {"mmrr.backbones", "mmrr.scorers"},
-    "mmrr.scorers": OWN_SHELF | {"mmrr.backbones", "mmrr.embedders"},
-    "mmrr.stages": {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"},
+    "mmrr.contracts": HEAVY | all_parts_but("config", "types"),
+    "mmrr.workers": (HEAVY - {"torch"}) | all_parts_but("errors"),
+    "mmrr.documents": HEAVY | all_parts_but("documents", "errors"),
+    "mmrr.search": all_parts_but("search", "errors", "types"),
+    "mmrr.search.indexes": {"torch"},
+    "mmrr.modeling": FAMILIES | all_parts_but("modeling", "contracts", "errors", "types", "workspace"),
+    "mmrr.modeling.families": HEAVY | {"mmrr.workspace"},
+    "mmrr.modeling.chat": {"torch", "mmrr.workspace"},
+    "mmrr.workspace": FAMILIES | all_parts_but("workspace", "config", "errors", "types"),
+    "mmrr.evaluation.metrics": {"torch", "mmrr.workspace"},
+    "mmrr.evaluation.trec": HEAVY | {"mmrr.workspace"},
+    # A backbone, an embedder or a scorer is given a Checkpoint and tensors; it knows no workspace.
+    "mmrr.backbones": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.embedders", "mmrr.scorers"},
+    "mmrr.embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
+    "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
+    "mmrr.stages": FAMILIES,
+    "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }
 
 
 def imports(path: Path, module: str) -> list[tuple[str, bool]]:
-    """(name, whether it is imported when the module is) for every import; names of types alone are left out."""
+    """(name, whether the import runs when the module is imported) of every import, without those for type checking."""
     found: list[tuple[str, bool]] = []
 
-    def visit(node: ast.AST, at_once: bool) -> None:
+    def visit(node: ast.AST, early: bool) -> None:
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         if isinstance(node, ast.Import):
-            found.extend((alias.name, at_once) for alias in node.names)
+            found.extend((alias.name, early) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             package = module.rsplit(".", node.level)[0] + "." if node.level else ""
             source = (package + (node.module or "")).rstrip(".")
-            found.extend((f"{source}.{alias.name}", at_once) for alias in node.names)
+            found.extend((f"{source}.{alias.name}", early) for alias in node.names)
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
-            visit(child, at_once and not inside)
+            visit(child, early and not inside)
 
     visit(ast.parse(path.read_text("utf-8")), True)
     return found
@@ -121,7 +110,7 @@ CLI = {name: path for name, path in modules().items() if within(name, "mmrr.cli"
 
 
 @pytest.mark.parametrize("module", LIBRARY)
-def test_a_module_imports_what_it_may(module):
+def test_a_module_imports_only_what_it_may(module):
     for name, _ in imports(LIBRARY[module], module):
         for library, homes in ONLY_IN.items():
             if within(name, library) and not any(within(module, home) for home in homes):
@@ -131,7 +120,7 @@ def test_a_module_imports_what_it_may(module):
                 pytest.fail(f"{module} imports {name}, which {package} must not")
 
 
-def test_of_checkpoints_the_models_use_the_type_alone():
+def test_families_use_only_the_type_of_a_checkpoint():
     used = {
         name
         for module, path in LIBRARY.items()
@@ -143,21 +132,21 @@ def test_of_checkpoints_the_models_use_the_type_alone():
 
 
 @pytest.mark.parametrize("module", CLI)
-def test_the_command_line_loads_nothing_heavy_before_a_command_runs(module):
+def test_the_command_line_imports_nothing_heavy_before_a_command_runs(module):
     allowed = {"mmrr.cli", "mmrr.config", "mmrr.errors", "mmrr.__version__"}
-    for name, at_once in imports(CLI[module], module):
-        if at_once:
+    for name, early in imports(CLI[module], module):
+        if early:
             assert not any(within(name, one) for one in HEAVY), f"{module} imports {name}"
             assert not within(name, "mmrr") or any(within(name, one) for one in allowed), f"{module} imports {name}"
 
 
 def test_the_rules_read_real_imports():
-    """The reader itself: it sees imports at any depth, tells early from late ones, and resolves relative names."""
+    """``imports`` sees imports at any depth, knows which run early, and resolves relative names."""
     assert ("faiss", True) in imports(LIBRARY["mmrr.search.indexes"], "mmrr.search.indexes")
     assert ("huggingface_hub.snapshot_download", False) in imports(
         LIBRARY["mmrr.modeling.checkpoints"], "mmrr.modeling.checkpoints"
     )
-    assert ("mmrr.cli.options", True) in imports(CLI["mmrr.cli.main"], "mmrr.cli.main")
+    assert ("mmrr.cli.options", True) in imports(CLI["mmrr.cli.everyday"], "mmrr.cli.everyday")
     assert "torch" not in dict(imports(LIBRARY["mmrr.types"], "mmrr.types"))  # under TYPE_CHECKING
     assert set(NEVER) <= {module for name in LIBRARY for module in (name, name.rsplit(".", 1)[0])}
     assert {"render", "embed", "retrieve", "prune", "precache", "rerank"} <= STAGES
@@ -169,27 +158,27 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_importing_the_command_line_loads_no_model_library():
-    """``mmrr --help`` would take seconds."""
+    """Otherwise ``mmrr --help`` takes seconds."""
     loaded = loaded_by("import mmrr.cli.main")
     assert "typer" in loaded
     assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pdf2image"})
 
 
-def test_importing_the_library_loads_no_screen():
+def test_importing_the_library_loads_no_terminal_library():
     loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
 
 
-def test_processes_that_draw_pages_load_no_model_library():
+def test_processes_that_render_pages_load_no_model_library():
     loaded = loaded_by("import mmrr.workers, mmrr.documents.rendering")
     assert "pypdfium2" in loaded
     assert not loaded & {"torch", "transformers", "faiss"}
 
 
-def test_training_draws_and_joins_others_only_where_it_is_asked_to():
-    """matplotlib and accelerate are extras: everything but the picture and several processes goes without them."""
+def test_the_libraries_of_the_extra_train_are_imported_late():
+    """matplotlib and accelerate are optional: only plots and training on several devices need them."""
     for module in ("mmrr.training.distributed", "mmrr.plots"):
-        names = {name.partition(".")[0]: at_once for name, at_once in imports(LIBRARY[module], module)}
+        names = {name.partition(".")[0]: early for name, early in imports(LIBRARY[module], module)}
         assert not names.get("matplotlib")
         assert not names.get("accelerate")
