@@ -53,7 +53,7 @@ def pages() -> list[Image.Image]:
     return drawn
 
 
-def test_they_are_small_and_genuine(found: dict[str, Checkpoint]) -> None:
+def test_the_models_are_small_and_in_safetensors(found: dict[str, Checkpoint]) -> None:
     """At most 15 million parameters each; 40 MB for the first two and 40 MB for the others; safetensors only."""
     assert checkpoints.built_in() == sorted((*NAMES, *SMALL.values()))
     for names in (NAMES, SMALL.values()):

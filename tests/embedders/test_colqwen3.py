@@ -128,7 +128,7 @@ def test_shorter_vectors_are_the_first_numbers(tiny_embedder_path, tmp_path, pag
     assert (short.vectors.float() - expected).abs().max() <= 1e-3
 
 
-def test_tokens_that_are_alike_share_a_vector():
+def test_similar_tokens_share_a_vector():
     """Two tight groups and a single vector are three clusters. Each mean is normalised to length 1."""
     lines = torch.tensor([[1.0, 0.0], [1.0, 0.02], [0.0, 1.0], [0.02, 1.0], [-1.0, 0.0]])
     vectors = F.normalize(lines, dim=-1)
@@ -172,7 +172,7 @@ def test_a_checkpoint_says_how_products_become_logits(tiny_embedder_path, tmp_pa
             load(path, tmp_path)
 
 
-def test_the_family_is_said_by_architecture_or_model_type():
+def test_the_family_is_named_by_architecture_or_model_type():
     assert family({"model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}) == "qwen3_vl"
     assert family({"model_type": "colqwen3"}) == "colqwen3"
     with pytest.raises(MmrrError, match="no embedder family for a 'bert' model; expected one of: colqwen3, qwen3_vl"):
@@ -180,7 +180,7 @@ def test_the_family_is_said_by_architecture_or_model_type():
 
 
 @pytest.mark.parametrize("words", [False, True])
-def test_what_is_trained_is_what_embeds(tiny_embedder_path, tmp_path, page_images, words):
+def test_training_and_embedding_give_the_same_vectors(tiny_embedder_path, tmp_path, page_images, words):
     embedder = load(late(tiny_embedder_path, tmp_path / "late", words=words), tmp_path)
     contrast = Contrast(embedder, Search())
     for image, embedding in zip(page_images, embedder.embed_pages(page_images), strict=True):

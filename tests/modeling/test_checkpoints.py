@@ -102,7 +102,7 @@ def test_one_changed_weight_is_another_revision_though_header_and_size_are_the_s
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.json", "preprocessor_config.json", "config.json"])
-def test_whatever_changes_what_a_model_says_changes_its_revision(folder, hashes, name):
+def test_a_change_of_any_file_changes_the_revision(folder, hashes, name):
     before = resolve(str(folder), None, hashes).revision
     path = folder / name
     path.write_text(path.read_text() + " ")
@@ -182,7 +182,7 @@ def test_weights_that_can_run_code_are_refused(folder, hashes):
 @pytest.mark.parametrize(
     ("text", "why"), [("{", "not readable JSON"), ("[]", "is not a JSON object"), (None, "no config.json")]
 )
-def test_a_config_that_is_none(folder, hashes, text, why):
+def test_an_invalid_config_is_refused(folder, hashes, text, why):
     (folder / "config.json").unlink()
     if text is not None:
         (folder / "config.json").write_text(text)

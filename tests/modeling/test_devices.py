@@ -39,7 +39,7 @@ def note_down(folder: Path, device: torch.device) -> Work:
     return write
 
 
-def test_tasks_are_shared_out_and_their_pages_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_are_divided_and_their_pages_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"OMP_NUM_THREADS": "6", "MKL_NUM_THREADS": "6", "MKL_DYNAMIC": "FALSE"}.items():
         monkeypatch.setenv(name, value)
     counted: list[int] = []
@@ -67,7 +67,7 @@ def test_one_task_needs_no_process(tmp_path: Path, n_devices: int) -> None:
 @pytest.mark.parametrize(
     ("tasks", "message"), [(["wrong", "waits"], "a page is damaged"), (["dies", "a"], r"\(cpu, cpu\) died")]
 )
-def test_what_goes_wrong_in_a_process_is_said_here(tmp_path: Path, tasks: list[str], message: str) -> None:
+def test_errors_in_a_process_are_reported(tmp_path: Path, tasks: list[str], message: str) -> None:
     """An error is reported immediately; a killed process at the latest when another process finishes a task."""
     with pytest.raises(MmrrError, match=message):
         on_devices([CPU, CPU], partial(note_down, tmp_path), tasks, nullcontext(lambda n: None))

@@ -228,7 +228,7 @@ def test_pages_read_together_are_cached_as_one_by_one(tiny, page_images):
 
 
 @pytest.mark.parametrize("codec", ["none", "int4"])
-def test_pages_laid_side_by_side_score_as_one_by_one(tiny, page_images, monkeypatch, codec):
+def test_pages_batched_side_by_side_score_like_single_pages(tiny, page_images, monkeypatch, codec):
     """With the default limit, two pages at a time, and each page alone; the pages have different lengths."""
     scorer = scorer_with(tiny, "1:4").sharing(Prepare(band="1:4", codec=codec))
     images = [*page_images, page_images[1].rotate(180)]
@@ -335,14 +335,14 @@ def test_a_band_that_does_not_fit_is_refused(band):
 
 
 @pytest.mark.parametrize("leave", [1, 2, 7])
-def test_an_exit_that_never_meets_the_page_is_refused(tiny, page_images, leave):
+def test_an_exit_layer_outside_its_range_is_refused(tiny, page_images, leave):
     scorer = scorer_with(tiny, "2:4")
     states = scorer.prepare(page_images[:1], [None])
     with pytest.raises(MmrrError, match="exit layer"):
         scorer.score("q", states, scorer.shared_state(), Score(exit_layer=leave))
 
 
-def test_a_keep_from_another_grid_is_refused(tiny, page_images):
+def test_kept_tokens_of_another_grid_are_refused(tiny, page_images):
     scorer = scorer_with(tiny, "2:4")
     with pytest.raises(MmrrError, match=r"\(3, 3\)"):
         scorer.prepare(page_images[:1], [KeptTokens(torch.tensor([0], dtype=torch.int32), (3, 3))])

@@ -23,7 +23,7 @@ from tests.conftest import CPU
 from tests.scorers.edje.reference import QUERIES, VOCABULARY, D, Original, scorer_of, write_edje, write_vision
 
 
-def test_sizes_and_variant_are_told_from_the_header(found):
+def test_sizes_and_variant_are_read_from_the_header(found):
     made = backbone.layout(found.config()["tensors"])
     assert (made.queries, made.vision_width, made.width, made.layers) == (4, D, 12, 3)
     assert (made.positions, made.words, made.tiles, made.prefix) == (512, len(VOCABULARY) + 1, 0, "")
@@ -47,7 +47,9 @@ def test_the_published_sizes_have_the_papers_parameters(queries, n_adapter):
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.model."])
-def test_any_common_prefix_and_no_config_will_do(tmp_path, original, scorer, vision_path, hashes, page_images, prefix):
+def test_prefixes_of_tensor_names_and_a_missing_config_are_accepted(
+    tmp_path, original, scorer, vision_path, hashes, page_images, prefix
+):
     """Seven parameters: six fixtures and the prefix."""
     half = {name: tensor.half() for name, tensor in original.state_dict().items()}
     original_half = Original()
@@ -68,12 +70,12 @@ def test_a_checkpoint_of_another_family_still_needs_its_config(tmp_path, origina
         resolve(str(path), None, hashes)
 
 
-@pytest.mark.parametrize("spelling", ["published", "vision alone", "vision alone, older"])
-def test_siglip_is_read_in_every_spelling(tmp_path, found, scorer, vision_path, page_images, spelling):
+@pytest.mark.parametrize("layout", ["published", "vision alone", "vision alone, older"])
+def test_siglip_is_read_in_every_published_layout(tmp_path, found, scorer, vision_path, page_images, layout):
     path = Path(shutil.copytree(vision_path, tmp_path / "v"))
-    if spelling != "published":
+    if layout != "published":
         SiglipVisionModel.from_pretrained(vision_path).save_pretrained(path)
-    if spelling == "vision alone, older":
+    if layout == "vision alone, older":
         weights = {f"vision_model.{name}": tensor for name, tensor in load_file(path / "model.safetensors").items()}
         save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     other = scorer_of(found, path)
@@ -173,7 +175,7 @@ def test_a_vision_encoder_that_lacks_tensors_is_refused(tmp_path, found, vision_
         scorer_of(found, path).prepare(page_images[:1], [None])
 
 
-def test_the_tokenizer_may_lie_elsewhere(tmp_path, original, scorer, vision_path, hashes):
+def test_the_tokenizer_may_be_in_another_folder(tmp_path, original, scorer, vision_path, hashes):
     path = write_edje(tmp_path / "e", original, tokenizer=False)
     checkpoint = resolve(str(path), None, hashes, edje.SPEC.model_types)
     with pytest.raises(MmrrError, match=r"neither tokenizer\.json nor vocab\.txt; .*-o language=microsoft/MiniLM"):

@@ -78,7 +78,7 @@ def test_a_score_from_page_to_logit_is_the_originals(scorer, original, vision_pa
         assert expected.std() > 100 * TOLERANCE
 
 
-def test_stored_halves_score_as_floats_do_nearly(scorer, page_images):
+def test_float16_caches_score_nearly_like_float32(scorer, page_images):
     """float16 has 11 bits of precision: the error is at most 2 % of the spread of scores over the pages."""
     states, shared = scorer.prepare(page_images, [None] * 4), scorer.shared_state()
     for query in QUERIES:

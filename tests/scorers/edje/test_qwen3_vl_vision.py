@@ -52,7 +52,7 @@ def test_pages_are_read_as_rendered_by_a_qwen3_vl(over_qwen, tiny_path, page_ima
     assert scorer_of(checkpoint, tiny_path, tiles=2).compress(page_images[0]).shape == (8, 12)
 
 
-def test_a_local_page_over_qwen3_vl_has_as_many_tokens_as_it_takes(over_qwen, tiny_path, page_images):
+def test_a_local_page_with_qwen3_vl_has_a_variable_number_of_tokens(over_qwen, tiny_path, page_images):
     checkpoint, _ = over_qwen("local", local=True)
     scorer = scorer_of(checkpoint, tiny_path)
     assert scorer.prepare_options.tokens == 48
@@ -70,14 +70,14 @@ def test_a_local_page_over_qwen3_vl_has_as_many_tokens_as_it_takes(over_qwen, ti
         scorer_of(checkpoint, tiny_path, tiles=2)
 
 
-def test_heads_of_the_adapter_are_the_visions_where_config_does_not_say(over_qwen, tiny_path, page_images):
+def test_the_adapter_has_the_heads_of_config_or_of_the_vision_encoder(over_qwen, tiny_path, page_images):
     checkpoint, _ = over_qwen("three", adapter_attention_heads=3)
     with pytest.raises(MmrrError, match="an adapter of width 64 cannot have 3 attention heads"):
         scorer_of(checkpoint, tiny_path).prepare(page_images[:1], [None])
     assert backbone.adapter_heads({}, 2) == backbone.vision_heads(json.loads((tiny_path / "config.json").read_text()))
 
 
-def test_a_checkpoint_may_read_punctuation(over_qwen, tiny_path):
+def test_a_checkpoint_may_keep_punctuation(over_qwen, tiny_path):
     with_it, without = (
         scorer_of(over_qwen(f"p{punctuation}", punctuation=punctuation)[0], tiny_path) for punctuation in (True, False)
     )

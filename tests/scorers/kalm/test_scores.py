@@ -54,7 +54,7 @@ def test_another_instruction_is_another_prompt_over_the_same_caches(scorer, stoc
     assert (found - scores_of(scorer, TEXTS, QUERIES[0])).abs().max() > 1e-3
 
 
-def test_plain_is_the_stock_forward_too(scorer, stock):
+def test_score_uncached_is_the_stock_forward(scorer, stock):
     for text in TEXTS:
         for ratio in (0, 16):
             expected = stock_margin(stock, loop_pool(stock_encoder(stock, text), ratio or 4), QUERIES[2])
@@ -94,7 +94,7 @@ def test_coarser_scores_come_from_the_same_caches(scorer, stock):
         near(scores_of(scorer, TEXTS, QUERIES[0], ratio=ratio), expected)
 
 
-def test_a_ratio_that_is_not_there_is_refused_with_the_way_to_it(scorer):
+def test_an_unknown_or_finer_ratio_is_refused(scorer):
     with pytest.raises(MmrrError, match=r"ratio 2 is finer than 4, .* run mmrr precache -o ratio=2"):
         scores_of(scorer, TEXTS, "q", ratio=2)
     with pytest.raises(MmrrError, match="ratio 5: expected 1, 2, 4, 8, 16, 32"):
@@ -121,7 +121,7 @@ def test_small_batches_change_no_score(scorer, monkeypatch):
     near(scores_of(scorer, TEXTS, QUERIES[0]), whole)
 
 
-def test_pages_kept_open_serve_the_next_query(scorer, monkeypatch):
+def test_the_prefill_of_pages_is_reused_by_the_next_query(scorer, monkeypatch):
     """The prompt prefix and the pages' keys and values are computed once for all queries."""
     cold = [scores_of(scorer, TEXTS, query) for query in QUERIES]
     states, shared = scorer.prepare(TEXTS, [None] * 4), scorer.shared_state()

@@ -97,7 +97,7 @@ def test_names_of_older_and_newer_saves_are_read(folder, original, page_images, 
     near(*same)
 
 
-def test_a_head_of_its_own_is_used_and_seen(folder, scorer):
+def test_a_stored_lm_head_is_used(folder, scorer):
     """A stored LM head is used, although config.json says that it is tied to the embeddings."""
     name = "lm_head.out_proj.weight"
     edit_weights(folder, lambda tensors: tensors | {name: tensors[EMBEDDINGS].clone()})

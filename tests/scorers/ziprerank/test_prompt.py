@@ -87,7 +87,7 @@ def test_more_pages_than_letters_are_refused(scorer, states):
             scorer.logits("q", states, [0] * n, FULL)
 
 
-def test_a_query_without_end_is_refused(scorer, states, monkeypatch):
+def test_a_query_that_is_too_long_is_refused(scorer, states, monkeypatch):
     monkeypatch.setattr(ziprerank, "MAX_QUERY_TOKENS", 8)
     with pytest.raises(MmrrError, match="expected at most 8"):
         scorer.logits("a b c d e f g h i", states, [0], FULL)

@@ -121,7 +121,7 @@ def test_bfloat16_scores_stay_near_float32(checkpoint, scorer, images, states):
     assert (logits - exact).abs().max() <= 0.1 * exact.abs().max()
 
 
-def test_numbers_that_are_none_are_refused(scorer, states):
+def test_logits_that_are_not_finite_are_refused(scorer, states):
     broken = {**states[0], "tokens": states[0]["tokens"] * float("nan")}
     with pytest.raises(MmrrError, match="not finite"):
         scorer.score(QUERY, [broken, states[1]], {}, FULL)

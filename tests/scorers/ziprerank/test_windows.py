@@ -33,7 +33,7 @@ def test_windows_slide_from_the_back_to_the_front(n):
     assert list(ziprerank.windows(n, 20, 10)) == WINDOWS[n]
 
 
-def test_a_checkpoint_says_how_it_was_taught(checkpoint):
+def test_training_settings_of_a_checkpoint(checkpoint):
     config = checkpoint.config()
     assert ziprerank.resolve(Prepare(), config).max_side == 1024
     config = {**config, "ziprerank": {"max_side": 0, "window": 6}}
@@ -78,7 +78,7 @@ def test_the_order_is_that_of_windows_one_by_one(scorer, images, states):
     assert sorted(scores.tolist()) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_scores_are_places_in_the_order(scorer, states):
+def test_scores_are_ranks(scorer, states):
     logits = scorer.logits(QUERY, states, range(5), FULL)
     scores = scorer.score(QUERY, states, scorer.shared_state(), FULL)
     assert torch.equal(5 - scores.long(), logits.argsort(descending=True).argsort())
@@ -116,13 +116,13 @@ def test_the_order_of_candidates_matters(scorer, states):
         ({"head": "bf16"}, "head 'bf16': expected float32 or bfloat16"),
     ],
 )
-def test_options_of_scoring_that_cannot_be_are_refused(options, message):
+def test_options_outside_their_range_are_refused(options, message):
     with pytest.raises(MmrrError, match=message):
         Score(**options)
 
 
 @pytest.mark.parametrize("max_side", [-2, 31])
-def test_a_cap_below_one_token_is_refused(checkpoint, max_side):
+def test_a_max_side_below_one_token_is_refused(checkpoint, max_side):
     with pytest.raises(MmrrError, match=f"max_side {max_side}: expected 32 or more pixels, or 0"):
         ziprerank.resolve(Prepare(max_side), checkpoint.config())
     assert ziprerank.resolve(Prepare(0), checkpoint.config()) == Prepare(0)
