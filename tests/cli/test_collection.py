@@ -77,8 +77,8 @@ class Collection:
 
     def found(self, word: str) -> list[str]:
         """The pages that a search for a word finds by text."""
-        asked = ("retrieve", word, "--first-stage", "bm25", "--work", self.work, "--json")
-        return [row["page_id"] for row in json.loads(mmrr(*asked).stdout)["queries"][0]["results"]]
+        command = ("retrieve", word, "--first-stage", "bm25", "--work", self.work, "--json")
+        return [row["page_id"] for row in json.loads(mmrr(*command).stdout)["queries"][0]["results"]]
 
     def computed(self, stage: str) -> int:
         """Pages that the current artifact of a stage computed."""

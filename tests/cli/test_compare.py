@@ -23,18 +23,18 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_embedder_path: Path) -> 
     return root / "work"
 
 
-def ask(work: Path, *more: object) -> tuple[object, ...]:
-    given = ("--queries", work.parent / "queries.jsonl", "--qrels", work.parent / "qrels.trec")
-    return ("compare", "--work", work, *given, *FP32, *more)
+def command(work: Path, *more: object) -> tuple[object, ...]:
+    files = ("--queries", work.parent / "queries.jsonl", "--qrels", work.parent / "qrels.trec")
+    return ("compare", "--work", work, *files, *FP32, *more)
 
 
-def test_every_scorer_ranks_the_same_candidates_and_its_numbers_are_those_of_the_single_commands(
+def test_every_scorer_ranks_the_same_candidates_with_the_numbers_of_the_single_commands(
     work: Path, tiny_path: Path, tmp_path: Path
 ) -> None:
     picture = tmp_path / "compare.png"
     scorers = f"minireranker={tiny_path}+codec=int8+band=1:4,ziprerank={tiny_path}"
-    asked = ask(work, "--scorers", scorers, "--output", picture, "--json")
-    first, mini, zipped = (found := json.loads(mmrr(*asked).stdout))["rows"]
+    given = command(work, "--scorers", scorers, "--output", picture, "--json")
+    first, mini, zipped = (found := json.loads(mmrr(*given).stdout))["rows"]
     assert found["queries"] == 1
     assert first["name"] == "first stage"
     assert first["page_bytes"] == 0
@@ -46,7 +46,7 @@ def test_every_scorer_ranks_the_same_candidates_and_its_numbers_are_those_of_the
         assert row["query_ms"] > 0
         assert row["metrics"].keys() == first["metrics"].keys()
     assert picture.read_bytes().startswith(b"\x89PNG")
-    again = json.loads(mmrr(*asked).stdout)["rows"]
+    again = json.loads(mmrr(*given).stdout)["rows"]
     assert [row["metrics"] for row in again] == [row["metrics"] for row in (first, mini, zipped)]
 
     mmrr("precache", "--work", work, "--scorer-model", tiny_path, "--codec", "int8", "--band", "1:4", *FP32)
@@ -57,7 +57,7 @@ def test_every_scorer_ranks_the_same_candidates_and_its_numbers_are_those_of_the
 
 
 def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
-    shown = mmrr(*ask(work, "--scorers", f"minireranker={tiny_path}")).stdout
+    shown = mmrr(*command(work, "--scorers", f"minireranker={tiny_path}")).stdout
     assert "first stage" in shown
     assert "nDCG@5" in shown
     assert "ms per query" in shown
@@ -72,15 +72,15 @@ def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
         (("--data", "somewhere"), "leave out --queries and --qrels"),
     ],
 )
-def test_what_cannot_be_compared_is_said(work: Path, more: tuple[str, ...], expected: str) -> None:
-    assert expected in refused(*ask(work, *more))
+def test_what_cannot_be_compared_is_refused(work: Path, more: tuple[str, ...], expected: str) -> None:
+    assert expected in refused(*command(work, *more))
 
 
 def test_questions_must_come_from_somewhere(work: Path) -> None:
     assert "pass --queries and --qrels, or --data" in refused("compare", "--work", work)
 
 
-def test_a_family_without_a_model_of_its_own_needs_one(monkeypatch):
+def test_a_family_without_a_built_in_model_needs_one(monkeypatch):
     monkeypatch.setattr(checkpoints, "built_in", list)
     with pytest.raises(MmrrError, match="mmrr includes no model of kalm; pass kalm=MODEL"):
         scorings("kalm")

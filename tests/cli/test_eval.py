@@ -55,13 +55,13 @@ def test_eval_numbers_follow_from_the_run_files(made: Chain, tmp_path: Path) -> 
         mmrr("eval", "--work", made.work, "--qrels", qrels, "--run", made.root / "run.trec", "--json").stdout
     )
     assert other["metrics"] == {"run": metrics["reranked"]}
-    ask = ("eval", "--work", made.work, "--qrels", qrels, "--baseline", made.root / "run.trec")
-    same = json.loads(mmrr(*ask, "--run", made.root / "run.trec", "--json").stdout)["metrics"]
+    command = ("eval", "--work", made.work, "--qrels", qrels, "--baseline", made.root / "run.trec")
+    same = json.loads(mmrr(*command, "--run", made.root / "run.trec", "--json").stdout)["metrics"]
     assert same["baseline"] == same["run"] == metrics["reranked"]
     for name, value in same["run"].items():
         assert same["interval"][name] == [0.0, 0.0]
         assert same["kept"][name] == (1.0 if value else None)
-    assert "--baseline needs --run" in refused(*ask)
+    assert "--baseline needs --run" in refused(*command)
 
 
 def test_a_judged_query_that_was_not_asked_counts_as_nothing(made: Chain, tmp_path: Path) -> None:

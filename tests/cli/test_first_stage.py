@@ -112,10 +112,10 @@ def test_soft_idf_weighs_words(chain: Chain, tmp_path: Path) -> None:
     shutil.copytree(plain, model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"word_temperature": 0.1}))
-    asked = ("--queries", chain.queries, "--first-stage", "dense", "--work")
+    command = ("--queries", chain.queries, "--first-stage", "dense", "--work")
 
     def found(work: str, *args: object) -> dict[str, float]:
-        return dict(run_lines(artifact(mmrr("retrieve", *asked, tmp_path / work, *args)) / "run.trec")["q1"])
+        return dict(run_lines(artifact(mmrr("retrieve", *command, tmp_path / work, *args)) / "run.trec")["q1"])
 
     for work, checkpoint in (("without", plain), ("with", model)):
         mmrr("index", chain.docs, "--work", tmp_path / work, "--embedder", checkpoint, *INDEX, *FP32)

@@ -114,14 +114,14 @@ def test_queries_are_batched_where_that_halves_the_pages_to_read() -> None:
 def test_page_caches_are_read_ahead_in_portions_that_fit() -> None:
     read = []
 
-    def states() -> Iterator[tuple[int, PageCache]]:
+    def caches() -> Iterator[tuple[int, PageCache]]:
         for i, n in enumerate((4, 4, 9, 1, 1, 1)):
             read.append(i)
             yield i, {"k": torch.full((n,), i, dtype=torch.uint8)}
 
     parts = []
-    for part in ahead(portions(states(), 8)):
-        assert all(int(state["k"][0]) == row for row, state in part.items())
+    for part in ahead(portions(caches(), 8)):
+        assert all(int(cache["k"][0]) == row for row, cache in part.items())
         parts.append(list(part))
     assert parts == [[0, 1], [2], [3, 4, 5]]
     assert read == [0, 1, 2, 3, 4, 5]
