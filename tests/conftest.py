@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,33 @@ def pytest_configure() -> None:
     package, checkout = Path(mmrr.__file__).resolve().parent, Path(__file__).resolve().parents[1]
     if os.environ.get("MMRR_TEST_INSTALLED") and package.parent == checkout:
         raise pytest.UsageError(f"the tests import {package}, not an installed mmrr; run them with: make test-wheel")
+
+
+#: Fonts that come with matplotlib: family, style and spacing as fontconfig's fc-list tells them.
+FONTS = {
+    "DejaVuSans.ttf": "DejaVu Sans|Book|",
+    "DejaVuSans-Bold.ttf": "DejaVu Sans|Bold|",
+    "DejaVuSans-Oblique.ttf": "DejaVu Sans|Oblique|",
+    "DejaVuSansMono.ttf": "DejaVu Sans Mono|Book|100",
+    "DejaVuSansMono-Bold.ttf": "DejaVu Sans Mono|Bold|100",
+    "DejaVuSerif.ttf": "DejaVu Serif|Book|",
+    "DejaVuSerif-Bold.ttf": "DejaVu Serif|Bold|",
+    "DejaVuSerif-Italic.ttf": "DejaVu Serif|Italic|",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pages are drawn with matplotlib's fonts, whatever this machine has: an ``fc-list`` that lists only those."""
+    spec = importlib.util.find_spec("matplotlib")
+    folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" if spec and spec.origin else Path("none")
+    lines = [f"{folder / file}|{names}\n" for file, names in FONTS.items() if (folder / file).exists()]
+    program = tmp_path_factory.mktemp("programs") / "fc-list"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{''.join(lines)}END\n")
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        yield
 
 
 @pytest.fixture(autouse=True)
