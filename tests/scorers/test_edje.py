@@ -43,7 +43,6 @@ from tests.console import (
     write_documents,
     write_queries,
 )
-from tests.tiny import SEED_SHIFT
 
 TOLERANCE = 1e-5
 QUERIES = ["When is the thesis due?", "soil", "A longer question about the red box of page 3, and how large it is"]
@@ -130,7 +129,7 @@ def write_vision(path, seed=5):
     """A tiny SigLIP with text tower and pooling head, as the published one is."""
     part = {"hidden_size": D, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": HEADS}
     text = {**part, "vocab_size": 9, "max_position_embeddings": 4, "bos_token_id": 1, "eos_token_id": 2}
-    torch.manual_seed(seed + SEED_SHIFT)
+    torch.manual_seed(seed)
     model = SiglipModel(SiglipConfig(vision_config={**part, "image_size": SIDE, "patch_size": PATCH}, text_config=text))
     with torch.no_grad():
         for parameter in model.vision_model.parameters():
@@ -166,7 +165,7 @@ def write_edje(path, original, prefix="", config=True, tokenizer=True, extra=())
 
 @pytest.fixture(scope="module")
 def original():
-    torch.manual_seed(3 + SEED_SHIFT)
+    torch.manual_seed(3)
     return Original()
 
 
@@ -234,7 +233,7 @@ def test_vision_tokens_are_the_stock_models(scorer, vision_path, page_images):
 
 @pytest.mark.parametrize("local", [False, True])
 def test_the_folded_adapter_equals_the_unfolded_one(local, tmp_path, vision_path, hashes):
-    torch.manual_seed(7 + SEED_SHIFT)
+    torch.manual_seed(7)
     reference = Original(local=local)
     checkpoint = resolve(str(write_edje(tmp_path / "e", reference)), None, hashes, edje.MODEL_TYPES)
     scorer = scorer_of(checkpoint, vision_path)
@@ -610,7 +609,7 @@ def over_qwen(tmp_path_factory):
 
     def write(name, local=False, **config):
         path = tmp_path_factory.mktemp("over") / name
-        torch.manual_seed(9 + SEED_SHIFT)
+        torch.manual_seed(9)
         original = Original(local=local, positions=64 + 48 if local else 512, width=64)
         write_edje(path, original)
         values = {"num_attention_heads": HEADS, "adapter_attention_heads": 4, **config}

@@ -27,7 +27,6 @@ from mmrr.scorers.kalm import Prepare, Score, Scorer
 from mmrr.types import KeptTokens
 from tests.conftest import CPU
 from tests.console import FP32, INDEX, artifact, manifest, mmrr, refused, run_lines, write_documents, write_queries
-from tests.tiny import SEED_SHIFT
 
 TOLERANCE = 1e-5
 WEIGHTS = "model.safetensors"
@@ -129,7 +128,7 @@ def write_checkpoint(path: Path, seed: int = 0) -> Path:
         image_token_index=ids["<image_soft_token>"],
         eoi_token_index=ids["<end_of_image>"],
     )
-    torch.manual_seed(seed + SEED_SHIFT)
+    torch.manual_seed(seed)
     model = T5Gemma2ForConditionalGeneration(config)
     with torch.no_grad():
         for parameter in model.parameters():
