@@ -144,9 +144,9 @@ def test_what_learns_leaves_nothing_behind(tiny_late, tiny) -> None:
     """Losses and gradients of the pre-training, contrastive and answer objectives."""
 
     def numbers(device: torch.device) -> list[Tensor]:
-        embedder = colqwen3.Embedder(tiny_late, colqwen3.Prepare(), device, torch.float32)
-        scorer = minireranker.Scorer(tiny, minireranker.Prepare(band="1:3"), device, torch.float32)
-        words = torch.nn.Linear(scorer.backbone.text.embed_tokens.weight.shape[1], N_HASHES)
+        embedder = colqwen3.Embedder(tiny_late, colqwen3.Prepare(), device, torch.float64)
+        scorer = minireranker.Scorer(tiny, minireranker.Prepare(band="1:3"), device, torch.float64)
+        words = torch.nn.Linear(scorer.backbone.text.embed_tokens.weight.shape[1], N_HASHES, dtype=torch.float64)
         words.load_state_dict({name: torch.ones_like(value) for name, value in words.state_dict().items()})
         found = []
         for learner in (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditionalGeneration
 
 from mmrr.backbones import qwen3_vl
@@ -187,7 +188,12 @@ def test_the_query_is_computed_once_for_pages_of_all_grids(tiny, page_images):
     x = backbone.embed(range(40, 60))
     once = backbone.suffix_alone(x, 0, 3)
     for offset in (37, 411, 1703):
-        rotary = backbone.rotary(torch.arange(20).expand(3, -1) + offset)
+        # In float32 an angle at position 1703 is known to 1e-4 only: the comparison needs exact ones.
+        angles = torch.outer(torch.arange(20) + offset, backbone.text.rotary_emb.inv_freq.double()).repeat(1, 2)
+        rotary = (angles.cos().float()[None, None], angles.sin().float()[None, None])
+        for own, exact in zip(backbone.rotary(torch.arange(20).expand(3, -1) + offset), rotary, strict=True):
+            assert own.shape == exact.shape
+            assert (own - exact).abs().max() <= 2**-23 * (20 + offset)
         there = x
         for index in range(3):
             query, key, value = backbone.project(index, there, rotary)
@@ -278,25 +284,40 @@ def test_the_cache_holds_the_band_and_nothing_more(tiny, page_images):
     assert estimate == state["k"].nbytes + state["v"].nbytes
 
 
+@pytest.fixture(scope="module")
+def many_pages(page_images):
+    """Twelve pages. Eight have different colours, so that their scores differ clearly with any weights."""
+    coloured = []
+    for i, colour in enumerate(["black", "red", "blue", "lime", "yellow", "white", "gray", "magenta"]):
+        coloured.append(Image.new("RGB", (160, 128), colour))
+        coloured[-1].paste("orange", (20 * (i % 4), 10 * i, 20 * (i % 4) + 60, 10 * i + 40))
+    return [*page_images, *coloured]
+
+
+def all_scores(scorer, pages):
+    """Scores (queries, pages)."""
+    states, shared = scorer.prepare(pages, [None] * len(pages)), scorer.shared_state()
+    return torch.stack([scorer.score(query, states, shared, Score()) for query in QUERIES])
+
+
 @pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.02), ("int8", 0.02), ("int4", 0.25)])
-def test_quantised_caches_score_near_exact_ones(tiny, page_images, codec, tolerance):
+def test_quantised_caches_score_near_exact_ones(tiny, page_images, many_pages, codec, tolerance):
     """``tolerance`` is a fraction of the spread of scores over the pages. The cache has the estimated size."""
     plain, coded = (Scorer(tiny, Prepare(band="1:4", codec=name), CPU, torch.float32) for name in ("none", codec))
-    for query in QUERIES:
-        exact, rough = (cached_scores(scorer, page_images, [None] * 4, query) for scorer in (plain, coded))
-        assert not torch.equal(exact, rough)
-        assert (exact - rough).abs().max() <= tolerance * exact.std()
+    exact, rough = (all_scores(scorer, many_pages) for scorer in (plain, coded))
+    assert (exact != rough).any(1).all()
+    spread = (exact - exact.mean(1, keepdim=True)).std()
+    assert (exact - rough).abs().max() <= tolerance * spread
     (state,) = coded.prepare(page_images[:1], [None])
     n_tokens = state["k"].shape[2] - 2
     estimate = minireranker.cache_bytes(coded.prepare_options, tiny.config(), n_tokens, 4)
     assert estimate == sum(tensor.nbytes for name, tensor in state.items() if name != "next_pos")
 
 
-def test_bfloat16_scores_stay_near_float32(tiny, page_images):
+def test_bfloat16_scores_stay_near_float32(tiny, many_pages):
     """bfloat16 has 8 bits of precision. The ranking of clearly different pages does not change."""
-    exact = cached_scores(scorer_with(tiny, "1:4"), page_images, [None] * 4, QUERIES[0])
-    rough_scorer = Scorer(tiny, Prepare(band="1:4"), CPU, torch.bfloat16)
-    rough = cached_scores(rough_scorer, page_images, [None] * 4, QUERIES[0])
+    exact = all_scores(scorer_with(tiny, "1:4"), many_pages)
+    rough = all_scores(Scorer(tiny, Prepare(band="1:4"), CPU, torch.bfloat16), many_pages)
     assert rough.dtype == torch.float32
     assert (rough - exact).abs().max() <= 0.1 * exact.abs().max()
 

@@ -45,7 +45,7 @@ from tests.conftest import CPU
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, refused, write_documents
 from tests.scorers.edje.reference import Original, write_edje, write_vision
 from tests.texts import write_texts
-from tests.tiny import SEED_SHIFT, write_checkpoint
+from tests.tiny import write_checkpoint
 
 TOLERANCE = 1e-4
 SIZES = (
@@ -227,7 +227,7 @@ def sizes(**changes: Any) -> Sizes:
 @pytest.mark.parametrize("tokens", [4, 0])
 def test_the_forward_in_training_is_the_stock_modules(tokens: int) -> None:
     """BERT fed with words replaced, the unfolded adapter; and gradients reach every tensor that scores."""
-    torch.manual_seed(1 + SEED_SHIFT)
+    torch.manual_seed(1)
     original = Original(m=4, d=12, layers=2, local=not tokens, positions=512, width=8)
     network = Network(
         sizes(tokens=tokens, adapter_mlp=24, words=original.language_model.config.vocab_size, positions=512)
@@ -264,7 +264,7 @@ def batch_of(pages: list[Tensor]) -> Batch:
 
 
 def test_masked_pieces_see_the_page_and_their_loss_is_weighed() -> None:
-    torch.manual_seed(2 + SEED_SHIFT)
+    torch.manual_seed(2)
     network = Network(sizes())
     pages = [torch.randn(6, 8, requires_grad=True) for _ in range(3)]
     found = lesson_of(network, masking=0.5).losses(batch_of(pages))
@@ -279,7 +279,7 @@ def test_masked_pieces_see_the_page_and_their_loss_is_weighed() -> None:
 
 def test_words_point_at_their_cells_or_at_the_beginning() -> None:
     """Against attention written out, in float32 within 1e-5; pages of one length and of several."""
-    torch.manual_seed(4 + SEED_SHIFT)
+    torch.manual_seed(4)
     network = Network(sizes(tokens=0))
     lesson = lesson_of(network, masking=0.0)
     for lengths in ((6, 6), (6, 4)):
@@ -321,7 +321,7 @@ def test_ends_are_rows_of_last_pieces() -> None:
 def test_a_fresh_local_network_begins_with_letters_like_their_cells() -> None:
     """A page of two words, each in a cell of its own: at once the words' vectors are those cells', as the projection
     has them, and the first layers' keys are their queries."""
-    torch.manual_seed(6 + SEED_SHIFT)
+    torch.manual_seed(6)
     network = Network(sizes(tokens=0, hidden=8, adapter_mlp=20))
     lesson = lesson_of(network)
     pieces = ["[PAD]", *(f"{n}" for n in range(1, 40))]
@@ -349,7 +349,7 @@ def test_pieces_share_their_letters() -> None:
     assert grams("##ab") == grams("##AB") != grams("ab")
     assert set(grams("##abc")) < set(grams("##abcd"))
     assert grams("##.") == []
-    torch.manual_seed(7 + SEED_SHIFT)
+    torch.manual_seed(7)
     network = Network(sizes(tokens=0))
     pieces = [*SPECIALS, "abc", "##abc", ".", *(f"{n}" for n in range(32))]
     network.letters = letters = Letters(pieces, torch.randn(N_GRAMS, 12))
@@ -366,7 +366,7 @@ def test_pieces_share_their_letters() -> None:
 
 
 def test_a_student_begins_with_its_teachers_joint_encoder() -> None:
-    torch.manual_seed(5 + SEED_SHIFT)
+    torch.manual_seed(5)
     student, teacher = Network(sizes()), Network(sizes(tokens=0))
     before = student.vision_projection.query.clone()
     edje._learn_from(student, teacher)
@@ -379,7 +379,7 @@ def test_a_student_begins_with_its_teachers_joint_encoder() -> None:
 
 
 def test_matching_is_learnt_on_one_batch() -> None:
-    torch.manual_seed(3 + SEED_SHIFT)
+    torch.manual_seed(3)
     network = Network(sizes())
     batch = batch_of([torch.randn(6, 8) for _ in range(3)])
     lesson = lesson_of(network)
@@ -397,7 +397,7 @@ def test_matching_is_learnt_on_one_batch() -> None:
 
 
 def test_a_student_learns_its_teachers_scores() -> None:
-    torch.manual_seed(4 + SEED_SHIFT)
+    torch.manual_seed(4)
     teacher, network = Network(sizes(tokens=0)), Network(sizes())
     with torch.no_grad():
         teacher.classification_head[1].weight.normal_(0, 30)
@@ -533,7 +533,7 @@ def test_it_goes_on_from_a_checkpoint(runs: Path) -> None:
 def test_a_published_shape_over_siglip_goes_on(folder: Path, page_images: list[Any]) -> None:
     """The paper's own second stage: no masking, pages squeezed to the encoder's square."""
     write_vision(folder / "siglip")
-    torch.manual_seed(5 + SEED_SHIFT)
+    torch.manual_seed(5)
     write_edje(folder / "published", Original())
     lines = 'start = "published"\nstrips = 0.0\nmasking = 0.0\nsteps = 2\nheld_out = 0.0\nqueries = 1\n'
     settings = config(folder, "over-siglip", lines, vision="siglip", sizes="")

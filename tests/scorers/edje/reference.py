@@ -16,7 +16,6 @@ from transformers.models.bert.modeling_bert import BertPooler
 from mmrr.scorers import edje
 from mmrr.scorers.edje import Prepare, Scorer, canonical
 from tests.conftest import CPU
-from tests.tiny import SEED_SHIFT
 
 TOLERANCE = 1e-5
 QUERIES = ["When is the thesis due?", "soil", "A longer question about the red box of page 3, and how large it is"]
@@ -106,7 +105,7 @@ def write_vision(path, seed=5):
     """A tiny SigLIP with text tower and pooling head, like the published one."""
     part = {"hidden_size": D, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": HEADS}
     text = {**part, "vocab_size": 9, "max_position_embeddings": 4, "bos_token_id": 1, "eos_token_id": 2}
-    torch.manual_seed(seed + SEED_SHIFT)
+    torch.manual_seed(seed)
     model = SiglipModel(SiglipConfig(vision_config={**part, "image_size": SIDE, "patch_size": PATCH}, text_config=text))
     with torch.no_grad():
         for parameter in model.vision_model.parameters():

@@ -16,7 +16,6 @@ from mmrr.scorers.edje import Score, canonical
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
 from tests.scorers.edje.reference import HEADS, QUERIES, TOLERANCE, VOCABULARY, Original, pieces, scorer_of, write_edje
-from tests.tiny import SEED_SHIFT
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def over_qwen(tmp_path_factory):
 
     def write(name, local=False, **config):
         path = tmp_path_factory.mktemp("over") / name
-        torch.manual_seed(9 + SEED_SHIFT)
+        torch.manual_seed(9)
         original = Original(local=local, positions=64 + 48 if local else 512, width=64)
         write_edje(path, original)
         values = {"num_attention_heads": HEADS, "adapter_attention_heads": 4, **config}
