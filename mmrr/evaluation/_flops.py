@@ -31,6 +31,7 @@ class Cost:
         shared = self.query * self.keys + (self.query if layers > 1 else 1) * self.queries
         return (layers - 1) * layer + last - shared
 
+    def prefix(self, kept: int) -> float:
         """FLOPs of the language model over a page without a query, to the end of the band.
 
         Of the last layer, only the key and value projections count.

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mmrr.cli.main import app
 from mmrr.evaluation.trec import read_run
-from tests.evaluation.test_mmdocir import published, write_annotations  # noqa: F401 (a fixture)
+from tests.evaluation.mmdocir_files import write_annotations
 from tests.pdfs import make_pdf
 
 
@@ -37,7 +37,7 @@ def recalls_of_run(document: dict) -> dict[str, float]:
     return result
 
 
-def test_published_files_with_the_first_stage_alone(published, tmp_path):  # noqa: F811
+def test_published_files_with_the_first_stage_alone(published, tmp_path):
     document = evaluate(published, tmp_path / "w", "--first-stage", "bm25", "--layouts")
     assert document["queries"]["b_report.pdf#0"] == {
         "doc": "b_report.pdf",
@@ -52,7 +52,7 @@ def test_published_files_with_the_first_stage_alone(published, tmp_path):  # noq
     assert metrics["layout"]["recall@10"]["micro"] > 0
 
 
-def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_embedder_path):  # noqa: F811
+def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_embedder_path):
     options = ["--embedder", str(tiny_embedder_path), "--scorer-model", str(tiny_path), "--layouts"]
     document = evaluate(published, tmp_path / "w", *options)
     assert "/rerank/" in document["run"]
@@ -67,13 +67,13 @@ def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_emb
     assert evaluate(published, tmp_path / "w", *options) == document
 
 
-def test_options_of_the_embedder_reach_it(published, tmp_path, tiny_embedder_path):  # noqa: F811
+def test_options_of_the_embedder_reach_it(published, tmp_path, tiny_embedder_path):
     evaluate(published, tmp_path / "w", "--embedder", str(tiny_embedder_path), "--embed-option", "dim=16")
     (manifest,) = (tmp_path / "w" / "embed").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["config"]["options"]["dim"] == 16
 
 
-def test_a_named_embedder_prunes_even_where_text_finds_the_pages(published, tmp_path, tiny_path, tiny_embedder_path):  # noqa: F811
+def test_a_named_embedder_prunes_even_where_text_finds_the_pages(published, tmp_path, tiny_path, tiny_embedder_path):
     def cached(name: str, *options: str) -> set[str]:
         work = tmp_path / name
         evaluate(published, work, "--first-stage", "bm25", "--scorer-model", str(tiny_path), *options)
