@@ -21,31 +21,31 @@ from mmrr.evaluation.mmdocir import iter_pages, open_benchmark
 from tests.evaluation.mmdocir_files import jpeg, pages_table
 
 
-def test_pages_come_one_at_a_time(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is one row group, as pandas writes it: the reader must not take in all of it for one page."""
-    taken: list[int] = []
+def test_images_are_streamed_in_small_batches(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is one row group, as pandas writes it. The reader must not decode all of it for one page."""
+    batches: list[int] = []
     iter_batches = pq.ParquetFile.iter_batches
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         for batch in iter_batches(self, *args, **kwargs):
             if batch.schema.names == ["image_binary"]:
-                taken.append(batch.num_rows)
+                batches.append(batch.num_rows)
             yield batch
 
     monkeypatch.setattr(hub_dataset, "_BATCH_IMAGES", 2)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
     benchmark = open_benchmark(str(published))
     assert pq.ParquetFile(published / mmdocir.PAGES).num_row_groups == 1
-    assert taken == []
+    assert batches == []
     pages = iter_pages(benchmark, "ocr_text")
     assert next(pages).number == 1
-    assert taken == [2]
+    assert batches == [2]
     assert len(list(pages)) == 4
-    assert taken == [2, 2, 1]
+    assert batches == [2, 2, 1]
 
 
-def test_the_thread_that_asks_is_the_thread_that_reads(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images: a thread of Arrow that holds a Python file at the exit of the interpreter aborts the process."""
+def test_images_are_read_in_the_calling_thread(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of Arrow that holds a Python file when the interpreter exits can abort the process."""
     readers: set[int] = set()
 
     class Watched(io.FileIO):
@@ -67,14 +67,14 @@ def test_the_thread_that_asks_is_the_thread_that_reads(published: Path, monkeypa
     assert readers == {threading.get_ident()}
 
 
-def test_many_row_groups_are_the_same_pages(published: Path) -> None:
+def test_row_groups_do_not_change_the_pages(published: Path) -> None:
     before = list(iter_pages(open_benchmark(str(published)), "ocr_text"))
     pq.write_table(pages_table(), published / mmdocir.PAGES, row_group_size=1)
     assert list(iter_pages(open_benchmark(str(published)), "ocr_text")) == before
     assert len(before) == 5
 
 
-def test_images_typed_by_the_hub_stay_bytes(published: Path) -> None:
+def test_the_image_type_of_datasets_gives_bytes(published: Path) -> None:
     table = pages_table()
     images = [{"bytes": image, "path": None} for image in table["image_binary"].to_pylist()]
     typed = datasets.Dataset.from_dict(
@@ -141,7 +141,7 @@ def test_a_file_that_is_not_parquet(published: Path) -> None:
         next(iter_pages(benchmark, "ocr_text"))
 
 
-def test_offline_the_cache_is_all_there_is(published: Path, tmp_path: Path) -> None:
+def test_offline_only_the_cache_is_used(published: Path, tmp_path: Path) -> None:
     """In a new process, because the Hub's settings are read only once."""
     snapshot = tmp_path / "hub" / "datasets--owner--set" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)

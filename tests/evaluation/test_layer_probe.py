@@ -1,4 +1,4 @@
-"""The contract of probing: behind the last layer stands the dense score, behind each layer what an exit there says."""
+"""Layer probes: the last layer gives the dense score, and each layer gives the score of an exit there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(page_images):
 
 
 def test_each_layer_is_an_exit_and_the_last_is_the_dense_score(dense, run, page_images):
-    """Within 1e-4 in float32, against the cached path at every exit and against transformers' own forward."""
+    """Equal within 1e-4 in float32 to the cached scores at every exit and to the stock forward of transformers."""
     found = probe(dense, lambda page_id: page_images[int(page_id)], TEXTS, run)
     states, shared = dense.prepare(page_images, [None] * len(page_images)), dense.shared_state()
     for query_id, text in TEXTS.items():

@@ -49,7 +49,7 @@ class TestPublished:
         pages = list(iter_pages(open_benchmark(str(published)), "ocr_text"))
         assert [page.page_id for page in pages][2:4] == ["b_report.pdf/0001", "b_report.pdf/0002"]
 
-    def test_documents_not_annotated_are_left_out(self, published: Path) -> None:
+    def test_documents_without_annotations_are_left_out(self, published: Path) -> None:
         pq.write_table(pages_table([("z.pdf", "0"), *ROWS, ("y.pdf", "0")]), published / mmdocir.PAGES)
         pq.write_table(layouts_table([("z.pdf", 0, "text"), *LAYOUTS]), published / mmdocir.LAYOUTS)
         benchmark = open_benchmark(str(published))
@@ -66,7 +66,7 @@ class TestPublished:
         assert [page.page_id for page in pages] == ["a.pdf/0002", "b_report.pdf/0003", "b_report.pdf/0001"]
 
     @pytest.mark.parametrize("passages", [["1", "2", "3"], ["x_0", "x_1", "x_2"], ["7", "7", "7"]])
-    def test_whole_documents_are_numbered_by_their_rows_where_passage_ids_do_not_count(
+    def test_complete_documents_are_numbered_by_rows_if_passage_ids_do_not_count(
         self, published: Path, passages: list[str]
     ) -> None:
         rows = [*ROWS[:2], *(("b report.pdf", passage) for passage in passages)]
@@ -83,7 +83,7 @@ class TestPublished:
             (ROWS[:2], "1 of the annotated documents have no row in MMDocIR_pages.parquet: b report.pdf"),
         ],
     )
-    def test_rows_that_disagree_with_the_annotations(
+    def test_rows_that_contradict_the_annotations(
         self, published: Path, rows: list[tuple[str, str]], message: str
     ) -> None:
         pq.write_table(pages_table(rows), published / mmdocir.PAGES)
@@ -107,7 +107,7 @@ class TestPublished:
 
 
 def test_the_real_data() -> None:
-    """MMRR_TEST_MMDOCIR names a folder with the annotated PDFs of the development part."""
+    """The variable MMRR_TEST_MMDOCIR names a folder with the annotated PDFs of the development part."""
     data = os.environ.get("MMRR_TEST_MMDOCIR")
     if not data:
         pytest.skip("MMRR_TEST_MMDOCIR names no folder with MMDocIR's development part")

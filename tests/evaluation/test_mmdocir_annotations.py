@@ -31,7 +31,7 @@ class TestPdfs:
         assert "n0.pdf, n1.pdf, n2.pdf, n3.pdf, n4.pdf, ...;" in str(error.value)
         assert "n5.pdf" not in str(error.value)
 
-    def test_a_name_cannot_lead_out_of_the_folder(self, pdfs: Path) -> None:
+    def test_a_name_cannot_leave_the_folder(self, pdfs: Path) -> None:
         write_annotations(pdfs, [{**ANNOTATIONS[1], "doc_name": "documents/a.pdf"}], "annotations.jsonl")
         with pytest.raises(MmrrError, match="1 of the annotated documents have no PDF"):
             open_benchmark(str(pdfs))
@@ -41,7 +41,7 @@ class TestPdfs:
         write_annotations(pdfs, [line], "annotations.jsonl")
         assert open_benchmark(str(pdfs)).documents[0].n_pages is None
 
-    def test_pages_of_pdfs_are_not_read_here(self, pdfs: Path) -> None:
+    def test_iter_pages_refuses_the_pdf_form(self, pdfs: Path) -> None:
         with pytest.raises(ValueError, match="iter_pages reads the published form"):
             next(iter_pages(open_benchmark(str(pdfs)), "ocr_text"))
 

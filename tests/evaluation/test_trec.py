@@ -1,4 +1,4 @@
-"""Runs, qrels and queries as text: what is read back is what was written, and every bad line is named."""
+"""Files of runs, qrels and queries: reading returns what was written, and errors name the line."""
 
 from __future__ import annotations
 
