@@ -148,7 +148,7 @@ def fill(canvas: Canvas, boxes: Sequence[Box], story: Sequence[Flowable]) -> lis
         while rest:
             look = getattr(rest[0], "style", None)
             if getattr(look, "keepWithNext", 0) and frame._y - frame._y1p < 4.5 * look.leading:
-                break  # a heading does not stand alone at the foot of a column
+                break  # a heading is never the last line of a column
             if frame.add(rest[0], canvas):
                 rest.pop(0)
                 continue

@@ -1,4 +1,4 @@
-"""The layout of an EDJE checkpoint, told from the names and shapes of its tensors; loading of the tensors."""
+"""The layout of an EDJE checkpoint, inferred from names and shapes of its tensors; loading of the tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LAYER = re.compile(r"language_model\.bert\.encoder\.layer\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The variant and all sizes of a checkpoint, told from the names and shapes of its tensors."""
+    """The variant and all sizes of a checkpoint, inferred from the names and shapes of its tensors."""
 
     prefix: str  # common prefix of all tensor names
     queries: int  # m, learned queries of the adapter; 0: the Local variant, which keeps all vision tokens

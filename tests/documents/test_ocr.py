@@ -157,9 +157,9 @@ def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_p
 
 def test_ocr_added_later_reads_pages_and_repeats_nothing_else(engine: Engine, docs: Path, tmp_path: Path) -> None:
     work = tmp_path / "w"
-    plain = mmrr("index", docs, "--work", work, *INDEX)
-    assert "(3 ok); 3 without text" in plain.stderr
-    assert "ocr" not in manifest(collection(work, artifact(plain))[1].manifest.path)["config"]
+    without_ocr = mmrr("index", docs, "--work", work, *INDEX)
+    assert "(3 ok); 3 without text" in without_ocr.stderr
+    assert "ocr" not in manifest(collection(work, artifact(without_ocr))[1].manifest.path)["config"]
     drawn = shards(work, "pages")
     before = files(work / "shards")
 
@@ -167,12 +167,12 @@ def test_ocr_added_later_reads_pages_and_repeats_nothing_else(engine: Engine, do
     assert len(engine.greys_read()) == 3
     assert files(work / "shards").items() >= before.items()
     assert len(shards(work, "pages") - drawn) == 2  # for the two documents with pages to read
-    (_, first), (_, second) = (collection(work, artifact(result)) for result in (plain, read))
+    (_, first), (_, second) = (collection(work, artifact(result)) for result in (without_ocr, read))
     assert first.manifest.fingerprint != second.manifest.fingerprint
     assert first.shards == second.shards  # so vectors and page caches of the images stay
     assert second.manifest.bytes > first.manifest.bytes
 
-    assert artifact(mmrr("index", docs, "--work", work, *INDEX)) == artifact(plain)
+    assert artifact(mmrr("index", docs, "--work", work, *INDEX)) == artifact(without_ocr)
     assert artifact(mmrr("index", docs, "--work", work, *INDEX, "--ocr")) == artifact(read)
     assert engine.greys_read() == []
 
@@ -308,10 +308,10 @@ def test_precache_says_how_many_pages_a_text_scorer_cannot_read(engine: Engine, 
     work = ("--work", tmp_path / "w")
     precache = ("precache", *work, "--scorer", "fake", "--scorer-model", "x", "--dtype", "float32")
     mmrr("index", docs, *work, *INDEX)
-    plain = mmrr(*precache)
-    assert manifest(artifact(plain))["content"]["without_text"] == 3
+    without_ocr = mmrr(*precache)
+    assert manifest(artifact(without_ocr))["content"]["without_text"] == 3
     note = "3 of 6 pages have no text for the scorer to read; mmrr index --ocr reads it from their images"
-    assert note in plain.stderr
+    assert note in without_ocr.stderr
 
     mmrr("index", docs, *work, *INDEX, "--ocr")
     read = mmrr(*precache)

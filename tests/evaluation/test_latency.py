@@ -92,13 +92,13 @@ def test_other_scorers_are_timed_too(tmp_path, tiny_path):
     """They are timed from their own page caches. Their FLOPs are not counted."""
     write_checkpoint(tmp_path / "kalm")
     both = f"ziprerank={tiny_path}+max_side=0,kalm={tmp_path / 'kalm'}"
-    ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "3", "--repeats", "1", "--codec", "int8")
-    ask = (*ask, "--queries", "1", "--scorers", both, *FP32)
-    rows = {row["what"]: row for row in json.loads(mmrr(*ask, "--json").stdout)["rows"]}
+    command = ("bench", tiny_path, "--tokens", "35", "--candidates", "3", "--repeats", "1", "--codec", "int8")
+    command = (*command, "--queries", "1", "--scorers", both, *FP32)
+    rows = {row["what"]: row for row in json.loads(mmrr(*command, "--json").stdout)["rows"]}
     kalm, zips = ([row for what, row in rows.items() if what.startswith(name)] for name in ("kalm", "ziprerank"))
     assert [len(kalm), len(zips)] == [2, 2]
     assert all(row["ms"] > 0 and row["page_bytes"] > 0 and row["flops"] == 0 for row in [*kalm, *zips])
-    assert "kalm" in mmrr(*ask).stdout
+    assert "kalm" in mmrr(*command).stdout
     assert "no scorer family 'zip'" in refused("bench", tiny_path, "--scorers", "zip")
 
 
@@ -110,13 +110,13 @@ def test_a_batched_stock_forward_equals_single_forwards(scorer):
 
 
 def test_the_command(tmp_path, tiny_path):
-    ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "2,1", "--repeats", "1", "--codec", "int8")
-    found = json.loads(mmrr(*ask, "--json", "--output", tmp_path / "latency.png").stdout)
+    command = ("bench", tiny_path, "--tokens", "35", "--candidates", "2,1", "--repeats", "1", "--codec", "int8")
+    found = json.loads(mmrr(*command, "--json", "--output", tmp_path / "latency.png").stdout)
     assert found["tokens"] <= 35
     assert len(found["growth"]) == 1
     assert {row["candidates"] for row in found["rows"]} == {1, 2}
     assert Image.open(tmp_path / "latency.png").width > 500
-    table = mmrr(*ask, "--tokens", "35,12", "--folder", tmp_path).stdout
+    table = mmrr(*command, "--tokens", "35,12", "--folder", tmp_path).stdout
     assert "pages of other sizes" in table
     assert "expected numbers from 4" in refused("bench", tiny_path, "--tokens", "1280,2")
     assert "page KV in memory, whole model" in table

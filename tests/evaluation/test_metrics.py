@@ -170,11 +170,11 @@ class TestPageRecall:
                     run[f"q{i}"] = [Hit(f"d/{p + 1:04d}", rng.choice([0.0, 1.0, 2.0])) for p in range(n)]
             for k in (1, 3, 5):
                 per_domain: dict[str, list[float]] = {}
-                for query_id, asked in questions.items():
+                for query_id, one in questions.items():
                     scores = [hit.score for hit in run.get(query_id, [])]  # in the order of the pages
                     best = sorted(range(len(scores)), key=lambda i: scores[i], reverse=True)[:k]
-                    share = len(set(best) & set(asked.page_id)) / len(asked.page_id)
-                    per_domain.setdefault(asked.domain, []).append(share)
+                    share = len(set(best) & set(one.page_id)) / len(one.page_id)
+                    per_domain.setdefault(one.domain, []).append(share)
                 everything = [share for shares in per_domain.values() for share in shares]
                 means = [sum(shares) / len(shares) for shares in per_domain.values()]
                 result = page_recall(run, questions, [k])[f"recall@{k}"]
@@ -220,9 +220,9 @@ class TestLayoutRecall:
         assert self.recall(whole, 1, cap=True) == pytest.approx(100 * 200 / 300)
 
     def test_evidence_that_overlaps_weighs_twice(self) -> None:
-        asked = question("q", [0], boxes=(box(0, 0, 0, 10, 10), box(0, 0, 0, 10, 5)))
+        one = question("q", [0], boxes=(box(0, 0, 0, 10, 10), box(0, 0, 0, 10, 5)))
         layouts = {"a": layout("a", 0, (0.0, 0.0, 10.0, 5.0))}
-        result = layout_recall({"q": [Hit("a", 1.0)]}, {"q": asked}, layouts, [1])
+        result = layout_recall({"q": [Hit("a", 1.0)]}, {"q": one}, layouts, [1])
         assert result["recall@1"]["micro"] == pytest.approx(100 * 100 / 150)
 
     def test_against_counted_cells_on_random_data(self) -> None:
@@ -243,8 +243,8 @@ class TestLayoutRecall:
             found = [layout(f"l{i}", rng.randrange(2), sides()) for i in range(4)]
             hit = sum(len(cells(a.bbox) & cells(b.bbox)) for a in found for b in evidence if a.page == b.page)
             run: Run = {"q": [Hit(item.layout_id, 1.0) for item in found]}
-            asked = {"q": question("q", [0], boxes=evidence)}
-            result = layout_recall(run, asked, {item.layout_id: item for item in found}, [4])
+            one = {"q": question("q", [0], boxes=evidence)}
+            result = layout_recall(run, one, {item.layout_id: item for item in found}, [4])
             assert result["recall@4"]["micro"] == pytest.approx(100 * hit / sum(len(cells(b.bbox)) for b in evidence))
 
     def test_page_sizes_play_no_part(self) -> None:
@@ -286,7 +286,7 @@ class TestBootstrap:
         return Evaluation({"m": sum(values.values()) / len(values)}, per_query)
 
     def test_against_every_draw_of_two_documents(self) -> None:
-        """Document a has two queries, b has one. Of the four equally likely samples, aa and bb give the interval ends."""
+        """Document a has two queries, b has one. Four samples are equally likely; aa and bb give the interval ends."""
         base = self.evaluation({"q1": 1.0, "q2": 0.5, "q3": 0.5})
         new = self.evaluation({"q1": 0.5, "q2": 0.5, "q3": 1.0})
         change = bootstrap(base, new, {"q1": "a", "q2": "a", "q3": "b"})["m"]

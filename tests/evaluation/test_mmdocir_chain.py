@@ -115,7 +115,7 @@ def test_pdfs_search_inside_the_questions_own_document(tmp_path):
     assert document["metrics"]["layout"] is None
 
 
-def test_corrected_evidence_is_judged_anew(tmp_path):
+def test_corrected_evidence_gives_a_new_evaluation(tmp_path):
     """The key of an evaluation contains the evidence: new evidence for the same question ids gives new numbers."""
     data = tmp_path / "data"
     for evidence, found in ((0, 0.0), (1, 100.0)):
