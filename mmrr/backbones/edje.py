@@ -213,8 +213,8 @@ class WordPieces:
         self.mask: int | None = self._plain.token_to_id("[MASK]")  # used by training only
         if self._plain.get_vocab_size() > words or {self.cls, self.sep} & {tokenizer.unk_token_id, None}:
             raise MmrrError(
-                f"{path}: the tokenizer has {self._plain.get_vocab_size()} pieces; expected at most {words}, the rows "
-                "of the word embedding table, with [CLS] and [SEP] among them"
+                f"{path}: a tokenizer of {self._plain.get_vocab_size()} pieces does not fit a table of {words} words; "
+                "expected at most as many pieces, with [CLS] and [SEP] among them"
             )
 
     def encode(self, text: str) -> list[int]:
