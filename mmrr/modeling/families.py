@@ -16,7 +16,7 @@ T = TypeVar("T")
 def names(kind: str) -> list[str]:
     """The families of a kind (``backbones``, ``embedders``, ``scorers``): its modules, without importing them."""
     package = importlib.import_module(f"mmrr.{kind}")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
 def load(kind: str, name: str) -> ModuleType:
