@@ -110,7 +110,7 @@ class TestEvaluate:
             evaluate(RUN, QRELS, [])
         with pytest.raises(MmrrError, match="no judged query"):
             evaluate(RUN, {})
-        with pytest.raises(MmrrError, match=r"query q1: the score of d/0009 is not a number"):
+        with pytest.raises(MmrrError, match=r"query q1: the score of d/0009 is NaN"):
             evaluate({"q1": [Hit("d/0009", math.nan)]}, QRELS)
 
 
@@ -182,9 +182,9 @@ class TestPageRecall:
                 assert result["macro"] == pytest.approx(100 * sum(means) / len(means), abs=1e-9)
 
     def test_bad_input(self) -> None:
-        with pytest.raises(MmrrError, match="no questions"):
+        with pytest.raises(MmrrError, match="no question to score"):
             page_recall(RUN, {})
-        with pytest.raises(MmrrError, match="depth of 1 or more, found 0"):
+        with pytest.raises(MmrrError, match="found recall at 0, expected a depth of 1 or more"):
             page_recall(RUN, {"q1": question("q1", [0])}, [1, 0])
         with pytest.raises(MmrrError, match="not a number"):
             page_recall({"q1": [Hit("d/0001", math.nan)]}, {"q1": question("q1", [0])})
