@@ -1,8 +1,8 @@
-"""Write the sample PDFs of `data/sample/`: the same bytes on every run with the same library versions.
+"""Write the sample PDFs of `data/sample/`. The same library versions give the same bytes in every run.
 
     python data/make_sample.py [FOLDER]
 
-needs reportlab, Pillow and pypdfium2. The documents are in `sample_documents/`, one module each.
+The script needs reportlab, Pillow and pypdfium2. Each document is one module in `sample_documents/`.
 """
 
 import sys

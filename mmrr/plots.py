@@ -16,7 +16,7 @@ from PIL import Image
 from mmrr.errors import MmrrError
 from mmrr.types import KeptTokens
 
-#: Opacity of a dropped token, and the colour of the paper behind it.
+#: Opacity of a dropped token, and the colour of the paper under it.
 _OPACITY, _PAPER = 0.18, (236, 238, 244)
 
 

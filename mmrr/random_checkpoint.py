@@ -1,4 +1,4 @@
-"""A new, untrained Qwen3-VL of our own size with a byte tokenizer, in the published layout."""
+"""A Qwen3-VL checkpoint with random weights, any size and a byte tokenizer, in the published file layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from mmrr.embedders import colqwen3 as late
+from mmrr.embedders import colqwen3 as late_interaction
 from mmrr.embedders import qwen3_vl as embedder
 from mmrr.scorers import minireranker
 from mmrr.workspace.files import save_tensors
@@ -30,9 +30,9 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-#: The answers are one token each; everything else is read byte by byte, so that any word can be matched by letters.
+#: Each answer is one token. Other text is tokenized to bytes, so that the model can match any word by its letters.
 WORDS = ("yes", "no")
-#: One token each, too: the wording that every prompt repeats, 280 bytes around a page and 24 around a query.
+#: Also one token each: the fixed text of prompts, 280 bytes around a page and 24 bytes around a query.
 PHRASES = (
     minireranker.SYSTEM,
     minireranker.INSTRUCTION,
@@ -59,13 +59,13 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
 
-#: Tokens of a page that share a vector: words stand in several cells, and half of a page is blank.
+#: Visual tokens per page vector: a word covers several visual tokens, and half of a page is blank.
 POOLED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a fresh model."""
+    """Sizes of a model."""
 
     layers: int = 8
     hidden: int = 256
@@ -92,7 +92,7 @@ def _published(layers: int, hidden: int, mlp: int, heads: int, vision: dict[str,
     return Shape(layers, hidden, mlp, heads, kv_heads=8, head_dim=128, **tower | (vision or {}))
 
 
-#: Sizes by name: mmrr's own, and those of the published Qwen3-VL models, but for their vocabulary.
+#: Sizes by name: mmrr's own model, and the published Qwen3-VL models except for their vocabulary.
 SHAPES = {
     "reader": Shape(),
     "qwen3-vl-2b": _published(28, 2048, 6144, 16),
@@ -108,14 +108,14 @@ SHAPES = {
 
 
 def byte_tokenizer(phrases: Sequence[str] = ()) -> Tokenizer:
-    """Bytes, the two answers, the prompts' fixed phrases, ``phrases``, and the special tokens of the chat template."""
+    """A tokenizer of bytes, answers, fixed phrases of prompts, ``phrases`` and special tokens of the chat template."""
     phrases = (*PHRASES, *phrases)
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *WORDS, *map(_byte_level, phrases)]
-    # Without merges a piece is a token where it is in the vocabulary, or else its bytes are.
+    # Without merges, a piece is one token if it is in the vocabulary. Otherwise each of its bytes is a token.
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.normalizer = normalizers.NFC()
-    # Answers are whole words only: "yesterday" and "know" stay bytes.
+    # Answers match whole words only: "yesterday" and "know" become bytes.
     words = rf"(?<![\p{{L}}\p{{N}}])(?:{'|'.join(WORDS)})(?![\p{{L}}\p{{N}}])"
     cut = Regex("|".join([*map(re.escape, phrases), words, r"[\s\S]"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -127,7 +127,7 @@ def byte_tokenizer(phrases: Sequence[str] = ()) -> Tokenizer:
 
 
 def _byte_level(text: str) -> str:
-    """A text as the vocabulary of a byte-level tokenizer writes it."""
+    """A text in the notation of a byte-level vocabulary."""
     return pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)[0][0]
 
 
@@ -177,12 +177,12 @@ def new_model(
     """Random weights of these sizes, for ``byte_tokenizer(phrases)``."""
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # from the start: in float32 a large shape would take twice the memory
+    torch.set_default_dtype(dtype)  # initialising in float32 would take twice the memory
     try:
         model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer(phrases)))
     finally:
         torch.set_default_dtype(before)
-    with torch.no_grad():  # learned positions start at nothing: rotary positions carry reading
+    with torch.no_grad():  # learned positions start at zero: rotary positions are enough to read
         model.model.visual.pos_embed.weight.zero_()
     return model
 
@@ -196,10 +196,12 @@ def save(
     projection: Tensor | None = None,
     temperature: float = 0.0,
 ) -> None:
-    """Write weights, config, tokenizer, chat template and image processor as a published checkpoint has them.
+    """Write weights, config, tokenizer, chat template and image processor in the layout of published checkpoints.
 
-    ``projection`` (dim, D): of an embedder with late interaction, whose words have vectors; ``temperature``: what
-    products of these are divided by to be logits, if that is known.
+    ``projection`` (dim, D): the last layer of a late-interaction embedder with one vector per word. ``temperature``:
+    the divisor that turns its products into logits, 0 if it is not known.
+
+    Seven parameters, because both kinds of model share all files; the last three have defaults.
     """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer(phrases)
@@ -232,8 +234,13 @@ def save(
     if projection is None:
         return
     weights = path / "model.safetensors"
-    named = {f"{late.PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
+    named = {f"{late_interaction.PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
     save_tensors(load_file(weights) | named, weights)
-    said = json.loads((path / "config.json").read_text())
-    said |= {"architectures": ["ColQwen3"], late.WORDS: True, late.POOL: POOLED, late.TEMPERATURE: temperature}
-    (path / "config.json").write_text(json.dumps(said, indent=2) + "\n")
+    settings = json.loads((path / "config.json").read_text())
+    settings |= {
+        "architectures": ["ColQwen3"],
+        late_interaction.WORDS: True,
+        late_interaction.POOL: POOLED,
+        late_interaction.TEMPERATURE: temperature,
+    }
+    (path / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

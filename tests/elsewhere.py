@@ -1,7 +1,7 @@
-"""A device that is not the CPU, for machines that have none: CPU tensors that refuse to meet other CPU tensors.
+"""A simulated second device for machines without one: its CPU tensors raise an error if mixed with other CPU tensors.
 
-What runs on it never mixes the two, up to what CUDA itself allows: copies, numbers without dimensions, and indices.
-Speed, memory and the kernels of a real device it says nothing of.
+Code that runs on it never mixes devices, except where CUDA allows it: copies, tensors without dimensions, and indices.
+The simulation says nothing about speed, memory or kernels of a real device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index
 
 
 class Moved(Tensor):
-    """A tensor on the other device; its numbers lie in ``here``."""
+    """A tensor on the simulated device. ``here`` holds its numbers."""
 
     here: Tensor
 
@@ -45,7 +45,7 @@ class Moved(Tensor):
 
 
 class _Functions(TorchFunctionMode):
-    """What is made below the level that ``_Operators`` sees: tensors of Python's numbers, also as indices."""
+    """Functions that ``_Operators`` does not see: tensors made from Python numbers, also as indices."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -70,7 +70,7 @@ class _Operators(TorchDispatchMode):
 
 @contextmanager
 def elsewhere(*, learning: bool = False) -> Iterator[torch.device]:
-    """Within it ``lazy`` is a device that works; with ``learning`` gradients do, and inference mode does not."""
+    """Inside this block ``lazy`` is a working device. ``learning``: with gradients instead of inference mode."""
     with torch.inference_mode(not learning), _Functions(), _Operators():
         yield ELSEWHERE
 
@@ -79,12 +79,12 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     moved = [tensor for tensor in tensors if isinstance(tensor, Moved)]
     left = [tensor for tensor in tensors if not isinstance(tensor, Moved) and tensor.dim() > 0]
-    asked = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
+    devices = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)]
     if func is aten._has_compatible_shallow_copy_type.default:
         return not moved or not left
     if moved and left and func is not aten.copy_.default and func._schema.name not in _INDEXING:
         raise AssertionError(f"{func} meets {list(moved[0].shape)} elsewhere and {list(left[0].shape)} on the CPU")
-    to_there = ELSEWHERE in asked
+    to_there = ELSEWHERE in devices
 
     def unwrap(leaf: Any) -> Any:
         if isinstance(leaf, Moved):
@@ -93,9 +93,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
     found = func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))
     into_cpu = func is aten.copy_.default and not isinstance(args[0], Moved)
-    if not to_there and (into_cpu or asked or not moved):
+    if not to_there and (into_cpu or devices or not moved):
         return found
-    same = {id(tensor.here): tensor for tensor in moved}  # what works in place gives its own argument back
+    same = {id(tensor.here): tensor for tensor in moved}  # in-place functions return their own argument
 
     def wrap(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

@@ -1,4 +1,4 @@
-"""Small PDF files made in memory, for tests: pages of text, turned, cropped, encrypted, of any size and number."""
+"""Small PDF files made in memory for tests: pages of text, rotated, cropped, encrypted, of any size and number."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ def make_pdf(
 ) -> bytes:
     """A PDF of these pages.
 
-    A ``str`` page shows its lines in Helvetica under a black bar at the top left, which tells which side is up; an
-    empty ``str`` is a blank page; ``bytes`` are a content stream (font ``/F1``). ``size`` in points, ``rotate``
-    in degrees clockwise, ``page_entries`` goes into each page's dictionary. Either password encrypts the file (RC4,
-    40 bits); with an owner password alone it opens without one.
+    A ``str`` page shows its lines in Helvetica below a black bar at the top left; the bar shows which side is up. An
+    empty ``str`` is a blank page. ``bytes`` are a content stream (font ``/F1``). ``size`` is in points, ``rotate`` in
+    degrees clockwise. ``page_entries`` is added to the dictionary of each page. A password encrypts the file (RC4, 40
+    bits). A file with an owner password only opens without a password.
+
+    Seven parameters, because each is one independent property of the file and all but the pages have defaults.
     """
     width, height = size
     boxes = f"/MediaBox[0 0 {width} {height}]/Rotate {rotate}{page_entries}"
@@ -53,7 +55,7 @@ def make_pdf(
 
 
 def join_objects(objects: Sequence[bytes], trailer: bytes = b"") -> bytes:
-    """A PDF of objects 1, 2, ... of which the first is the catalog, with its table of their places."""
+    """A PDF of the objects 1, 2, ... with its cross-reference table. Object 1 is the catalog."""
     out = bytearray(b"%PDF-1.4\n")
     places = []
     for number, body in enumerate(objects, 1):
@@ -76,11 +78,11 @@ def _text_page(text: str, height: float) -> bytes:
     return b"\n".join([*lines, b"ET"])
 
 
-# The standard security handler, revision 2 (PDF 1.4 reference, 3.5.2).
+# Standard security handler, revision 2 (PDF 1.4 reference, 3.5.2)
 
 
 def _encryption(user: str, owner: str) -> tuple[bytes, bytes]:
-    """The file's key and its entries of the trailer."""
+    """The key of the file and its trailer entries."""
     owner_key = hashlib.md5(_padded(owner or user)).digest()[:5]
     o = _rc4(owner_key, _padded(user))
     key = hashlib.md5(_padded(user) + o + _PERMISSIONS + _FILE_ID).digest()[:5]

@@ -1,4 +1,4 @@
-"""What the stock model makes of a prompt, for parity tests."""
+"""Outputs of the stock model for a prompt, for parity tests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLForConditiona
 
 
 def stock_states(path: Path, text: str, image: Image.Image | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Every token's state behind the final norm (n, D), the last one's attention to the visual tokens (T,), summed
-    over layers from eager's full weights, heads averaged, and which those are (n,) bool."""
+    """States of all tokens after the final norm (n, D); attention of the last token to the visual tokens (T,); a mask
+    (n,) of the visual tokens.
+
+    The attention comes from the eager implementation: mean over heads, sum over layers.
+    """
     model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(path)
     pixels = {}

@@ -1,4 +1,4 @@
-"""The sample collection of `data/`: its judgements, its text layers, its size, and the generator that wrote it."""
+"""The sample collection of ``data/``: judgements, text layers, size, and the generator that writes it."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageStat
 DATA = Path(__file__).resolve().parent.parent / "data"
 SAMPLE = DATA / "sample"
 SCANNED = "council-minutes-1974.pdf"
-# The libraries that the committed PDFs were written with; others compress the same pages into other bytes.
+# Versions of the libraries that wrote the committed PDFs. Other versions compress the same pages to other bytes.
 WRITTEN_WITH = {"reportlab": "5.1.0", "zlib": "1.2.13"}
 
 Pages = dict[str, str]  # page id -> text layer
@@ -95,7 +95,7 @@ def test_only_the_scanned_document_lacks_a_text_layer(
 
 @pytest.fixture(scope="module")
 def rewritten(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which the generator has written the PDFs once more."""
+    """A folder with PDFs that the generator has written again."""
     pytest.importorskip("reportlab", reason="reportlab is needed to write the sample PDFs")
     folder = tmp_path_factory.mktemp("sample")
     subprocess.run([sys.executable, DATA / "make_sample.py", folder], check=True, stdout=subprocess.DEVNULL)
@@ -114,5 +114,5 @@ def test_generator_reproduces_the_bytes(rewritten: Path) -> None:
     if installed != WRITTEN_WITH:
         pytest.skip(f"the sample was written with {WRITTEN_WITH}, installed are {installed}")
     for path in sorted(SAMPLE.glob("*.pdf")):
-        if path.name != SCANNED:  # its bytes depend on PDFium's fonts and on a JPEG encoder
+        if path.name != SCANNED:  # its bytes depend on the fonts of PDFium and on a JPEG encoder
             assert (rewritten / path.name).read_bytes() == path.read_bytes(), path.name

@@ -1,4 +1,4 @@
-"""The same scores and vectors on a CUDA device as on the CPU. Run with: pytest -m gpu"""
+"""Scores and vectors on a CUDA device equal those on the CPU. Run with: pytest -m gpu"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_embeddings_equal_the_cpus(tiny_embedder, tiny_late, page_images, family
         assert (here.saliency - there.saliency).abs().max() <= 1e-4
 
 
-def test_portions_travel_whole():
+def test_portions_are_moved_completely():
     state = {"k": torch.arange(4096.0), "next_pos": torch.tensor(7)}
     stays = {name: tensor.to("cuda") for name, tensor in state.items()}
     (portion,) = cache_streams.moved(cache_streams.portions([(0, state), (1, stays)], 1 << 20), torch.device("cuda"))

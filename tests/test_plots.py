@@ -1,4 +1,4 @@
-"""The contract of pictures: kept tokens as they are, dropped ones faded, nothing moved."""
+"""Figures of a page: kept tokens are unchanged, dropped tokens are faded, nothing is moved."""
 
 from __future__ import annotations
 

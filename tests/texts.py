@@ -1,4 +1,4 @@
-"""Made-up texts to draw, in the format of docs/training.md: every kind of block, answers that stand in one place."""
+"""Invented texts to draw, in the format of docs/training.md: all block types, and answers that occur only once."""
 
 from __future__ import annotations
 

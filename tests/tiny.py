@@ -1,7 +1,7 @@
-"""Writes a tiny random-initialised Qwen3-VL checkpoint in the published format: the real code runs, nothing is learnt.
+"""Writes a tiny Qwen3-VL checkpoint with random weights in the published format, so that tests run the real code.
 
-``python -m tests.tiny DIR`` writes one; the tests and the demonstration use it where a downloaded checkpoint would be.
-``python -m tests.tiny DIR 2b`` writes random weights of Qwen3-VL-2B's true shape (4.3 GB), to measure time and size.
+``python -m tests.tiny DIR`` writes one. For random weights with the true sizes of a published model, see
+``benchmarks/random_model.py`` and ``mmrr bench``.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-#: The published tokenizer carries added tokens that are not marked special; text must not be able to produce them.
+#: The published tokenizer also has added tokens that are not marked special. Text must not produce them.
 ADDED_TOKENS = ("<tool_call>", "</tool_call>", "<think>", "</think>")
 
 SPLIT = (
@@ -79,37 +77,8 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-#: The true dimensions of Qwen3-VL-2B.
-SHAPE_2B = {
-    "text": {
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 5000000.0,
-            "mrope_section": [24, 20, 20],
-            "mrope_interleaved": True,
-        },
-    },
-    "vision": {
-        "depth": 24,
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_heads": 16,
-        "out_hidden_size": 2048,
-        "num_position_embeddings": 2304,
-        "deepstack_visual_indexes": [5, 11, 17],
-    },
-}
-
-
 def _shape(layers: int, vocab_size: int, deepstack: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Text and vision part of the tiny model's config."""
+    """Text and vision config of the tiny model."""
     text = {
         "vocab_size": vocab_size,
         "hidden_size": 64,
@@ -138,26 +107,10 @@ def _shape(layers: int, vocab_size: int, deepstack: tuple[int, ...]) -> tuple[di
     return text, vision
 
 
-def write_checkpoint(
-    path: Path,
-    layers: int = 4,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    end_of_text_after_prompt: bool = False,
-    deepstack: tuple[int, ...] = (0, 1),
-    tie: bool = True,
-    shape: dict[str, dict[str, Any]] | None = None,
-) -> Path:
-    """Write config, weights, tokenizer, chat template and image processor; return ``path``.
-
-    Weights are drawn wide enough (0.2) that layers, positions and tokens all move the score: a test on a model that
-    ignores its input could not fail.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer()
+def _write_tokenizer(path: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """Write tokenizer files; returns the ids of special and added tokens."""
     tokenizer.save(str(path / "tokenizer.json"))
     ids = {token: tokenizer.token_to_id(token) for token in (*SPECIAL_TOKENS, *ADDED_TOKENS)}
-    template = CHAT_TEMPLATE + ("<|endoftext|>" if end_of_text_after_prompt else "")
     tokenizer_config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": "<|im_end|>",
@@ -172,25 +125,46 @@ def write_checkpoint(
         },
     }
     (path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    return ids
+
+
+def _write_image_processor(path: Path) -> None:
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessorFast",
+        "processor_class": "Qwen3VLProcessor",
+        "size": {"longest_edge": 16777216, "shortest_edge": 65536},
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+
+
+def write_checkpoint(
+    path: Path,
+    layers: int = 4,
+    seed: int = 0,
+    end_of_text_after_prompt: bool = False,
+    deepstack: tuple[int, ...] = (0, 1),
+    tie: bool = True,
+) -> Path:
+    """Write config, weights (float32), tokenizer, chat template and image processor. Returns ``path``.
+
+    The standard deviation of the weights (0.2) is large enough that layers, positions and tokens all change the score.
+    A test of a model that ignores its input could not fail.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer()
+    ids = _write_tokenizer(path, tokenizer)
+    template = CHAT_TEMPLATE + ("<|endoftext|>" if end_of_text_after_prompt else "")
     (path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    (path / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "image_processor_type": "Qwen2VLImageProcessorFast",
-                "processor_class": "Qwen3VLProcessor",
-                "size": {"longest_edge": 16777216, "shortest_edge": 65536},
-                "patch_size": 16,
-                "temporal_patch_size": 2,
-                "merge_size": 2,
-                "image_mean": [0.5, 0.5, 0.5],
-                "image_std": [0.5, 0.5, 0.5],
-            }
-        )
-    )
+    _write_image_processor(path)
     text, vision = _shape(layers, tokenizer.get_vocab_size(), deepstack)
     config = Qwen3VLConfig(
-        text_config=text | (shape or {}).get("text", {}),
-        vision_config=vision | (shape or {}).get("vision", {}),
+        text_config=text,
+        vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -198,53 +172,39 @@ def write_checkpoint(
         tie_word_embeddings=tie,
     )
     torch.manual_seed(seed)
-    with _default_dtype(dtype):
-        model = Qwen3VLForConditionalGeneration(config)
+    model = Qwen3VLForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() > 1 and shape is None:
+            if parameter.dim() > 1:
                 parameter.normal_(0.0, 0.2 if "patch_embed" not in name else 0.05)
-    model.to(dtype).save_pretrained(path)
+    model.save_pretrained(path)
     return path
 
 
 def late(path: Path, copy: Path, naming: str = "custom_text_proj", dim: int = 24, words: bool = False) -> Path:
-    """A copy of a checkpoint with the linear layer of late interaction, as its writers lay it out.
+    """A copy of a checkpoint with the linear layer of late interaction, in one of the published layouts.
 
-    ``naming`` "custom_text_proj": as colpali-engine and mmrr do; "embedding_proj_layer": as TomoroAI's are, the whole
-    language model under "vlm.", a bias and a model type of their own. ``words``: as mmrr's own.
+    ``naming`` "custom_text_proj": the layout of colpali-engine and mmrr. "embedding_proj_layer": the layout of
+    TomoroAI, with the language model under "vlm.", a bias and another model type. ``words``: one vector per word, as in
+    mmrr's models.
     """
     shutil.copytree(path, copy)
     tensors = load_file(path / "model.safetensors")
     generator = torch.Generator().manual_seed(7)
     width = json.loads((path / "config.json").read_text())["text_config"]["hidden_size"]
     named = {f"{naming}.weight": torch.randn(dim, width, generator=generator)}
-    said: dict[str, Any] = {"architectures": ["ColQwen3"]}
+    settings: dict[str, Any] = {"architectures": ["ColQwen3"]}
     if naming == "embedding_proj_layer":
         tensors = {f"vlm.{name}": tensor for name, tensor in tensors.items()}
         named[f"{naming}.bias"] = torch.randn(dim, generator=generator)
-        said |= {"model_type": "colqwen3", "embed_dim": dim}
+        settings |= {"model_type": "colqwen3", "embed_dim": dim}
     if words:
-        said["word_vectors"] = True
+        settings["word_vectors"] = True
     save_file(tensors | named, copy / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | said))
+    (copy / "config.json").write_text(json.dumps(config | settings))
     return copy
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 if __name__ == "__main__":
-    if sys.argv[2:] == ["2b"]:
-        write_checkpoint(Path(sys.argv[1]), dtype=torch.bfloat16, shape=SHAPE_2B)
-    else:
-        write_checkpoint(Path(sys.argv[1]))
-    print(sys.argv[1])
+    print(write_checkpoint(Path(sys.argv[1])))

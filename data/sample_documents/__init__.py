@@ -1,1 +1,1 @@
-"""One module per sample document, each with `build(path)`; `layout` and `charts` are what they share."""
+"""One module per sample document, each with `build(path)`. `layout` and `charts` are shared."""

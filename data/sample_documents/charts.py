@@ -1,4 +1,4 @@
-"""Vector charts drawn from lines, rectangles and labels. The caller gives every axis its ticks."""
+"""Vector charts made of lines, rectangles and labels. The caller sets the ticks of every axis."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,7 @@ LEFT, BOTTOM, TOP = 34, 26, 22  # room for tick labels, category labels and the 
 
 
 def _text(drawing: Drawing, x: float, y: float, words: str, size: float, anchor: str = "middle", bold: bool = False):
+    """Add a text. Seven parameters: the place, the words and their three properties."""
     font = "Helvetica-Bold" if bold else "Helvetica"
     words = typeset(words)
     drawing.add(String(x, y, words, fontName=font, fontSize=size, fillColor=INK, textAnchor=anchor))
@@ -93,7 +94,10 @@ def bars(
     values: str | None = None,
     font_size: float = 8,
 ) -> Drawing:
-    """Bars per label, side by side or stacked; `values` is the format of the number written over each bar, or None."""
+    """Bars for each label, side by side or stacked. `values`: the format of the number above each bar, or None.
+
+    Ten parameters, because each is one property of the chart; the last four have defaults.
+    """
     plot = Plot(size, title, y_ticks, (0, len(labels)), font_size)
     slot = 0.7 if stacked else 0.7 / len(series)
     for place in range(len(labels)):
@@ -125,7 +129,10 @@ def lines(
     font_size: float = 8,
     y_format: str = "{:,g}",
 ) -> Drawing:
-    """Lines through (x, y) points with a dot at each."""
+    """Lines through (x, y) points with a dot at each point.
+
+    Ten parameters, because each is one property of the chart; the last four have defaults.
+    """
     spread = x_ticks[-1][0] - x_ticks[0][0]
     limits = (x_ticks[0][0] - 0.04 * spread, x_ticks[-1][0] + 0.04 * spread)
     plot = Plot(size, title, y_ticks, limits, font_size, y_format)
@@ -147,7 +154,7 @@ def pie(
     colours: Sequence[Color],
     font_size: float = 8,
 ) -> Drawing:
-    """A pie, clockwise from the top, with a key to its right that gives each part's share."""
+    """A pie chart, clockwise from the top, with a legend on its right that gives the share of each part."""
     width, height = size
     drawing = Drawing(width, height)
     _text(drawing, 0, height - font_size - 2, title, font_size + 1, "start", bold=True)

@@ -198,7 +198,7 @@ PAGES = [
 
 
 def type_page(canvas: Canvas, words: str, rng: random.Random) -> None:
-    """Each letter a little off its line and unevenly black, as a worn machine types."""
+    """Type with a worn machine: each letter is a little off its line and unevenly black."""
     canvas.setFont("Courier", SIZE)
     advance = 0.6 * SIZE
     for row, line in enumerate(words.strip("\n").split("\n")):
@@ -209,7 +209,7 @@ def type_page(canvas: Canvas, words: str, rng: random.Random) -> None:
 
 
 def draw_plan(canvas: Canvas) -> None:
-    """The floor plan of page 4: walls, doors and room names in the surveyor's hand."""
+    """The floor plan of page 4: walls, doors and handwritten room names."""
     left, bottom, unit = 92.0, 190.0, 6.6  # points per foot
     canvas.setStrokeGray(0.15)
 
@@ -281,7 +281,7 @@ def draw_stamp(canvas: Canvas) -> None:
 
 
 def scan(page: Image.Image, rng: random.Random) -> Image.Image:
-    """What a tired flatbed makes of a clean page: skew, grey paper, speckle, soft edges, holes."""
+    """Scan a clean page on an old flatbed scanner: skew, grey paper, speckle, soft edges, holes."""
     width, height = page.size
     page = page.filter(ImageFilter.GaussianBlur(0.5))
     page = page.rotate(rng.uniform(-1.3, 1.3), resample=Image.Resampling.BICUBIC, fillcolor=255)

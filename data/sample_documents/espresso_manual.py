@@ -33,7 +33,7 @@ def steps(source: str) -> list[Flowable]:
 
 
 def grid(source: str, widths: tuple[float, ...], align: str) -> list[Flowable]:
-    """A striped table; cells of left-aligned columns may run over several lines."""
+    """A striped table. Cells of left-aligned columns may have several lines."""
     head, *body = rows(source)
     cells = [[text(cell, SMALL) if a == "l" else cell for cell, a in zip(row, align, strict=True)] for row in body]
     return [table([head, *cells], widths, align, size=9.5, head=white, head_fill=INK, stripe=MIST, pad=4), gap(6)]

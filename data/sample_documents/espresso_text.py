@@ -1,4 +1,4 @@
-"""What the manual of the espresso machine says; `espresso_manual` lays it out."""
+"""The text of the manual of the espresso machine. `espresso_manual` has the layout."""
 
 SAFETY = """
 # Safety

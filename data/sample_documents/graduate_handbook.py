@@ -64,7 +64,7 @@ def cover(canvas: Canvas) -> None:
 
 
 def campus(canvas: Canvas) -> None:
-    """The page of the map: buildings by letter, the river, paths, trees. The map is drawn 400 by 250."""
+    """The page with the map: buildings with letters, the river, paths, trees. The map is 400 by 250 points."""
     decorate(canvas)
     inserts = {"map": [gap(266)], "rooms": grid(words.ROOM_ROWS, (66, COLUMN - 226, 80, 80), "clcc")}
     place(canvas, BOX, story(words.ROOMS, LOOKS, inserts))

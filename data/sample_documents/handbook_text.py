@@ -1,4 +1,4 @@
-"""What the graduate handbook says; `graduate_handbook` lays it out."""
+"""The text of the graduate handbook. `graduate_handbook` has the layout."""
 
 WELCOME = """
 # Welcome

@@ -1,4 +1,4 @@
-"""A travel brochure in landscape: coloured panels, big type, a map, a walk's profile, a climate chart. A4."""
+"""A travel brochure in landscape: coloured panels, large type, a map, a height profile, a climate chart. A4."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SEA, DEEP, SUN, CORAL, MOSS, CREAM = (
 )
 
 
-def looks(ink: Color, accent: Color, size: float = 14) -> dict[str, ParagraphStyle]:
+def text_styles(ink: Color, accent: Color, size: float = 14) -> dict[str, ParagraphStyle]:
     return {
         "p": style("Helvetica", size, 1.36 * size, textColor=ink, spaceAfter=0.55 * size),
         "#": style("Helvetica-Bold", 30, 34, textColor=accent, spaceAfter=10),
@@ -26,10 +26,10 @@ def looks(ink: Color, accent: Color, size: float = 14) -> dict[str, ParagraphSty
 
 
 def card(canvas: Canvas, box: Box, colour: Color, source: str, ink: Color, accent: Color) -> None:
-    """A coloured panel with a story in it."""
+    """A coloured panel with a story inside."""
     panel(canvas, box, colour, 10)
     left, bottom, width, height = box
-    place(canvas, [(left + 18, bottom + 12, width - 36, height - 28)], story(source, looks(ink, accent)))
+    place(canvas, [(left + 18, bottom + 12, width - 36, height - 28)], story(source, text_styles(ink, accent)))
 
 
 def banner(canvas: Canvas, words: str, colour: Color, tag: str) -> None:
@@ -136,7 +136,7 @@ def getting_here(canvas: Canvas) -> None:
     place(
         canvas,
         [(472, 46, WIDTH - 526, HEIGHT - 96)],
-        story(GETTING_HERE, looks(DEEP, CORAL, 13), {"table": [grid, gap(8)]}),
+        story(GETTING_HERE, text_styles(DEEP, CORAL, 13), {"table": [grid, gap(8)]}),
     )
 
 
@@ -210,7 +210,7 @@ do not pick any: it has taken fourteen months to get there.
 
 def hesk(canvas: Canvas) -> None:
     banner(canvas, "Hesk", MOSS, "moss, birds and a very good walk")
-    place(canvas, [(44, 30, 350, HEIGHT - 160)], story(HESK, looks(DEEP, MOSS, 12.5)))
+    place(canvas, [(44, 30, 350, HEIGHT - 160)], story(HESK, text_styles(DEEP, MOSS, 12.5)))
     heights = [(0, 4), (0.8, 22), (1.6, 60), (2.5, 74), (3.3, 70), (4.2, 88), (5.0, 150), (5.6, 214), (6.2, 170)]
     heights += [(7.1, 96), (8.0, 52), (8.8, 40), (9.6, 38), (10.4, 12), (11, 4)]
     plot = Plot((370, 210), "The Hesk Circuit: height in metres", [0, 50, 100, 150, 200, 250], (0, 11), 9)

@@ -1,4 +1,4 @@
-"""Pages, frames, text and tables shared by the sample documents. Knows nothing of what any document says."""
+"""Pages, frames, text and tables for the sample documents. This module does not know their content."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]  # left, bottom, width, height in points
 
 
 def open_canvas(path: Path | IO[bytes], pagesize: tuple[float, float], title: str, author: str) -> Canvas:
-    """A canvas that writes no clock time and no random identifier, so the same input gives the same bytes."""
+    """A canvas without clock time and random identifiers: the same input gives the same bytes."""
     canvas = Canvas(path if hasattr(path, "write") else str(path), pagesize=pagesize, invariant=1, pageCompression=1)
     canvas.setTitle(title)
     canvas.setAuthor(author)
@@ -35,7 +35,7 @@ def style(font: str, size: float, leading: float | None = None, align: str = "l"
 
 
 def typeset(words: str) -> str:
-    """The typist's quotes, double hyphen and " x " as a printer sets them; markup is left alone."""
+    """Text with typographic quotes, dashes and multiplication signs. Markup is not changed."""
     parts = re.split(r"(<[^>]*>)", words)
     for n in range(0, len(parts), 2):
         plain = re.sub(r'(^|(?<=[\s(]))"', "\u201c", parts[n]).replace('"', "\u201d")
@@ -44,12 +44,12 @@ def typeset(words: str) -> str:
 
 
 def rows(source: str) -> list[list[str]]:
-    """Table rows from lines of cells divided by bars."""
+    """Table rows from lines with cells that are separated by bars."""
     return [[cell.strip() for cell in line.split("|")] for line in source.strip().splitlines()]
 
 
 def text(source: str, look: ParagraphStyle) -> list[Flowable]:
-    """Paragraphs of `source`, which blank lines separate."""
+    """Paragraphs of `source`. Blank lines separate paragraphs."""
     return [Paragraph(typeset(" ".join(part.split())), look) for part in re.split(r"\n\s*\n", source.strip())]
 
 
@@ -88,7 +88,7 @@ def bullets(items: Sequence[str], look: ParagraphStyle, indent: float = 11) -> l
 
 
 def together(items: Sequence[Flowable], width: float) -> Table:
-    """The items as one block that no column break divides."""
+    """The items as one block without a column break inside."""
     edges = [(f"{side}PADDING", (0, 0), (-1, -1), 0) for side in ("LEFT", "RIGHT", "TOP", "BOTTOM")]
     return Table([[list(items)]], colWidths=[width], style=TableStyle(edges))
 
@@ -111,7 +111,10 @@ def table(
     pad: float = 2.5,
     extra: Sequence[tuple] = (),
 ) -> Table:
-    """A table with one heading row; `align` has a letter per column, `bold_rows` are totals with a line above."""
+    """A table with one heading row. `align` has one letter per column. `bold_rows` are totals with a line above.
+
+    Twelve parameters, because each is one property of the table; all but three have defaults.
+    """
     bold = {"Times-Roman": "Times-Bold"}.get(font, f"{font}-Bold")
     commands: list[tuple] = [
         ("FONT", (0, 0), (-1, -1), font, size, 1.2 * size),
@@ -138,14 +141,14 @@ def table(
 
 
 def fill(canvas: Canvas, boxes: Sequence[Box], story: Sequence[Flowable]) -> list[Flowable]:
-    """Lay the story into the boxes in turn; returns what did not fit."""
+    """Put the story into the boxes in order. Returns the flowables that did not fit."""
     rest = list(story)
     for left, bottom, width, height in boxes:
         frame = Frame(left, bottom, width, height, leftPadding=0, rightPadding=0, topPadding=0, bottomPadding=0)
         while rest:
             look = getattr(rest[0], "style", None)
             if getattr(look, "keepWithNext", 0) and frame._y - frame._y1p < 4.5 * look.leading:
-                break  # a heading does not stand alone at the foot of a column
+                break  # a heading is never the last line of a column
             if frame.add(rest[0], canvas):
                 rest.pop(0)
                 continue
@@ -158,7 +161,7 @@ def fill(canvas: Canvas, boxes: Sequence[Box], story: Sequence[Flowable]) -> lis
 
 
 def place(canvas: Canvas, boxes: Sequence[Box], story: Sequence[Flowable]) -> None:
-    """`fill`, for a story that has to fit."""
+    """`fill` for a story that must fit."""
     rest = fill(canvas, boxes, story)
     if rest:
         raise ValueError(f"page {canvas.getPageNumber()}: {len(rest)} items do not fit, first {rest[0]!r:.120}")
@@ -170,7 +173,7 @@ def write_pages(
     boxes: Sequence[Box],
     decorate: Callable[[Canvas], None],
 ) -> None:
-    """One page per entry: a story under the running header and footer, or a function that draws the whole page."""
+    """One page per entry: a story with running header and footer, or a function that draws the whole page."""
     for page in pages:
         if callable(page):
             page(canvas)
@@ -189,6 +192,7 @@ def panel(canvas: Canvas, box: Box, colour: Color, radius: float = 0) -> None:
 def label(
     canvas: Canvas, x: float, y: float, words: str, font: str, size: float, colour: Color = black, align: str = "l"
 ) -> None:
+    """Draw one line of text. Eight parameters: the place, the words and their four properties."""
     canvas.setFillColor(colour)
     canvas.setFont(font, size)
     {"l": canvas.drawString, "c": canvas.drawCentredString, "r": canvas.drawRightString}[align](x, y, typeset(words))

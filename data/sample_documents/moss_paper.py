@@ -267,7 +267,7 @@ def small_table(caption: str, rows: list[tuple], widths: tuple[float, ...], alig
 
 
 def chamber() -> Flowable:
-    """A cross-section of a growth chamber with its parts named."""
+    """A cross-section of a growth chamber with the names of its parts."""
     plot = Plot((COLUMN, 150), "", [0, 1], (0, 1), 7.5)
     drawing = plot.drawing
     drawing.contents.clear()
@@ -313,7 +313,35 @@ def elongation() -> Flowable:
     return plot.drawing
 
 
+WATER = [
+    ("Quantity", "Mean", "Range"),
+    ("pH", "5.9", "5.6--6.3"),
+    ("Conductivity (µS/cm)", "41", "33--58"),
+    ("Calcium (mg/l)", "2.8", "2.1--3.9"),
+    ("Nitrate (mg/l)", "0.6", "0.2--1.1"),
+    ("Sodium (mg/l)", "5.2", "3.7--9.4"),
+]
+TANKS = [
+    ("Weeks", "Cont.", "6 h", "12 h", "24 h"),
+    ("1--2", "8.9", "2.8", "1.7", "1.0"),
+    ("3--4", "9.1", "3.0", "1.6", "0.9"),
+    ("5--6", "9.2", "3.1", "1.8", "1.0"),
+    ("7--8", "12.8", "3.2", "1.8", "1.1"),
+    ("9--10", "9.4", "3.2", "1.9", "1.1"),
+    ("11--12", "9.4", "3.3", "1.8", "1.1"),
+    ("Mean", "9.8", "3.1", "1.8", "1.0"),
+]
+FIT = [
+    ("Schedule", "h (h/day)", "r (per day)", "K (%)", "Film"),
+    ("Continuous", "24.0", "0.060", "60 ± 4", "2.9"),
+    ("6 h", "11.2", "0.095", "83 ± 3", "0.6"),
+    ("12 h", "6.1", "0.085", "66 ± 4", "0.4"),
+    ("24 h", "3.3", "0.060", "33 ± 6", "0.2"),
+]
+
+
 def inserts() -> dict[str, list[Flowable]]:
+    """The figures and tables of the paper by the name of their place in the text."""
     dry = [[11.8, 19.6, 14.9, 6.2], [3.1, 2.2, 2.9, 5.4]]
     mass = bars(
         (COLUMN, 150),
@@ -328,36 +356,16 @@ def inserts() -> dict[str, list[Flowable]]:
     names = ["grown wet", "grown with dry intervals"]
     pitch = [f"{degrees}°" for degrees in (5, 15, 30, 45)]
     roof = bars((COLUMN, 160), "Strips alive in October (%)", pitch, alive, [BLUE, GREEN], percent, names)
-    water = [("Quantity", "Mean", "Range"), ("pH", "5.9", "5.6--6.3"), ("Conductivity (µS/cm)", "41", "33--58")]
-    water += [
-        ("Calcium (mg/l)", "2.8", "2.1--3.9"),
-        ("Nitrate (mg/l)", "0.6", "0.2--1.1"),
-        ("Sodium (mg/l)", "5.2", "3.7--9.4"),
-    ]
-    tanks = [
-        ("Weeks", "Cont.", "6 h", "12 h", "24 h"),
-        ("1--2", "8.9", "2.8", "1.7", "1.0"),
-        ("3--4", "9.1", "3.0", "1.6", "0.9"),
-    ]
-    tanks += [
-        ("5--6", "9.2", "3.1", "1.8", "1.0"),
-        ("7--8", "12.8", "3.2", "1.8", "1.1"),
-        ("9--10", "9.4", "3.2", "1.9", "1.1"),
-    ]
-    tanks += [("11--12", "9.4", "3.3", "1.8", "1.1"), ("Mean", "9.8", "3.1", "1.8", "1.0")]
-    fit = [("Schedule", "h (h/day)", "r (per day)", "K (%)", "Film"), ("Continuous", "24.0", "0.060", "60 ± 4", "2.9")]
-    fit += [("6 h", "11.2", "0.095", "83 ± 3", "0.6"), ("12 h", "6.1", "0.085", "66 ± 4", "0.4")]
-    fit += [("24 h", "3.3", "0.060", "33 ± 6", "0.2")]
     return {
         "chamber": figure(
             chamber(),
             "<b>Figure 1.</b> Cross-section of a chamber, 90 cm wide. Each shelf carries four trays, seen here end on.",
         ),
         "water": small_table(
-            "<b>Table 1.</b> Composition of the misting water (nine samples).", water, (COLUMN - 110, 50, 60), "lcc"
+            "<b>Table 1.</b> Composition of the misting water (nine samples).", WATER, (COLUMN - 110, 50, 60), "lcc"
         ),
         "tanks": small_table(
-            "<b>Table 3.</b> Water used, litres per tray and week.", tanks, (COLUMN - 180,) + (45,) * 4, "lcccc"
+            "<b>Table 3.</b> Water used, litres per tray and week.", TANKS, (COLUMN - 180,) + (45,) * 4, "lcccc"
         ),
         "cover": figure(
             cover_over_time(),
@@ -372,7 +380,7 @@ def inserts() -> dict[str, list[Flowable]]:
         ),
         "fit": small_table(
             "<b>Table 2.</b> Hours wet, fitted growth rate and final cover, and mean score of cyanobacterial film.",
-            fit,
+            FIT,
             (COLUMN - 190, 50, 54, 48, 38),
             "lcccc",
         ),

@@ -30,7 +30,7 @@ SQUARE = ["1.45..", ".36...", "...4..", "412..3", "......", "3...41"]
 
 
 def advert(name: str, slogan: str, offer: str) -> Flowable:
-    """A boxed advertisement, a column wide."""
+    """A boxed advertisement, one column wide."""
     looks = [style("Times-Bold", 19, 23, "c"), style("Times-Italic", 12, 15, "c"), style("Times-Roman", 10, 12.5, "c")]
     cells = [text(part.replace("&", "&amp;"), look) for part, look in zip((name, slogan, offer), looks, strict=True)]
     box = ("BOX", (0, 0), (-1, -1), 1.4, black)
@@ -38,7 +38,7 @@ def advert(name: str, slogan: str, offer: str) -> Flowable:
 
 
 def square() -> Drawing:
-    """The number puzzle: a grid of six by six in boxes of three by two, with the given figures."""
+    """The number puzzle: a grid of six by six in boxes of three by two, with the given digits."""
     cell = 22
     left = (COLUMN - 6 * cell) / 2
     drawing = Drawing(COLUMN, 6 * cell + 8)

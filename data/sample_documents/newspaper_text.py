@@ -1,4 +1,4 @@
-"""What the sample newspaper says; `newspaper` lays it out."""
+"""The text of the newspaper. `newspaper` has the layout."""
 
 FRONT = """
 by By Effie Stannock

@@ -1,4 +1,4 @@
-"""The layout of an EDJE checkpoint, told from the names and shapes of its tensors; loading of the tensors."""
+"""The layout of an EDJE checkpoint, inferred from names and shapes of its tensors; loading of the tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LAYER = re.compile(r"language_model\.bert\.encoder\.layer\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The variant and all sizes of a checkpoint, told from the names and shapes of its tensors."""
+    """The variant and all sizes of a checkpoint, inferred from the names and shapes of its tensors."""
 
     prefix: str  # common prefix of all tensor names
     queries: int  # m, learned queries of the adapter; 0: the Local variant, which keeps all vision tokens
@@ -46,7 +46,7 @@ def layout(shapes: Mapping[str, Sequence[int]]) -> Layout:
     """
     anchors = [name for name in shapes if name.endswith(_WORDS)]
     if len(anchors) != 1:
-        raise MmrrError(f"found {len(anchors)} tensors named ...{_WORDS}; expected one in an EDJE checkpoint")
+        raise MmrrError(f"{len(anchors)} tensors are named ...{_WORDS}; an EDJE checkpoint has one")
     prefix = anchors[0].removesuffix(_WORDS)
     found = {name.removeprefix(prefix): tuple(shape) for name, shape in shapes.items()}
     found = {name: shape for name, shape in found.items() if not name.startswith(_UNUSED)}
@@ -88,7 +88,7 @@ def layout(shapes: Mapping[str, Sequence[int]]) -> Layout:
             raise MmrrError(f"the EDJE checkpoint {what} {len(names)} tensors, among them: {', '.join(names[:3])}")
     for name, shape in expected.items():
         if found[name] != shape:
-            raise MmrrError(f"the EDJE checkpoint's {name} has the shape {found[name]}; expected {shape}")
+            raise MmrrError(f"the EDJE checkpoint's {name} is of shape {found[name]}; expected {shape}")
     return sizes
 
 
@@ -152,6 +152,6 @@ def load(path: Path, sizes: Layout) -> dict[str, Tensor]:
                         tensors[own] = file.get_tensor(name).float()
         except (OSError, SafetensorError) as error:
             raise MmrrError(
-                f"{file_path} is not a readable safetensors file ({error}); copy or download it again"
+                f"{file_path} is no readable safetensors file ({error}); copy or download it again"
             ) from error
     return tensors

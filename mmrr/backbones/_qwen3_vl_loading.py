@@ -68,7 +68,7 @@ def _merge(model: Any, adapter: Path) -> Any:
         # peft only warns about names that do not fit. They are compared below.
         with warnings.catch_warnings(action="ignore"):
             if PeftConfig.from_pretrained(str(adapter)).peft_type != PeftType.LORA:
-                raise MmrrError(f"adapter {adapter} is not a LoRA adapter; expected LoRA: mmrr merges no other type")
+                raise MmrrError(f"adapter {adapter} is no LoRA; expected a LoRA adapter: mmrr merges no other type")
             adapted = PeftModel.from_pretrained(model, str(adapter))
         with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
             saved = set(file.keys())

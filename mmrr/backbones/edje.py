@@ -1,6 +1,6 @@
 """EDJE's network (arXiv 2510.06820): frozen vision tokens, the adapter that compresses them, a small joint encoder.
 
-The network is written on plain tensors under the checkpoint's own names, so that training can take gradients of any
+The network uses bare tensors under the checkpoint's own names, so that training can take gradients of any
 of them. transformers provides the vision encoder, its image processor and the word-piece tokenizer. This module knows
 no files except checkpoints, no pages and no cleaning of text.
 """
@@ -205,16 +205,16 @@ class WordPieces:
             tokenizer = BertTokenizer.from_pretrained(path, local_files_only=True)
             backend = tokenizer.backend_tokenizer
             # Without added tokens, no text can produce a control token.
-            plain = json.dumps({**json.loads(backend.to_str()), "added_tokens": [], "post_processor": None})
-            self._plain = type(backend).from_str(plain)
-        except Exception as error:  # the tokenizers library raises plain Exception for a damaged file
+            without_added = json.dumps({**json.loads(backend.to_str()), "added_tokens": [], "post_processor": None})
+            self._plain = type(backend).from_str(without_added)
+        except Exception as error:  # the tokenizers library raises a bare Exception for a damaged file
             raise MmrrError(f"{path}: the tokenizer does not load: {error}; download it again") from error
         self.cls, self.sep = (int(tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]"))
         self.mask: int | None = self._plain.token_to_id("[MASK]")  # used by training only
         if self._plain.get_vocab_size() > words or {self.cls, self.sep} & {tokenizer.unk_token_id, None}:
             raise MmrrError(
-                f"{path}: the tokenizer has {self._plain.get_vocab_size()} pieces; expected at most {words}, the rows "
-                "of the word embedding table, with [CLS] and [SEP] among them"
+                f"{path}: a tokenizer of {self._plain.get_vocab_size()} pieces does not fit a table of {words} words; "
+                "expected at most as many pieces, with [CLS] and [SEP] among them"
             )
 
     def encode(self, text: str) -> list[int]:

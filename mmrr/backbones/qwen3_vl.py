@@ -163,8 +163,7 @@ class Backbone:
         runs = split_at_images(ids, self.config.image_token_id)
         if len(runs) != len(visuals) + 1:
             raise MmrrError(
-                f"the chat template of this checkpoint places {len(runs) - 1} image tokens; "
-                f"expected {len(visuals)}, one a page"
+                f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages; expected one place a page"
             )
         embeddings, positions, visual_rows = [], [], []
         n_tokens = next_pos = 0

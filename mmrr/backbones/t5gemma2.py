@@ -50,7 +50,7 @@ class TextEncoder:
             raise MmrrError("tokenizer.json has white space tokens outside its vocabulary; expected a Gemma tokenizer")
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, with nothing added before or after it."""
+        """Token ids of ordinary text, with nothing added before or after it."""
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:

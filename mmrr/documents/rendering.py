@@ -311,11 +311,11 @@ def _run_poppler(
     agreed = [plan for plan in plans if plan.number not in reasons]
 
     # One process draws neighbouring pages of the same size.
-    def alike(item: tuple[int, _Plan]) -> object:
+    def run_key(item: tuple[int, _Plan]) -> object:
         place, plan = item
         return plan.number - place, plan.drawn, plan.points, plan.rotation % 180
 
-    pending = [[plan for _, plan in group] for _, group in groupby(enumerate(agreed), alike)]
+    pending = [[plan for _, plan in group] for _, group in groupby(enumerate(agreed), run_key)]
     while pending:
         group = pending.pop(0)
         reason = _run_pdftoppm(path, group, folder, files)

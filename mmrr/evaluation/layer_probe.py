@@ -95,14 +95,14 @@ def _similarity(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a.float(), b.float(), dim=-1).mean().cpu()
 
 
-def suggest(values: list[float], similarity: list[float], share: float, alike: float) -> tuple[int, int]:
+def suggest(values: list[float], similarity: list[float], share: float, threshold: float) -> tuple[int, int]:
     """The band (b, e) with b < e.
 
     e is the first layer with at least ``share`` of the last layer's quality ``values[-1]``. b is the number of leading
-    layers whose similarity is at least ``alike``.
+    layers whose similarity is at least ``threshold``.
     """
     end = next(at for at, value in enumerate(values, 1) if value >= share * values[-1])
-    start = next((at for at, value in enumerate(similarity) if value < alike), len(similarity))
+    start = next((at for at, value in enumerate(similarity) if value < threshold), len(similarity))
     return min(start, end - 1), end
 
 

@@ -15,7 +15,7 @@ def fuse(first: Run, second: Run, weight: float) -> Run:
     same run. A page that is missing in one run gets the lowest score there. Raises MmrrError for a negative weight.
     """
     if not 0 <= weight < math.inf:
-        raise MmrrError(f"weight {weight}: expected a number of 0 or more")
+        raise MmrrError(f"weight {weight}: expected 0 or more")
     fused: Run = {}
     for query_id in {**first, **second}:
         one, other = (_standardised(run.get(query_id, [])) for run in (first, second))

@@ -85,10 +85,15 @@ def search_dense(
             late_interaction.read_rows(files[SIZES]),
         )
         if DENSE not in files:
-            return [_best(scores, depth) for scores in late_interaction.max_sim(queries, vectors, sizes, temperature)]
+            return [
+                _top_rows(scores, depth) for scores in late_interaction.max_sim(queries, vectors, sizes, temperature)
+            ]
         index, owners = _read_faiss(files[DENSE]), np.repeat(np.arange(len(sizes)), sizes)
-        near = [_near(index, query, owners, depth) for query in queries]
-        return [_scored(query, rows, vectors, sizes, temperature) for query, rows in zip(queries, near, strict=True)]
+        candidates = [_candidate_pages(index, query, owners, depth) for query in queries]
+        return [
+            _score_exactly(query, rows, vectors, sizes, temperature)
+            for query, rows in zip(queries, candidates, strict=True)
+        ]
     index = _read_faiss(files[DENSE])
     found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
     return [  # FAISS fills missing results with row -1
@@ -110,13 +115,14 @@ def _read_faiss(path: Path) -> faiss.Index:
     return index
 
 
-def _scored(
+def _score_exactly(
     query: NDArray[np.float32],
     rows: list[int],
     vectors: NDArray[np.float16],
     sizes: NDArray[np.int64],
     temperature: float,
 ) -> dict[int, float]:
+    """MaxSim scores of the candidate pages ``rows`` for one query (M, D)."""
     if not rows:
         return {}
     of_rows = np.concatenate(list(late_interaction.pages_at(vectors, sizes, rows)))
@@ -124,13 +130,15 @@ def _scored(
     return dict(zip(rows, scores.tolist(), strict=True))
 
 
-def _best(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
+def _top_rows(scores: NDArray[np.float32], depth: int) -> dict[int, float]:
     """The top ``depth`` rows and all ties at the last place, in no particular order."""
     edge = np.partition(scores, -depth)[-depth] if len(scores) > depth else -np.inf
     return {int(row): float(scores[row]) for row in np.flatnonzero(scores >= edge)}
 
 
-def _near(index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int) -> list[int]:
+def _candidate_pages(
+    index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int
+) -> list[int]:
     """Candidate pages for exact scoring, best first: owners of the neighbours of any query vector.
 
     If a page has no neighbour of a query vector among the results, it gets the lowest score among them for this vector

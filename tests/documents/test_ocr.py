@@ -1,4 +1,4 @@
-"""Pages without a text layer, read from their images: by a package that is not one, and by RapidOCR where it is."""
+"""OCR of pages without a text layer: with a fake package, and with RapidOCR if it is installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.pdfs import make_pdf
 from tests.test_layering import LIBRARY, imports
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
-WORDS = ["lighthouse keeper", "", "barley harvest", "glacier tongue"]  # on sheets of the greys 0, 64, 128, 192
+WORDS = ["lighthouse keeper", "", "barley harvest", "glacier tongue"]  # the text of pages of the greys 0, 64, 128, 192
 FAKE = """
     import io, os
     from pathlib import Path
@@ -47,7 +47,7 @@ FAKE = """
             assert params["EngineConfig.onnxruntime.intra_op_num_threads"] == 1
         def __call__(self, content):
             if not isinstance(content, bytes):
-                return  # it tries itself
+                return  # the test image of mmrr
             folder = Path(__file__).parent
             image = Image.open(io.BytesIO(content)).convert("L")
             grey = image.getpixel((image.width // 2, image.height // 2))
@@ -55,7 +55,7 @@ FAKE = """
                 log.write(f"{grey}\\n")
             if (folder / "die").exists():
                 os._exit(1)
-            if (folder / "stumble").exists():
+            if (folder / "fail").exists():
                 raise ValueError("no such\\npage")
             words = WORDS[round(grey / 64)].split()
             boxes = [[[x, 4], [x + 30, 4], [x + 30, 16], [x, 16]] for x in range(40 * len(words), 0, -40)]
@@ -65,12 +65,12 @@ FAKE = """
 
 @dataclass(frozen=True)
 class Engine:
-    """Packages of the names that OCR needs, whose reader knows sheets by their grey."""
+    """Fake packages with the names that OCR needs. Their engine knows each page by its grey."""
 
     folder: Path
 
-    def page_input(self) -> list[int]:
-        """The greys of the pages that it was given since it was last asked."""
+    def greys_read(self) -> list[int]:
+        """The greys of the pages that the engine has read since the last call."""
         log = self.folder / "rapidocr" / "read"
         greys = [int(line) for line in log.read_text().split()] if log.exists() else []
         log.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text("setNumThreads = lambda n: None\n")
     (folder / "rapidocr" / "__init__.py").write_text(f"WORDS = {WORDS}\n{textwrap.dedent(FAKE)}")
-    monkeypatch.syspath_prepend(folder)  # the processes that read are given this path
+    monkeypatch.syspath_prepend(folder)  # helper processes get this path
     for name in ("rapidocr", "onnxruntime", "cv2"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return Engine(folder)
@@ -100,13 +100,13 @@ def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sheet(grey: int) -> bytes:
-    """The content stream of a page that is all grey."""
+    """The content stream of a grey page."""
     return b"%.4f g 0 0 612 792 re f" % (grey / 255)
 
 
 @pytest.fixture
 def docs(tmp_path: Path) -> Path:
-    """A PDF of which pages 2 and 4 have no text, one of text alone, and a scan."""
+    """A PDF whose pages 2 and 4 have no text, a PDF with text only, and a scan."""
     folder = write_documents(tmp_path / "docs", soil=["Soil moisture in spring"])
     (folder / "mixed.pdf").write_bytes(
         make_pdf(["The thesis is due in June", sheet(0), "Rules for the cover", sheet(64)])
@@ -116,27 +116,27 @@ def docs(tmp_path: Path) -> Path:
 
 
 def collection(work: Path, path: Path) -> tuple[Workspace, Collection]:
-    """The pages that an index was made of."""
+    """The pages of an index."""
     workspace = Workspace(work)
     pages = workspace.find("pages", manifest(path)["inputs"]["pages"])
     assert pages
     return workspace, load(workspace, pages)
 
 
-# Whole commands, with a reader that is none
+# Whole commands, with the fake package
 
 
 def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_path: Path) -> None:
     work = tmp_path / "w"
     result = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
     assert "6 pages of 3 documents (3 ok); 2 read by OCR, 1 without text" in result.stderr
-    assert sorted(engine.page_input()) == [0, 64, 128]  # the others have a text layer
+    assert sorted(engine.greys_read()) == [0, 64, 128]  # the others have a text layer
     made = artifact(result)
     assert manifest(made)["content"] == {"pages": 6, "pages_with_text": 5}
 
     workspace, pages = collection(work, made)
     texts = dict(zip((page.page_id for page in pages.pages), read_texts(workspace, pages), strict=True))
-    assert texts["mixed.pdf/0002"] == "lighthouse keeper"  # by place, whatever order the package gives
+    assert texts["mixed.pdf/0002"] == "lighthouse keeper"  # sorted by place, not in the order of the package
     assert texts["mixed.pdf/0004"] == ""
     assert texts["scan.png/0001"] == "barley harvest"
     assert texts["mixed.pdf/0001"].strip() == "The thesis is due in June"
@@ -154,35 +154,35 @@ def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_p
     assert answer["results"][0]["page_id"] == "mixed.pdf/0002"
     assert ENGINE in mmrr("ls", "--work", work, "--json").stdout
     assert "all as written" in mmrr("verify", "--work", work).stdout
-    assert "removed 0 shards" in mmrr("rm", "--work", work).stderr  # what OCR read is listed
+    assert "removed 0 shards" in mmrr("rm", "--work", work).stderr  # the text from OCR is in use
 
 
-def test_ocr_added_later_reads_and_makes_nothing_else_again(engine: Engine, docs: Path, tmp_path: Path) -> None:
+def test_ocr_added_later_reads_pages_and_repeats_nothing_else(engine: Engine, docs: Path, tmp_path: Path) -> None:
     work = tmp_path / "w"
-    plain = mmrr("index", docs, "--work", work, *INDEX)
-    assert "(3 ok); 3 without text" in plain.stderr
-    assert "ocr" not in manifest(collection(work, artifact(plain))[1].manifest.path)["config"]
+    without_ocr = mmrr("index", docs, "--work", work, *INDEX)
+    assert "(3 ok); 3 without text" in without_ocr.stderr
+    assert "ocr" not in manifest(collection(work, artifact(without_ocr))[1].manifest.path)["config"]
     drawn = shards(work, "pages")
     before = files(work / "shards")
 
     read = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
-    assert len(engine.page_input()) == 3
+    assert len(engine.greys_read()) == 3
     assert files(work / "shards").items() >= before.items()
-    assert len(shards(work, "pages") - drawn) == 2  # of the two documents with pages to read
-    (_, first), (_, second) = (collection(work, artifact(result)) for result in (plain, read))
+    assert len(shards(work, "pages") - drawn) == 2  # for the two documents with pages to read
+    (_, first), (_, second) = (collection(work, artifact(result)) for result in (without_ocr, read))
     assert first.manifest.fingerprint != second.manifest.fingerprint
-    assert first.shards == second.shards  # so vectors and page caches made of the images stay
+    assert first.shards == second.shards  # so vectors and page caches of the images stay
     assert second.manifest.bytes > first.manifest.bytes
 
-    assert artifact(mmrr("index", docs, "--work", work, *INDEX)) == artifact(plain)
+    assert artifact(mmrr("index", docs, "--work", work, *INDEX)) == artifact(without_ocr)
     assert artifact(mmrr("index", docs, "--work", work, *INDEX, "--ocr")) == artifact(read)
-    assert engine.page_input() == []
+    assert engine.greys_read() == []
 
 
 def test_a_second_copy_of_a_document_is_not_read_again(engine: Engine, docs: Path, tmp_path: Path) -> None:
     (docs / "copy.pdf").write_bytes((docs / "mixed.pdf").read_bytes())
     result = mmrr("render", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
-    assert sorted(engine.page_input()) == [0, 64, 128]
+    assert sorted(engine.greys_read()) == [0, 64, 128]
     assert "3 read by OCR, 2 without text" in result.stderr
 
 
@@ -206,23 +206,23 @@ def test_ctrl_c_keeps_the_shards_that_are_read(engine: Engine, tmp_path: Path) -
     with Workspace.open(tmp_path / "w", create=True) as workspace:
         with pytest.raises(KeyboardInterrupt):
             render(Context(workspace, machine, progress), find_sources([docs]), options)
-        engine.page_input()
+        engine.greys_read()
         assert workspace.current("pages") is None
         made = render(Context(workspace, machine), find_sources([docs]), options)
-        assert 0 not in engine.page_input()  # the first document was finished
+        assert 0 not in engine.greys_read()  # the first document was finished
         assert read_texts(workspace, load(workspace, made)) == [WORDS[0], WORDS[2], WORDS[3]]
         assert made.provenance["pages_computed"] == 0
         assert made.provenance["pages_read"] == 2
 
 
-def test_a_process_that_dies_is_one_line(engine: Engine, docs: Path, tmp_path: Path) -> None:
+def test_a_dead_process_gives_one_line(engine: Engine, docs: Path, tmp_path: Path) -> None:
     engine.do("die")
     error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
     assert "--workers 1" in error
 
 
-def test_a_page_that_cannot_be_read_costs_that_page(engine: Engine, docs: Path, tmp_path: Path) -> None:
-    engine.do("stumble")
+def test_an_unreadable_page_fails_alone(engine: Engine, docs: Path, tmp_path: Path) -> None:
+    engine.do("fail")
     work = tmp_path / "w"
     result = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
     assert "(3 ok); 3 without text" in result.stderr
@@ -242,15 +242,15 @@ def test_a_damaged_image_is_not_read(engine: Engine, docs: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("without_packages")
-def test_a_missing_package_is_said_before_any_work(docs: Path, tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_before_any_work(docs: Path, tmp_path: Path) -> None:
     error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
     assert "needs rapidocr and onnxruntime, which are not installed" in error
     assert error.endswith("run: pip install 'mmrr[ocr]'")
     assert not shards(tmp_path / "w", "pages")
-    mmrr("index", docs, "--work", tmp_path / "w", *INDEX)  # nothing else needs them
+    mmrr("index", docs, "--work", tmp_path / "w", *INDEX)  # only OCR needs the packages
 
 
-def test_the_package_is_imported_only_to_read() -> None:
+def test_the_package_is_imported_only_for_reading() -> None:
     names = {
         name.partition(".")[0]: at_once
         for name, at_once in imports(LIBRARY["mmrr.documents.ocr"], "mmrr.documents.ocr")
@@ -270,11 +270,11 @@ def test_the_published_benchmark_has_its_own_text(tmp_path: Path, monkeypatch: p
 
 @dataclass(frozen=True)
 class Nothing:
-    """Options of a family that has none."""
+    """Options of a family without options."""
 
 
 class Reader:
-    """A scorer of a text-reading family: a page's cache is how long its text is."""
+    """A scorer of a family that reads text: the page cache is the length of the text."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -308,20 +308,20 @@ def test_precache_says_how_many_pages_a_text_scorer_cannot_read(engine: Engine, 
     work = ("--work", tmp_path / "w")
     precache = ("precache", *work, "--scorer", "fake", "--scorer-model", "x", "--dtype", "float32")
     mmrr("index", docs, *work, *INDEX)
-    plain = mmrr(*precache)
-    assert manifest(artifact(plain))["content"]["without_text"] == 3
+    without_ocr = mmrr(*precache)
+    assert manifest(artifact(without_ocr))["content"]["without_text"] == 3
     note = "3 of 6 pages have no text for the scorer to read; mmrr index --ocr reads it from their images"
-    assert note in plain.stderr
+    assert note in without_ocr.stderr
 
     mmrr("index", docs, *work, *INDEX, "--ocr")
     read = mmrr(*precache)
-    assert "6 pages, 5 to read" in read.stderr  # only the shards in which the text is another
+    assert "6 pages, 5 to read" in read.stderr  # only the shards with changed text
     assert manifest(artifact(read))["content"]["without_text"] == 1
     assert "1 of 6 pages have no text for the scorer to read; OCR found none on them" in read.stderr
 
 
-def test_a_scorer_that_looks_has_no_such_note(capsys: pytest.CaptureFixture[str]) -> None:
-    session: Any = None  # not asked
+def test_a_scorer_of_images_has_no_such_note(capsys: pytest.CaptureFixture[str]) -> None:
+    session: Any = None  # not used
     report.without_text(session, SimpleNamespace(content={"pages": 3}))  # type: ignore[arg-type]
     assert capsys.readouterr().err == ""
 
@@ -330,7 +330,7 @@ def test_a_scorer_that_looks_has_no_such_note(capsys: pytest.CaptureFixture[str]
 
 
 def column(left: float, width: float, texts: list[str], top: float = 100) -> list[Line]:
-    """Lines of 20 pixels, one below the other."""
+    """Lines 20 pixels high, from top to bottom."""
     return [Line(left, top + 24 * i, left + width, top + 24 * i + 20, text) for i, text in enumerate(texts)]
 
 
@@ -338,7 +338,7 @@ def test_columns_are_read_one_after_the_other() -> None:
     lines = [
         Line(100, 20, 900, 60, "Title"),
         *column(0, 480, ["a1", "a2", "a3", "a4"]),
-        *column(500, 480, ["b1", "b2", "b3"], top=110),  # on other baselines
+        *column(500, 480, ["b1", "b2", "b3"], top=110),  # with other baselines
         Line(0, 220, 980, 240, "Across"),
         *column(0, 300, ["c1", "c2", "c3"], top=300),
         *column(340, 300, ["d1", "d2", "d3"], top=300),
@@ -356,16 +356,16 @@ def test_tables_are_read_row_by_row() -> None:
     assert in_reading_order(lines) == "pH 6.50\nColour 8.00\nTotal hardness 11.50\nChloride 12.00"
 
 
-def test_a_page_of_nothing_is_no_text() -> None:
+def test_an_empty_page_has_no_text() -> None:
     assert in_reading_order([]) == ""
 
 
-# The package itself
+# RapidOCR
 
 
 @pytest.mark.slow
 def test_rapidocr_reads_a_page_of_the_sample(tmp_path: Path) -> None:
-    """Drawn as it is for a vision model, and put into a PDF as a picture: nothing but its pixels is left."""
+    """The page is drawn as for a vision model and put into a PDF as an image, so it has no text layer."""
     pytest.importorskip("rapidocr", reason="the ocr extra is not installed")
     pytest.importorskip("onnxruntime", reason="the ocr extra is not installed")
     from mmrr.documents.rendering import RenderOptions, render_pages

@@ -1,4 +1,4 @@
-"""The contract of ``mmrr bench``: every way of scoring in the table, its arithmetic counted as torch counts it."""
+"""``mmrr bench``: the table has every way of scoring, and its FLOPs agree with torch's counter."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def scorer(tiny):
 
 
 def counted(work) -> int:
-    """Of matrix products and attention, by torch's own counter."""
+    """FLOPs of matrix products and attention by torch's counter."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
-def test_arithmetic_is_what_torch_counts(scorer, page_images):
-    """Within 2 %. torch counts causal attention as if it were full; we count the half that is needed."""
+def test_flops_equal_the_count_of_torch(scorer, page_images):
+    """Within 2 %. torch counts causal attention in full; mmrr counts the half that is needed."""
     query = "When is the thesis due, and who has to sign it before it is handed in?"
     page = page_images[0]
     grid = scorer.grid(*page.size)
@@ -73,8 +73,8 @@ def test_every_way_is_timed(scorer, tmp_path):
     assert all(row.ms > 0 and row.flops > 0 and row.limit_flops > 1e8 for row in [*found.rows, *found.once])
     tower, dense, precache, whole = (row.flops for row in found.once)
     assert whole == tower + precache
-    assert tower + dense == found.rows[0].flops / 3  # of three candidates
-    assert precache < dense / 2  # half of the tokens, below all of the layers
+    assert tower + dense == found.rows[0].flops / 3  # for three candidates
+    assert precache < dense / 2  # half of the tokens, fewer layers
     by_name = {row.what: row for row in found.rows}
     assert by_name["mini int4, resident"].page_bytes < by_name["mini none, resident"].page_bytes / 4
     assert by_name["dense, one by one"].timed == 1
@@ -89,22 +89,22 @@ def test_every_way_is_timed(scorer, tmp_path):
 
 
 @pytest.mark.slow
-def test_other_scorers_stand_beside_it(tmp_path, tiny_path):
-    """Theirs are timed from the same shards, and their arithmetic is not counted."""
+def test_other_scorers_are_timed_too(tmp_path, tiny_path):
+    """They are timed from their own page caches. Their FLOPs are not counted."""
     write_checkpoint(tmp_path / "kalm")
     both = f"ziprerank={tiny_path}+max_side=0,kalm={tmp_path / 'kalm'}"
-    ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "3", "--repeats", "1", "--codec", "int8")
-    ask = (*ask, "--queries", "1", "--scorers", both, *FP32)
-    rows = {row["what"]: row for row in json.loads(mmrr(*ask, "--json").stdout)["rows"]}
+    command = ("bench", tiny_path, "--tokens", "35", "--candidates", "3", "--repeats", "1", "--codec", "int8")
+    command = (*command, "--queries", "1", "--scorers", both, *FP32)
+    rows = {row["what"]: row for row in json.loads(mmrr(*command, "--json").stdout)["rows"]}
     kalm, zips = ([row for what, row in rows.items() if what.startswith(name)] for name in ("kalm", "ziprerank"))
     assert [len(kalm), len(zips)] == [2, 2]
     assert all(row["ms"] > 0 and row["page_bytes"] > 0 and row["flops"] == 0 for row in [*kalm, *zips])
-    assert "kalm" in mmrr(*ask).stdout
+    assert "kalm" in mmrr(*command).stdout
     assert "no scorer family 'zip'" in refused("bench", tiny_path, "--scorers", "zip")
 
 
-def test_a_batch_of_stock_forwards_is_the_singles(scorer):
-    """Within 1e-4 in float32."""
+def test_a_batched_stock_forward_equals_single_forwards(scorer):
+    """Equal within 1e-4 in float32."""
     images = [Image.effect_noise(SIZE, sigma).convert("RGB") for sigma in (20, 60, 100)]
     singles = scorer.dense("lorem", images, "vision-first")
     assert torch.allclose(scorer.dense_batch("lorem", images), singles, atol=1e-4)
@@ -112,17 +112,17 @@ def test_a_batch_of_stock_forwards_is_the_singles(scorer):
 
 @pytest.mark.slow
 def test_the_command(tmp_path, tiny_path):
-    ask = ("bench", tiny_path, "--tokens", "35", "--candidates", "2,1", "--repeats", "1", "--codec", "int8")
-    found = json.loads(mmrr(*ask, "--json", "--output", tmp_path / "latency.png").stdout)
+    command = ("bench", tiny_path, "--tokens", "35", "--candidates", "2,1", "--repeats", "1", "--codec", "int8")
+    found = json.loads(mmrr(*command, "--json", "--output", tmp_path / "latency.png").stdout)
     assert found["tokens"] <= 35
     assert len(found["growth"]) == 1
     assert {row["candidates"] for row in found["rows"]} == {1, 2}
     assert Image.open(tmp_path / "latency.png").width > 500
-    table = mmrr(*ask, "--tokens", "35,12", "--folder", tmp_path).stdout
+    table = mmrr(*command, "--tokens", "35,12", "--folder", tmp_path).stdout
     assert "pages of other sizes" in table
     assert "expected numbers from 4" in refused("bench", tiny_path, "--tokens", "1280,2")
     assert "page KV in memory, whole model" in table
     assert "language model, precache" in table
-    assert [path.name for path in tmp_path.iterdir()] == ["latency.png"]  # nothing is left behind
+    assert [path.name for path in tmp_path.iterdir()] == ["latency.png"]  # temporary files are deleted
     assert "expected numbers from 1" in refused("bench", tiny_path, "--candidates", "many")
     assert "codec 'zip'" in refused("bench", tiny_path, "--codec", "zip")

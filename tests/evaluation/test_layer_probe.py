@@ -1,4 +1,4 @@
-"""The contract of probing: behind the last layer stands the dense score, behind each layer what an exit there says."""
+"""Layer probes: the last layer gives the dense score, and each layer gives the score of an exit there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(page_images):
 
 
 def test_each_layer_is_an_exit_and_the_last_is_the_dense_score(dense, run, page_images):
-    """Within 1e-4 in float32, against the cached path at every exit and against transformers' own forward."""
+    """Equal within 1e-4 in float32 to the cached scores at every exit and to the stock forward of transformers."""
     found = probe(dense, lambda page_id: page_images[int(page_id)], TEXTS, run)
     states, shared = dense.prepare(page_images, [None] * len(page_images)), dense.shared_state()
     for query_id, text in TEXTS.items():
@@ -41,7 +41,7 @@ def test_each_layer_is_an_exit_and_the_last_is_the_dense_score(dense, run, page_
         assert [ours[str(i)] for i in range(len(stock))] == pytest.approx(stock, abs=1e-4)
 
 
-def test_similarity_is_that_of_a_querys_states_behind_two_pages(dense, run, page_images):
+def test_similarity_compares_a_querys_states_after_two_pages(dense, run, page_images):
     same = probe(dense, lambda _: page_images[0], TEXTS, run)
     assert same.similarity == pytest.approx([1.0] * 6, abs=1e-6)
     other = probe(dense, lambda page_id: page_images[int(page_id)], TEXTS, run)
@@ -71,12 +71,12 @@ def test_the_command_draws_and_tells(tmp_path, tiny_path, tiny_embedder_path):
     write_queries(queries, ("q1", "When is the thesis due?", None), ("q2", "rainfall by month in spring", None))
     qrels.write_text("q1 0 thesis.pdf/0001 1\nq2 0 soil.pdf/0002 1\n")
     mmrr("index", docs, "--work", work, "--embedder", tiny_embedder_path, *INDEX, *FP32)
-    asked = ("probe", "--work", work, "--queries", queries, "--qrels", qrels)
-    result = mmrr(*asked, "--scorer-model", tiny_path, *FP32, "--json", "--output", tmp_path / "probe.png")
-    told = json.loads(result.stdout)
-    assert len(told["layers"]) == 6
-    assert all(0 <= layer["nDCG@5"] <= 1 for layer in told["layers"])
-    start, end = map(int, told["band"].split(":"))
+    command = ("probe", "--work", work, "--queries", queries, "--qrels", qrels)
+    result = mmrr(*command, "--scorer-model", tiny_path, *FP32, "--json", "--output", tmp_path / "probe.png")
+    output = json.loads(result.stdout)
+    assert len(output["layers"]) == 6
+    assert all(0 <= layer["nDCG@5"] <= 1 for layer in output["layers"])
+    start, end = map(int, output["band"].split(":"))
     assert 0 <= start < end <= 6
     assert Image.open(tmp_path / "probe.png").width > 500
-    assert "pass --scorer-model" in refused(*asked)
+    assert "pass --scorer-model" in refused(*command)

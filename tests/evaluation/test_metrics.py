@@ -1,4 +1,4 @@
-"""Measures against values worked out by hand, MMDocIR's recall against a plain transcription of its definition."""
+"""Measures against values computed by hand; MMDocIR's recall against a literal copy of its definition."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestEvaluate:
         assert result.per_query == {"q1": {"RR": 0.0, "R@5": 0.0}, "q2": {"RR": pytest.approx(1 / 3), "R@5": 1.0}}
         assert result.mean == {"RR": pytest.approx(1 / 6), "R@5": 0.5}
         assert evaluate({}, QRELS, ["RR"]).mean == {"RR": 0.0}
-        # Not computed by trec_eval, hence their own idea of the queries to report.
+        # These are not from trec_eval and may report other queries.
         result = evaluate(run, QRELS, ["Judged@1", "RR@2", "Compat"])
         assert {query_id: values["Judged@1"] for query_id, values in result.per_query.items()} == {"q1": 0.0, "q2": 1.0}
         assert result.mean["RR@2"] == 0.0
@@ -78,12 +78,12 @@ class TestEvaluate:
 
     @pytest.mark.parametrize(("relevant", "expected"), [("d/0001", 1.0), ("d/0002", 0.5), ("d/0003", 1 / 3)])
     def test_equal_scores_rank_by_ascending_page_id(self, relevant: str, expected: float) -> None:
-        """trec_eval ranks equal scores by descending id: it would give 1/3, 1/2 and 1."""
+        """trec_eval ranks equal scores by descending id; its values would be 1/3, 1/2 and 1."""
         run = {"q": [Hit("d/0003", 1.0), Hit("d/0001", 1.0), Hit("d/0002", 1.0)]}
         assert evaluate(run, {"q": {relevant: 1}}, ["RR"]).mean["RR"] == pytest.approx(expected)
 
     def test_scores_that_float32_cannot_tell_apart_still_order(self) -> None:
-        """trec_eval keeps float32: both would be 1.0 and the tie would go to d/0002."""
+        """trec_eval rounds to float32: both scores would be 1.0, and d/0002 would be first."""
         run = {"q": [Hit("d/0002", 1.0), Hit("d/0001", 1.0 + 1e-12)]}
         assert evaluate(run, {"q": {"d/0001": 1}}, ["RR"]).mean["RR"] == 1.0
 
@@ -96,7 +96,7 @@ class TestEvaluate:
         assert evaluate(run, {"q": {"c": 1}}, ["RR"]).mean["RR"] == 1.0
 
     def test_bad_measures_are_all_named(self) -> None:
-        # R@0 and nDCG@0 must not reach trec_eval, which ends the process; ERR@5 needs perl.
+        # trec_eval aborts the process for R@0 and nDCG@0; ERR@5 needs perl.
         bad = ["R@0", "nope", "nDCG@0", "R", "P@x", "", "ERR@5", "nDCG@True"]
         with pytest.raises(MmrrError) as error:
             evaluate(RUN, QRELS, ["RR", *bad])
@@ -110,7 +110,7 @@ class TestEvaluate:
             evaluate(RUN, QRELS, [])
         with pytest.raises(MmrrError, match="no judged query"):
             evaluate(RUN, {})
-        with pytest.raises(MmrrError, match=r"query q1: the score of d/0009 is not a number"):
+        with pytest.raises(MmrrError, match=r"query q1: the score of d/0009 is NaN"):
             evaluate({"q1": [Hit("d/0009", math.nan)]}, QRELS)
 
 
@@ -130,7 +130,7 @@ class TestCompare:
 
 class TestPageRecall:
     def test_values_worked_out_by_hand(self) -> None:
-        # Two domains of unequal size tell macro from micro; at depth 3: News 1/2 and 1, Laws 0.
+        # With two domains of unequal size, macro and micro differ. At depth 3: News 1/2 and 1, Laws 0.
         questions = {
             "q1": question("q1", [0, 3]),
             "q2": question("q2", [1]),
@@ -170,11 +170,11 @@ class TestPageRecall:
                     run[f"q{i}"] = [Hit(f"d/{p + 1:04d}", rng.choice([0.0, 1.0, 2.0])) for p in range(n)]
             for k in (1, 3, 5):
                 per_domain: dict[str, list[float]] = {}
-                for query_id, asked in questions.items():
+                for query_id, one in questions.items():
                     scores = [hit.score for hit in run.get(query_id, [])]  # in the order of the pages
                     best = sorted(range(len(scores)), key=lambda i: scores[i], reverse=True)[:k]
-                    share = len(set(best) & set(asked.page_id)) / len(asked.page_id)
-                    per_domain.setdefault(asked.domain, []).append(share)
+                    share = len(set(best) & set(one.page_id)) / len(one.page_id)
+                    per_domain.setdefault(one.domain, []).append(share)
                 everything = [share for shares in per_domain.values() for share in shares]
                 means = [sum(shares) / len(shares) for shares in per_domain.values()]
                 result = page_recall(run, questions, [k])[f"recall@{k}"]
@@ -182,9 +182,9 @@ class TestPageRecall:
                 assert result["macro"] == pytest.approx(100 * sum(means) / len(means), abs=1e-9)
 
     def test_bad_input(self) -> None:
-        with pytest.raises(MmrrError, match="no questions"):
+        with pytest.raises(MmrrError, match="no question to score"):
             page_recall(RUN, {})
-        with pytest.raises(MmrrError, match="depth of 1 or more, found 0"):
+        with pytest.raises(MmrrError, match="found recall at 0, expected a depth of 1 or more"):
             page_recall(RUN, {"q1": question("q1", [0])}, [1, 0])
         with pytest.raises(MmrrError, match="not a number"):
             page_recall({"q1": [Hit("d/0001", math.nan)]}, {"q1": question("q1", [0])})
@@ -204,8 +204,8 @@ class TestLayoutRecall:
             layout("a", 0, (0.0, 0.0, 20.0, 15.0)),  # covers 10 x 5 of the first box
             layout("b", 1, (10.0, 10.0, 30.0, 20.0)),  # the right place on the wrong page
             layout("c", 2, (5.0, 5.0, 50.0, 50.0)),  # covers 5 x 5 of the second box
-            layout("e", 2, (10.0, 0.0, 20.0, 10.0)),  # touches it, without area
-            layout("f", 2, (50.0, 50.0, 60.0, 60.0)),  # apart from it both ways
+            layout("e", 2, (10.0, 0.0, 20.0, 10.0)),  # touches the box, without area
+            layout("f", 2, (50.0, 50.0, 60.0, 60.0)),  # disjoint in both directions
         ]
         assert self.recall(layouts, 1) == pytest.approx(100 * 50 / 300)
         assert self.recall(layouts, 2) == pytest.approx(100 * 50 / 300)
@@ -220,13 +220,13 @@ class TestLayoutRecall:
         assert self.recall(whole, 1, cap=True) == pytest.approx(100 * 200 / 300)
 
     def test_evidence_that_overlaps_weighs_twice(self) -> None:
-        asked = question("q", [0], boxes=(box(0, 0, 0, 10, 10), box(0, 0, 0, 10, 5)))
+        one = question("q", [0], boxes=(box(0, 0, 0, 10, 10), box(0, 0, 0, 10, 5)))
         layouts = {"a": layout("a", 0, (0.0, 0.0, 10.0, 5.0))}
-        result = layout_recall({"q": [Hit("a", 1.0)]}, {"q": asked}, layouts, [1])
+        result = layout_recall({"q": [Hit("a", 1.0)]}, {"q": one}, layouts, [1])
         assert result["recall@1"]["micro"] == pytest.approx(100 * 100 / 150)
 
     def test_against_counted_cells_on_random_data(self) -> None:
-        """On whole coordinates an area is a number of cells: count them, for each retrieved and evidence box."""
+        """With integer coordinates an area is a number of unit cells: count them for each pair of boxes."""
         rng = random.Random(0)
 
         def sides() -> tuple[int, int, int, int]:
@@ -243,8 +243,8 @@ class TestLayoutRecall:
             found = [layout(f"l{i}", rng.randrange(2), sides()) for i in range(4)]
             hit = sum(len(cells(a.bbox) & cells(b.bbox)) for a in found for b in evidence if a.page == b.page)
             run: Run = {"q": [Hit(item.layout_id, 1.0) for item in found]}
-            asked = {"q": question("q", [0], boxes=evidence)}
-            result = layout_recall(run, asked, {item.layout_id: item for item in found}, [4])
+            one = {"q": question("q", [0], boxes=evidence)}
+            result = layout_recall(run, one, {item.layout_id: item for item in found}, [4])
             assert result["recall@4"]["micro"] == pytest.approx(100 * hit / sum(len(cells(b.bbox)) for b in evidence))
 
     def test_page_sizes_play_no_part(self) -> None:
@@ -286,7 +286,7 @@ class TestBootstrap:
         return Evaluation({"m": sum(values.values()) / len(values)}, per_query)
 
     def test_against_every_draw_of_two_documents(self) -> None:
-        """Document a holds two queries, b one: four equally likely draws, so the ends are those of aa and bb."""
+        """Document a has two queries, b has one. Four samples are equally likely; aa and bb give the interval ends."""
         base = self.evaluation({"q1": 1.0, "q2": 0.5, "q3": 0.5})
         new = self.evaluation({"q1": 0.5, "q2": 0.5, "q3": 1.0})
         change = bootstrap(base, new, {"q1": "a", "q2": "a", "q3": "b"})["m"]

@@ -1,4 +1,4 @@
-"""``mmrr eval mmdocir`` from the published files and from PDFs: the metric is that of the run it names."""
+"""``mmrr eval mmdocir`` with the published files and with PDFs: the printed measures are those of the stored run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mmrr.cli.main import app
 from mmrr.evaluation.trec import read_run
-from tests.evaluation.test_mmdocir import published, write_annotations  # noqa: F401 (a fixture)
+from tests.evaluation.mmdocir_files import write_annotations
 from tests.pdfs import make_pdf
 
 
@@ -25,7 +25,7 @@ def evaluate(data: Path, work: Path, *options: str) -> dict:
 
 
 def recalls_of_run(document: dict) -> dict[str, float]:
-    """Micro recall at 1, 3, 5 computed anew from the run file and the questions in the document."""
+    """Micro recall at 1, 3, 5, computed here from the run file and the questions in the output."""
     run = read_run(Path(document["run"]))
     result = {}
     for k in (1, 3, 5):
@@ -38,7 +38,7 @@ def recalls_of_run(document: dict) -> dict[str, float]:
     return result
 
 
-def test_published_files_with_the_first_stage_alone(published, tmp_path):  # noqa: F811
+def test_published_files_with_the_first_stage_alone(published, tmp_path):
     document = evaluate(published, tmp_path / "w", "--first-stage", "bm25", "--layouts")
     assert document["queries"]["b_report.pdf#0"] == {
         "doc": "b_report.pdf",
@@ -48,12 +48,12 @@ def test_published_files_with_the_first_stage_alone(published, tmp_path):  # noq
     }
     metrics = document["metrics"]
     assert {name: value["micro"] for name, value in metrics["page"].items()} == pytest.approx(recalls_of_run(document))
-    assert metrics["page"]["recall@3"]["micro"] == 50.0  # all three pages of one question; the other has no evidence
+    assert metrics["page"]["recall@3"]["micro"] == 50.0  # all pages of one question; the other has no evidence
     assert set(metrics["layout"]) == {"recall@1", "recall@5", "recall@10"}
     assert metrics["layout"]["recall@10"]["micro"] > 0
 
 
-def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_embedder_path):  # noqa: F811
+def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_embedder_path):
     options = ["--embedder", str(tiny_embedder_path), "--scorer-model", str(tiny_path), "--layouts"]
     document = evaluate(published, tmp_path / "w", *options)
     assert "/rerank/" in document["run"]
@@ -68,13 +68,13 @@ def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_emb
     assert evaluate(published, tmp_path / "w", *options) == document
 
 
-def test_options_of_the_embedder_reach_it(published, tmp_path, tiny_embedder_path):  # noqa: F811
+def test_options_of_the_embedder_reach_it(published, tmp_path, tiny_embedder_path):
     evaluate(published, tmp_path / "w", "--embedder", str(tiny_embedder_path), "--embed-option", "dim=16")
     (manifest,) = (tmp_path / "w" / "embed").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["config"]["options"]["dim"] == 16
 
 
-def test_a_named_embedder_prunes_even_where_text_finds_the_pages(published, tmp_path, tiny_path, tiny_embedder_path):  # noqa: F811
+def test_a_named_embedder_prunes_even_where_text_finds_the_pages(published, tmp_path, tiny_path, tiny_embedder_path):
     def cached(name: str, *options: str) -> set[str]:
         work = tmp_path / name
         evaluate(published, work, "--first-stage", "bm25", "--scorer-model", str(tiny_path), *options)
@@ -116,8 +116,8 @@ def test_pdfs_search_inside_the_questions_own_document(tmp_path):
     assert document["metrics"]["layout"] is None
 
 
-def test_corrected_evidence_is_judged_anew(tmp_path):
-    """The evaluation was named by the questions' ids alone: new evidence for the same ids gave the old numbers."""
+def test_corrected_evidence_gives_a_new_evaluation(tmp_path):
+    """The key of an evaluation contains the evidence: new evidence for the same question ids gives new numbers."""
     data = tmp_path / "data"
     for evidence, found in ((0, 0.0), (1, 100.0)):
         question = {"Q": "purple zebra", "A": "-", "type": "['Text']", "page_id": [evidence], "layout_mapping": []}
@@ -131,7 +131,7 @@ def test_corrected_evidence_is_judged_anew(tmp_path):
 @pytest.mark.skipif("MMRR_TEST_MMDOCIR" not in os.environ, reason="MMRR_TEST_MMDOCIR names no folder of MMDocIR PDFs")
 @pytest.mark.slow
 def test_the_real_documents(tmp_path):
-    """Plain BM25 over PDFium's text gave micro 26.2/42.4/49.9 in an independent script; the texts differ in hyphens."""
+    """An independent script (BM25 over PDFium's text) gave micro 26.2/42.4/49.9. The texts differ in hyphens."""
     document = evaluate(Path(os.environ["MMRR_TEST_MMDOCIR"]), tmp_path / "w", "--first-stage", "bm25")
     page = document["metrics"]["page"]
     assert [page[f"recall@{k}"]["micro"] for k in (1, 3, 5)] == pytest.approx([26.2, 42.4, 49.9], abs=0.3)

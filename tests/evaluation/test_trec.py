@@ -1,4 +1,4 @@
-"""Runs, qrels and queries as text: what is read back is what was written, and every bad line is named."""
+"""Files of runs, qrels and queries: reading returns what was written, and errors name the line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestRun:
         assert run == RUN
         assert list(run) == ["q2", "q1"]
 
-    def test_order_is_by_score_then_page_whatever_the_ranks_say(self, tmp_path: Path) -> None:
+    def test_order_is_by_score_then_page_and_ignores_ranks(self, tmp_path: Path) -> None:
         lines = "q Q0 b 1 1.0 t\nq Q0 c 2 2.5 t\n\n  \nq\tQ0\ta\t3\t1.0\tt\r\n"
         assert read_run(write(tmp_path / "run.trec", lines)) == {"q": [Hit("c", 2.5), Hit("a", 1.0), Hit("b", 1.0)]}
 
