@@ -427,6 +427,7 @@ def test_a_block_cut_off_answers_only_what_it_still_writes(tmp_path: Path, monke
     assert whole == {"start": [0], "end": [last], "words": [*range(last + 1)], "unsaid": [*range(last + 1)]}
 
 
+@pytest.mark.slow
 def test_answers_are_found_as_whole_words_of_their_own_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restyle: Restyle
 ) -> None:
