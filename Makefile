@@ -32,7 +32,8 @@ demo: install ## Rank data/sample with the models that come with mmrr, and draw 
 	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
 	$(BIN)/mmrr view graduate-handbook.pdf/0008 --work $(DEMO)/work --output $(DEMO)/page.png
 
-PYTEST := -m pytest -n auto -q -rs
+# Stealing work keeps most of a file on one process, so that its expensive fixtures are made once.
+PYTEST := -m pytest -n auto --dist worksteal -q -rs
 TESTS ?= tests
 
 test: install ## Run the fast tests (CPU, no network, 3 minutes on 2 cores); TESTS=tests/search runs a part

@@ -23,7 +23,7 @@ from tests.console import (
     write_documents,
     write_queries,
 )
-from tests.evaluation.test_mmdocir import published  # noqa: F401 (a fixture)
+from tests.evaluation.conftest import published  # noqa: F401 (a fixture)
 
 
 def test_a_cache_of_other_pages_is_refused_with_the_command_to_run(chain: Chain) -> None:

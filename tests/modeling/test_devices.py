@@ -64,6 +64,7 @@ def test_one_task_needs_no_process(tmp_path: Path, n_devices: int) -> None:
     assert counted == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tasks", "message"), [(["wrong", "waits"], "a page is damaged"), (["dies", "a"], r"\(cpu, cpu\) died")]
 )

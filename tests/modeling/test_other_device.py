@@ -121,6 +121,7 @@ def test_portions_arrive_whole_on_the_device() -> None:
         assert portions[0][0]["k"].tolist() == [1.0] * 4
 
 
+@pytest.mark.slow
 def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path: Path, monkeypatch) -> None:
     """The complete chain, with page caches both on the device and in files."""
     monkeypatch.setattr(rerank, "ahead", iter)  # the stand-in is this thread's

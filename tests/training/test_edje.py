@@ -461,6 +461,7 @@ def test_word_pieces_are_learnt_from_the_documents(folder: Path, tmp_path: Path)
 # Runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "student"])
 def test_what_was_trained_is_what_scores(runs: Path, name: str, page_images: list[Any]) -> None:
     """The training forward over the saved weights, and the ordinary scorer from page image to logit."""
@@ -478,6 +479,7 @@ def test_what_was_trained_is_what_scores(runs: Path, name: str, page_images: lis
     assert (trained[0] - trained[1]).abs().max() > 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_what_was_trained_last(runs: Path) -> None:
     """The run's state and the checkpoint hold the same tensors, but for half precision and training's head."""
     state = load_file(runs / "student" / "state.safetensors")
@@ -491,6 +493,7 @@ def test_the_checkpoint_is_what_was_trained_last(runs: Path) -> None:
     assert not torch.equal(fresh["vision_projection.query"].half(), weights["vision_projection.query"])
 
 
+@pytest.mark.slow
 def test_local_keeps_every_token_and_the_student_four(runs: Path, page_images: list[Any]) -> None:
     for name, shapes in (("local", [35, 32, 36, 6]), ("student", [4] * 4)):
         states = scorer_of(runs, name).prepare(page_images, [None] * 4)
@@ -498,6 +501,7 @@ def test_local_keeps_every_token_and_the_student_four(runs: Path, page_images: l
     assert scorer_of(runs, "local").prepare_options.tokens == 1280
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_repeats_its_losses(runs: Path) -> None:
     settings = config(runs, "student", STUDENT + "decay = 0.0\nstrips = 0.0\n")
     whole = losses_of(list(edje.train(settings, runs / "whole")))
@@ -509,6 +513,7 @@ def test_a_run_that_was_stopped_repeats_its_losses(runs: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
+@pytest.mark.slow
 def test_it_is_measured_on_documents_it_never_drew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edje, "HELD_OUT_REPORTS", 1)
     lines = 'held_out = 0.1\nreports = 1\npool = "other-pool"\nevaluate_every = 2\nsteps = 2\n'
@@ -517,6 +522,7 @@ def test_it_is_measured_on_documents_it_never_drew(folder: Path, monkeypatch: py
     assert 0 < last["val_loss"] < 2 * math.log(3)
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_checkpoint(runs: Path) -> None:
     """Its sizes, its word pieces, its weights: the first loss is the trained one's."""
     lines = "steps = 1\nlr = 1e-9\nwarmup = 0\n"
@@ -544,6 +550,7 @@ def test_a_published_shape_over_siglip_goes_on(folder: Path, page_images: list[A
         list(edje.train(replace(settings, strips=0.5), folder / "no"))
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_ranking(runs: Path, tmp_path: Path) -> None:
     config(runs, "cli", "held_out = 0.0\nsteps = 2\n")
     told = json.loads(

@@ -378,6 +378,7 @@ def last_losses(records):
     return {record["step"]: record["loss"] for record in records if "ranked" in record}
 
 
+@pytest.mark.slow
 def test_a_small_model_is_trained_goes_on_and_ranks_as_it_was_trained(runs, tmp_path, page_images):
     options = small(runs, "lm_weight = 0.5\nsize = 2\n")
     assert options.result == configs.CHECKPOINT
@@ -428,6 +429,7 @@ def test_the_fixed_wording_is_a_few_tokens(runs):
     assert "Picture 12 is passage [L].\n\nSearch Query:" in text
 
 
+@pytest.mark.slow
 def test_cells_look_at_the_words_that_stand_in_them(runs):
     """The pointing targets are the last bytes of the words; other cells look at the instruction before the query."""
     options = small(runs)
@@ -571,6 +573,7 @@ def test_what_is_kept_in_training_is_what_the_scorer_keeps(runs, page_images):
     assert hint.alike.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_ranking(runs, tmp_path):
     small(runs)
     told = mmrr("train", "reranker", "--config", runs / "zip.toml", "--run", tmp_path / "run", "--json").stdout

@@ -256,6 +256,7 @@ def test_a_folder_without_manifest_does_not_exist_and_does_not_stand_in_the_way(
 # Concurrent processes
 
 
+@pytest.mark.slow
 def test_two_processes_committing_the_same_things_both_succeed_with_one_result(root):
     code = """
         with Workspace.open(root) as workspace:
