@@ -16,7 +16,7 @@ from . import options as o
 from .show import emit, note, plain_errors
 
 if TYPE_CHECKING:
-    from mmrr.training.config import Config
+    from mmrr.training.config import TrainingConfig
 
 #: Seconds between two lines where there is no terminal to draw on.
 _PAUSE = 30.0
@@ -47,27 +47,27 @@ def train(
     """
     with plain_errors(), contextlib.ExitStack() as held:
         from mmrr.training import config as configs
-        from mmrr.training.distributed import leads
-        from mmrr.training.loop import alone
+        from mmrr.training.distributed import is_main_process
+        from mmrr.training.loop import exclusive
 
         if task not in configs.TASKS:
             raise MmrrError(f"mmrr train {task}: expected {', '.join(configs.TASKS)}")
-        settings = configs.read(config, task)
+        settings = configs.read(config, task, note if is_main_process() else lambda _: None)
         if steps is not None:
             settings = configs.with_steps(settings, steps)
-        if leads():
-            held.enter_context(alone(run))
+        if is_main_process():
+            held.enter_context(exclusive(run))
         configs.begin(run, task, settings)
         last: dict[str, Any] = {}
         try:
-            with _shown(task, quiet=not leads()) as show:
-                for last in _records(task, settings, run, quiet=not leads()):
+            with _shown(task, quiet=not is_main_process()) as show:
+                for last in _records(task, settings, run, quiet=not is_main_process()):
                     show(last)
         except KeyboardInterrupt as error:
-            if leads():
+            if is_main_process():
                 note(f"stopped; {_kept(run)}: the same command goes on from there")
             raise typer.Exit(130) from error
-        if not leads():
+        if not is_main_process():
             return
         made = run / settings.result
         curves = _draw(run)
@@ -80,8 +80,8 @@ def train(
         typer.echo(made)
 
 
-def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator[dict[str, Any]]:
-    from mmrr.modeling import families
+def _records(task: str, settings: TrainingConfig, run: Path, *, quiet: bool) -> Iterator[dict[str, Any]]:
+    from mmrr.training import families
     from mmrr.training.config import EmbedderConfig, RerankerConfig, ScratchConfig
 
     def tell(line: str) -> None:
@@ -95,10 +95,7 @@ def _records(task: str, settings: Config, run: Path, *, quiet: bool) -> Iterator
             return finetune.train_reranker(settings, run, tell)
         return finetune.train_embedder(settings, run, tell)
     if not isinstance(settings, ScratchConfig):
-        records: Iterator[dict[str, Any]] = families.load("training.scorers", settings.scorer).train(
-            settings, run, tell
-        )
-        return records
+        return families.load(settings.scorer).train(settings, run, tell)  # type: ignore[attr-defined]
     from mmrr.training.from_scratch.run import train_embedder, train_reader, train_reranker
 
     starts: dict[str, Any] = {"reader": train_reader, "embedder": train_embedder, "reranker": train_reranker}
@@ -153,7 +150,7 @@ def _shown(task: str, *, quiet: bool) -> Iterator[Any]:
 
 
 def _figures(record: dict[str, Any]) -> str:
-    shown = {name: f"{record[name]:.4f}" for name in ("loss", "right") if name in record}
+    shown = {name: f"{record[name]:.4f}" for name in ("loss", "accuracy") if name in record}
     return "  ".join(f"{name} {value}" for name, value in shown.items()) + f"  lr {record['lr']:.1e}"
 
 

@@ -39,7 +39,7 @@ ONLY_IN = {
     "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
     "mmrr.experiments": set(),
     "mmrr.pipeline": {"mmrr.experiments"},
-    "mmrr.training": {"mmrr.training", "mmrr.evaluation.layer_probe"},
+    "mmrr.training": {"mmrr.training"},
 }
 #: Every module and package right below mmrr.
 MODULES = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
