@@ -300,13 +300,13 @@ def begin(run: Path, task: str, config: TrainingConfig) -> None:
         try:
             stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise MmrrError(f"{file} is damaged; use another --run folder") from error
+            raise MmrrError(f"{file} is damaged; use another run folder") from error
         then = {ALIASES.get(key, key): value for key, value in stored.items()}
         for key in now:
             if key not in _FREE and then.get(key, now[key]) != now[key]:
                 raise MmrrError(
                     f"{run} was begun with {key} = {then[key]!r}, now it is {now[key]!r}; "
-                    "use another --run folder, or the same config"
+                    "use another run folder, or the same config"
                 )
     write_atomically(file, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
 

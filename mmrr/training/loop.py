@@ -124,14 +124,14 @@ class RunFolder:
                 step = int(file.get_tensor("step"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise MmrrError(f"{self.state} cannot be read ({error}); use another --run folder") from error
+            raise MmrrError(f"{self.state} cannot be read ({error}); use another run folder") from error
         weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         try:
             unknown = model.load_state_dict(weights, strict=False).unexpected_keys
         except RuntimeError as error:
-            raise MmrrError(f"{self.state} belongs to another model; use another --run folder") from error
+            raise MmrrError(f"{self.state} belongs to another model; use another run folder") from error
         if unknown:
-            raise MmrrError(f"{self.state} belongs to another model ({unknown[0]}); use another --run folder")
+            raise MmrrError(f"{self.state} belongs to another model ({unknown[0]}); use another run folder")
         for name, parameter in model.named_parameters():
             moments = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -150,7 +150,7 @@ def exclusive(run: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise MmrrError(f"another mmrr train is at work in {run}; wait for it, or use another --run folder") from error
+        raise MmrrError(f"another mmrr train is at work in {run}; wait for it, or use another run folder") from error
     with lock:
         yield
 

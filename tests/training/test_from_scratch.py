@@ -219,7 +219,7 @@ def test_a_reranker_starts_from_another_with_other_cuts(runs: Path) -> None:
     begun = checkpoints.resolve(str(runs / "reranker" / "checkpoint"), None, HashCache(runs / "hashes.json"))
     assert len({batch_seed(0, None), batch_seed(1, None), batch_seed(0, begun), batch_seed(1, begun)}) == 4
     config(runs, "nowhere", "reranker", lines + cuts + 'start = "not-there"\n')
-    with pytest.raises(MmrrError, match="`start` is the --run folder of a finished run"):
+    with pytest.raises(MmrrError, match="`start` is the run folder of a finished run"):
         list(train_reranker(read(runs / "nowhere.toml", "reranker"), runs / "nowhere"))
 
 
@@ -231,12 +231,12 @@ def test_every_page_of_a_crossed_batch_has_the_queries_of_all_pages(
     features, keys = written_pages(runs, config(runs, "crossed", "reranker", ""), 2)
     batch = BatchMaker(features, keys, "0", BatchPlan(pages=4, queries=16, kind="crossed"))(1)
     assert len(batch.pages) >= 3
-    everything = {query.text for asked in batch.queries for query in asked}
+    everything = {query.text for labelled in batch.queries for query in labelled}
     assert len(everything) > 2 * len(batch.pages)
     written = {question.text for page in batch.pages for question in page.questions}
-    for page, asked in zip(batch.pages, batch.queries, strict=True):
+    for page, labelled in zip(batch.pages, batch.queries, strict=True):
         own = {question.text for question in page.questions}
-        texts = {query.text: query.relevant for query in asked}
+        texts = {query.text: query.relevant for query in labelled}
         assert sum(texts.values()) >= 2
         for text in everything:
             if text in written:
@@ -276,13 +276,13 @@ def test_mining_finds_the_best_pages_of_a_query(runs: Path, temperature: float) 
     features, keys = written_pages(runs, config(runs, "mined", "reranker", ""), 2)
     generator = torch.Generator().manual_seed(0)
     vectors = {key: torch.randn(2 + at % 3, 8, generator=generator) for at, key in enumerate(keys)}
-    asked = [torch.randn(n, 8, generator=generator) for n in (1, 3)]
+    encoded = [torch.randn(n, 8, generator=generator) for n in (1, 3)]
     features.vectors = lambda report, number: vectors[report, number]  # type: ignore[method-assign]
     embedder = SimpleNamespace(
-        embed_queries=lambda texts, search: asked[: len(texts)], temperature=lambda search: temperature
+        embed_queries=lambda texts, search: encoded[: len(texts)], temperature=lambda search: temperature
     )
     found = Miner(embedder, None, features, keys, 3)(["a", "b"], keys[1])
-    for query, chosen in zip(asked, found, strict=True):
+    for query, chosen in zip(encoded, found, strict=True):
         best = torch.stack([(query @ vectors[key].T).amax(1) for key in keys])
         if temperature:
             best = best * (len(keys) / ((best - best.amax(0)) / temperature).exp().sum(0)).log()

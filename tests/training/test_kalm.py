@@ -124,9 +124,9 @@ def test_the_training_forward_is_the_scorers(run: Path, judge: Judge, texts: lis
     scorer = load(run / "checkpoint", ratio)
     states, shared = scorer.prepare(texts, [None] * len(texts)), scorer.shared_state()
     windows = judge.windows(texts)
-    asked = [(page, query) for query in QUERIES for page in range(len(texts))]
+    pairs = [(page, query) for query in QUERIES for page in range(len(texts))]
     with torch.no_grad():
-        found, _ = judge(judge.read(windows), judge.rows(asked, texts, windows), ratio)
+        found, _ = judge(judge.read(windows), judge.rows(pairs, texts, windows), ratio)
     expected = torch.cat([scorer.score(query, states, shared, kalm.Score()) for query in QUERIES])
     assert (found - expected).abs().max() <= TOLERANCE
     assert expected.std() > 1e-3
@@ -258,13 +258,13 @@ def test_pages_hold_the_reports_words_in_order_and_know_their_questions() -> Non
         Block("table", rows=(("Month", "Rain"), ("May", "77 mm"))),
         Block("text", "the end " * 900),
     )
-    asked = (
+    questions = (
         Question("Which comes last?", "w99", 1),
         Question("Where is it all?", "not written", 1),
         Question("How much rain?", "77 mm", None),
         Question("What was cut off?", "not written", 3),
     )
-    reports = Reports([Document("a", "s", "", blocks, asked)], 0, 60)
+    reports = Reports([Document("a", "s", "", blocks, questions)], 0, 60)
     for number in range(4):
         pages = reports.pages(number)
         assert len(pages) == 8

@@ -63,7 +63,7 @@ def test_another_models_state_is_refused(tmp_path):
     toy(tmp_path, steps=5)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8))
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(MmrrError, match="belongs to another model; use another --run folder"):
+    with pytest.raises(MmrrError, match="belongs to another model; use another run folder"):
         loop.RunFolder(tmp_path).restore(model, optimizer)
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
     with pytest.raises(MmrrError, match="cannot be read"):
@@ -119,14 +119,14 @@ def test_several_processes_without_accelerate_are_refused_in_one_line(monkeypatc
 
 
 def test_gradients_are_averaged_over_the_processes_that_have_one():
-    """With a stand-in for accelerate: two processes, of which the other one has gradients 3 and 5, and loss 7."""
+    """With a stand-in for accelerate: two processes; the other one has gradients 3 and 5, and loss 7."""
     own = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
     own[0].grad = torch.ones(1)
 
     class Other:
         def reduce(self, message, reduction):
             assert reduction == "mean"
-            # The loss, the three marks of a gradient, the three gradients.
+            # The loss, three flags for a gradient, three gradients.
             return (message + torch.tensor([7.0, 1, 1, 0, 3, 5, 0])) / 2
 
     group = ProcessGroup(CPU, 0, 2, Other())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,14 +32,14 @@ def test_a_page_does_not_contain_words_in_another_order() -> None:
 
 def test_the_ranking_loss_is_cross_entropy_over_the_pages_of_a_query() -> None:
     """Three pages, by hand. A query with one page and a query without an answer have no loss."""
-    asked = [
+    labelled = [
         [Labelled("a", True), Labelled("b", False), Labelled("alone", True)],
         [Labelled("a", False), Labelled("b", True), Labelled("none", False)],
         [Labelled("b", True), Labelled("a", False), Labelled("none", False)],
     ]
     z = torch.tensor([1.0, 0.5, 7.0, 2.0, -1.0, 3.0, 0.25, -0.5, 4.0], requires_grad=True)
-    y = torch.tensor([query.relevant for queries in asked for query in queries])
-    batch = Batch([None] * 3, asked)  # type: ignore[list-item]
+    y = torch.tensor([query.relevant for queries in labelled for query in queries])
+    batch = Batch([None] * 3, labelled)  # type: ignore[list-item]
     loss, first = ranked(z, y, batch)
     by_hand_a = -torch.log_softmax(torch.tensor([1.0, 2.0, -0.5]), 0)[0]
     shares = torch.softmax(torch.tensor([0.5, -1.0, 0.25]), 0)
@@ -84,7 +83,7 @@ def test_the_faster_tower_equals_the_stock_tower(side: int) -> None:
         assert torch.allclose(faster(tower)(pixels, grid_thw=grid).pooler_output, stock, atol=1e-5)
 
 
-def test_a_reader_learns_one_batch(folder: Path) -> None:
+def test_a_reader_learns_one_batch() -> None:
     """The loss on one batch falls by a third in 60 steps."""
     drawn = draw_snippet(["ferry", "quarry"], 256, 128, random.Random(0))
     characters, hashes = PageTargets(drawn.words).crop(0, 0, 8, 4, 32)

@@ -218,7 +218,7 @@ def _start_checkpoint(config: ScratchMatcher, run: Path, phrases: Sequence[str])
     """The checkpoint to start from: that of the run ``start``, or a random one with the reader's tower, in float32."""
     if config.start is not None:
         if not (config.start / CHECKPOINT / "model.safetensors").exists():
-            raise MmrrError(f"no trained model at {config.start}; `start` is the --run folder of a finished run")
+            raise MmrrError(f"no trained model at {config.start}; `start` is the run folder of a finished run")
         return config.start / CHECKPOINT
     path = run / "start"
     if (path / "model.safetensors").exists():
@@ -232,7 +232,7 @@ def _start_checkpoint(config: ScratchMatcher, run: Path, phrases: Sequence[str])
 
 def _reader(config: ScratchConfig) -> Path:
     if config.reader is None:
-        raise MmrrError("the config names no `reader`; run mmrr train reader first and name its --run folder")
+        raise MmrrError("the config names no `reader`; run mmrr train reader first and name its run folder")
     return config.reader
 
 
@@ -240,7 +240,7 @@ def _load_tower(model: Any, reader: Path) -> None:
     """Load a reader's vision tower into ``model``, a Qwen3-VL of transformers. Raises MmrrError if it does not fit."""
     file = reader / CHECKPOINT / "model.safetensors"
     if not file.exists() or not (reader / HEADS).exists():
-        raise MmrrError(f"no trained reader at {reader}; run mmrr train reader first and name its --run folder")
+        raise MmrrError(f"no trained reader at {reader}; run mmrr train reader first and name its run folder")
     prefix = "model.visual."
     tower = {name.removeprefix(prefix): value for name, value in load_file(file).items() if name.startswith(prefix)}
     own = model.model.visual.state_dict()
@@ -325,7 +325,7 @@ def _embedder(config: ScratchMatcher, run: Path, device: torch.device) -> tuple[
     assert config.embedder is not None
     path = config.embedder / CHECKPOINT
     if not (path / "model.safetensors").exists():
-        raise MmrrError(f"no trained embedder at {config.embedder}; expected the --run folder of mmrr train embedder")
+        raise MmrrError(f"no trained embedder at {config.embedder}; expected the run folder of mmrr train embedder")
     checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
     family = families.load("embedders", families.embedder(checkpoint.config()))
     embedder = family.Embedder(checkpoint, family.Prepare(), device, torch.float32)
