@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from mmrr.backbones.qwen3_vl import Backbone, Visual
 from mmrr.config import Prune
+from mmrr.embedders import qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark
@@ -26,18 +28,26 @@ from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.modeling.devices import resolve_dtype
 from mmrr.modeling.plain_forward import pad, read_batch, read_last, score_states
 from mmrr.modeling.saliency import choose
+from mmrr.scorers import minireranker
 from mmrr.training import lora
-from mmrr.training.config import ADAPTER, MINIRERANKER, EmbedderConfig, FinetuneConfig, RerankerConfig
+from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
 from mmrr.training.data.pairs import Judged, JudgedPages, Pair, SearchBatches, Searches, read_pairs
 from mmrr.training.distributed import ProcessGroup, join
 from mmrr.training.loop import Losses, Records, Tell, mixed
+from mmrr.types import Embedding
 from mmrr.workspace.files import HashCache
+
+
+class PageEmbedder(Protocol):
+    """An embedder of any family that prunes: its embeddings have a saliency."""
+
+    def embed_pages(self, images: Sequence[Image.Image]) -> list[Embedding]: ...
 
 
 class Saliency:
     """The tokens of a page that an embedder's attention keeps, computed once a page."""
 
-    def __init__(self, embedder: Any, share: float) -> None:
+    def __init__(self, embedder: PageEmbedder, share: float) -> None:
         self.embedder, self.share = embedder, share
         self._known: dict[Path, Tensor] = {}
 
@@ -53,9 +63,14 @@ class Reranker(nn.Module):
     """miniReranker's score with gradients, with band, exit and pruning on."""
 
     def __init__(
-        self, scorer: Any, adapted: nn.Module, exit_layer: int, saliency: Saliency | None, recompute: bool
+        self,
+        scorer: minireranker.Scorer,
+        adapted: nn.Module,
+        exit_layer: int,
+        saliency: Saliency | None,
+        recompute: bool,
     ) -> None:
-        """``adapted``: the language model with LoRA. ``scorer`` (Any): of the miniReranker family."""
+        """``adapted``: the language model with LoRA."""
         super().__init__()
         self.scorer, self.backbone, self.adapted, self.exit_layer = scorer, scorer.backbone, adapted, exit_layer
         self.saliency, self.recompute = saliency, recompute
@@ -73,7 +88,7 @@ class Reranker(nn.Module):
             return recomputed(self._scores, visual, kept, suffixes, use_reentrant=False)
         return self._scores(visual, kept, suffixes)
 
-    def _scores(self, visual: Any, kept: Tensor | None, suffixes: Sequence[Sequence[int]]) -> Tensor:
+    def _scores(self, visual: Visual, kept: Tensor | None, suffixes: Sequence[Sequence[int]]) -> Tensor:
         backbone = self.backbone
         sequence = backbone.page_sequence(self.scorer.before, visual, self.scorer.after, kept)
         start, end = self.scorer.band
@@ -92,8 +107,15 @@ class Reranker(nn.Module):
 class Embedder(nn.Module):
     """Query and page vectors with gradients, one vector each."""
 
-    def __init__(self, embedder: Any, search: Any, adapted: nn.Module, temperature: float, recompute: bool) -> None:
-        """``adapted``: the language model with LoRA. ``embedder``, ``search`` (Any): of the Qwen3-VL family."""
+    def __init__(
+        self,
+        embedder: qwen3_vl.Embedder,
+        search: qwen3_vl.Search,
+        adapted: nn.Module,
+        temperature: float,
+        recompute: bool,
+    ) -> None:
+        """``adapted``: the language model with LoRA."""
         super().__init__()
         self.embedder, self.backbone, self.search, self.adapted = embedder, embedder.backbone, search, adapted
         self.temperature, self.recompute = temperature, recompute
@@ -106,7 +128,7 @@ class Embedder(nn.Module):
             return recomputed(self._page_vector, visual, use_reentrant=False)
         return self._page_vector(visual)
 
-    def _page_vector(self, visual: Any) -> Tensor:
+    def _page_vector(self, visual: Visual) -> Tensor:
         backbone = self.backbone
         before, after = backbone.split_at_image(self.embedder.chat(self.embedder.prepare.instruction, Mark.IMAGE))
         page = backbone.page_sequence(before, visual, after)
@@ -138,7 +160,7 @@ class Embedder(nn.Module):
         return {"loss": F.cross_entropy(logits, answers), "accuracy": accuracy}
 
 
-def _visual_tokens(backbone: Any, image: Image.Image, max_tokens: int) -> Any:
+def _visual_tokens(backbone: Backbone, image: Image.Image, max_tokens: int) -> Visual:
     """The frozen vision tower's output for a page, as ordinary tensors that a graph with gradients may use."""
     with mixed(backbone.device, None):
         (visual,) = backbone.vision([image], max_tokens or None)
@@ -228,17 +250,16 @@ def train_embedder(config: EmbedderConfig, run: Path, tell: Tell = lambda _: Non
     yield from lora.train_adapter(config, adapter, group, run, run / ADAPTER, tell)
 
 
-def load_scorer(base: Checkpoint, config: RerankerConfig, group: ProcessGroup) -> tuple[Any, int]:
-    """The miniReranker scorer with the config's cuts, and its exit layer. ``Any``: families are loaded by name.
+def load_scorer(base: Checkpoint, config: RerankerConfig, group: ProcessGroup) -> tuple[minireranker.Scorer, int]:
+    """The scorer with the config's cuts, and its exit layer.
 
     Raises MmrrError if the cuts do not fit the model.
     """
-    module = families.load("scorers", MINIRERANKER)
-    options = {"band": config.band, "max_tokens": config.max_tokens}
+    prepare = minireranker.Prepare(band=config.band, max_tokens=config.max_tokens)
     if config.instruction:
-        options["instruction"] = config.instruction
-    prepare = module.resolve(module.Prepare(**options), base.config())
-    scorer = module.Scorer(base, prepare, group.device, resolve_dtype(config.dtype, group.device))
+        prepare = dataclasses.replace(prepare, instruction=config.instruction)
+    prepare = minireranker.resolve(prepare, base.config())
+    scorer = minireranker.Scorer(base, prepare, group.device, resolve_dtype(config.dtype, group.device))
     start, end = scorer.band
     exit_layer = config.exit or end
     if not start < exit_layer <= scorer.backbone.n_layers:
@@ -247,21 +268,21 @@ def load_scorer(base: Checkpoint, config: RerankerConfig, group: ProcessGroup) -
     return scorer, exit_layer
 
 
-def load_embedder(base: Checkpoint, config: EmbedderConfig, group: ProcessGroup) -> tuple[Any, Any]:
-    """The embedder with the config's instructions, and its ``Search`` options. ``Any``: families are loaded by name.
+def load_embedder(
+    base: Checkpoint, config: EmbedderConfig, group: ProcessGroup
+) -> tuple[qwen3_vl.Embedder, qwen3_vl.Search]:
+    """The embedder with the config's instructions, and its search options.
 
     Raises MmrrError for a late-interaction checkpoint: it has no single vector to train.
     """
     name = families.embedder(base.config())
     if name != "qwen3_vl":
         raise MmrrError(f"{base.id} is a {name} model; mmrr train embedder fine-tunes embedders with one vector a page")
-    module = families.load("embedders", name)
-    options: dict[str, Any] = {"max_tokens": config.max_tokens}
+    prepare = qwen3_vl.Prepare(max_tokens=config.max_tokens)
     if config.instruction:
-        options["instruction"] = config.instruction
-    search = module.Search(config.query_instruction) if config.query_instruction else module.Search()
-    dtype = resolve_dtype(config.dtype, group.device)
-    return module.Embedder(base, module.Prepare(**options), group.device, dtype), search
+        prepare = dataclasses.replace(prepare, instruction=config.instruction)
+    search = qwen3_vl.Search(config.query_instruction) if config.query_instruction else qwen3_vl.Search()
+    return qwen3_vl.Embedder(base, prepare, group.device, resolve_dtype(config.dtype, group.device)), search
 
 
 def _saliency(

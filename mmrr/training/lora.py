@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from mmrr.backbones.qwen3_vl import Backbone
 from mmrr.errors import MmrrError
 from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.training.distributed import ProcessGroup
@@ -69,11 +70,10 @@ def find_base(name: str, revision: str, hashes: HashCache) -> Checkpoint:
     return checkpoint
 
 
-def adapt(backbone: Any, checkpoint: Checkpoint, rank: int, alpha: int, layers: int, seed: int) -> PeftModel:
+def adapt(backbone: Backbone, checkpoint: Checkpoint, rank: int, alpha: int, layers: int, seed: int) -> PeftModel:
     """Add LoRA to the linears of the first ``layers`` of the language model; all other weights are frozen.
 
-    The modules of ``backbone`` are replaced in place, so it computes with the adapter from now on. ``backbone`` (Any):
-    a module of ``mmrr.backbones``, which this module does not import.
+    The modules of ``backbone`` are replaced in place, so it computes with the adapter from now on.
     """
     numbers = "|".join(map(str, range(layers)))
     config = LoraConfig(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -45,7 +46,8 @@ from mmrr.workspace.files import HashCache
 
 __all__ = ["config_class", "train"]
 
-#: A page as the language model takes it: (scorer, page image or drawn page) -> visual tokens.
+Page = Image.Image | ReadPage
+#: (scorer, page) -> the visual tokens of a page. Any: a page image when fine-tuning, a drawn page otherwise.
 See = Callable[[Scorer, Any], Visual]
 
 
@@ -89,7 +91,7 @@ class Ranker(nn.Module):
         #: The token that ends a message.
         self.end: int = ends[2][0]
 
-    def forward(self, query: str, pages: Sequence[Any]) -> Tensor:
+    def forward(self, query: str, pages: Sequence[Page]) -> Tensor:
         """The letters' logits (n,) float32 of a list, equal to ``Scorer.logits``."""
         return self._letters(self._read(query, pages, ())[0], len(pages))
 
@@ -147,7 +149,7 @@ class Ranker(nn.Module):
             return self.backbone.head_rows(self.scorer.letters[:n]) @ hidden.float()
 
     def _read(
-        self, query: str, pages: Sequence[Any], answer: Sequence[int], extra: AuxiliaryLosses | None = None
+        self, query: str, pages: Sequence[Page], answer: Sequence[int], extra: AuxiliaryLosses | None = None
     ) -> Tensor:
         """Hidden states (1 + answer, D) after the final norm, from the bracket on."""
         backbone = self.backbone
@@ -250,8 +252,8 @@ def load_scorer(base: Checkpoint, config: FinetuneListsConfig, device: torch.dev
     return Scorer(base, scorer_family.resolve(Prepare(config.max_side), base.config()), device, dtype)
 
 
-def see_image(scorer: Scorer, page: Any) -> Visual:
-    """What ``mmrr precache`` stores of a page image (PIL or a path), as ordinary tensors that a graph may use."""
+def see_image(scorer: Scorer, page: Image.Image) -> Visual:
+    """What ``mmrr precache`` stores of a page image, as ordinary tensors that a graph may use."""
     (state,) = scorer.prepare([page], [None])
     tokens, deepstack = (state[name].to(scorer.backbone.device).clone() for name in ("tokens", "deepstack"))
     rows, columns = state["grid"].tolist()

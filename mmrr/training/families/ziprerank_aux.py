@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmrr import random_checkpoint
-from mmrr.backbones.qwen3_vl import Visual
+from mmrr.backbones.qwen3_vl import Backbone, PageSequence, Visual
 from mmrr.training.data.queries import folded_ends
 from mmrr.training.data.ranked_lists import Cell, Shown
 from mmrr.training.pointing import attention_logits, pointing_loss
@@ -41,8 +40,8 @@ class AuxiliaryLosses:
       mark.
     """
 
-    def __init__(self, backbone: Any, shown: Shown, layer: int, letters: Sequence[int]) -> None:
-        """``layer``: that of the pointing loss. ``letters``: token ids. ``backbone`` (Any): a Qwen3-VL backbone."""
+    def __init__(self, backbone: Backbone, shown: Shown, layer: int, letters: Sequence[int]) -> None:
+        """``layer``: that of the pointing loss. ``letters``: token ids."""
         self.backbone, self.shown, self.layer = backbone, shown, layer
         self.letters = list(letters[: len(shown.pages)])
         self.answers = [backbone.chat.token_id(word) for word in random_checkpoint.WORDS]
@@ -65,13 +64,20 @@ class AuxiliaryLosses:
             self.alike = torch.stack(losses).mean()
 
     def locate(
-        self, sequence: Any, visuals: Sequence[Visual], kept: Sequence[Tensor | None], before: int, bracket: int
+        self,
+        sequence: PageSequence,
+        visuals: Sequence[Visual],
+        kept: Sequence[Tensor | None],
+        before: int,
+        bracket: int,
     ) -> None:
         """Find the rows and targets of the losses in the prompt.
 
-        ``sequence`` (Any): the backbone's sequence of all pages. ``kept``: the cells of each page whose tokens are in
-        the prompt, None for all; ``before``: tokens before the query; ``bracket``: the place of the last one.
+        ``kept``: the cells of each page whose tokens are in the prompt, None for all; ``before``: tokens before the
+        query; ``bracket``: the place of the last one.
         """
+        tokens = sequence.visual
+        assert isinstance(tokens, Tensor)  # several pages: the places of their tokens
         first = [0]
         for visual in visuals:
             first.append(first[-1] + len(visual.tokens))
@@ -83,8 +89,8 @@ class AuxiliaryLosses:
         full = {(one.page, one.cell) for one in holding}
         empty = [Cell(page, cell, ()) for page, of in enumerate(places) for cell in of if (page, cell) not in full]
         self.cells = [*_spread(holding, MAX_CELLS), *_spread(empty, MAX_CELLS)]
-        self.rows = sequence.visual[[places[one.page][one.cell] for one in self.cells]]
-        self.marks = sequence.visual[[last - 1 for last in first[1:]]] + 1
+        self.rows = tokens[[places[one.page][one.cell] for one in self.cells]]
+        self.marks = tokens[[last - 1 for last in first[1:]]] + 1
         pages = [*(one.page for one in self.cells), *range(len(visuals))]
         self.pages = torch.tensor(pages, device=self.rows.device)
         self.bracket = torch.tensor([bracket], device=self.rows.device)
@@ -93,12 +99,12 @@ class AuxiliaryLosses:
         gathered = torch.zeros(len(visuals), n, dtype=torch.bool)
         for one in holding:
             if self.shown.telling.intersection(one.words):
-                gathered[one.page, sequence.visual[places[one.page][one.cell]]] = True
+                gathered[one.page, tokens[places[one.page][one.cell]]] = True
         gathered[:, :before] = ~gathered.any(1, keepdim=True)
         self.holding = gathered.to(self.rows.device)
         self.relevant = torch.zeros(1, n, dtype=torch.bool, device=self.rows.device)
         for page in self.shown.relevant:
-            self.relevant[0, sequence.visual[first[page] : first[page + 1]]] = True
+            self.relevant[0, tokens[first[page] : first[page + 1]]] = True
             self.relevant[0, self.marks[page]] = True
 
     def _word_targets(self, before: int, n: int) -> Tensor:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrr.backbones.qwen3_vl import PageSequence
+from mmrr.backbones.qwen3_vl import Backbone, PageSequence
+from mmrr.embedders import colqwen3
 from mmrr.modeling.plain_forward import Layer, Watch, one_layer, pad, read_batch, read_page, score_states
 from mmrr.modeling.saliency import Saliency, choose
+from mmrr.scorers import minireranker
 from mmrr.training.data.cell_targets import N_HASHES, fold, word_hashes
 from mmrr.training.data.queries import folded_ends, holds
 from mmrr.training.data.tower_features import ReadPage
@@ -40,9 +41,8 @@ _MAX_COMPILED = 64
 class Pretraining(nn.Module):
     """The first layers of a language model, trained to predict the word hashes of query words and of page cells."""
 
-    def __init__(self, scorer: Any, head: nn.Linear, layers: int) -> None:
-        """``head``: from states (D) to hash logits, as trained with the reader's vision tower. ``scorer``: any family's
-        with ``segments`` and a Qwen3-VL backbone."""
+    def __init__(self, scorer: minireranker.Scorer, head: nn.Linear, layers: int) -> None:
+        """``head``: from states (D) to hash logits, as trained with the reader's vision tower."""
         super().__init__()
         self.scorer, self.layers = scorer, layers
         backbone = scorer.backbone
@@ -93,8 +93,8 @@ class JudgeOptions:
 class Judge(nn.Module):
     """A reranker in training."""
 
-    def __init__(self, scorer: Any, options: JudgeOptions) -> None:
-        """``scorer``: a miniReranker scorer; its text model is trained."""
+    def __init__(self, scorer: minireranker.Scorer, options: JudgeOptions) -> None:
+        """The text model of ``scorer`` is trained."""
         super().__init__()
         self.scorer, self.options = scorer, options
         self.text = scorer.backbone.text
@@ -200,8 +200,8 @@ class Contrast(nn.Module):
 
     def __init__(
         self,
-        embedder: Any,
-        search: Any,
+        embedder: colqwen3.Embedder,
+        search: colqwen3.Search,
         pointing: float = 1.0,
         whole: float = 0.3,
         attention_distillation: float = 0.0,
@@ -209,8 +209,7 @@ class Contrast(nn.Module):
     ) -> None:
         """``pointing``, ``whole``, ``attention_distillation``: loss weights; the last needs pages with a saliency.
 
-        ``fused``: compile each layer; this needs a C++ compiler and takes half a minute. ``embedder`` and ``search``:
-        of the ColQwen3 family.
+        ``fused``: compile each layer; this needs a C++ compiler and takes half a minute.
         """
         super().__init__()
         if fused:  # torch stops compiling after 8 forms by default and would run the other layers uncompiled
@@ -328,7 +327,7 @@ def hash_targets(targets: Sequence[Collection[int]], device: torch.device) -> Te
     return rows.to(device)
 
 
-def query_offset(scorer: Any) -> int:
+def query_offset(scorer: minireranker.Scorer) -> int:
     """Tokens before the query in the scorer's second segment."""
     one, other = (scorer.segments(text)[1] for text in "ab")
     return next(i for i, (this, that) in enumerate(zip(one, other, strict=True)) if this != that)
@@ -341,13 +340,12 @@ def kept_cells(page: ReadPage, share: float) -> Tensor | None:
     return choose(Embedding(page.tokens[:1], page.saliency, page.grid), page.grid, share).indices.long()
 
 
-def sequence_of(scorer: Any, page: ReadPage, kept: Tensor | None) -> PageSequence:
+def sequence_of(scorer: minireranker.Scorer, page: ReadPage, kept: Tensor | None) -> PageSequence:
     """The scorer's first segment over this page."""
     return _sequence(scorer.backbone, scorer.before, page, scorer.after, kept)
 
 
 def _sequence(
-    backbone: Any, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
+    backbone: Backbone, before: Sequence[int], page: ReadPage, after: Sequence[int], kept: Tensor | None
 ) -> PageSequence:
-    sequence: PageSequence = backbone.page_sequence(before, page.visual(backbone), after, kept)
-    return sequence
+    return backbone.page_sequence(before, page.visual(backbone), after, kept)
