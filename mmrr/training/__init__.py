@@ -1,1 +1,3 @@
-"""Training: teaches a small Qwen3-VL to read pages, to embed them and to rerank them; fine-tunes published ones."""
+"""Training: small Qwen3-VL models from random init, and fine-tuning of published models. Needs the extra ``mmrr[train]``
+for curves and several processes; the core of mmrr never imports it.
+"""
