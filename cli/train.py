@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional, cast
 
 import typer
 
@@ -18,7 +18,7 @@ from .terminal import emit, is_quiet, note
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mmrr.training.config import Config
+    from mmrr.training.config import FamilyConfig, TrainingConfig
 
 #: A step of a training as its log has it: numbers by name. Any: their names and types differ between trainings.
 Record = dict[str, Any]
@@ -57,25 +57,25 @@ def train(
     """
     with contextlib.ExitStack() as lock:
         from mmrr.training import config as configs
-        from mmrr.training.distributed import leads
-        from mmrr.training.loop import alone
+        from mmrr.training.distributed import is_main_process
+        from mmrr.training.loop import exclusive
 
-        settings = configs.read(config, task)
+        settings = configs.read(config, task, note if is_main_process() else lambda _: None)
         if steps is not None:
             settings = configs.with_steps(settings, steps)
-        if leads():
-            lock.enter_context(alone(run_dir))
+        if is_main_process():
+            lock.enter_context(exclusive(run_dir))
         configs.begin(run_dir, task, settings)
         last: Record = {}
         try:
-            with _progress(task, quiet=is_quiet() or not leads()) as show:
-                for last in _records(task, settings, run_dir, quiet=not leads()):
+            with _progress(task, quiet=is_quiet() or not is_main_process()) as show:
+                for last in _records(task, settings, run_dir, quiet=not is_main_process()):
                     show(last)
         except KeyboardInterrupt as error:
-            if leads():
+            if is_main_process():
                 note(f"stopped; {_saved(run_dir)}; run the same command again to continue")
             raise typer.Exit(130) from error
-        if leads():
+        if is_main_process():
             _report(run_dir, run_dir / settings.result, last, as_json=json_)
 
 
@@ -90,9 +90,9 @@ def _report(run_dir: Path, result: Path, last: Record, *, as_json: bool) -> None
     typer.echo(result)
 
 
-def _records(task: str, settings: Config, run_dir: Path, *, quiet: bool) -> Iterator[Record]:
+def _records(task: str, settings: TrainingConfig, run_dir: Path, *, quiet: bool) -> Iterator[Record]:
     """Start the training that the config describes; it yields one record per logged step."""
-    from mmrr.modeling import families
+    from mmrr.training import families
     from mmrr.training.config import EmbedderConfig, RerankerConfig, ScratchConfig
 
     def tell(line: str) -> None:
@@ -106,9 +106,7 @@ def _records(task: str, settings: Config, run_dir: Path, *, quiet: bool) -> Iter
             return finetune.train_reranker(settings, run_dir, tell)
         return finetune.train_embedder(settings, run_dir, tell)
     if not isinstance(settings, ScratchConfig):
-        family = families.load("training.families", settings.scorer)
-        records: Iterator[Record] = family.train(settings, run_dir, tell)
-        return records
+        return families.load(cast("FamilyConfig", settings).scorer).train(settings, run_dir, tell)
     from mmrr.training.from_scratch.run import train_embedder, train_reader, train_reranker
 
     starts: dict[str, Any] = {"reader": train_reader, "embedder": train_embedder, "reranker": train_reranker}

@@ -1,1 +1,4 @@
-"""Training: teaches a small Qwen3-VL to read pages, to embed them and to rerank them; fine-tunes published ones."""
+"""Training: small Qwen3-VL models from random init, and fine-tuning of published models.
+
+Curves and several processes need the extra ``mmrr[train]``. The core of mmrr never imports this package.
+"""

@@ -1,16 +1,17 @@
-"""The training loop: schedule, log, checkpoint, resume. Knows optimisers and files, not what is being learnt.
+"""The training loop: schedule, log, checkpoint, resume. Knows optimizers and files, not what a model learns.
 
-A batch is a function of its number alone, so a run that was killed goes on with the batches it would have seen:
-weights, optimiser state and step are all there is to restore.
+A batch depends on its number alone. A resumed run therefore gets the batches that it would have seen without the
+interruption, and a saved state holds only weights, optimizer state and step.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,31 +23,39 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmrr.errors import MmrrError
-from mmrr.training.distributed import Crew, placed
+from mmrr.training.distributed import ProcessGroup, placed
 from mmrr.workspace.files import flush, save_tensors, write_atomically
 
-#: What one step reports: the loss to minimise first, then whatever is worth a column in the log.
+#: The result of one batch: first the loss to minimise, then further values for the log.
 Losses = dict[str, Tensor]
+#: A line of the log, or the progress of a stage before the training (with ``stage``): name -> value.
+Record = dict[str, float | str]
+Records = Iterator[Record]
+#: Receives one line of text for the user.
+Tell = Callable[[str], None]
+#: Batch number -> batch. ``Any``: each training has its own batches.
+MakeBatch = Callable[[int], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Warm-up to ``lr``, hold it, and fall to nothing over the last ``decay`` of the steps.
+    """Learning rate: linear warm-up to ``lr``, constant, then linear to 0 over the last ``decay`` of the steps.
 
-    Holding rather than a cosine over the whole run lets a run be prolonged: only its tail is repeated.
+    A constant phase, unlike a cosine over the whole run, lets a run be prolonged: only the decay is repeated. With
+    ``cosine`` the rate follows a cosine from ``lr`` to 0 after the warm-up.
     """
 
     steps: int
     lr: float
-    warmup: int = 200
-    decay: float = 0.25
+    warmup: int = 200  # steps
+    decay: float = 0.25  # share of the steps
     weight_decay: float = 0.02
-    clip: float = 1.0
-    save_every: int = 250
+    clip: float = 1.0  # largest norm of the gradient
+    save_every: int = 250  # steps
     cosine: bool = False
 
     def rate(self, step: int) -> float:
-        """Learning rate of this step, counted from 0."""
+        """Learning rate of a step, counted from 0."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         if self.cosine:
@@ -57,27 +66,28 @@ class Schedule:
 
 
 class RunFolder:
-    """One training run on disk: ``state.safetensors`` (weights, optimiser, step) and ``log.jsonl``."""
+    """A training run on disk: ``state.safetensors`` (weights, optimizer, step) and ``log.jsonl``."""
 
     def __init__(self, path: Path, *, trained_only: bool = False) -> None:
-        """``trained_only``: keep the weights that are trained, not the frozen ones beside them."""
+        """``trained_only``: save the trained weights only, not the frozen ones."""
         self.path, self.trained_only = path, trained_only
         path.mkdir(parents=True, exist_ok=True)
         self.state, self.log_file = path / "state.safetensors", path / "log.jsonl"
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: Record) -> None:
+        """Append a record to the log."""
         with self.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def saved(self) -> int:
-        """The step of the state there is; 0: none."""
+        """The step of the saved state; 0 if there is no state."""
         if not self.state.exists():
             return 0
         with safe_open(self.state, framework="pt") as file:
             return int(file.get_tensor("step"))
 
     def rewind(self, step: int) -> None:
-        """Take from the log what a run did after the state it goes on from: those steps come again."""
+        """Remove the log lines behind ``step``: a resumed run repeats those steps."""
         if not self.log_file.exists():
             return
         lines = self.log_file.read_text(encoding="utf-8").splitlines()
@@ -86,6 +96,7 @@ class RunFolder:
             write_atomically(self.log_file, "".join(line + "\n" for line in kept))
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Write weights, optimizer state and step; a crash leaves the previous state intact."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         weights = model.state_dict()
         if self.trained_only:
@@ -102,7 +113,10 @@ class RunFolder:
         os.replace(scratch, self.state)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Put back what was saved last; the step to go on with, 0 in a new run. Raises MmrrError if it does not fit."""
+        """Load the saved state into ``model`` and ``optimizer``; return its step, 0 in a new run.
+
+        Raises MmrrError if the state is damaged or belongs to another model.
+        """
         if not self.state.exists():
             return 0
         try:
@@ -110,14 +124,14 @@ class RunFolder:
                 step = int(file.get_tensor("step"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise MmrrError(f"{self.state} cannot be read ({error}); use another --run folder") from error
+            raise MmrrError(f"{self.state} cannot be read ({error}); use another run folder") from error
         weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         try:
             unknown = model.load_state_dict(weights, strict=False).unexpected_keys
         except RuntimeError as error:
-            raise MmrrError(f"{self.state} is of another model; use another --run folder") from error
+            raise MmrrError(f"{self.state} belongs to another model; use another run folder") from error
         if unknown:
-            raise MmrrError(f"{self.state} is of another model ({unknown[0]}); use another --run folder")
+            raise MmrrError(f"{self.state} belongs to another model ({unknown[0]}); use another run folder")
         for name, parameter in model.named_parameters():
             moments = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -129,22 +143,22 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Hold a run folder. Raises MmrrError where another process holds it: two would overwrite each other's states."""
+def exclusive(run: Path) -> Iterator[None]:
+    """Lock a run folder. Raises MmrrError if another process holds the lock: two would overwrite each other's state."""
     run.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / "run.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise MmrrError(f"another mmrr train is at work in {run}; wait for it, or use another --run folder") from error
+        raise MmrrError(f"another mmrr train is at work in {run}; wait for it, or use another run folder") from error
     with lock:
         yield
 
 
 class Steps(Dataset[Any]):
-    """Step numbers to batches, so that a loader's workers can prepare them ahead."""
+    """Maps batch numbers to batches, so that the workers of a DataLoader can prepare them ahead."""
 
-    def __init__(self, make: Callable[[int], Any], first: int, last: int) -> None:
+    def __init__(self, make: MakeBatch, first: int, last: int) -> None:
         self.make, self.first, self.last = make, first, last
 
     def __len__(self) -> int:
@@ -156,9 +170,9 @@ class Steps(Dataset[Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """The batches of one process: it takes every n-th, so that all together see what one process would."""
+    """The batches of one process: every n-th, so that all n processes together see what a single process would."""
 
-    make: Callable[[int], Any]
+    make: MakeBatch
     rank: int
     size: int
 
@@ -166,103 +180,132 @@ class _Share:
         return self.make(number * self.size + self.rank)
 
 
-def batches(make: Callable[[int], Any], first: int, last: int, workers: int) -> Iterable[Any]:
-    """``make(step)`` for each step, in order, computed ahead by ``workers`` processes."""
+def batches(make: MakeBatch, first: int, last: int, workers: int) -> Iterable[Any]:
+    """``make(number)`` for the numbers ``first`` to ``last`` - 1, in order, prepared ahead by ``workers`` processes."""
     loader: DataLoader[Any] = DataLoader(
         Steps(make, first, last),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=_one_thread,
     )
     return loader
 
 
-def train(
-    run: RunFolder,
-    model: nn.Module,
-    schedule: Schedule,
-    make_batch: Callable[[int], Any],
-    losses: Callable[[Any], Losses],
-    *,
-    evaluate: Callable[[], dict[str, float]] | None = None,
-    evaluate_every: int = 500,
-    workers: int = 1,
-    device: torch.device | None = None,
-    crew: Crew | None = None,
-    accumulate: int = 1,
-    autocast: torch.dtype | None = torch.bfloat16,
-    log_every: int = 10,
-) -> Iterator[dict[str, Any]]:
-    """Run the loop; yields a record every ``log_every`` steps, the same that go to the log.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What the loop needs to know of a training.
 
-    ``accumulate``: batches a step; batch n of step s is ``make_batch(s * accumulate + n)``, shared out among the
-    processes of ``crew``. ``autocast`` None computes in the model's own number format. ``model`` is where ``crew``, or
-    ``device``, computes. Only the first process logs and saves; all yield.
+    ``model`` is on the device of the process group. Batch n of step s is ``make_batch(s * accumulate + n)``; the
+    processes of a group share out the batches of a step. With ``autocast`` None the losses are computed in the model's
+    own number format.
     """
-    crew = crew or Crew(device or torch.device("cpu"))
+
+    model: nn.Module
+    schedule: Schedule
+    make_batch: MakeBatch
+    losses: Callable[[Any], Losses]  # Any: the batch that ``make_batch`` makes
+    evaluate: Callable[[], dict[str, float]] | None = None
+    evaluate_every: int = 500
+    workers: int = 1  # processes that prepare batches
+    accumulate: int = 1  # batches a step
+    autocast: torch.dtype | None = torch.bfloat16
+    log_every: int = 10  # steps
+
+
+def train(run: RunFolder, training: Training, group: ProcessGroup | None = None) -> Records:
+    """Run the loop from the last saved state; yield a record every ``log_every`` steps and write it to the log.
+
+    Only the main process logs and saves; all processes yield. Without ``group`` the training runs on the CPU. Raises
+    MmrrError if the loss is not finite or the saved state belongs to another model.
+    """
+    group = group or ProcessGroup(torch.device("cpu"))
+    model, schedule = training.model, training.schedule
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [p for p in parameters if p.dim() > 1]
-    rest = [p for p in parameters if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), fused=True)
+    optimizer = _optimizer(parameters, schedule)
     first = run.restore(model, optimizer)
-    if crew.leads:
+    if group.is_main:
         run.rewind(first)
     if first >= schedule.steps:
         return
-    crew.same(parameters)
+    group.broadcast(parameters)
     model.train()
+    make = training.make_batch if group.size == 1 else _Share(training.make_batch, group.rank, group.size)
+    each = training.accumulate
+    loader = iter(batches(make, first * each, schedule.steps * each, training.workers))
     sums: dict[str, float] = {}
     began, count = time.monotonic(), 0
-    make = make_batch if crew.size == 1 else _Share(make_batch, crew.rank, crew.size)
-    loader = iter(batches(make, first * accumulate, schedule.steps * accumulate, workers))
     for step in range(first, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        names: list[str] = []
-        reported: Tensor | float = 0.0
-        for _ in range(accumulate):
-            batch = _next(loader)
-            if crew.device.type != "cpu":
-                batch = placed(batch, crew.device)
-            with mixed(crew.device, autocast):
-                found = losses(batch)
-            (next(iter(found.values())) / accumulate).backward()  # type: ignore[no-untyped-call]
-            names = list(found)
-            reported = reported + torch.stack([value.detach().float() for value in found.values()]) / accumulate
-        assert isinstance(reported, Tensor)
-        reported = crew.average(parameters, reported)
-        if not torch.isfinite(reported[0]):
-            raise MmrrError(f"the loss is {float(reported[0])} at step {step}; the last state saved is in {run.path}")
+        for settings in optimizer.param_groups:
+            settings["lr"] = schedule.rate(step)
+        reported = _backward(training, group, parameters, loader)
+        if not math.isfinite(loss := next(iter(reported.values()))):
+            raise MmrrError(f"the loss is {loss} at step {step}; the last state saved is in {run.path}")
         norm = nn.utils.clip_grad_norm_(parameters, schedule.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        for name, value in zip(names, reported.tolist(), strict=True):
+        for name, value in reported.items():
             sums[name] = sums.get(name, 0.0) + value
         count += 1
         done = step + 1
-        # A record where a state is saved, so that a run that goes on from there starts a new one.
+        # Every saved state ends a record, so that a resumed run begins a new one.
         saves = done % schedule.save_every == 0 or done == schedule.steps
-        if done % log_every == 0 or saves:
-            record: dict[str, Any] = {"step": done, **{name: round(value / count, 5) for name, value in sums.items()}}
+        if done % training.log_every == 0 or saves:
+            record: Record = {"step": done, **{name: round(value / count, 5) for name, value in sums.items()}}
             record |= {"lr": schedule.rate(step), "norm": round(float(norm), 4)}
             record |= {"s_per_step": round((time.monotonic() - began) / count, 4), "steps": schedule.steps}
-            if evaluate and (done % evaluate_every == 0 or done == schedule.steps):
-                model.eval()
-                with torch.inference_mode(), mixed(crew.device, autocast):
-                    record |= {name: round(value, 5) for name, value in evaluate().items()}
-                model.train()
-            if crew.leads:
+            if done % training.evaluate_every == 0 or done == schedule.steps:
+                record |= _evaluated(training, group)
+            if group.is_main:
                 run.log(record)
             yield record
             sums, count, began = {}, 0, time.monotonic()
-        if saves and crew.leads:
+        if saves and group.is_main:
             run.save(done, model, optimizer)
 
 
+def _optimizer(parameters: Sequence[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW; weight decay applies to matrices, not to biases, norms and scales."""
+    decayed = [p for p in parameters if p.dim() > 1]
+    rest = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), fused=True)
+
+
+def _backward(
+    training: Training, group: ProcessGroup, parameters: Sequence[nn.Parameter], loader: Iterator[Any]
+) -> dict[str, float]:
+    """Gradients of one step, averaged over batches and processes; returns the mean of each loss."""
+    names: list[str] = []
+    reported: Tensor | float = 0.0
+    for _ in range(training.accumulate):
+        batch = _next(loader)
+        if group.device.type != "cpu":
+            batch = placed(batch, group.device)
+        with mixed(group.device, training.autocast):
+            found = training.losses(batch)
+        (next(iter(found.values())) / training.accumulate).backward()  # type: ignore[no-untyped-call]
+        names = list(found)
+        values = torch.stack([value.detach().float() for value in found.values()])
+        reported = reported + values / training.accumulate
+    assert isinstance(reported, Tensor)
+    reported = group.average_gradients(parameters, reported)
+    return dict(zip(names, reported.tolist(), strict=True))
+
+
+def _evaluated(training: Training, group: ProcessGroup) -> dict[str, float]:
+    """The measures of ``training.evaluate``, rounded for the log; none where there is nothing to measure on."""
+    if not training.evaluate:
+        return {}
+    training.model.eval()
+    with torch.inference_mode(), mixed(group.device, training.autocast):
+        measured = {name: round(value, 5) for name, value in training.evaluate().items()}
+    training.model.train()
+    return measured
+
+
 def _next(loader: Iterator[Any]) -> Any:
-    """The next batch. An error that a worker met comes with its traceback as message: the last line says it."""
+    """The next batch. A worker's error arrives with its traceback as message; only the last line is the error."""
     try:
         return next(loader)
     except MmrrError as error:
@@ -271,12 +314,12 @@ def _next(loader: Iterator[Any]) -> Any:
 
 
 def mixed(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Autocast to ``dtype``; None: none, whatever is on around it."""
+    """Autocast to ``dtype``; None turns off an autocast that is on outside."""
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def _step_of(line: str) -> float:
-    """The step of a log's line; a line cut short by a kill is of no step that was kept."""
+    """The step of a log line; infinity for a line that a kill cut short, so that ``rewind`` removes it."""
     try:
         return float(json.loads(line).get("step", 0))
     except (ValueError, AttributeError):
@@ -284,12 +327,12 @@ def _step_of(line: str) -> float:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of tensors with memory of their own: tied weights are written once, as safetensors asks."""
+    """One name for each memory block: safetensors refuses tied weights under two names."""
     first: dict[tuple[str, int], str] = {}
     for name, tensor in tensors.items():
         first.setdefault((str(tensor.device), tensor.data_ptr()), name)
     return list(first.values())
 
 
-def _quiet_worker(_: int) -> None:
+def _one_thread(_: int) -> None:
     torch.set_num_threads(1)

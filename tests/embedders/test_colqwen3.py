@@ -22,7 +22,8 @@ from mmrr.search.indexes import build_dense, search_dense
 from mmrr.search.late_interaction import max_sim, soft_idf
 from mmrr.training.data.queries import LabelledQuery
 from mmrr.training.data.tower_features import ReadPage
-from mmrr.training.from_scratch.matching import Batch, Contrast
+from mmrr.training.from_scratch.batches import Batch
+from mmrr.training.from_scratch.matching import Contrast
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
 from tests.stock import stock_states
@@ -221,7 +222,7 @@ def test_contrast_by_hand():
         whole_temperature=torch.tensor(0.2),
         pointing=0.7,
         whole=0.4,
-        held=0.3,
+        attention_distillation=0.3,
     )
     stub._pointed = Contrast._pointed.__get__(stub)
     found = Contrast.losses(stub, Batch(pages, asked))
@@ -240,15 +241,17 @@ def test_contrast_by_hand():
     torch.testing.assert_close(
         found["pointed"], -torch.stack([(s / p[w].sum()).log() for w, s in share.items()]).mean()
     )
-    torch.testing.assert_close(found["held"], torch.tensor(2 * math.log(2) ** 2 / 3))  # of the third page alone
-    total = found["found"] + 0.7 * found["pointed"] + 0.4 * found["whole"] + 0.3 * found["held"]
+    torch.testing.assert_close(
+        found["attention_distillation"], torch.tensor(2 * math.log(2) ** 2 / 3)
+    )  # of the third page alone
+    total = found["found"] + 0.7 * found["pointed"] + 0.4 * found["whole"] + 0.3 * found["attention_distillation"]
     torch.testing.assert_close(found["loss"], total)
 
 
 def test_attention_that_is_held_is_the_one_that_prunes(tiny_embedder_path, tmp_path, page_images):
     """0 against what the same embedder says of a page; learnt from, against what another says."""
     embedder = load(late(tiny_embedder_path, tmp_path / "late", words=True), tmp_path)
-    contrast = Contrast(embedder, Search(), held=1.0)
+    contrast = Contrast(embedder, Search(), attention_distillation=1.0)
     embedder.backbone.text.requires_grad_(True)
     words, cells = tuple(TEXTS[0].split()), tuple((i,) for i, _ in enumerate(TEXTS[0].split()))
     (visual,), (embedding,) = embedder.backbone.vision(page_images[:1]), embedder.embed_pages(page_images[:1])
@@ -256,8 +259,8 @@ def test_attention_that_is_held_is_the_one_that_prunes(tiny_embedder_path, tmp_p
         features = (visual.tokens.clone(), visual.deepstack.clone(), visual.grid)  # no longer of inference
         page = ReadPage(*features, saliency, words, words, (0,) * len(words), cells, ())
         found = contrast.losses(Batch([page], [[LabelledQuery(TEXTS[0], True)]]))
-        assert (found["held"].item() > 1e-4) == moved
-    found["held"].backward()
+        assert (found["attention_distillation"].item() > 1e-4) == moved
+    found["attention_distillation"].backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in embedder.backbone.text.parameters())
 
 

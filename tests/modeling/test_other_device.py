@@ -21,7 +21,8 @@ from mmrr.training.data.cell_targets import N_HASHES, fold
 from mmrr.training.data.queries import LabelledQuery
 from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.distributed import placed
-from mmrr.training.from_scratch.matching import Batch, Contrast, Judge, Spelling
+from mmrr.training.from_scratch.batches import Batch
+from mmrr.training.from_scratch.matching import Contrast, Judge, JudgeOptions, Pretraining
 from mmrr.types import KeptTokens
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
@@ -152,8 +153,8 @@ def test_what_learns_leaves_nothing_behind(tiny_late, tiny) -> None:
         found = []
         for learner in (
             Contrast(embedder, colqwen3.Search()),
-            Judge(scorer, (1, 3), 3, 0.5, 1.0, 1),
-            Spelling(scorer, words, 1),
+            Judge(scorer, JudgeOptions((1, 3), 3, 0.5, 1.0, 1)),
+            Pretraining(scorer, words, 1),
         ):
             learner.to(device).requires_grad_(True)
             loss = learner.losses(placed(_lesson(learner), device))["loss"]

@@ -1,4 +1,4 @@
-"""Training KaLM-Reranker: what is trained is what scores, from nothing and from pairs, with models of a few neurons."""
+"""Training KaLM-Reranker from random init and on pairs: the training forward equals the scorer. Tiny models."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints
 from mmrr.scorers import kalm
 from mmrr.training.config import begin, read, with_steps
-from mmrr.training.data.page_texts import BatchMaker, BatchSize, PairMaker, TextReports, read_text_pairs, trials
-from mmrr.training.families import kalm_init as fresh
-from mmrr.training.families.kalm import Judge, Words, matryoshka, pointed, train, yes_no
+from mmrr.training.data.page_texts import BatchMaker, PairMaker, Reports, read_text_pairs, trials
+from mmrr.training.families import kalm_init
+from mmrr.training.families.kalm import Judge, Words, matryoshka, train, yes_no
+from mmrr.training.pointing import pointing_loss_of_weights
 from mmrr.training.synthetic.sources import Block, Document, Question, read_documents
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
@@ -76,14 +77,14 @@ def judge(run: Path) -> Judge:
 
 @pytest.fixture(scope="module")
 def texts(folder: Path) -> list[str]:
-    return [page.text for page in TextReports(read_documents(folder / "texts.jsonl"), 0, 90).pages(1)][:4]
+    return [page.text for page in Reports(read_documents(folder / "texts.jsonl"), 0, 90).pages(1)][:4]
 
 
 # Losses
 
 
-def test_the_loss_is_that_of_the_answers_token() -> None:
-    """The published card's two margins and probabilities: 8.78125 is 0.99984646, -14.1875 is 6.8936e-07."""
+def test_the_loss_is_the_likelihood_of_the_answers_token() -> None:
+    """The two margins and probabilities of the published model card: 8.78125, 0.99984646; -14.1875, 6.8936e-07."""
     for margin, p_yes in ((8.78125, 0.99984646), (-14.1875, 6.8936e-07)):
         yes, no = (float(yes_no(torch.tensor([margin]), torch.tensor([label]))) for label in (1.0, 0.0))
         assert math.exp(-yes) == pytest.approx(p_yes, rel=1e-5)
@@ -93,8 +94,8 @@ def test_the_loss_is_that_of_the_answers_token() -> None:
         assert float(yes_no(torch.tensor([z]), torch.tensor([1.0]))) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_a_teachers_probability_takes_the_labels_place() -> None:
-    """Binary cross-entropy between the student's and the teacher's P(yes); its least is where they agree."""
+def test_a_teachers_probability_is_a_soft_label() -> None:
+    """Binary cross-entropy between the student's and the teacher's P(yes); it is smallest where they agree."""
     margin, teacher = torch.tensor([0.7], requires_grad=True), torch.tensor([0.2])
     p = float(torch.sigmoid(margin.detach()))
     expected = -0.2 * math.log(p) - 0.8 * math.log(1 - p)
@@ -110,29 +111,29 @@ def test_matryoshka_is_the_mean_over_the_ratios() -> None:
 
 def test_pointing_is_the_attention_that_falls_on_the_targets() -> None:
     weights = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]])
-    found = pointed(weights, torch.tensor([[0.0, 1.0, 1.0]]))
+    found = pointing_loss_of_weights(weights, torch.tensor([[0.0, 1.0, 1.0]]))
     assert float(found) == pytest.approx(-(math.log(0.5) + math.log(0.9)) / 2, abs=1e-5)
 
 
-# What is trained is what scores
+# The training forward
 
 
 @pytest.mark.parametrize("ratio", kalm.RATIOS)
 def test_the_training_forward_is_the_scorers(run: Path, judge: Judge, texts: list[str], ratio: int) -> None:
-    """Pages in one padded batch, prompts of all lengths: the ordinary scorer's scores of the checkpoint, to 1e-4."""
+    """Padded pages and prompts of all lengths give the scorer's scores of the checkpoint, within 1e-4."""
     scorer = load(run / "checkpoint", ratio)
     states, shared = scorer.prepare(texts, [None] * len(texts)), scorer.shared_state()
     windows = judge.windows(texts)
-    asked = [(page, query) for query in QUERIES for page in range(len(texts))]
+    pairs = [(page, query) for query in QUERIES for page in range(len(texts))]
     with torch.no_grad():
-        found, _ = judge(judge.read(windows), judge.rows(asked, texts, windows), ratio)
+        found, _ = judge(judge.read(windows), judge.rows(pairs, texts, windows), ratio)
     expected = torch.cat([scorer.score(query, states, shared, kalm.Score()) for query in QUERIES])
     assert (found - expected).abs().max() <= TOLERANCE
     assert expected.std() > 1e-3
 
 
 def test_gradients_reach_encoder_and_decoder_from_every_ratio(judge: Judge, folder: Path) -> None:
-    make = BatchMaker(TextReports(read_documents(folder / "texts.jsonl"), 0, 90), 9, 0, BatchSize(3, 4, kalm.RATIOS, 1))
+    make = BatchMaker(Reports(read_documents(folder / "texts.jsonl"), 0, 90), 9, 0, 3, 4, kalm.RATIOS, 1)
     judge.model.requires_grad_(True)
     seen = set()
     for step in range(8):
@@ -147,14 +148,14 @@ def test_gradients_reach_encoder_and_decoder_from_every_ratio(judge: Judge, fold
 
 
 def test_a_few_steps_learn_one_batch(run: Path, folder: Path) -> None:
-    """From the untrained model, the loss of one batch at two ratios falls to less than half."""
-    fresh_judge = Judge(load(run / "start"), 0.1, Words(run / "start"))
-    fresh_judge.model.requires_grad_(True)
-    batch = BatchMaker(TextReports(read_documents(folder / "texts.jsonl"), 0, 60), 9, 0, BatchSize(3, 4, (2, 8), 0))(0)
-    optimizer = torch.optim.AdamW([p for p in fresh_judge.parameters() if p.requires_grad], 5e-3)
+    """From random init, the loss of one batch at two ratios falls below a half."""
+    random_judge = Judge(load(run / "start"), 0.1, Words(run / "start"))
+    random_judge.model.requires_grad_(True)
+    batch = BatchMaker(Reports(read_documents(folder / "texts.jsonl"), 0, 60), 9, 0, 3, 4, (2, 8), 0)(0)
+    optimizer = torch.optim.AdamW([p for p in random_judge.parameters() if p.requires_grad], 5e-3)
     judged = []
     for _ in range(40):
-        losses = fresh_judge.losses(batch)
+        losses = random_judge.losses(batch)
         losses["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -165,20 +166,20 @@ def test_a_few_steps_learn_one_batch(run: Path, folder: Path) -> None:
 # Runs
 
 
-def test_a_run_that_goes_on_has_the_same_losses(folder: Path) -> None:
+def test_a_resumed_run_has_the_same_losses(folder: Path) -> None:
     settings = config(folder, f"{SCRATCH}steps = 4\n{SHAPE}".replace("held_out = 0.25", "held_out = 0.0"))
     one, other = folder / "whole", folder / "parts"
     expected = list(train(settings, one))
     records = train(settings, other)
-    next(records)  # two steps; the state is written when the loop goes on
+    next(records)  # two steps; the loop writes the state when it continues
     next(records)
     records.close()
     assert not (other / "checkpoint").exists()
     again = list(train(settings, other))
     assert [record["step"] for record in again] == [4]
-    for name in ("loss", "judged", "pointed", "right", "norm"):
+    for name in ("loss", "judged", "pointed", "accuracy", "norm"):
         assert again[-1][name] == expected[-1][name]
-    list(train(settings, other))  # nothing is left to do but to write the checkpoint
+    list(train(settings, other))  # no step is left; only the checkpoint is written
     first, second = (load_file(path / "checkpoint" / "model.safetensors") for path in (one, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [json.loads(line)["step"] for line in (other / "log.jsonl").read_text().splitlines()] == [2, 4]
@@ -194,24 +195,24 @@ def test_the_checkpoint_is_in_the_published_layout(run: Path) -> None:
     assert json.loads((path / "config.json").read_text())["model_type"] == "t5gemma2"
     assert {"tokenizer.json", "tokenizer_config.json"} <= {file.name for file in path.iterdir()}
     checkpoint = checkpoints.resolve(str(path), None, HashCache(path / "hashes.json"), kalm.SPEC.model_types)
-    with pytest.raises(MmrrError, match="image processor does not load"):  # nobody has trained it to see
+    with pytest.raises(MmrrError, match="image processor does not load"):  # its vision tower is untrained
         kalm.Scorer(checkpoint, kalm.Prepare(image=True), CPU, torch.float32)
 
 
 def test_the_default_shape_is_below_13_megabytes() -> None:
-    tokenizer = fresh.train_tokenizer(["yes no"], 300)
-    settings = fresh.config(fresh.Shape(), tokenizer)
+    tokenizer = kalm_init.train_tokenizer(["yes no"], 300)
+    settings = kalm_init.config(kalm_init.Shape(), tokenizer)
     text = settings.decoder
     per_layer = 2 * text.hidden_size * text.head_dim * (text.num_attention_heads + text.num_key_value_heads)
     per_layer += 3 * text.hidden_size * text.intermediate_size
-    weights = fresh.Shape().vocabulary * text.hidden_size + 2 * text.num_hidden_layers * per_layer
+    weights = kalm_init.Shape().vocabulary * text.hidden_size + 2 * text.num_hidden_layers * per_layer
     assert 2 * weights < 12.9e6
 
 
 # Tokens
 
 
-def test_fixed_phrases_are_single_tokens_and_control_strings_are_letters(judge: Judge) -> None:
+def test_fixed_phrases_are_single_tokens_and_control_strings_are_plain_text(judge: Judge) -> None:
     before, after = judge.scorer.prompt("ferry", kalm.INSTRUCTION)
     assert len(before) == 5  # <bos>, <start_of_turn>, three phrases
     query = judge.backbone.text.encode(" ferry")
@@ -244,7 +245,7 @@ def test_words_end_where_their_last_token_does(judge: Judge) -> None:
     for word, at in found:
         read_so_far = judge.backbone.text.decode(ids[: at + 1]).rstrip(":,")
         assert "".join(filter(str.isalnum, read_so_far)).replace("ï", "i").endswith(word)
-    assert judge.words.last_tokens(text, ids[:4])[-1][1] < 4  # a window that ends early
+    assert judge.words.last_tokens(text, ids[:4])[-1][1] < 4  # a window that ends inside the text
 
 
 # Pages and queries
@@ -257,20 +258,20 @@ def test_pages_hold_the_reports_words_in_order_and_know_their_questions() -> Non
         Block("table", rows=(("Month", "Rain"), ("May", "77 mm"))),
         Block("text", "the end " * 900),
     )
-    asked = (
+    questions = (
         Question("Which comes last?", "w99", 1),
         Question("Where is it all?", "not written", 1),
         Question("How much rain?", "77 mm", None),
         Question("What was cut off?", "not written", 3),
     )
-    reports = TextReports([Document("a", "s", "", blocks, asked)], 0, 60)
+    reports = Reports([Document("a", "s", "", blocks, questions)], 0, 60)
     for number in range(4):
         pages = reports.pages(number)
         assert len(pages) == 8
         assert all(len(page.words) == 60 for page in pages)
         assert [word for page in pages for word in page.words] == " ".join(page.text for page in pages).split()
         if not any(page.questions for page in pages):
-            continue  # scrambled
+            continue  # a scrambled report
         assert [word for page in pages for word in page.words][:3] == ["Alpha", "w0", "w1"]
         found = {one.text: one.pages for page in pages for one in page.questions}
         assert found == {"Which comes last?": (1,), "Where is it all?": (0, 1), "How much rain?": (1,)}
@@ -282,7 +283,7 @@ def test_pages_hold_the_reports_words_in_order_and_know_their_questions() -> Non
 
 def test_batches_depend_on_their_number_alone(folder: Path) -> None:
     documents = read_documents(folder / "texts.jsonl")
-    one, other = (BatchMaker(TextReports(documents, 1, 90), 50, 1, BatchSize(4, 8, kalm.RATIOS, 2)) for _ in range(2))
+    one, other = (BatchMaker(Reports(documents, 1, 90), 50, 1, 4, 8, kalm.RATIOS, 2) for _ in range(2))
     one(0)
     assert one(7) == other(7)
     assert one(7) != one(8)
@@ -293,8 +294,8 @@ def test_batches_depend_on_their_number_alone(folder: Path) -> None:
     assert 0.3 < sum(labels) / len(labels) < 0.7
 
 
-def test_trials_are_queries_with_a_page_of_their_own(folder: Path) -> None:
-    found = trials(TextReports(read_documents(folder / "texts.jsonl"), 0, 90), range(4), 5)
+def test_trials_are_queries_that_some_pages_do_not_answer(folder: Path) -> None:
+    found = trials(Reports(read_documents(folder / "texts.jsonl"), 0, 90), range(4), 5)
     assert found["question"]
     assert found["phrase"]
     for trial in [*found["question"], *found["phrase"]]:
@@ -319,15 +320,15 @@ PAIRS = [
 
 
 def test_a_checkpoint_is_tuned_on_pairs(run: Path, folder: Path) -> None:
-    taught = [*PAIRS[:7], {"query": "soft", "text": PAIRS[0]["text"], "teacher": 0.4}]
-    write_pairs(folder / "pairs.jsonl", *taught)
+    soft = [*PAIRS[:7], {"query": "soft", "text": PAIRS[0]["text"], "teacher": 0.4}]
+    write_pairs(folder / "pairs.jsonl", *soft)
     lines = 'model = "run/checkpoint"\npairs = "pairs.jsonl"\nvalidation = "pairs.jsonl"\ndtype = "float32"\n'
     settings = config(folder, f"{lines}{SMALL}steps = 2\nevaluate_every = 2\n")
-    told: list[str] = []
-    (record,) = train(settings, folder / "tuned", told.append)
-    assert {"loss", "right", "val_loss", "val_right"} <= set(record)
+    lines_out: list[str] = []
+    (record,) = train(settings, folder / "tuned", lines_out.append)
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= set(record)
     assert "pointed" not in record
-    assert told[0] == "8 pairs of 8 texts" or told[0].startswith("8 pairs of")
+    assert lines_out[0] == "8 pairs of 8 texts" or lines_out[0].startswith("8 pairs of")
     before, after = (load_file(folder / name / "checkpoint" / "model.safetensors") for name in ("run", "tuned"))
     assert before.keys() == after.keys()
     assert not torch.equal(before["model.decoder.norm.weight"], after["model.decoder.norm.weight"])
@@ -339,7 +340,7 @@ def test_a_checkpoint_is_tuned_on_pairs(run: Path, folder: Path) -> None:
 def test_every_pair_comes_once_an_epoch(folder: Path) -> None:
     records = [{"query": f"q{i}", "text": f"text {i % 3}", "relevant": i % 2 == 0} for i in range(10)]
     pairs = read_text_pairs(write_pairs(folder / "many.jsonl", *records))
-    make = PairMaker(pairs, 0, BatchSize(1, 2, (4,), 0))
+    make = PairMaker(pairs, 0, 1, 2, (4,), 0)
     for epoch in range(2):
         seen = [
             (batch.pages[0], one.query, one.yes)
@@ -355,11 +356,11 @@ def test_every_pair_comes_once_an_epoch(folder: Path) -> None:
         ({"query": "q", "relevant": True}, r"line 2: text = None, expected a text"),
         ({"query": " ", "text": "t", "relevant": True}, r"line 2: query = ' ', expected a text"),
         ({"query": "q", "text": "t"}, r"line 2: relevant = None, expected true or false"),
-        ({"query": "q", "text": "t", "teacher": 1.5}, r"line 2: teacher = 1.5, expected a number from 0 to 1"),
-        ([], r"line 2: found list, expected an object"),
+        ({"query": "q", "text": "t", "teacher": 1.5}, r"line 2: teacher = 1.5, expected a probability"),
+        ([], r"line 2: found no object"),
     ],
 )
-def test_a_pair_that_is_none_is_named(folder: Path, record: object, message: str) -> None:
+def test_an_invalid_pair_is_refused_with_its_line(folder: Path, record: object, message: str) -> None:
     with pytest.raises(MmrrError, match=message):
         read_text_pairs(write_pairs(folder / "bad.jsonl", PAIRS[0], record))
 
@@ -384,5 +385,5 @@ def test_a_config_that_does_not_fit_is_refused(folder: Path, lines: str, message
 
 def test_two_layers_cannot_point(folder: Path) -> None:
     settings = with_steps(config(folder, SCRATCH + SHAPE.replace("layers = 3", "layers = 2")), 1)
-    with pytest.raises(MmrrError, match="layers = 2: the pointing loss needs 3"):
+    with pytest.raises(MmrrError, match="layers = 2; the pointing loss needs 3 or more"):
         list(train(settings, folder / "shallow"))

@@ -1,4 +1,4 @@
-"""A small EDJE to train: network, word pieces, checkpoints. Its forward is the scorer's own, of the trained tensors."""
+"""An EDJE to train: network, word pieces, checkpoints. Its forward is the scorer's own, over the trained tensors."""
 
 from __future__ import annotations
 
@@ -27,26 +27,27 @@ from mmrr.training.loop import mixed
 from mmrr.training.synthetic.sources import Document
 from mmrr.workspace.files import save_tensors
 
-#: Called with the number of a text, those of the pages, a layer's, and what enters it (P, n, d).
+#: Called with (number of the text, numbers of the pages, layer, input of the layer (P, n, d)).
 Watch = Callable[[int, Sequence[int], int, Tensor], None]
 
-#: The name of the word vectors.
+#: The tensor of the word vectors.
 WORDS = "language_model.bert.embeddings.word_embeddings.weight"
 ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-#: Buckets that the letters of word pieces are hashed into, two and three in a row; and the size of their vectors
-#: (larger ones make masked words a matter of chance).
-N_GRAMS, SMALL = 4096, 0.05
+#: Hash buckets for the letter bigrams and trigrams of word pieces.
+N_GRAMS = 4096
+#: Scale of the letter vectors. With larger ones, masked words are predicted at chance.
+SMALL = 0.05
 
 
 class Compressed(nn.Module):
-    """The adapter's tensors under the paper's names; its forward is the backbone's."""
+    """The adapter's tensors under the paper's names. The backbone computes its forward."""
 
     def __init__(self, tokens: int, width: int, inner: int, out: int) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(1, tokens, width))
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
-        self.attention = nn.MultiheadAttention(width, 1)  # heads are no tensors
+        self.attention = nn.MultiheadAttention(width, 1)  # the number of heads changes no tensor
         self.layernorm = nn.LayerNorm(width)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
         self.projection = nn.Linear(width, out)
@@ -54,7 +55,7 @@ class Compressed(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """All that the tensors of a network need."""
+    """The sizes of a network's tensors."""
 
     tokens: int
     vision_width: int
@@ -64,27 +65,29 @@ class Sizes:
     hidden: int
     heads: int
     mlp: int
-    words: int
+    words: int  # word pieces
     positions: int
 
     def config(self) -> dict[str, Any]:
-        """What tensors do not say, for config.json."""
+        """The sizes that the tensors' shapes do not tell, for config.json."""
         return {"num_attention_heads": self.heads, "adapter_attention_heads": self.adapter_heads}
 
 
 class Network(nn.Module):
-    """EDJE in training: the tensors of a checkpoint under their names, and the scorer's forward over them."""
+    """EDJE in training: the tensors of a checkpoint under their names, with the scorer's forward."""
 
     def __init__(self, sizes: Sizes) -> None:
-        """Random weights. Raises MmrrError if the heads do not fit the widths."""
+        """Random weights. Raises MmrrError if a width is not a multiple of its number of heads."""
         super().__init__()
         self.sizes, width, inner = sizes, sizes.vision_width, sizes.adapter_mlp
         if sizes.hidden % sizes.heads:
-            raise MmrrError(f"hidden = {sizes.hidden} cannot have heads = {sizes.heads}; expected a divisor of it")
+            raise MmrrError(
+                f"hidden = {sizes.hidden} cannot have heads = {sizes.heads}; expected a divisor of {sizes.hidden}"
+            )
         if sizes.tokens and width % sizes.adapter_heads:
             raise MmrrError(
                 f"an adapter of the vision encoder's width {width} cannot have adapter_heads = {sizes.adapter_heads}; "
-                "expected a divisor of it"
+                f"expected a divisor of {width}"
             )
         config = BertConfig(
             vocab_size=sizes.words,
@@ -109,10 +112,11 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self.language_model.device
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: all but the head of masked language modelling."""
+        """The tensors of a checkpoint: all but the head of masked language modelling."""
         found: dict[str, Tensor] = {
             name: tensor
             for name, tensor in self.named_parameters()
@@ -123,7 +127,7 @@ class Network(nn.Module):
         return found
 
     def parts(self) -> tuple[backbone.Adapter, backbone.JointEncoder]:
-        """Adapter and joint encoder as they score now; gradients flow through them."""
+        """Adapter and joint encoder over the current weights, with gradients."""
         tensors, sizes = self.tensors(), self.sizes
         return (
             backbone.Adapter(tensors, self.layout, sizes.adapter_heads, self.device, torch.float32),
@@ -131,26 +135,32 @@ class Network(nn.Module):
         )
 
     def check(self, pages: Sequence[Tensor], texts: Sequence[Sequence[int]]) -> None:
-        """Raises MmrrError if the longest text and page are too long for the positions there are."""
+        """Raises MmrrError if the longest text and page have more tokens than the network has positions."""
         longest = max(map(len, texts)) + 1 + (self.sizes.tokens or max(map(len, pages)))
         if longest > self.sizes.positions:
             raise MmrrError(
-                f"a text and a page of {longest} tokens do not fit {self.sizes.positions} positions; raise max_tokens"
+                f"a text and a page have {longest} tokens, which do not fit {self.sizes.positions} positions; "
+                "raise max_tokens"
             )
 
     def scores(self, pages: Sequence[Tensor], texts: Sequence[Sequence[int]], last: int) -> Tensor:
-        """Logits (Q, P) of texts (ids of ``[CLS] text [SEP]``) against pages (T, D); ``last``: the final ``[SEP]``."""
+        """Logits (Q, P) of texts (ids of ``[CLS] text [SEP]``) for pages (T, D); ``last``: id of the last ``[SEP]``."""
         return self.against(self.parts(), pages, texts, last)[0]
 
     def against(
-        self, parts: Any, pages: Sequence[Tensor], texts: Sequence[Sequence[int]], last: int, watch: Watch | None = None
+        self,
+        parts: tuple[backbone.Adapter, backbone.JointEncoder],
+        pages: Sequence[Tensor],
+        texts: Sequence[Sequence[int]],
+        last: int,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """``scores`` of ``parts``, and each page's Z (m, d). ``watch`` sees what enters each layer."""
+        """``scores`` with given ``parts``, and each page's Z (m, d). ``watch`` gets the input of each layer."""
         adapter, encoder = parts
         self.check(pages, texts)
         z = [adapter(page[None].float())[0].float() for page in pages]
         states = torch.stack([_first_states(encoder, n, texts[n], last, z, watch) for n in range(len(texts))])
-        with mixed(self.device, None):  # the head is float32, as in the scorer
+        with mixed(self.device, None):  # the head computes in float32, as in the scorer
             return encoder.logits(states.flatten(0, 1).float()).view(states.shape[:2]), z
 
 
@@ -162,7 +172,7 @@ def _first_states(
     z: Sequence[Tensor],
     watch: Watch | None,
 ) -> Tensor:
-    """States of ``[CLS]`` of one text against pages (P, d): at once where they are of one length, as in the scorer."""
+    """States (P, d) of ``[CLS]`` of one text for each page; pages of equal length share a batch, as in the scorer."""
     every = list(range(len(z)))
     groups = [every] if len({len(page) for page in z}) == 1 else [[page] for page in every]
     states = []
@@ -177,9 +187,9 @@ def _first_states(
 
 
 class Letters(nn.Module):
-    """Word pieces' vectors as sums of their letters', two and three in a row, beside what each has of its own.
+    """Vectors of word pieces: each piece's own vector plus the vectors of its letter bigrams and trigrams.
 
-    A piece that is seen seldom so learns from all that are like it. A checkpoint holds the sums.
+    A rare piece thereby learns from all pieces with the same letters. A checkpoint holds the sums.
     """
 
     numbers: Tensor
@@ -187,27 +197,27 @@ class Letters(nn.Module):
     offsets: Tensor
 
     def __init__(self, pieces: Sequence[str], table: Tensor) -> None:
-        """``table`` (N_GRAMS, d): the letters' vectors to begin with."""
+        """``table`` (N_GRAMS, d): the initial letter vectors."""
         super().__init__()
         self.table = nn.Parameter(table)
-        spelt = [(number, grams(piece)) for number, piece in enumerate(pieces) if piece not in SPECIALS]
-        spelt = [(number, letters) for number, letters in spelt if letters]
+        lettered = [(number, grams(piece)) for number, piece in enumerate(pieces) if piece not in SPECIALS]
+        lettered = [(number, letters) for number, letters in lettered if letters]
         values = {
-            "numbers": [number for number, _ in spelt],
-            "letters": [letter for _, letters in spelt for letter in letters],
-            "offsets": [0, *itertools.accumulate(len(letters) for _, letters in spelt)][:-1],
+            "numbers": [number for number, _ in lettered],
+            "letters": [letter for _, letters in lettered for letter in letters],
+            "offsets": [0, *itertools.accumulate(len(letters) for _, letters in lettered)][:-1],
         }
         for name, value in values.items():
             self.register_buffer(name, torch.tensor(value), persistent=False)
 
     def forward(self, own: Tensor) -> Tensor:
-        """All pieces' vectors (words, d); ``own``: what each has beside its letters."""
+        """The vectors (words, d) of all pieces; ``own``: the part of each without its letters."""
         sums = F.embedding_bag(self.letters, self.table, self.offsets, mode="sum")
         return own.index_add(0, self.numbers, F.layer_norm(sums, sums.shape[1:]) * SMALL)
 
 
 def grams(piece: str) -> list[int]:
-    """Buckets of a word piece's letters, two and three in a row, where a word begins with its beginning marked."""
+    """Hash buckets of a word piece's letter bigrams and trigrams; the start of a word counts as a letter."""
     letters = fold(piece.removeprefix("##"))
     if not letters:
         return []
@@ -216,12 +226,11 @@ def grams(piece: str) -> list[int]:
     return sorted({xxhash.xxh32_intdigest(gram.encode()) % N_GRAMS for gram in found})
 
 
-def load(checkpoint: Checkpoint, vision: dict[str, Any], words: Path) -> tuple[Network, Any, bool]:
-    """A network of a checkpoint's weights, the word pieces in folder ``words``, and whether it reads punctuation.
+def load(checkpoint: Checkpoint, vision: dict[str, Any], words: Path) -> tuple[Network, backbone.WordPieces, bool]:
+    """A network with a checkpoint's weights, the word pieces of the folder ``words``, and whether it reads punctuation.
 
-    ``vision``: the config.json of the vision encoder.
-
-    Raises MmrrError for tensors that are not EDJE's, another vision encoder's width, or a tile embedding.
+    ``vision``: the config.json of the vision encoder. Raises MmrrError for tensors that are not EDJE's, for another
+    width of the vision encoder, and for a tile embedding.
     """
     config = checkpoint.config()
     made, (_, vision_width) = backbone.layout(config["tensors"]), backbone.vision_tokens(vision)
@@ -230,7 +239,7 @@ def load(checkpoint: Checkpoint, vision: dict[str, Any], words: Path) -> tuple[N
             f"{checkpoint.id} reads vision tokens of width {made.vision_width}; those of `vision` have {vision_width}"
         )
     if made.tiles:
-        raise MmrrError(f"{checkpoint.id} has a tile embedding, which is not trained here")
+        raise MmrrError(f"{checkpoint.id} has a tile embedding, which cannot be trained; expected a checkpoint without")
     own = backbone.load(checkpoint.path, made)
     inner = "vision_projection.mlp.fc1.weight" if made.queries else "vision_projection.0.weight"
     sizes = Sizes(
@@ -245,7 +254,7 @@ def load(checkpoint: Checkpoint, vision: dict[str, Any], words: Path) -> tuple[N
         words=made.words,
         positions=made.positions,
     )
-    torch.manual_seed(0)  # of the masked language model's head, which no checkpoint holds
+    torch.manual_seed(0)  # for the head of masked language modelling, which no checkpoint holds
     network = Network(sizes)
     network.load_state_dict(own, strict=False)
     return network, backbone.WordPieces(words, made.words), bool(config.get("punctuation"))
@@ -256,12 +265,13 @@ def save(
 ) -> None:
     """Write a checkpoint that the scorer loads: weights under the paper's names, config.json, the word pieces.
 
-    ``vision``: the vision encoder it belongs to, for config.json.
+    ``words``: the folder of the word pieces. ``vision``: the id of the vision encoder, for config.json. Raises
+    MmrrError for weights that ``dtype`` cannot hold.
     """
     path.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.tensors().items()}
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise MmrrError(f"weights that {dtype} does not hold; train with a lower lr")
+        raise MmrrError(f"the weights overflow {dtype}; train with a lower lr")
     values = {"model_type": "edje", **network.sizes.config(), "punctuation": punctuation}
     if vision:
         values["vision"] = vision
@@ -273,9 +283,9 @@ def save(
 
 
 def learn_pieces(documents: Sequence[Document], n: int, *, punctuation: bool) -> list[str]:
-    """At most ``n`` word pieces of the documents' texts and questions, as the scorer cleans them.
+    """At most ``n`` word pieces, learned from the documents' texts and questions, cleaned as in the scorer.
 
-    Among them are the letters that the texts write most, and all of a-z and 0-9, at the start of a word and within.
+    They include the most frequent letters of the texts and all of a-z and 0-9, at the start of a word and inside.
     """
 
     def texts() -> Iterator[str]:
@@ -293,18 +303,18 @@ def learn_pieces(documents: Sequence[Document], n: int, *, punctuation: bool) ->
     counts = Counter(letter for text in corpus for letter in text if not letter.isspace())
     common = sorted(counts, key=lambda letter: (-counts[letter], letter))[: max(64, n // 16)]
     letters = sorted(ALPHABET | set(common))
-    # Named first, they have the same numbers in every training: among equals, the pieces' numbers decide.
+    # Listed first, they have the same ids in every training: ids break ties between equal counts.
     first = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=n, special_tokens=first, limit_alphabet=len(letters), show_progress=False
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    learnt = tokenizer.get_vocab()
-    return sorted(learnt, key=learnt.__getitem__)
+    learned = tokenizer.get_vocab()
+    return sorted(learned, key=learned.__getitem__)
 
 
 def write_pieces(pieces: Sequence[str], path: Path) -> None:
-    """As MiniLM's repository has them: vocab.txt, and a tokenizer_config.json that says how to read it."""
+    """Write vocab.txt and tokenizer_config.json, in the format of MiniLM's repository."""
     (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
     values = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
     (path / "tokenizer_config.json").write_text(json.dumps(values) + "\n", encoding="utf-8")

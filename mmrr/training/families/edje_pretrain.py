@@ -1,4 +1,4 @@
-"""Teaches a fresh EDJE of kind Local, whose vision tokens are a page's cells, where words stand: pointing, spelling."""
+"""Pre-training of a Local EDJE, whose vision tokens are a page's cells: the pointing loss and the first vectors."""
 
 from __future__ import annotations
 
@@ -16,40 +16,48 @@ from mmrr.training.data.cell_targets import fold
 from mmrr.training.data.tower_features import ReadPage, TowerFeatures
 from mmrr.training.families.edje_init import N_GRAMS, Letters, Network, grams
 from mmrr.training.loop import Losses
+from mmrr.training.pointing import half_of_heads, pointing_loss
 
-#: Ids of ``[CLS] text [SEP]``.
+#: Text -> ids of ``[CLS] text [SEP]``.
 Ids = Callable[[str], list[int]]
-#: Folded words of a text by the row of their last piece.
+#: Row of a word's last piece -> the folded word.
 Ends = dict[int, str]
-#: The cells of each folded word of a page.
+#: Folded word of a page -> its cells.
 Cells = dict[str, tuple[int, ...]]
 
-#: The joint encoder's layer that points.
-POINTER = 1
-#: Shortest word that is taught to point: shorter ones stand on every page.
-LEAST = 3
-#: Words of a page, and of another one, that are spelled at once.
+#: The joint encoder's layer with the pointing loss.
+POINTING_LAYER = 1
+#: Letters of the shortest word with a pointing loss: shorter words are on every page.
+MIN_LETTERS = 3
+#: Words of a page, and of the batch's other page, in one text of the pre-training.
 OWN, OTHERS = 20, 6
-#: Of a fresh network: pages that its letters are first seen on; of the mean variance, what is added to each before
-#: whitening.
-FIRST_PAGES, SHRINK = 400, 0.1
+#: Pages that the first letter vectors are averaged over.
+FIRST_PAGES = 400
+#: Share of the mean variance that is added to each variance before whitening.
+SHRINK = 0.1
 
 
 def ends_of(ids: Ids, words: Sequence[str]) -> Ends:
-    """Of a text of these words: by the row of a word's last piece the word, folded."""
+    """The rows of the words' last pieces in the text of ``words``, with the folded words.
+
+    Words that are cut off or shorter than MIN_LETTERS are left out.
+    """
     text = ids(" ".join(words))
     ends: Ends = {}
     pieces: list[int] = []
     for word in words:
         pieces += ids(word)[1:-1]
-        if pieces and len(pieces) <= len(text) - 2 and len(fold(word)) >= LEAST:
+        if pieces and len(pieces) <= len(text) - 2 and len(fold(word)) >= MIN_LETTERS:
             ends[len(pieces)] = fold(word)
-    # Where the pieces of a text are not those of its words, places mean nothing.
+    # If the text's pieces are not those of its words, the rows are wrong.
     return ends if pieces[: len(text) - 2] == text[1:-1] else {}
 
 
-class Pointer:
-    """Where half of the heads of one layer look from the last piece of each word; to ``[CLS]`` if the page lacks it."""
+class Pointing:
+    """The pointing loss: half of the heads of one layer attend from the last piece of each word to the word's cells.
+
+    The target is ``[CLS]`` if the page lacks the word.
+    """
 
     def __init__(
         self,
@@ -58,14 +66,14 @@ class Pointer:
         texts: Sequence[Sequence[int]],
         ends: Sequence[Ends],
     ) -> None:
-        """``cells``: of each page's words; ``ends``: of each of ``texts``, its words by their rows."""
+        """``cells``: of each page; ``texts``: ids of each text; ``ends``: of each text."""
         self.encoder, self.cells, self.texts, self.ends = encoder, cells, texts, ends
         self.losses: list[Tensor] = []
 
     def watch(self, number: int, pages: Sequence[int], index: int, x: Tensor) -> None:
-        """``x`` (P, n, d) of text ``number`` and of ``pages``, as it enters layer ``index``."""
+        """Add the loss of text ``number`` and ``pages``; ``x`` (P, n, d) is the input of layer ``index``."""
         ends, before = self.ends[number], len(self.texts[number])
-        if index != POINTER or not ends:
+        if index != POINTING_LAYER or not ends:
             return
         target = torch.zeros(len(pages), len(ends), x.shape[1], dtype=torch.bool)
         for at, page in enumerate(pages):
@@ -73,19 +81,19 @@ class Pointer:
                 cells = self.cells[page].get(word)
                 target[at, row, [before + cell for cell in cells] if cells else [0]] = True
         target = target.to(x.device)[:, None]
-        heads = max(1, self.encoder.heads // 2)
+        heads = half_of_heads(self.encoder.heads)
         query = self.encoder.heads_of(index, "query", x[:, list(ends)])[:, :heads].float()
         key = self.encoder.heads_of(index, "key", x)[:, :heads].float()
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (P, h, W, n)
-        self.losses.append((logits.logsumexp(-1) - logits.masked_fill(~target, -torch.inf).logsumexp(-1)).mean((1, 2)))
+        self.losses.append(pointing_loss(logits, target).mean((1, 2)))
 
     def loss(self) -> Tensor:
-        """-log of the attention that goes where it must; the mean over texts and pages."""
+        """The mean over texts and pages; 0 if no text has a long enough word."""
         return torch.cat(self.losses).mean() if self.losses else torch.zeros(())
 
 
 def cells_of(page: ReadPage) -> Cells:
-    """The cells of each folded word of a page, wherever it stands."""
+    """The cells of each folded word of a page, over all its occurrences."""
     found: dict[str, set[int]] = {}
     for word, cells in zip(page.folded, page.cells, strict=True):
         found.setdefault(word, set()).update(cells)
@@ -94,21 +102,21 @@ def cells_of(page: ReadPage) -> Cells:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A page, and words some of which stand on it."""
+    """A page and words, some of them from this page."""
 
     page: Tensor  # (T, D)
     cells: Cells
     words: tuple[str, ...]
 
 
-class Spelled:
-    """Step number -> pages with some of their words and some of another page's, in any order."""
+class WordBatches:
+    """Maps a step number to two pages, each with words of its own and words of the other, shuffled."""
 
     def __init__(self, features: TowerFeatures, keys: list[tuple[int, int]], seed: int) -> None:
         self.features, self.keys, self.seed = features, keys, seed
 
     def __call__(self, step: int) -> list[Words]:
-        rng = random.Random(f"{self.seed}/spelling/{step}")
+        rng = random.Random(f"{self.seed}/spelling/{step}")  # a part of the seed: another text draws other batches
         pages = [self.features.load(*rng.choice(self.keys)) for _ in range(2)]
         made = []
         for page, other in zip(pages, reversed(pages), strict=True):
@@ -119,39 +127,40 @@ class Spelled:
 
 
 def _sample(page: ReadPage, n: int, rng: random.Random) -> list[str]:
-    words = sorted({word for word in page.words if len(fold(word)) >= LEAST})
+    words = sorted({word for word in page.words if len(fold(word)) >= MIN_LETTERS})
     return rng.sample(words, min(n, len(words)))
 
 
-class Spelling(nn.Module):
-    """Teaches the beginning of a fresh Local network to point: what comes before the layer that does, and its keys."""
+class Pretraining(nn.Module):
+    """Trains a Local network with the pointing loss alone: the layers below it, and its queries and keys."""
 
     def __init__(self, network: Network, ids: Ids, sep: int) -> None:
         super().__init__()
         self.network, self.ids, self.sep = network, ids, sep
 
     def losses(self, batch: Sequence[Words]) -> Losses:
+        """The pointing loss of each page's text on that page."""
         adapter, encoder = self.network.parts()
         texts = [self.ids(" ".join(one.words)) for one in batch]
         self.network.check([one.page for one in batch], texts)
         ends = [ends_of(self.ids, one.words) for one in batch]
-        pointer = Pointer(encoder, [one.cells for one in batch], texts, ends)
+        pointing = Pointing(encoder, [one.cells for one in batch], texts, ends)
         for number, one in enumerate(batch):
             z = adapter(one.page[None].float())[0].float()
             x = encoder.embed(texts[number], self.sep, z[None])
-            for index in range(POINTER):
+            for index in range(POINTING_LAYER):
                 x = encoder.layer(index, x, x)
-            pointer.watch(number, [number], POINTER, x)
-        return {"loss": pointer.loss()}
+            pointing.watch(number, [number], POINTING_LAYER, x)
+        return {"loss": pointing.loss()}
 
 
-def acquaint(network: Network, pieces: Sequence[str], ids: Ids, pages: Iterable[ReadPage]) -> None:
-    """Give a fresh Local network letters, which look like the cells they stand in.
+def init_letters(network: Network, pieces: Sequence[str], ids: Ids, pages: Iterable[ReadPage]) -> None:
+    """Give a random Local network letter vectors that are similar to the cells that show the letters.
 
-    Vision tokens, whitened, go through the projection as they are (x = gelu(x) - gelu(-x)); letters begin as the mean
-    of the cells in which words with them stood on ``pages``; and the first two layers' keys are projected as their
-    queries, so that like attends to like. Where the widths of vision encoder and joint encoder differ, or the
-    projection is too narrow for it, all is left at random.
+    The projection passes the whitened vision tokens on unchanged (x = gelu(x) - gelu(-x)). A letter vector starts as
+    the mean of the cells that show words with the letter on ``pages``. The first two layers' keys have the same
+    projection as their queries, so that similar states attend to each other. If the widths of vision encoder and joint
+    encoder differ, or the projection is too narrow, everything stays random.
     """
     sizes, n = network.sizes, network.sizes.hidden
     table = torch.randn(N_GRAMS, n)
@@ -187,7 +196,7 @@ def acquaint(network: Network, pieces: Sequence[str], ids: Ids, pages: Iterable[
         second.bias.zero_()
         second.weight[:, : 2 * n] = torch.cat([torch.eye(n), -torch.eye(n)], dim=1)
         joint: Any = network.language_model.bert
-        for layer in joint.encoder.layer[: POINTER + 1]:
+        for layer in joint.encoder.layer[: POINTING_LAYER + 1]:
             attention = layer.attention.self
             nn.init.orthogonal_(attention.query.weight)
             attention.key.weight.copy_(attention.query.weight)

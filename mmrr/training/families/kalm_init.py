@@ -1,4 +1,4 @@
-"""A new, untrained T5Gemma 2 of our own size, text only, with a small byte-pair tokenizer, in the published layout."""
+"""A T5Gemma 2 from random init: text only, any size, a small byte-pair tokenizer, the published file layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmrr.scorers import kalm
 
-#: Gemma's names: those of the prompt, and those that the config has to name.
+#: Gemma's control tokens: those of the prompt and those that the config must name.
 CONTROL = (
     "<pad>",
     "<eos>",
@@ -30,9 +30,9 @@ CONTROL = (
     "<end_of_image>",
     "<image_soft_token>",
 )
-#: The answers are one token each.
+#: The answers; each is one token.
 WORDS = ("yes", "no")
-#: One token each, too: the wording that every prompt and every page repeats.
+#: The fixed texts of every prompt and every page; each is one token.
 PHRASES = (
     f"user\n{kalm.SYSTEM}\n\n<Instruct>:",
     f" {kalm.INSTRUCTION}",
@@ -40,21 +40,21 @@ PHRASES = (
     "model\n\n\n\n",
     "<Document>:",
 )
-#: A word, a number or signs, with the space before it; or white space.
+#: A word, a number or punctuation with the space before it, or white space.
 PIECES = r" ?\p{L}[\p{L}\p{M}]*| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
-#: Weights that a text scorer lets go of when it loads.
+#: Prefixes of weights that a text scorer does not load.
 VISION = ("model.encoder.vision_tower.", "model.encoder.multi_modal_projector.")
-#: Files of a checkpoint that training does not change.
-BESIDE = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
-#: The decoder layer that learns to look from a word to where it stands; the one before joins the pieces of a word.
-POINTER = 1
-#: Norms behind attention and MLP begin at a scale of 1 + this: each layer adds little to the tokens at first.
+#: Files of a checkpoint that training copies unchanged.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
+#: The decoder layer with the pointing loss. The layer before it joins the pieces of a word.
+POINTING_LAYER = 1
+#: The norms behind attention and MLP start at a scale of 1 + QUIET, so that each layer adds little at first.
 QUIET = -0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a fresh model; encoder and decoder have as many layers each."""
+    """Sizes of a new model. Encoder and decoder have ``layers`` layers each."""
 
     vocabulary: int = 4096
     layers: int = 4
@@ -63,14 +63,14 @@ class Shape:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64
-    window: int = 128  # tokens that every second encoder layer sees; the others and the decoder see all
+    window: int = 128  # attention window of every second encoder layer, in tokens; the other layers see all tokens
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
-    """Byte-pair merges learnt from ``texts``, ``size`` tokens in all.
+    """A byte-pair tokenizer with ``size`` tokens, learned from ``texts``.
 
-    Compatibility forms and capitals are folded, and runs of spaces and of line breaks are one; a line break is
-    followed by a space, so that a word is the same token at the beginning of a line.
+    It folds compatibility forms and capitals, and joins runs of spaces and of line breaks. A space follows each line
+    break, so that a word has the same token at the start of a line.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(
@@ -88,22 +88,22 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     whole = [*WORDS, *(byte_level.pre_tokenize_str(phrase)[0][0] for phrase in phrases)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    n_learnt = max(size - len(whole) - len(CONTROL), len(alphabet))
-    trainer = trainers.BpeTrainer(vocab_size=n_learnt, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+    n_learned = max(size - len(whole) - len(CONTROL), len(alphabet))
+    trainer = trainers.BpeTrainer(vocab_size=n_learned, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]
-    pieces = dict.fromkeys([*sorted(learnt["vocab"], key=learnt["vocab"].get), *whole])
+    learned = json.loads(tokenizer.to_str())["model"]
+    pieces = dict.fromkeys([*sorted(learned["vocab"], key=learned["vocab"].get), *whole])
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    # What is in the vocabulary as a whole is one token, without merges that lead to it.
+    # ignore_merges: a text that is in the vocabulary as a whole is one token, without merges that lead to it.
     tokenizer.model = models.BPE(
-        vocab=vocabulary, merges=[tuple(pair) for pair in learnt["merges"]], ignore_merges=True
+        vocab=vocabulary, merges=[tuple(pair) for pair in learned["merges"]], ignore_merges=True
     )
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL])
     return tokenizer
 
 
 def config(shape: Shape, tokenizer: Tokenizer) -> T5Gemma2Config:
-    """A T5Gemma 2 config of these sizes; its vision tower is as small as can be, and nobody's to use."""
+    """A T5Gemma 2 config of these sizes. Its vision tower is as small as possible and unused."""
     ids = {name: tokenizer.token_to_id(name) for name in CONTROL}
     text: dict[str, Any] = {
         "vocab_size": tokenizer.get_vocab_size(),
@@ -120,7 +120,7 @@ def config(shape: Shape, tokenizer: Tokenizer) -> T5Gemma2Config:
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         },
-        "dropout_rate": 0.0,  # nothing random in a step: a run that goes on repeats itself
+        "dropout_rate": 0.0,  # no randomness in a step, so that a resumed run repeats itself
         "attention_dropout": 0.0,
         "bos_token_id": ids["<bos>"],
         "eos_token_id": ids["<eos>"],
@@ -144,24 +144,25 @@ def config(shape: Shape, tokenizer: Tokenizer) -> T5Gemma2Config:
         "mm_tokens_per_image": 4,
         "boi_token_index": ids["<start_of_image>"],
     }
-    # A decoder's windows hide its own tokens alone, and prompts are short: full attention has the calmer rotation.
+    # In the decoder a window would only hide prompt tokens, and prompts are short. Full attention has slower rotations.
     decoder = text | {"layer_types": ["full_attention"] * shape.layers}
     return T5Gemma2Config(encoder=encoder | image, decoder=decoder, dropout_rate=0.0, attention_dropout=0.0, **image)
 
 
 def new_model(shape: Shape, tokenizer: Tokenizer, seed: int) -> T5Gemma2ForConditionalGeneration:
-    """Random weights of these sizes, float32, so that equal words attend to each other from the start.
+    """A model with random weights in float32, in which equal words attend to each other from the start.
 
-    Tokens are of size 1 and layers add little to them, and one decoder layer projects its queries as its keys.
+    Token vectors have norm 1, layers add little to them, and one decoder layer has the same projection for queries and
+    keys.
     """
     torch.manual_seed(seed)
     model: Any = T5Gemma2ForConditionalGeneration(config(shape, tokenizer))
     with torch.no_grad():
-        model.get_input_embeddings().weight.normal_(0.0, shape.hidden**-0.5)  # scaled by sqrt(hidden) when read
+        model.get_input_embeddings().weight.normal_(0.0, shape.hidden**-0.5)  # the model multiplies by sqrt(hidden)
         for name, weight in model.named_parameters():
             if name.endswith(("post_self_attn_layernorm.weight", "post_feedforward_layernorm.weight")):
                 weight.fill_(QUIET)
-        attention = model.model.decoder.layers[min(POINTER, shape.layers - 1)].self_attn
+        attention = model.model.decoder.layers[min(POINTING_LAYER, shape.layers - 1)].self_attn
         heads = attention.k_proj.weight.view(shape.kv_heads, shape.head_dim, -1)
         shared = heads.repeat_interleave(shape.heads // shape.kv_heads, 0)
         attention.q_proj.weight.copy_(shared.flatten(0, 1))
@@ -179,14 +180,14 @@ def save_new(model: Any, tokenizer: Tokenizer, path: Path) -> None:
 
 
 def save(model: Any, path: Path, dtype: torch.dtype, source: Path | None = None) -> None:
-    """Write weights and config; from ``source``, the checkpoint it was trained from, the tokenizer and vision tower."""
+    """Write weights and config. ``source``: a checkpoint whose tokenizer and vision tower are copied."""
     path.mkdir(parents=True, exist_ok=True)
     own: dict[int, str] = {}  # tied weights are written once
     for name, value in model.state_dict().items():
         own.setdefault(value.data_ptr(), name)
     weights = {name: model.state_dict()[name].detach().to(dtype) for name in own.values()}
     if source:
-        for name in BESIDE:
+        for name in TOKENIZER_FILES:
             if (source / name).exists():
                 shutil.copyfile(source / name, path / name)
         for shard in sorted(source.glob("*.safetensors")):

@@ -1,1 +1,1 @@
-"""Training of the small Qwen3-VL models that come with mmrr."""
+"""Training of small Qwen3-VL models from random init, on synthetic pages."""

@@ -1,7 +1,7 @@
-"""Teaches the vision tower to read: which characters and which words stand in every cell of a page.
+"""Teaches the vision tower to read: the characters and words in every cell of a page.
 
-Dense supervision: a cell is one visual token (32 x 32 pixels); its targets are the letters and digits whose centres
-lie in it and the hashed n-grams of the words that touch it. A loss on the answer alone teaches such a tower nothing.
+Dense supervision: a cell is one visual token (32 x 32 pixels). Its targets are the letters and digits whose centres lie
+in it, and the hashed n-grams of the words that touch it. With a loss on the answer alone such a tower learns nothing.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from mmrr.training.synthetic.canvas import DrawnPage
 from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.snippets import draw_snippet
 
+#: Reports that the first batches are drawn from, and steps until one more report is added.
 FIRST_REPORTS, STEPS_PER_REPORT = 100, 6
 
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """One batch: crops of one size."""
+    """A batch: crops of one size."""
 
-    pixels: Tensor  # (B * patches, 1536), in the order of the image processor
+    pixels: Tensor  # (B * patches, 1536), in the image processor's order
     grid: Tensor  # (B, 3)
     characters: Tensor  # (B * cells, 36) bool
     hashes: Tensor  # (B * cells, N_HASHES) bool
 
 
 class CropMaker:
-    """Step number -> Crops, from the pages of a pool."""
+    """Maps a step number to Crops, cut from the pages of a pool."""
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class CropMaker:
         pages: int = 4,
         letters: int = 0,
     ) -> None:
-        """``sizes``: (columns, rows, crops a batch) in cells; each batch takes one. ``reports`` bounds the pool.
+        """``sizes``: (columns, rows, crops a batch) in cells; each batch uses one. ``reports``: at most, of the pool.
 
-        The first ``letters`` steps, and a fifth of those after, are plain snippets.
+        The first ``letters`` steps, and a fifth of the later steps, use plain snippets. ``pages``: pages a batch.
         """
         self.pool, self.reports, self.seed, self.sizes, self.pages = pool, reports, seed, sizes, pages
         self.letters = letters
@@ -69,7 +70,7 @@ class CropMaker:
         characters, hashes = [], []
         per_page = max(1, n // self.pages)
         while len(images) < n:
-            # New reports come in slowly: drawing one costs more than several steps.
+            # Reports are added slowly: drawing one takes longer than several steps.
             report = rng.randrange(min(self.reports, FIRST_REPORTS + step // STEPS_PER_REPORT))
             drawn = self.pool.page(report, rng.randrange(self.pool.page_count(report)))
             targets = CellTargets(drawn.words)
@@ -82,7 +83,7 @@ class CropMaker:
         return _batch(images, columns, rows, characters, hashes)
 
     def _snippets(self, rng: random.Random) -> Crops:
-        """Small crops of plain text: the first letters are learnt many times faster on them than on pages."""
+        """Small crops of plain text. The tower learns the first letters many times faster on them than on pages."""
         columns, rows, n = 8, 4, 32
         images, characters, hashes = [], [], []
         for _ in range(n):
@@ -106,7 +107,7 @@ def _batch(
 
 
 def _cut(drawn: DrawnPage, columns: int, rows: int, rng: random.Random) -> tuple[np.ndarray, int, int, float]:
-    """A crop near some word, at about its own size, as (H, W, 3) uint8; its corner and the cell side in page pixels."""
+    """A crop near a random word, scaled by 0.75 to 1.3, (H, W, 3) uint8; its left, top and cell side in page pixels."""
     scale = 1.0 if rng.random() < 0.5 else rng.uniform(0.75, 1.3)
     width, height = columns * CELL_PX * scale, rows * CELL_PX * scale
     if drawn.words and rng.random() < 0.9:
@@ -117,7 +118,7 @@ def _cut(drawn: DrawnPage, columns: int, rows: int, rng: random.Random) -> tuple
     left = round(min(max(left, -16), max(0.0, drawn.image.width - width + 16)))
     top = round(min(max(top, -16), max(0.0, drawn.image.height - height + 16)))
     box = (left, top, left + round(width), top + round(height))
-    crop = drawn.image.crop(box)  # beyond the page it is black, like the edge of a scan
+    crop = drawn.image.crop(box)  # outside the page it is black, like the edge of a scan
     if scale != 1.0:
         crop = crop.resize((columns * CELL_PX, rows * CELL_PX), Image.Resampling.BICUBIC)
     if rng.random() < 0.1:
@@ -126,20 +127,21 @@ def _cut(drawn: DrawnPage, columns: int, rows: int, rng: random.Random) -> tuple
 
 
 def patchify(images: np.ndarray, patch: int = 16, merge: int = 2) -> Tensor:
-    """(B, H, W, 3) uint8 -> patches (B * n, 3 * 2 * 16 * 16) as the published image processor orders them."""
+    """(B, H, W, 3) uint8 -> patches (B * n, 3 * 2 * 16 * 16) in the order of the published image processor."""
     x = torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     b, c, h, w = x.shape
     side = patch * merge
     x = x.view(b, c, h // side, merge, patch, w // side, merge, patch)
     x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)  # B, rows, columns, merge y, merge x, C, y, x
-    x = x.unsqueeze(6).expand(*x.shape[:6], 2, patch, patch)  # the one frame, twice
+    x = x.unsqueeze(6).expand(*x.shape[:6], 2, patch, patch)  # the tower takes two frames: the same image twice
     return x.reshape(b * (h // patch) * (w // patch), c * 2 * patch * patch)
 
 
 class Reader(nn.Module):
-    """The vision tower with what is only needed to teach it."""
+    """The vision tower with the heads that train it."""
 
     def __init__(self, tower: Any, hidden: int, hash_weight: float = 0.1) -> None:
+        """``tower``: the vision model of transformers' Qwen3-VL. ``hidden``: numbers in a visual token."""
         super().__init__()
         self.hash_weight = hash_weight
         self.tower = faster(tower)
@@ -150,19 +152,19 @@ class Reader(nn.Module):
         nn.init.constant_(self.early.bias, -2.5)
         nn.init.constant_(self.hashes.bias, -5.0)
 
-    def keep_heads(self) -> None:
-        """Let only the tower learn: its features keep their meaning for models that were trained on them."""
+    def freeze_heads(self) -> None:
+        """Train the tower only, so that its features keep their meaning for models that were trained on them."""
         for head in (self.characters, self.hashes, self.early):
             head.requires_grad_(False)
 
     def forward(self, pixels: Tensor, grid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Logits of characters and hashes per cell, and of characters from the early (DeepStack) features."""
+        """Logits of characters and hashes a cell, and of characters from the early (DeepStack) features or None."""
         out = self.tower(pixels, grid_thw=grid)
         early = self.early(out.deepstack_features[0]) if out.deepstack_features else None
         return self.characters(out.pooler_output), self.hashes(out.pooler_output), early
 
     def losses(self, batch: Crops) -> Losses:
-        """Binary cross-entropies, summed over classes and averaged over cells."""
+        """Binary cross-entropy, summed over classes and averaged over cells."""
         characters, hashes, early = self(batch.pixels, batch.grid)
         target = batch.characters.float()
         by_character = F.binary_cross_entropy_with_logits(characters.float(), target) * len(ALPHABET)
@@ -173,22 +175,22 @@ class Reader(nn.Module):
         return {"loss": total, "characters": by_character, "hashes": by_hash}
 
     def scores(self, batches: list[Crops]) -> dict[str, float]:
-        """F1 of characters and of word hashes over all cells, at probability 1/2."""
+        """F1 of characters and of word hashes over all cells, at a threshold of 1/2."""
         counts = np.zeros((2, 3))
         for batch in batches:
             characters, hashes, _ = self(batch.pixels, batch.grid)
             for row, (logits, target) in enumerate(((characters, batch.characters), (hashes, batch.hashes))):
-                said = logits > 0
-                counts[row] += (int((said & target).sum()), int(said.sum()), int(target.sum()))
-        f1 = [2 * hit / max(1.0, said + true) for hit, said, true in counts]
+                predicted = logits > 0
+                counts[row] += (int((predicted & target).sum()), int(predicted.sum()), int(target.sum()))
+        f1 = [2 * hit / max(1.0, predicted + true) for hit, predicted, true in counts]
         return {"f1_characters": f1[0], "f1_hashes": f1[1]}
 
 
 def faster(tower: Any) -> Any:
-    """The same arithmetic in forms that train several times faster on a CPU.
+    """The tower with the same arithmetic in forms that train several times faster on a CPU.
 
-    Crops of one size attend in one batch, not in a loop; and over few patches attention is two plain products, whose
-    gradient is cheaper than that of the fused kernel.
+    Crops of one size attend in one batch instead of a loop. Over 256 patches or fewer, attention is two plain matrix
+    products: their gradient is cheaper than that of the fused kernel.
     """
     linear_patches(tower)
     for block in tower.blocks:

@@ -1,22 +1,22 @@
-"""Trains our own small Qwen3-VL from nothing: reader, then embedder, then reranker. Each writes a checkpoint.
+"""Trains a small Qwen3-VL from random init: reader, then embedder, then reranker. Each run writes a checkpoint.
 
-The vision tower learns to read and is frozen; the language models are trained on what it makes of the drawn pages.
-Knows the order of things; what is learnt stands in ``reader`` and ``matching``.
+The reader's vision tower learns to read and is then frozen. The language models of embedder and reranker are trained on
+its features of drawn pages. This module knows the order of the stages; ``reader`` and ``matching`` define the losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmrr import random_checkpoint
-from mmrr.embedders import colqwen3 as late
-from mmrr.embedders import qwen3_vl as embedders
+from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints, families
 from mmrr.modeling.checkpoints import Checkpoint
@@ -32,43 +32,63 @@ from mmrr.training.config import (
 from mmrr.training.data.cell_targets import N_HASHES
 from mmrr.training.data.online_negatives import Miner
 from mmrr.training.data.tower_features import Keys, TowerFeatures, make_all
-from mmrr.training.distributed import Crew, join, placed
-from mmrr.training.from_scratch.matching import BatchMaker, Contrast, Judge, Spelling, batch_seed
+from mmrr.training.distributed import ProcessGroup, join, placed
+from mmrr.training.from_scratch.batches import Batch, BatchMaker, BatchPlan, batch_seed
+from mmrr.training.from_scratch.matching import Contrast, Judge, JudgeOptions, Pretraining
 from mmrr.training.from_scratch.reader import CropMaker, Reader
-from mmrr.training.loop import RunFolder, Schedule, mixed, train
+from mmrr.training.loop import Losses, Record, Records, RunFolder, Schedule, Training, mixed, train
 from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.sources import Document, read_documents, split
 from mmrr.workspace.files import HashCache, checksum_file, save_tensors
 
-Records = Iterator[dict[str, Any]]
+T = TypeVar("T")
+#: A stage before the training: yields records of its progress and returns its result.
+Stage = Generator[Record, None, T]
 
-#: (columns, rows, crops a batch) in cells. Longer crops teach words and lines, larger ones attention over a page.
+#: (columns, rows, crops a batch) in cells. Wider crops teach words and lines, larger ones attention over a page.
 CROPS = ((8, 8, 16), (8, 8, 16), (8, 8, 16), (16, 8, 8), (16, 16, 4))
 HEADS = "heads.safetensors"
-#: Of the vision tower's weights: what makes its early features ready for the language model.
+#: Prefix of the vision tower's weights that prepare its early features for the language model.
 DEEPSTACK = "deepstack_merger_list."
-#: Reports drawn from the held-out documents: to measure reading on, and matching, in so many batches.
+#: Held-out reports that the reader is measured on; held-out reports and batches for embedder and reranker.
 HELD_OUT_REPORTS, MATCHED_REPORTS, HELD_OUT_BATCHES = 30, 12, 16
 
 
-def train_reader(config: ScratchReader, run: Path) -> Records:
-    """Teach a vision tower to read; the checkpoint's language model is untrained.
+@dataclass(frozen=True, slots=True)
+class DrawnPages:
+    """Pages of a pool: the tower's features on disk, and (report, page) of each page in order."""
 
-    With ``reader`` in the config it goes on from that run's weights. Raises MmrrError for documents that cannot be
-    read, for a reader of another shape and for ``keep_heads`` without a ``reader``.
+    features: TowerFeatures
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What embedder and reranker start from."""
+
+    checkpoint: Checkpoint  # the weights that the run began with
+    scorer: minireranker.Scorer  # on the device, with pre-trained layers
+    pages: DrawnPages  # to train on
+
+
+def train_reader(config: ScratchReader, run: Path) -> Records:
+    """Train a vision tower to read. The language model of the checkpoint stays untrained.
+
+    With ``reader`` in the config the run continues from that run's weights. Raises MmrrError for documents that cannot
+    be read, for a reader of another shape, and for ``keep_heads`` without ``reader``.
     """
     if config.keep_heads and not config.reader:
-        raise MmrrError("keep_heads = true, but the config names no `reader` whose heads could be kept: name its run")
-    crew = join()
+        raise MmrrError("keep_heads = true, but the config names no `reader`; expected the run folder of a reader")
+    group = join()
     known, held_out = documents(config)
-    model: Any = random_checkpoint.new_model(config.shape, config.seed)
+    model = random_checkpoint.new_model(config.shape, config.seed)
     reader = Reader(model.model.visual, config.shape.hidden, config.hash_weight)
     if config.reader:
         _load_tower(model, config.reader)
         reader.load_state_dict(load_file(config.reader / HEADS), strict=False)
         if config.keep_heads:
-            reader.keep_heads()
-    reader.to(crew.device)
+            reader.freeze_heads()
+    reader.to(group.device)
     make = CropMaker(_pool(config, run, known), config.reports, config.seed, CROPS, letters=config.letters)
     evaluate = None
     if held_out:
@@ -78,77 +98,88 @@ def train_reader(config: ScratchReader, run: Path) -> Records:
         def evaluate() -> dict[str, float]:
             return reader.scores(test)
 
-    yield from _train(config, crew, RunFolder(run), reader, config.schedule(), make, reader.losses, evaluate)
-    if crew.leads:
+    training = Training(
+        model=reader,
+        schedule=config.schedule(),
+        make_batch=make,
+        losses=reader.losses,
+        evaluate=evaluate,
+        evaluate_every=config.evaluate_every,
+        workers=config.workers,
+    )
+    yield from train(RunFolder(run), training, group)
+    if group.is_main:
         heads = {name: value for name, value in reader.state_dict().items() if not name.startswith("tower.")}
         save_tensors(heads, run / HEADS)
         random_checkpoint.save(model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
 def train_embedder(config: ScratchEmbedder, run: Path) -> Records:
-    """Teach spelling, then contrast, on a trained reader's features.
+    """Pre-train the first layers, then train by contrast, on a trained reader's features.
 
-    Raises MmrrError without a trained reader, for ``mined`` or ``held`` without ``embedder``, and for it without them.
+    Raises MmrrError without a trained reader, for ``mined`` or ``attention_distillation`` without ``embedder``, and for
+    ``embedder`` without either.
     """
-    _check_mining(config)
-    crew = join()
+    _check_embedder_key(config)
+    group = join()
     known, held_out = documents(config)
-    prepare = minireranker.Prepare(band="0:1")
-    checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
-    embedder = late.Embedder(checkpoint, late.Prepare(), crew.device, torch.float32)
-    embedder.backbone.model.load_state_dict(scorer.backbone.model.state_dict())
+    start = yield from begin(config, run, group, known, minireranker.Prepare(band="0:1"))
+    embedder = colqwen3.Embedder(start.checkpoint, colqwen3.Prepare(), group.device, torch.float32)
+    embedder.backbone.model.load_state_dict(start.scorer.backbone.model.state_dict())
     embedder.backbone.text.requires_grad_(True)
     embedder.projection.requires_grad_(True)
-    weights = config.pointing, config.whole, config.held
-    contrast = Contrast(embedder, late.Search(), *weights, fused=config.fused).to(crew.device)
-    unseen = yield from _unseen(config, run, crew, held_out)
+    weights = config.pointing, config.whole, config.attention_distillation
+    contrast = Contrast(embedder, colqwen3.Search(), *weights, fused=config.fused).to(group.device)
+    pages, unseen = start.pages, (yield from _unseen(config, run, group, held_out))
     if config.embedder:
-        features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
-    make = _matching(config, run, checkpoint, features, keys)
-    evaluate = unseen and _measure(config, run, crew, contrast.losses, *unseen)
-    yield from _train(config, crew, RunFolder(run), contrast, config.schedule(), make, contrast.losses, evaluate)
-    if crew.leads:
-        weight = embedder.projection.weight
-        size, dtype = config.shape.max_tokens, torch.bfloat16
-        temperature = contrast.temperature.neg().exp().item()
+        pages, unseen = yield from _with_embeddings(config, run, group, pages, unseen)
+    yield from train(RunFolder(run), _matching(config, run, group, start, pages, unseen)(contrast), group)
+    if group.is_main:
         random_checkpoint.save(
-            embedder.backbone.model, run / CHECKPOINT, size, dtype, projection=weight, temperature=temperature
+            embedder.backbone.model,
+            run / CHECKPOINT,
+            config.shape.max_tokens,
+            torch.bfloat16,
+            projection=embedder.projection.weight,
+            temperature=contrast.temperature.neg().exp().item(),
         )
 
 
 def train_reranker(config: ScratchReranker, run: Path) -> Records:
-    """Teach spelling, then judging, with band, exit and pruning on.
+    """Pre-train the first layers, then train yes/no judgements with band, exit and pruning on.
 
-    Raises MmrrError without a trained reader, for ``mined`` without ``embedder``, and for a layer that cannot point.
+    Raises MmrrError without a trained reader, for ``mined`` without ``embedder`` or ``ranking``, and for a pointing
+    layer outside the band.
     """
     shape = {"text_config": {"num_hidden_layers": config.shape.layers}}
     prepare = minireranker.resolve(minireranker.Prepare(band=config.band), shape)
-    start, end = map(int, prepare.band.split(":"))
-    if config.pointing and not start <= config.spelled < min(end, config.exit):
+    first, end = map(int, prepare.band.split(":"))
+    layer = config.pretrained_layers
+    if config.pointing and not first <= layer < min(end, config.exit):
         raise MmrrError(
-            f"spelled = {config.spelled}: the layer after those that spell, number {config.spelled}, points, so it "
-            f"must lie in the band {prepare.band} and below the exit {config.exit}"
+            f"pretrained_layers = {layer}: the pointing loss is taken in layer {layer}, which must lie in the band "
+            f"{prepare.band} and below the exit {config.exit}"
         )
-    _check_mining(config)
-    crew = join()
+    _check_embedder_key(config)
+    group = join()
     known, held_out = documents(config)
-    checkpoint, scorer, features, keys = yield from begin(config, run, crew, known, prepare)
-    unseen = yield from _unseen(config, run, crew, held_out)
+    start = yield from begin(config, run, group, known, prepare)
+    pages, unseen = start.pages, (yield from _unseen(config, run, group, held_out))
     keep = 1.0
     if config.embedder and (config.keep < 1 or config.mined):
         keep = config.keep
-        features, unseen = yield from _embedded(config, run, crew, features, keys, unseen)
+        pages, unseen = yield from _with_embeddings(config, run, group, pages, unseen)
+    scorer = start.scorer
     scorer.backbone.text.requires_grad_(True)
-    judge = Judge(scorer, scorer.band, config.exit, keep, config.pointing, config.spelled, config.ranking)
-    make = _matching(config, run, checkpoint, features, keys)
-    evaluate = unseen and _measure(config, run, crew, judge.losses, *unseen)
-    yield from _train(config, crew, RunFolder(run), judge, config.schedule(), make, judge.losses, evaluate)
-    if crew.leads:
+    options = JudgeOptions(scorer.band, config.exit, keep, config.pointing, layer, config.ranking)
+    judge = Judge(scorer, options)
+    yield from train(RunFolder(run), _matching(config, run, group, start, pages, unseen)(judge), group)
+    if group.is_main:
         random_checkpoint.save(scorer.backbone.model, run / CHECKPOINT, config.shape.max_tokens, torch.bfloat16)
 
 
 def documents(config: ScratchConfig) -> tuple[list[Document], list[Document]]:
-    """To train on, and held out."""
+    """The documents to train on, and the held-out ones."""
     return split([one for path in config.documents for one in read_documents(path)], config.held_out)
 
 
@@ -163,30 +194,31 @@ def _held_out_pool(config: ScratchConfig, run: Path, held_out: list[Document]) -
 def begin(
     config: ScratchMatcher,
     run: Path,
-    crew: Crew,
+    group: ProcessGroup,
     known: list[Document],
     prepare: minireranker.Prepare,
     phrases: Sequence[str] = (),
-) -> Any:
-    """What embedder and reranker begin with: a scorer that can spell, over the features of a frozen tower.
+) -> Stage[Start]:
+    """Prepare the training of a language model: checkpoint, frozen tower, features of the pages, pre-training.
 
-    Yields records; returns the checkpoint it began with, the scorer, the features and their keys. ``phrases``: what
-    the tokenizer knows beside the usual ones.
+    ``known``: the documents to draw. ``phrases``: texts that the tokenizer of a new model knows in addition to the
+    usual ones.
     """
-    checkpoint = checkpoints.resolve(str(_start(config, run, phrases)), None, HashCache(run / "hashes.json"))
-    scorer = minireranker.Scorer(checkpoint, prepare, crew.device, torch.float32)
-    _load_tower(scorer.backbone.model, _reader(config))  # its features are what is trained on, whatever `start` had
-    features, keys = yield from _features(config, run, crew, _pool(config, run, known), config.reports)
+    path = _start_checkpoint(config, run, phrases)
+    checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
+    scorer = minireranker.Scorer(checkpoint, prepare, group.device, torch.float32)
+    _load_tower(scorer.backbone.model, _reader(config))  # the features come from it, whatever tower `start` has
+    pages = yield from _features(config, run, group, _pool(config, run, known), config.reports)
     if config.start is None:
-        yield from _spell(config, run, crew, scorer, features, keys)
-    return checkpoint, scorer, features, keys
+        yield from _pretrain(config, run, group, scorer, pages)
+    return Start(checkpoint, scorer, pages)
 
 
-def _start(config: ScratchMatcher, run: Path, phrases: Sequence[str]) -> Path:
-    """The checkpoint to go on from: another run's, or a fresh model with the reader's vision tower, in float32."""
+def _start_checkpoint(config: ScratchMatcher, run: Path, phrases: Sequence[str]) -> Path:
+    """The checkpoint to start from: that of the run ``start``, or a random one with the reader's tower, in float32."""
     if config.start is not None:
         if not (config.start / CHECKPOINT / "model.safetensors").exists():
-            raise MmrrError(f"no trained model at {config.start}: `start` is the --run folder of a run that has ended")
+            raise MmrrError(f"no trained model at {config.start}; `start` is the run folder of a finished run")
         return config.start / CHECKPOINT
     path = run / "start"
     if (path / "model.safetensors").exists():
@@ -200,18 +232,19 @@ def _start(config: ScratchMatcher, run: Path, phrases: Sequence[str]) -> Path:
 
 def _reader(config: ScratchConfig) -> Path:
     if config.reader is None:
-        raise MmrrError("the config names no `reader`: run mmrr train reader first, and name its --run folder")
+        raise MmrrError("the config names no `reader`; run mmrr train reader first and name its run folder")
     return config.reader
 
 
 def _load_tower(model: Any, reader: Path) -> None:
+    """Load a reader's vision tower into ``model``, a Qwen3-VL of transformers. Raises MmrrError if it does not fit."""
     file = reader / CHECKPOINT / "model.safetensors"
     if not file.exists() or not (reader / HEADS).exists():
-        raise MmrrError(f"no trained reader at {reader}: run mmrr train reader first, and name its --run folder")
+        raise MmrrError(f"no trained reader at {reader}; run mmrr train reader first and name its run folder")
     prefix = "model.visual."
     tower = {name.removeprefix(prefix): value for name, value in load_file(file).items() if name.startswith(prefix)}
     own = model.model.visual.state_dict()
-    if not any(name.startswith(DEEPSTACK) for name in own):  # a model may do without
+    if not any(name.startswith(DEEPSTACK) for name in own):  # a shape may have no DeepStack levels
         tower = {name: value for name, value in tower.items() if not name.startswith(DEEPSTACK)}
     for name in tower.keys() & own.keys():
         if "merger" in name and ".linear_fc2." in name:
@@ -223,109 +256,107 @@ def _load_tower(model: Any, reader: Path) -> None:
 
 
 def _widened(rows: Tensor, n: int) -> Tensor:
-    """With rows of zeros up to ``n``: a language model wider than the reader's sees its tokens followed by zeros."""
+    """``rows`` padded with zeros to ``n``: a wider language model gets the reader's tokens followed by zeros."""
     return torch.cat([rows, rows.new_zeros(max(0, n - len(rows)), *rows.shape[1:])])
 
 
-def _features(config: ScratchConfig, run: Path, crew: Crew, pool: PagePool, reports: int) -> Any:
-    """What the reader makes of the pages: one width for all models that are trained on it."""
+def _features(config: ScratchConfig, run: Path, group: ProcessGroup, pool: PagePool, reports: int) -> Stage[DrawnPages]:
+    """The reader's features of the first ``reports`` reports. All models trained on them share one width."""
     path = _reader(config) / CHECKPOINT
 
     def tower() -> Any:
         reader = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
-        return embedders.Embedder(reader, embedders.Prepare(), crew.device, torch.float32).backbone
+        return qwen3_vl.Embedder(reader, qwen3_vl.Prepare(), group.device, torch.float32).backbone
 
     features = TowerFeatures(pool.folder / f"features-{checksum_file(path / 'model.safetensors')[:12]}", pool)
-    keys = yield from make_all(features, reports, tower, crew.device)
-    return features, keys
+    keys = yield from make_all(features, reports, tower, group.device)
+    return DrawnPages(features, keys)
 
 
-def _unseen(config: ScratchConfig, run: Path, crew: Crew, held_out: list[Document]) -> Any:
-    """TowerFeatures and keys of pages of documents that are never trained on; None: no document is held out."""
+def _unseen(
+    config: ScratchConfig, run: Path, group: ProcessGroup, held_out: list[Document]
+) -> Stage[DrawnPages | None]:
+    """Pages of held-out documents; None if no document is held out."""
     if not held_out:
         return None
-    return (yield from _features(config, run, crew, _held_out_pool(config, run, held_out), MATCHED_REPORTS))
+    return (yield from _features(config, run, group, _held_out_pool(config, run, held_out), MATCHED_REPORTS))
 
 
-def _measure(
-    config: ScratchMatcher, run: Path, crew: Crew, losses: Any, features: TowerFeatures, keys: Keys
-) -> Callable[[], dict[str, float]]:
-    """Mean losses and share right over whole pages that are not trained on: what is learnt by heart is not in it."""
-    make = _batches(config, run, str(config.seed), features, keys)
-
-    def measure() -> dict[str, float]:
-        with torch.compiler.set_stance("force_eager"):  # no layer is compiled anew for this
-            found = [losses(placed(make(i), crew.device)) for i in range(HELD_OUT_BATCHES)]
-        return {f"val_{name}": sum(float(one[name]) for one in found) / len(found) for name in found[0]}
-
-    return measure
-
-
-def _check_mining(config: ScratchMatcher) -> None:
+def _check_embedder_key(config: ScratchMatcher) -> None:
+    """Raises MmrrError if the key ``embedder`` is missing or has no use."""
     if config.mined and not config.embedder:
-        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` that finds pages for queries")
+        raise MmrrError(f"mined = {config.mined}, but the config names no `embedder` to mine with")
     if isinstance(config, ScratchReranker) and config.mined and not config.ranking:
-        raise MmrrError(
-            f"mined = {config.mined}, but ranking = 0: pages found for queries are asked them with it alone"
-        )
+        raise MmrrError(f"mined = {config.mined}, but ranking = 0; mined pages need `ranking` above 0")
     if isinstance(config, ScratchEmbedder):
-        if config.held and not config.embedder:
-            raise MmrrError(f"held = {config.held}, but the config names no `embedder` whose attention is held")
-        if config.embedder and not (config.mined or config.held):
+        weight = config.attention_distillation
+        if weight and not config.embedder:
+            raise MmrrError(f"attention_distillation = {weight}, but the config names no `embedder` to distill from")
+        if config.embedder and not (config.mined or weight):
             raise MmrrError(
-                "an embedder's `embedder` is for `mined` or `held`, and both are 0: set one, or leave it out"
+                "an embedder's `embedder` needs `mined` or `attention_distillation`, and both are 0; set one, or "
+                "remove `embedder`"
             )
 
 
-def _embedded(config: ScratchMatcher, run: Path, crew: Crew, features: TowerFeatures, keys: Keys, unseen: Any) -> Any:
-    """The features to train on and those of ``_unseen``, with what `embedder` makes of the pages beside them."""
-    features = yield from _embeddings(config, run, crew, features, keys)
+def _with_embeddings(
+    config: ScratchMatcher, run: Path, group: ProcessGroup, pages: DrawnPages, unseen: DrawnPages | None
+) -> Stage[tuple[DrawnPages, DrawnPages | None]]:
+    """Both sets of pages with the vectors and the saliency of ``embedder``."""
+    pages = yield from _embeddings(config, run, group, pages)
     if unseen:
-        unseen = (yield from _embeddings(config, run, crew, *unseen)), unseen[1]
-    return features, unseen
+        unseen = yield from _embeddings(config, run, group, unseen)
+    return pages, unseen
 
 
-def _embeddings(config: ScratchMatcher, run: Path, crew: Crew, features: TowerFeatures, keys: Keys) -> Any:
-    embedder, _, name = _embedder(config, run, crew.device)
-    embedded = TowerFeatures(features.folder, features.pool, name)
-    for done, key in enumerate(keys, 1):
+def _embeddings(config: ScratchMatcher, run: Path, group: ProcessGroup, pages: DrawnPages) -> Stage[DrawnPages]:
+    embedder, _, name = _embedder(config, run, group.device)
+    embedded = TowerFeatures(pages.features.folder, pages.features.pool, name)
+    for done, key in enumerate(pages.keys, 1):
         with mixed(embedder.backbone.device, torch.bfloat16):
             embedded.embed(embedder, *key)
-        if done % 16 == 0 or done == len(keys):
-            yield {"stage": "embeddings", "step": done, "steps": len(keys), "lr": 0.0}
-    return embedded
+        if done % 16 == 0 or done == len(pages.keys):
+            yield {"stage": "embeddings", "step": done, "steps": len(pages.keys), "lr": 0.0}
+    return DrawnPages(embedded, pages.keys)
 
 
 def _embedder(config: ScratchMatcher, run: Path, device: torch.device) -> tuple[Any, Any, str]:
-    """The trained embedder, the options of its queries, and what names its weights."""
+    """The trained embedder and its search options (Any: of its family), and a name made of its weights' checksum."""
     assert config.embedder is not None
     path = config.embedder / CHECKPOINT
     if not (path / "model.safetensors").exists():
-        raise MmrrError(f"no trained embedder at {config.embedder}: expected the --run folder of mmrr train embedder")
+        raise MmrrError(f"no trained embedder at {config.embedder}; expected the run folder of mmrr train embedder")
     checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
     family = families.load("embedders", families.embedder(checkpoint.config()))
     embedder = family.load(checkpoint, family.Prepare(), device, torch.float32)
     return embedder, family.Search(), checksum_file(path / "model.safetensors")[:12]
 
 
-def _spell(config: ScratchMatcher, run: Path, crew: Crew, scorer: Any, features: TowerFeatures, keys: Keys) -> Records:
-    """The first layers, by words' hashes; in a run folder of its own, inside this one."""
-    if not config.spelled or not config.spelling:
+def _pretrain(
+    config: ScratchMatcher, run: Path, group: ProcessGroup, scorer: minireranker.Scorer, pages: DrawnPages
+) -> Records:
+    """Train the first layers on the words' hashes, with a run folder inside this one."""
+    steps = config.pretraining
+    if not config.pretrained_layers or not steps:
         return
     scorer.backbone.text.requires_grad_(True)
-    spelling = Spelling(scorer, _hash_head(config).to(crew.device), config.spelled).to(crew.device)
-    make = BatchMaker(
-        features, keys, str(config.seed), pages=4, queries=12, answered_only=False, strips=config.spelling
+    model = Pretraining(scorer, _hash_head(config).to(group.device), config.pretrained_layers).to(group.device)
+    plan = BatchPlan(pages=4, queries=12, kind="labelled", strips=steps)
+    training = Training(
+        model=model,
+        schedule=Schedule(steps, config.lr, warmup=config.warmup, save_every=config.save_every),
+        make_batch=BatchMaker(pages.features, pages.keys, str(config.seed), plan),
+        losses=model.losses,
+        evaluate_every=config.evaluate_every,
+        workers=config.workers,
     )
-    schedule = Schedule(config.spelling, config.lr, warmup=config.warmup, save_every=config.save_every)
-    folder = RunFolder(run / "spelling")
-    for record in _train(config, crew, folder, spelling, schedule, make, spelling.losses, None):
-        yield record | {"stage": "spelling"}
+    for record in train(RunFolder(run / "spelling"), training, group):  # the folder keeps its stored name
+        yield record | {"stage": "pretraining"}
     scorer.backbone.model.zero_grad(set_to_none=True)
 
 
 def _hash_head(config: ScratchMatcher) -> nn.Linear:
-    """From states to words' hashes, as the reader learnt it."""
+    """The reader's head from states to word hashes, as wide as the language model."""
     head = nn.Linear(config.shape.hidden, N_HASHES)
     heads = load_file(_reader(config) / HEADS)
     weight = _widened(heads["hashes.weight"].T, config.shape.hidden).T
@@ -333,49 +364,55 @@ def _hash_head(config: ScratchMatcher) -> nn.Linear:
     return head
 
 
-def _batches(
-    config: ScratchMatcher, run: Path, seed: str, features: TowerFeatures, keys: Keys, strips: int = 0
-) -> BatchMaker:
+def _batches(config: ScratchMatcher, run: Path, seed: str, pages: DrawnPages, strips: int = 0) -> BatchMaker:
     mine = None
     if config.mined:
-        embedder, search, _ = _embedder(config, run, torch.device("cpu"))  # batches are made by processes of their own
-        mine = Miner(embedder, search, features, keys, config.mined)
-    return BatchMaker(
-        features,
-        keys,
-        seed,
-        pages=config.pages,
-        queries=config.queries,
-        answered_only=isinstance(config, ScratchEmbedder),
-        crossed=isinstance(config, ScratchReranker) and config.ranking > 0,
-        mine=mine,
-        strips=strips,
-    )
+        embedder, search, _ = _embedder(config, run, torch.device("cpu"))  # worker processes make the batches
+        mine = Miner(embedder, search, pages.features, pages.keys, config.mined)
+    kind: Any = "labelled"
+    if isinstance(config, ScratchEmbedder):
+        kind = "answered"
+    elif isinstance(config, ScratchReranker) and config.ranking > 0:
+        kind = "crossed"
+    plan = BatchPlan(pages=config.pages, queries=config.queries, kind=kind, strips=strips, mine=mine)
+    return BatchMaker(pages.features, pages.keys, seed, plan)
 
 
-def _matching(config: ScratchMatcher, run: Path, begun: Checkpoint, features: TowerFeatures, keys: Keys) -> BatchMaker:
-    seed = batch_seed(config.seed, begun if config.start else None)
-    return _batches(config, run, seed, features, keys, round(config.strips * config.steps))
+def _matching(
+    config: ScratchEmbedder | ScratchReranker,
+    run: Path,
+    group: ProcessGroup,
+    start: Start,
+    pages: DrawnPages,
+    unseen: DrawnPages | None,
+) -> Callable[[Contrast | Judge], Training]:
+    """From a model to its training on ``pages``, measured on ``unseen``."""
+    seed = batch_seed(config.seed, start.checkpoint if config.start else None)
+    make = _batches(config, run, seed, pages, round(config.strips * config.steps))
+    unseen_batches = _batches(config, run, str(config.seed), unseen) if unseen else None
+
+    def training(model: Contrast | Judge) -> Training:
+        return Training(
+            model=model,
+            schedule=config.schedule(),
+            make_batch=make,
+            losses=model.losses,
+            evaluate=_measure(model.losses, unseen_batches, group.device) if unseen_batches else None,
+            evaluate_every=config.evaluate_every,
+            workers=config.workers,
+        )
+
+    return training
 
 
-def _train(
-    config: ScratchConfig,
-    crew: Crew,
-    folder: RunFolder,
-    model: nn.Module,
-    schedule: Schedule,
-    make: Any,
-    losses: Any,
-    evaluate: Any,
-) -> Records:
-    yield from train(
-        folder,
-        model,
-        schedule,
-        make,
-        losses,
-        evaluate=evaluate,
-        evaluate_every=config.evaluate_every,
-        workers=config.workers,
-        crew=crew,
-    )
+def _measure(
+    losses: Callable[[Batch], Losses], make: BatchMaker, device: torch.device
+) -> Callable[[], dict[str, float]]:
+    """Mean losses and accuracy over whole held-out pages; memorized pages do not count."""
+
+    def measure() -> dict[str, float]:
+        with torch.compiler.set_stance("force_eager"):  # do not compile layers for the measurement
+            found = [losses(placed(make(i), device)) for i in range(HELD_OUT_BATCHES)]
+        return {f"val_{name}": sum(float(one[name]) for one in found) / len(found) for name in found[0]}
+
+    return measure
