@@ -14,6 +14,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The user's defaults must not change what tests do.
 os.environ["MMRR_CONFIG"] = os.devnull
+# Typer colours its messages on CI machines, which would hide words from tests.
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
 # Here and in processes that tests start: threads that wait for one another cost tiny models tenfold on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -16,7 +16,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, no user's file and no variables."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MMRR_CONFIG")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))  # Linux
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # macOS
     for key in defaults.KEYS:
         monkeypatch.delenv("MMRR_" + key.upper().replace("-", "_"), raising=False)
     return tmp_path
@@ -64,9 +65,9 @@ def test_the_table_says_where_a_value_is_from() -> None:
 
 def test_a_command_uses_the_defaults(folder: Path) -> None:
     Path("mmrr.toml").write_text('[mmrr]\nwork = "elsewhere"\nscorer-model = "no/model"\n')
-    assert "no workspace at elsewhere" in refused("ls")
-    assert "no workspace at here" in refused("ls", "--work", "here")
-    assert "no workspace at elsewhere" in refused("eval", "--qrels", "q")
+    assert f"no workspace at {folder / 'elsewhere'}" in refused("ls")
+    assert f"no workspace at {folder / 'here'}" in refused("ls", "--work", "here")
+    assert f"no workspace at {folder / 'elsewhere'}" in refused("eval", "--qrels", "q")
 
 
 def test_a_group_passes_defaults_to_its_commands() -> None:

@@ -14,6 +14,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from mmrr import __version__ as mmrr_version
 from mmrr.cli.main import PANELS, app
 from tests.console import mmrr
 
@@ -24,6 +25,7 @@ HEAVY = {"torch", "transformers", "faiss", "numpy", "PIL", "huggingface_hub", "p
 #: Runs the command line and prints on the last line of stderr which modules are loaded.
 LOADED = """
 import atexit, sys
+sys.argv[0] = "mmrr"
 atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr))
 from mmrr.cli.main import main
 main()
@@ -80,7 +82,7 @@ def test_versions_are_printed_without_loading_the_packages() -> None:
     text, loaded = loaded_by("--version")
     versions = dict(line.split(" ", 1) for line in text.splitlines())
     assert versions == {
-        "mmrr": importlib.metadata.version("mmrr"),
+        "mmrr": mmrr_version,
         "Python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         "transformers": importlib.metadata.version("transformers"),
