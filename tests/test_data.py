@@ -1,6 +1,7 @@
 """The sample collection of ``data/``: judgements, text layers, size, and the generator that writes it."""
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -98,7 +99,10 @@ def rewritten(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with PDFs that the generator has written again."""
     pytest.importorskip("reportlab", reason="reportlab is needed to write the sample PDFs")
     folder = tmp_path_factory.mktemp("sample")
-    subprocess.run([sys.executable, DATA / "make_sample.py", folder], check=True, stdout=subprocess.DEVNULL)
+    # make_sample.py imports from its own folder, which PYTHONSAFEPATH (make test-wheel) keeps off the path.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, DATA / "make_sample.py", folder]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return folder
 
 
