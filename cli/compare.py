@@ -67,7 +67,7 @@ def compare(
         else:
             raise MmrrError("compare on what? pass --queries and --qrels, or --data with MMDocIR")
         options = search_options(first_stage, scope, candidates)
-        found = experiments.compare(session, asked, judged, options, chosen, Rerank(blend=blend), report.plan)
+        found = experiments.compare(session, asked, judged, options, chosen, Rerank(fuse=blend), report.plan)
         if output:
             _draw(found, output)
         if json_:

@@ -428,7 +428,7 @@ def run(
         pipeline.index_pages(session, collected.manifest, model, pairs(embed_option), Index())
         report.without_text(session, pipeline.precache_pages(session, scoring, report.plan))
         found = pipeline.search(session, asked, search_options(first_stage, scope, candidates), {})
-        found = pipeline.rerank_run(session, found, Rerank(blend=blend), pairs(None, exit_layer=exit_layer))
+        found = pipeline.rerank_run(session, found, Rerank(fuse=blend), pairs(None, exit_layer=exit_layer))
         pipeline.remember(session, found)
         report.ranking(session, found, top_k, output, as_json=False, is_file=True, path=qrels is None)
         if qrels:
