@@ -67,7 +67,7 @@ def compare(
         chosen = scorings(scorers)
         query_list, judged = _questions(queries, qrels, data)
         options = Retrieve(first_stage, "document" if data else scope, candidates)
-        rows = experiments.compare(context, query_list, judged, options, chosen, Rerank(blend=fuse), report.plan)
+        rows = experiments.compare(context, query_list, judged, options, chosen, Rerank(fuse=fuse), report.plan)
         if output:
             _draw(rows, output)
         if json_:

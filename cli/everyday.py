@@ -185,7 +185,7 @@ def run(
         pipeline.index_pages(context, found.manifest, model, pairs(embed_option), Index())
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
-        ranking = pipeline.rerank_run(context, ranking, Rerank(blend=fuse), pairs(None, exit_layer=exit_layer))
+        ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=fuse), pairs(None, exit_layer=exit_layer))
         pipeline.remember(context, ranking)
         report.ranking(ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
         if qrels:

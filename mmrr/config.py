@@ -72,7 +72,7 @@ class Rerank:
     """How candidates are scored."""
 
     dense: DenseOrder | None = None  # the stock model's full forward instead of the caches
-    blend: float | None = None  # weight of the reranker in score fusion with the first stage; None: no fusion
+    fuse: float | None = None  # weight of the reranker in score fusion with the first stage; None: no fusion
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ def rerank(
     score_as = families.parse_options(module.Score, dict(score_options))
     if options.dense and score_options:
         raise MmrrError("--dense runs the whole model: leave out --exit-layer and every --score-option")
-    if options.blend is not None and not 0 <= options.blend < math.inf:
-        raise MmrrError(f"--blend {options.blend}: expected 0 or more")
+    if options.fuse is not None and not 0 <= options.fuse < math.inf:
+        raise MmrrError(f"--fuse {options.fuse}: expected 0 or more")
     how = {"dense": options.dense} if options.dense else {"score": families.stored_options(score_as)}
     inputs = {
         "pages": candidates.collection.manifest.fingerprint,
@@ -78,7 +78,7 @@ def rerank(
     # The config of the caches holds every setting of the scorer. The dense forward uses only its prompt and image size.
     scored = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
     # Fusion reuses the scores: their shards do not depend on its weight.
-    spec = scored if options.blend is None else replace(scored, config={**scored.config, "blend": options.blend})
+    spec = scored if options.fuse is None else replace(scored, config={**scored.config, "blend": options.fuse})
     workspace = context.workspace
     if done := workspace.done(spec):
         return done

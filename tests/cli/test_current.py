@@ -110,7 +110,7 @@ def test_commands_that_are_no_step_move_nothing(chain: Chain, tmp_path: Path) ->
     mmrr("view", "thesis.pdf/0001", *work, "--output", tmp_path / "page.png")
     mmrr("verify", *work, "--rescore", 1)
     mmrr("rerank", QUESTION, *work)
-    mmrr("mine", *work, *other, "--output", tmp_path / "pairs")
+    mmrr("mine", *work, *other, "--out", tmp_path / "pairs")
     assert (chain.work / "head.json").read_bytes() == before
 
 
