@@ -221,6 +221,7 @@ def test_a_page_that_does_not_exist_fails_and_leaves_no_file(tmp_path: Path) -> 
         assert [file.name for file in (tmp_path / renderer).iterdir()] == ["0001.png"]
 
 
+@needs_poppler
 @pytest.mark.parametrize(
     ("script", "word"),
     [

@@ -186,7 +186,7 @@ class TestPageRecall:
             page_recall(RUN, {})
         with pytest.raises(MmrrError, match="found recall at 0, expected a depth of 1 or more"):
             page_recall(RUN, {"q1": question("q1", [0])}, [1, 0])
-        with pytest.raises(MmrrError, match="not a number"):
+        with pytest.raises(MmrrError, match="is NaN, expected a number"):
             page_recall({"q1": [Hit("d/0001", math.nan)]}, {"q1": question("q1", [0])})
 
 

@@ -78,7 +78,7 @@ class TestRun:
             ({"a b": [Hit("p", 1.0)]}, "t", "query_id 'a b'"),
             ({"": [Hit("p", 1.0)]}, "t", "empty query_id"),
             ({"q": [Hit("p\tq", 1.0)]}, "t", "page_id"),
-            ({"q": [Hit("p", math.nan)]}, "t", "score of p is not a number"),
+            ({"q": [Hit("p", math.nan)]}, "t", "score of p is NaN"),
             ({"q": [Hit("p", 1.0)]}, "my run", "tag 'my run'"),
         ],
     )
