@@ -94,6 +94,7 @@ def test_a_cut_block_answers_only_with_the_words_that_were_drawn(
     assert whole == {"start": [0], "end": [last], "words": [*range(last + 1)], "unsaid": [*range(last + 1)]}
 
 
+@pytest.mark.slow
 def test_answers_are_whole_words_of_their_own_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fix_style(monkeypatch, header="", footer="")
     filler = "Nothing to see. " * 1500
