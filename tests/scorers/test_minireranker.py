@@ -300,14 +300,18 @@ def all_scores(scorer, pages):
     return torch.stack([scorer.score(query, states, shared, Score()) for query in QUERIES])
 
 
-@pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.02), ("int8", 0.02), ("int4", 0.25)])
+@pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.01), ("int8", 0.01), ("int4", 0.125)])
 def test_quantised_caches_score_near_exact_ones(tiny, page_images, many_pages, codec, tolerance):
-    """``tolerance`` is a fraction of the spread of scores over the pages. The cache has the estimated size."""
+    """The root mean square of the error is at most ``tolerance`` times the spread of scores over the pages.
+
+    The largest error of a lossy code depends on the random weights; the mean over 36 pairs does not. The cache has the
+    estimated size.
+    """
     plain, coded = (Scorer(tiny, Prepare(band="1:4", codec=name), CPU, torch.float32) for name in ("none", codec))
     exact, rough = (all_scores(scorer, many_pages) for scorer in (plain, coded))
     assert (exact != rough).any(1).all()
     spread = (exact - exact.mean(1, keepdim=True)).std()
-    assert (exact - rough).abs().max() <= tolerance * spread
+    assert (exact - rough).square().mean().sqrt() <= tolerance * spread
     (state,) = coded.prepare(page_images[:1], [None])
     n_tokens = state["k"].shape[2] - 2
     estimate = minireranker.cache_bytes(coded.prepare_options, tiny.config(), n_tokens, 4)
