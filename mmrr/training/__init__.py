@@ -1,3 +1,4 @@
-"""Training: small Qwen3-VL models from random init, and fine-tuning of published models. Needs the extra ``mmrr[train]``
-for curves and several processes; the core of mmrr never imports it.
+"""Training: small Qwen3-VL models from random init, and fine-tuning of published models.
+
+Curves and several processes need the extra ``mmrr[train]``. The core of mmrr never imports this package.
 """
