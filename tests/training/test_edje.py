@@ -112,6 +112,7 @@ def test_word_pieces_are_learned_from_the_documents(folder: Path, tmp_path: Path
 # Runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local", "student"])
 def test_the_training_forward_equals_the_scorer(runs: Path, name: str, page_images: list[Any]) -> None:
     """The training forward over the saved weights against the scorer, from page image to logit."""
@@ -129,6 +130,7 @@ def test_the_training_forward_equals_the_scorer(runs: Path, name: str, page_imag
     assert (trained[0] - trained[1]).abs().max() > 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_has_the_weights_of_the_last_state(runs: Path) -> None:
     """State and checkpoint hold the same tensors; the checkpoint has half precision and no head of masked modelling."""
     state = load_file(runs / "student" / "state.safetensors")
@@ -142,6 +144,7 @@ def test_the_checkpoint_has_the_weights_of_the_last_state(runs: Path) -> None:
     assert not torch.equal(start["vision_projection.query"].half(), weights["vision_projection.query"])
 
 
+@pytest.mark.slow
 def test_local_keeps_every_token_and_the_student_four(runs: Path, page_images: list[Any]) -> None:
     for name, shapes in (("local", [35, 32, 36, 6]), ("student", [4] * 4)):
         states = scorer_of(runs, name).prepare(page_images, [None] * 4)
@@ -149,6 +152,7 @@ def test_local_keeps_every_token_and_the_student_four(runs: Path, page_images: l
     assert scorer_of(runs, "local").prepare_options.tokens == 1280
 
 
+@pytest.mark.slow
 def test_a_resumed_run_repeats_its_losses(runs: Path) -> None:
     settings = config(runs, "student", STUDENT + "decay = 0.0\nstrips = 0.0\n")
     whole = losses_of(list(edje.train(settings, runs / "whole")))
@@ -160,6 +164,7 @@ def test_a_resumed_run_repeats_its_losses(runs: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_held_out_documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edje, "HELD_OUT_REPORTS", 1)
     lines = 'held_out = 0.1\nreports = 1\npool = "other-pool"\nevaluate_every = 2\nsteps = 2\n'
@@ -168,6 +173,7 @@ def test_a_run_is_measured_on_held_out_documents(folder: Path, monkeypatch: pyte
     assert 0 < last["val_loss"] < 2 * math.log(3)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_checkpoint(runs: Path) -> None:
     """It takes sizes, word pieces and weights from the checkpoint; with a tiny rate they do not change."""
     lines = "steps = 1\nlr = 1e-9\nwarmup = 0\n"
@@ -181,6 +187,7 @@ def test_a_run_starts_from_a_checkpoint(runs: Path) -> None:
     assert words[0] == words[1]
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_published_shape_over_siglip(folder: Path, page_images: list[Any]) -> None:
     """The paper's second stage: no masking, pages resized to the encoder's square."""
     write_vision(folder / "siglip")
@@ -195,6 +202,7 @@ def test_a_run_starts_from_a_published_shape_over_siglip(folder: Path, page_imag
         list(edje.train(replace(settings, strips=0.5), folder / "no"))
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_ranking(runs: Path, tmp_path: Path) -> None:
     config(runs, "cli", "held_out = 0.0\nsteps = 2\n")
     printed = json.loads(

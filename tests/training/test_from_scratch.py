@@ -106,6 +106,7 @@ def runs(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_checkpoints_load_like_any_other_and_score(runs: Path) -> None:
     hashes = HashCache(runs / "hashes.json")
     page = Image.new("RGB", (160, 128), "white")
@@ -127,6 +128,7 @@ def test_checkpoints_load_like_any_other_and_score(runs: Path) -> None:
     assert torch.isfinite(score).all()
 
 
+@pytest.mark.slow
 def test_frozen_tower_and_trained_language_models(runs: Path) -> None:
     """Embedder and reranker have the reader's tower, bit for bit, and other language models."""
     weights = {task: weights_of(runs / task / "checkpoint") for task in ("reader", "embedder", "reranker")}
@@ -142,6 +144,7 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_finished_run_writes_its_checkpoint_again(runs: Path) -> None:
     weights = runs / "reader" / "checkpoint" / "model.safetensors"
     before = weights.read_bytes()
@@ -151,6 +154,7 @@ def test_a_finished_run_writes_its_checkpoint_again(runs: Path) -> None:
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_model_wider_than_its_reader_gets_the_readers_tokens_and_zeros(runs: Path) -> None:
     """Here also without DeepStack. In float32 within 1e-6."""
     lines = 'reader = "reader"\nsteps = 1\npretraining = 1\npages = 2\nqueries = 2\npretrained_layers = 1\n'
@@ -204,6 +208,7 @@ def seen(checkpoint: Path, page: Image.Image) -> Visual:
     return visual
 
 
+@pytest.mark.slow
 def test_a_reranker_starts_from_another_with_other_cuts(runs: Path) -> None:
     """It takes the trained weights, draws other batches, and skips the pre-training."""
     lines = 'reader = "reader"\nsteps = 1\nlr = 1e-9\npages = 2\nqueries = 4\n'
@@ -223,6 +228,7 @@ def test_a_reranker_starts_from_another_with_other_cuts(runs: Path) -> None:
         list(train_reranker(read(runs / "nowhere.toml", "reranker"), runs / "nowhere"))
 
 
+@pytest.mark.slow
 def test_every_page_of_a_crossed_batch_has_the_queries_of_all_pages(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +253,7 @@ def test_every_page_of_a_crossed_batch_has_the_queries_of_all_pages(
                 assert texts[text] == queries.writes(page, text)
 
 
+@pytest.mark.slow
 def test_a_page_without_words_is_drawn_again(runs: Path) -> None:
     """A batch that begins with one has no queries and is drawn again. If no page has words, one line says so."""
     features, keys = written_pages(runs, config(runs, "blank", "reranker", ""), 1)
@@ -272,6 +279,7 @@ def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[To
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_mining_finds_the_best_pages_of_a_query(runs: Path, temperature: float) -> None:
     """Against scoring one page at a time; the query's own page is left out."""
@@ -293,6 +301,7 @@ def test_mining_finds_the_best_pages_of_a_query(runs: Path, temperature: float) 
     assert [len(one) for one in Miner(embedder, None, features, keys[:2], 3)(["a"], keys[1])] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crossed", [True, False], ids=["reranker", "embedder"])
 def test_a_batch_takes_mined_pages_from_each_query_in_turn(runs: Path, crossed: bool) -> None:
     """At most the number of pages in the plan; the first page has the queries that the pages were mined for."""
@@ -320,6 +329,7 @@ def test_a_batch_takes_mined_pages_from_each_query_in_turn(runs: Path, crossed: 
         assert len(searched) == (4 if crossed else 8)
 
 
+@pytest.mark.slow
 def test_half_of_a_batch_is_of_one_report_without_mining(runs: Path) -> None:
     features, keys = written_pages(runs, config(runs, "near", "embedder", ""), 2)
     loaded: list[tuple[int, int]] = []
@@ -330,6 +340,7 @@ def test_half_of_a_batch_is_of_one_report_without_mining(runs: Path) -> None:
     assert loaded[:4] == [keys[(first + i) % len(keys)] for i in range(4)]
 
 
+@pytest.mark.slow
 def test_an_embedder_trains_on_mined_pages(runs: Path) -> None:
     """The keys of the config, end to end, and the errors for missing and useless keys."""
     lines = 'reader = "reader"\nstart = "embedder"\nsteps = 2\npages = 3\nqueries = 2\ndim = 8\nmined = 2\n'
@@ -352,6 +363,7 @@ def test_an_embedder_trains_on_mined_pages(runs: Path) -> None:
         list(train_embedder(idle, runs / "idle"))
 
 
+@pytest.mark.slow
 def test_a_reranker_trains_on_mined_pages(runs: Path) -> None:
     """The keys of the config, end to end, and the errors for missing and useless keys."""
     lines = (
@@ -369,6 +381,7 @@ def test_a_reranker_trains_on_mined_pages(runs: Path) -> None:
         list(train_reranker(config(runs, "unranked", "reranker", unranked), runs / "unranked"))
 
 
+@pytest.mark.slow
 def test_a_reader_continues_from_another(runs: Path) -> None:
     """With a tiny rate it ends with the weights that it began with, heads and tower; a random one does not."""
 
@@ -387,6 +400,7 @@ def test_a_reader_continues_from_another(runs: Path) -> None:
             assert any(found.endswith(part) for found in alike) == same, part
 
 
+@pytest.mark.slow
 def test_with_keep_heads_only_the_tower_changes(runs: Path) -> None:
     lines = 'steps = 2\nletters = 0\nreader = "reader"\nkeep_heads = true\n'
     list(train_reader(config(runs, "kept", "reader", lines), runs / "kept"))
@@ -421,6 +435,7 @@ def test_the_pointing_layer_must_lie_in_the_band(folder: Path) -> None:
         list(train_reranker(settings, folder / "blind"))
 
 
+@pytest.mark.slow
 def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(runs: Path) -> None:
     """With the tokenizer that transformers loads from the checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(runs / "reader" / "checkpoint")
@@ -432,6 +447,7 @@ def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(runs: Pat
         assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.slow
 def test_patches_equal_those_of_the_image_processor(runs: Path) -> None:
     processor = AutoImageProcessor.from_pretrained(runs / "reader" / "checkpoint", backend="pil")
     image = np.random.default_rng(0).integers(0, 256, (1, 96, 64, 3), dtype=np.uint8)
@@ -439,6 +455,7 @@ def test_patches_equal_those_of_the_image_processor(runs: Path) -> None:
     assert torch.equal(there, patchify(image))
 
 
+@pytest.mark.slow
 def test_the_log_has_the_losses_of_the_training(runs: Path) -> None:
     lines = (runs / "reranker" / "log.jsonl").read_text().splitlines()
     assert {"judged", "pointed", "accuracy"} <= set(json.loads(lines[-1]))

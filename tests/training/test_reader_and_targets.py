@@ -83,6 +83,7 @@ def test_the_faster_tower_equals_the_stock_tower(side: int) -> None:
         assert torch.allclose(faster(tower)(pixels, grid_thw=grid).pooler_output, stock, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_reader_learns_one_batch() -> None:
     """The loss on one batch falls by a third in 60 steps."""
     drawn = draw_snippet(["ferry", "quarry"], 256, 128, random.Random(0))

@@ -84,6 +84,7 @@ def last_losses(records):
     return {record["step"]: record["loss"] for record in records if "ranked" in record}
 
 
+@pytest.mark.slow
 def test_a_small_model_is_trained_resumed_and_ranks_as_it_was_trained(runs, tmp_path, page_images):
     options = small(runs, "lm_weight = 0.5\nsize = 2\n")
     assert options.result == configs.CHECKPOINT
@@ -134,6 +135,7 @@ def test_the_fixed_texts_of_the_prompt_are_a_few_tokens(runs):
     assert "Picture 12 is passage [L].\n\nSearch Query:" in text
 
 
+@pytest.mark.slow
 def test_cells_look_at_the_query_words_that_they_show(runs):
     """The targets are the last bytes of the words; cells without a query word look at the instruction."""
     options = small(runs)
@@ -280,6 +282,7 @@ def test_training_keeps_the_tokens_that_the_scorer_keeps(runs, page_images):
     assert extra.alike.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_ranking(runs, tmp_path):
     small(runs)
     printed = mmrr("train", "reranker", "--config", runs / "zip.toml", "--run", tmp_path / "run", "--json").stdout
