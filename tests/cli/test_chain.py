@@ -571,7 +571,7 @@ def test_what_changes_a_cache_changes_its_name(chain: Chain, tiny_embedder_path:
 def test_what_changes_pages_or_vectors_changes_their_name(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for program in ("pdfinfo", "pdftoppm"):  # a poppler that draws nothing: the name changes all the same
+    for program in ("pdfinfo", "pdftoppm"):  # this poppler draws nothing; the name changes all the same
         (tmp_path / program).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")

@@ -478,7 +478,7 @@ def fake_program(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, scrip
 def test_a_page_that_poppler_cannot_draw_is_drawn_with_pdfium(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, word: str
 ) -> None:
-    if "sleep" in script:  # nothing else may time out, however slow the machine is
+    if "sleep" in script:  # only pdftoppm may time out, also on a slow machine
         monkeypatch.setattr("mmrr.documents.rendering.POPPLER_TIMEOUT_S", 0.3)
         read_info = rendering.pdfinfo_from_path
         monkeypatch.setattr(

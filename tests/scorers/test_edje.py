@@ -98,7 +98,7 @@ class Original(nn.Module):
             for name, parameter in self.named_parameters():
                 # Wide enough that pages, tokens and positions all move the score.
                 if name.endswith((".query", "in_proj_weight")):
-                    # Wider attention is sharper, and float32 then loses digits that the comparisons need.
+                    # Smaller weights for wide vision tokens: sharp attention amplifies float32 rounding beyond the tolerance.
                     parameter.normal_(0, min(1, D / width))
                 elif name.endswith("query.weight"):
                     parameter.normal_(0, 1)
@@ -299,7 +299,7 @@ def test_visual_tokens_have_positions(scorer, page_images):
 
 
 def test_bfloat16_stays_near_float32(found, scorer, vision_path, page_images):
-    """To 10 % of the largest score; of many queries, because with some weights the scores of a few are all near 0."""
+    """The error is at most 10 % of the largest score of 44 queries. With some weights a few queries all score near 0."""
     scores = []
     for one in (scorer, scorer_of(found, vision_path, torch.bfloat16)):
         states, shared = one.prepare(page_images, [None] * 4), one.shared_state()
@@ -676,12 +676,12 @@ def test_a_checkpoint_may_read_punctuation(over_qwen, tiny_path):
 
 
 def coloured(text, colour):
-    """A page that a random model tells from pages of other colours, whatever its weights."""
+    """The content of a page that a model with random weights distinguishes from pages of other colours."""
     return f"{colour} rg 0 0 612 700 re f 0 g BT /F1 18 Tf 40 740 Td ({text}) Tj ET".encode()
 
 
 def drawn(document, number, out):
-    """The image of a page, as ``mmrr index`` with INDEX draws it."""
+    """The image of a page, as ``mmrr index`` renders it with the options INDEX."""
     (page,) = render_pages(find_sources([document])[0], number, number, out, RenderOptions("pdfium", max_tokens=64))
     return Image.open(out / page.file)
 
