@@ -59,7 +59,7 @@ FONTS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def same_fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Puts an ``fc-list`` on PATH that lists matplotlib's fonts only, so that drawn pages are equal on every machine."""
+    """Puts an ``fc-list`` on PATH that lists matplotlib's fonts only: drawn pages are equal on every machine."""
     spec = importlib.util.find_spec("matplotlib")
     folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" if spec and spec.origin else Path("none")
     lines = [f"{folder / file}|{names}\n" for file, names in FONTS.items() if (folder / file).exists()]

@@ -98,7 +98,7 @@ class Original(nn.Module):
             for name, parameter in self.named_parameters():
                 # Wide enough that pages, tokens and positions all move the score.
                 if name.endswith((".query", "in_proj_weight")):
-                    # Smaller weights for wide vision tokens: sharp attention amplifies float32 rounding beyond the tolerance.
+                    # Smaller weights for wide vision tokens: sharp attention amplifies float32 rounding.
                     parameter.normal_(0, min(1, D / width))
                 elif name.endswith("query.weight"):
                     parameter.normal_(0, 1)
@@ -299,7 +299,7 @@ def test_visual_tokens_have_positions(scorer, page_images):
 
 
 def test_bfloat16_stays_near_float32(found, scorer, vision_path, page_images):
-    """The error is at most 10 % of the largest score of 44 queries. With some weights a few queries all score near 0."""
+    """The error is at most 10 % of the largest score of 44 queries. The scores of three may all be near 0."""
     scores = []
     for one in (scorer, scorer_of(found, vision_path, torch.bfloat16)):
         states, shared = one.prepare(page_images, [None] * 4), one.shared_state()

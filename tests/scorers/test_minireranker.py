@@ -300,7 +300,7 @@ def all_scores(scorer, pages):
 def test_quantised_caches_score_near_exact_ones(tiny, page_images, many_pages, codec, tolerance):
     """The root mean square error is at most ``tolerance`` times the standard deviation of the scores over the pages.
 
-    The mean over 36 pairs is stable; the largest error varies with the random weights. The cache has the estimated size.
+    The mean over 36 pairs is stable; the largest error varies with the weights. The cache has the estimated size.
     """
     plain, coded = (Scorer(tiny, Prepare(band="1:4", codec=name), CPU, torch.float32) for name in ("none", codec))
     exact, rough = (all_scores(scorer, many_pages) for scorer in (plain, coded))
