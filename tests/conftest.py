@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-# Tests never reach for a network: a checkpoint that is not on this disk is an error.
+# Tests never use the network: a checkpoint that is not on this disk is an error.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The user's defaults must not change what tests do.
 os.environ["MMRR_CONFIG"] = os.devnull
 # Typer colours its messages on CI machines, which would hide words from tests.
 os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
-# Here and in processes that tests start: threads that wait for one another cost tiny models tenfold on a busy machine.
+# Also for processes that tests start: on a busy machine, waiting threads make tiny models ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
@@ -27,13 +27,13 @@ from mmrr.modeling.checkpoints import Checkpoint, resolve
 from mmrr.workspace.files import HashCache
 from tests.tiny import late, write_checkpoint
 
-#: Other random weights for every test: one that passes with some weights only passes by luck.
+#: Number that is added to every seed of the tests. A test has to pass with any random weights.
 SEED_SHIFT = 1000 * int(os.environ.get("MMRR_TEST_SEED", "0"))
 set_seed = torch.manual_seed
 
 
 def shifted_seed(seed: int) -> torch.Generator:
-    """``torch.manual_seed`` that shifts the seeds which tests and their helpers set, not those of the package."""
+    """``torch.manual_seed`` that shifts seeds set by tests and their helpers. Seeds set by the package stay."""
     by_a_test = sys._getframe(1).f_globals["__name__"].startswith("tests.")
     return set_seed(seed + SEED_SHIFT if by_a_test else seed)
 
@@ -42,13 +42,13 @@ torch.manual_seed = shifted_seed
 
 
 def pytest_configure() -> None:
-    """Raises UsageError where ``MMRR_TEST_INSTALLED`` is set and the checkout's package hides the installed one."""
+    """Raises UsageError if ``MMRR_TEST_INSTALLED`` is set and the package comes from the checkout."""
     package, checkout = Path(mmrr.__file__).resolve().parent, Path(__file__).resolve().parents[1]
     if os.environ.get("MMRR_TEST_INSTALLED") and package.parent == checkout:
         raise pytest.UsageError(f"the tests import {package}, not an installed mmrr; run them with: make test-wheel")
 
 
-#: Fonts that come with matplotlib: family, style and spacing as fontconfig's fc-list tells them.
+#: Font files of matplotlib, with family, style and spacing in the format of fontconfig's fc-list.
 FONTS = {
     "DejaVuSans.ttf": "DejaVu Sans|Book|",
     "DejaVuSans-Bold.ttf": "DejaVu Sans|Bold|",
@@ -63,7 +63,7 @@ FONTS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def same_fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Pages are drawn with matplotlib's fonts, whatever this machine has: an ``fc-list`` that lists only those."""
+    """Puts an ``fc-list`` on PATH that lists matplotlib's fonts only: drawn pages are equal on every machine."""
     spec = importlib.util.find_spec("matplotlib")
     folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" if spec and spec.origin else Path("none")
     lines = [f"{folder / file}|{names}\n" for file, names in FONTS.items() if (folder / file).exists()]
@@ -77,7 +77,7 @@ def same_fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test draws the same random numbers, whatever ran before it in this process."""
+    """Every test starts with the same random numbers, independent of the tests before it in this process."""
     torch.manual_seed(0)
 
 

@@ -17,8 +17,8 @@ from tests.pdfs import make_pdf
 
 THESIS = ["The thesis is due on the last Friday of June", "Formatting rules for the cover of a thesis"]
 SOIL = ["Soil moisture in spring", "Rainfall table by month", "Appendix on sensors"]
-#: Small pages, so that a command takes seconds. The renderer that comes with the package, so that installed programs
-#: change no pixel, and float32, which every processor has: a test does not depend on the machine.
+#: Small pages, so that a command takes seconds. PDFium and float32 are available on every machine, so that pixels and
+#: numbers do not depend on the machine.
 INDEX = ("--renderer", "pdfium", "--max-tokens", "64", "--workers", "1")
 FP32 = ("--dtype", "float32")
 
@@ -96,7 +96,7 @@ def run_lines(path: Path) -> dict[str, list[tuple[str, float]]]:
 
 
 def write_documents(folder: Path, **pages: Sequence[str | bytes]) -> Path:
-    """``name=["page one", ...]`` -> ``folder/name.pdf``. A page is what ``make_pdf`` takes."""
+    """``name=["page one", ...]`` -> ``folder/name.pdf``. Pages as in ``make_pdf``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, texts in pages.items():
         (folder / f"{name}.pdf").write_bytes(make_pdf(texts))

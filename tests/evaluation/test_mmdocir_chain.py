@@ -17,7 +17,7 @@ from tests.pdfs import make_pdf
 
 
 def evaluate(data: Path, work: Path, *options: str) -> dict:
-    machine = ["--dtype", "float32", "--renderer", "pdfium"]  # the same numbers and pixels everywhere
+    machine = ["--dtype", "float32", "--renderer", "pdfium"]  # the same numbers and pixels on every machine
     arguments = ["eval", "mmdocir", "--data", str(data), "--work", str(work), "--max-tokens", "16", "--json", *machine]
     result = CliRunner().invoke(app, [*arguments, *options])
     assert result.exit_code == 0, result.stderr

@@ -188,7 +188,7 @@ def test_the_query_is_computed_once_for_pages_of_all_grids(tiny, page_images):
     x = backbone.embed(range(40, 60))
     once = backbone.suffix_alone(x, 0, 3)
     for offset in (37, 411, 1703):
-        # In float32 an angle at position 1703 is known to 1e-4 only: the comparison needs exact ones.
+        # float32 has an error of 1e-4 in the angle of position 1703, so the reference uses angles from float64.
         angles = torch.outer(torch.arange(20) + offset, backbone.text.rotary_emb.inv_freq.double()).repeat(1, 2)
         rotary = (angles.cos().float()[None, None], angles.sin().float()[None, None])
         for own, exact in zip(backbone.rotary(torch.arange(20).expand(3, -1) + offset), rotary, strict=True):
@@ -295,17 +295,16 @@ def many_pages(page_images):
 
 
 def all_scores(scorer, pages):
-    """Scores (queries, pages)."""
+    """Scores of all QUERIES for all pages, (queries, pages)."""
     states, shared = scorer.prepare(pages, [None] * len(pages)), scorer.shared_state()
     return torch.stack([scorer.score(query, states, shared, Score()) for query in QUERIES])
 
 
 @pytest.mark.parametrize(("codec", "tolerance"), [("bf16", 0.01), ("int8", 0.01), ("int4", 0.125)])
 def test_quantised_caches_score_near_exact_ones(tiny, page_images, many_pages, codec, tolerance):
-    """The root mean square of the error is at most ``tolerance`` times the spread of scores over the pages.
+    """The root mean square error is at most ``tolerance`` times the standard deviation of the scores over the pages.
 
-    The largest error of a lossy code depends on the random weights; the mean over 36 pairs does not. The cache has the
-    estimated size.
+    The mean over 36 pairs is stable; the largest error varies with the weights. The cache has the estimated size.
     """
     plain, coded = (Scorer(tiny, Prepare(band="1:4", codec=name), CPU, torch.float32) for name in ("none", codec))
     exact, rough = (all_scores(scorer, many_pages) for scorer in (plain, coded))
@@ -319,7 +318,7 @@ def test_quantised_caches_score_near_exact_ones(tiny, page_images, many_pages, c
 
 
 def test_bfloat16_scores_stay_near_float32(tiny, many_pages):
-    """bfloat16 has 8 bits of precision. The ranking of clearly different pages does not change."""
+    """bfloat16 has 8 bits of precision. The error is at most 10 % of the largest score."""
     exact = all_scores(scorer_with(tiny, "1:4"), many_pages)
     rough = all_scores(Scorer(tiny, Prepare(band="1:4"), CPU, torch.bfloat16), many_pages)
     assert rough.dtype == torch.float32

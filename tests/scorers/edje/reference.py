@@ -74,7 +74,7 @@ class Original(nn.Module):
             for name, parameter in self.named_parameters():
                 # Large enough that pages, tokens and positions all change the score.
                 if name.endswith((".query", "in_proj_weight")):
-                    # Wider attention is sharper, and float32 then loses digits that the comparisons need.
+                    # Smaller weights for wide vision tokens: sharp attention amplifies float32 rounding.
                     parameter.normal_(0, min(1, D / width))
                 elif name.endswith("query.weight"):
                     parameter.normal_(0, 1)
