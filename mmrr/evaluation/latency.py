@@ -24,6 +24,7 @@ from mmrr.contracts import Options, Scorer, ScorerFamily
 from mmrr.evaluation._flops import Cost
 from mmrr.evaluation._timing import Clock, Row, Task, copy_speed, evict, matrix_product
 from mmrr.modeling import families, kv_codec
+from mmrr.scorers import minireranker
 from mmrr.scorers.minireranker import Prepare, Score
 from mmrr.types import Grid, KeptTokens, PageCache, Progress, silent
 from mmrr.workspace.store import Workspace
