@@ -12,13 +12,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image
 
 from mmrr import plots
 from mmrr.config import Index, Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
-from mmrr.contracts import Scorer
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import read_qrels, read_queries, read_run
 from mmrr.modeling import families
@@ -34,6 +34,9 @@ from mmrr.workspace.files import digest
 from mmrr.workspace.pages import Collection, list_pages, load, pages_spec, read_image
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
+
+if TYPE_CHECKING:
+    from mmrr.scorers import minireranker
 
 
 @dataclass(frozen=True)
@@ -363,11 +366,12 @@ def rescore(context: Context, n: int) -> Rescored:
     return rerank.rescore(context, Candidates(collection, queries, retrieved, run), cached, pruned, n)
 
 
-def load_scorer(context: Context, name: str, revision: str | None) -> Scorer:
+def load_scorer(context: Context, name: str, revision: str | None) -> minireranker.Scorer:
     """A miniReranker with its default options, for probing its layers."""
     family = precache.family_of(context.workspace.hashes, "minireranker", Model(name, revision), {})
     device = resolve_device(context.machine.device)
-    return family.module.load(family.checkpoint, family.prepare, device, resolve_dtype(context.machine.dtype, device))
+    scorer = family.module.load(family.checkpoint, family.prepare, device, resolve_dtype(context.machine.dtype, device))
+    return cast("minireranker.Scorer", scorer)
 
 
 def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:

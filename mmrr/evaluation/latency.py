@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -195,7 +195,10 @@ class _Run:
             places = self._write(kv_codec.CODECS.index(codec), caches)
             page_bytes = _bytes(caches[0])
             self._time_from_disk(
-                Other(f"mini {codec}", family, mini.prepare_options, mini), places, page_bytes, self.cached_flops
+                Other(f"mini {codec}", family, mini.prepare_options, cast("Scorer", mini)),
+                places,
+                page_bytes,
+                self.cached_flops,
             )
             self._time_in_memory(mini, codec, places, page_bytes)
             if codec == self.plan.codecs[0]:
