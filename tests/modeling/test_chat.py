@@ -185,7 +185,7 @@ def test_without_a_template_the_tokenizers_own_is_used(tiny_path):
 
 def test_answers_are_single_tokens(chat, tokenizer):
     assert chat.token_id("yes") == tokenizer.convert_tokens_to_ids("yes")
-    with pytest.raises(ValueError, match=r"'zebra' is .* tokens, expected 1"):
+    with pytest.raises(ValueError, match=r"'zebra' is .* tokens; expected 1"):
         chat.token_id("zebra")
     with pytest.raises(ValueError, match="expected 1"):
         chat.token_id("<|im_end|>")
