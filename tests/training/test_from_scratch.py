@@ -15,9 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoTokenizer
 
-from mmrr import random_checkpoint
 from mmrr.backbones.qwen3_vl import Visual
 from mmrr.embedders import colqwen3 as late
 from mmrr.embedders import qwen3_vl as embedders
@@ -30,7 +28,6 @@ from mmrr.training.data.online_negatives import Miner
 from mmrr.training.data.tower_features import ReadPage, TowerFeatures
 from mmrr.training.from_scratch import run as scratch
 from mmrr.training.from_scratch.batches import BatchMaker, BatchPlan, batch_seed
-from mmrr.training.from_scratch.reader import patchify
 from mmrr.training.from_scratch.run import train_embedder, train_reader, train_reranker
 from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.snippets import draw_snippet
@@ -433,26 +430,6 @@ def test_the_pointing_layer_must_lie_in_the_band(folder: Path) -> None:
     settings = config(folder, "blind", "reranker", 'reader = "reader"\nband = "1:2"\nexit = 2\n')
     with pytest.raises(MmrrError, match=r"pretrained_layers = 2: .*must lie in the band 1:2"):
         list(train_reranker(settings, folder / "blind"))
-
-
-@pytest.mark.slow
-def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(runs: Path) -> None:
-    """With the tokenizer that transformers loads from the checkpoint."""
-    tokenizer = AutoTokenizer.from_pretrained(runs / "reader" / "checkpoint")
-    for text in ("yes", "no", *random_checkpoint.PHRASES):
-        assert len(tokenizer(text)["input_ids"]) == 1, text
-    for text in ("yesterday knows", "Query: system user", "<Query>:né 7", random_checkpoint.PHRASES[1].lower()):
-        ids = tokenizer(text)["input_ids"]
-        assert len(ids) == len(text.encode())
-        assert tokenizer.decode(ids) == text
-
-
-@pytest.mark.slow
-def test_patches_equal_those_of_the_image_processor(runs: Path) -> None:
-    processor = AutoImageProcessor.from_pretrained(runs / "reader" / "checkpoint", backend="pil")
-    image = np.random.default_rng(0).integers(0, 256, (1, 96, 64, 3), dtype=np.uint8)
-    there = processor(images=[Image.fromarray(image[0])], do_resize=False, return_tensors="pt")["pixel_values"]
-    assert torch.equal(there, patchify(image))
 
 
 @pytest.mark.slow

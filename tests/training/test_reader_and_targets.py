@@ -1,12 +1,15 @@
-"""The reader's loss and targets, the ranking loss and the words of a page, without a training run."""
+"""The reader's loss and targets, the ranking loss, the words of a page and a new model's files; no training run."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from mmrr import random_checkpoint
 from mmrr.training.data import queries
@@ -126,3 +129,32 @@ def test_word_ends_count_bytes() -> None:
     ends = folded_ends(text)
     assert [word for word, _ in ends] == ["cafe", "14524", "naive"]
     assert [text.encode()[: end + 1].decode() for _, end in ends] == ["Café", "Café (1,452.4", "Café (1,452.4) naïve"]
+
+
+# The files of a new model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "checkpoint"
+    model = random_checkpoint.new_model(random_checkpoint.Shape(layers=1, vision_layers=1, deepstack=(0,)))
+    random_checkpoint.save(model, path, 64, torch.bfloat16)
+    return path
+
+
+def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(checkpoint: Path) -> None:
+    """With the tokenizer that transformers loads from the checkpoint."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    for text in ("yes", "no", *random_checkpoint.PHRASES):
+        assert len(tokenizer(text)["input_ids"]) == 1, text
+    for text in ("yesterday knows", "Query: system user", "<Query>:né 7", random_checkpoint.PHRASES[1].lower()):
+        ids = tokenizer(text)["input_ids"]
+        assert len(ids) == len(text.encode())
+        assert tokenizer.decode(ids) == text
+
+
+def test_patches_equal_those_of_the_image_processor(checkpoint: Path) -> None:
+    processor = AutoImageProcessor.from_pretrained(checkpoint, backend="pil")
+    image = np.random.default_rng(0).integers(0, 256, (1, 96, 64, 3), dtype=np.uint8)
+    there = processor(images=[Image.fromarray(image[0])], do_resize=False, return_tensors="pt")["pixel_values"]
+    assert torch.equal(there, patchify(image))
