@@ -46,6 +46,8 @@ def pytest_configure() -> None:
     package, checkout = Path(mmrr.__file__).resolve().parent, Path(__file__).resolve().parents[1]
     if os.environ.get("MMRR_TEST_INSTALLED") and package.parent == checkout:
         raise pytest.UsageError(f"the tests import {package}, not an installed mmrr; run them with: make test-wheel")
+    if str(checkout) not in sys.path:
+        sys.path.append(str(checkout))  # spawned processes import helpers from tests/; the installed mmrr comes first
 
 
 #: Font files of matplotlib, with family, style and spacing in the format of fontconfig's fc-list.
