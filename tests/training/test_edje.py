@@ -27,7 +27,7 @@ from mmrr.training.synthetic.sources import read_documents
 from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, refused, write_documents
-from tests.scorers.test_edje import Original, write_edje, write_vision
+from tests.scorers.edje.reference import Original, write_edje, write_vision
 from tests.texts import write_texts
 from tests.tiny import write_checkpoint
 

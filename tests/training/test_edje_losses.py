@@ -20,8 +20,8 @@ from mmrr.training.families.edje import Config
 from mmrr.training.families.edje_init import N_GRAMS, SMALL, SPECIALS, WORDS, Letters, Network, Sizes, grams
 from mmrr.training.families.edje_losses import Batch, Lesson, Passage, Teacher
 from mmrr.training.families.edje_pretrain import ends_of, init_letters
-from mmrr.training.synthetic.page_pool import Asked
-from tests.scorers.test_edje import Original
+from mmrr.training.synthetic.page_pool import LocatedQuestion
+from tests.scorers.edje.reference import Original
 
 
 def test_with_one_negative_each_way_the_loss_is_the_papers_formula() -> None:
@@ -107,7 +107,7 @@ def page_of(words: str, *questions: str) -> ReadPage:
         tuple(map(fold, its)),
         (0,) * len(its),
         ((0,),) * len(its),
-        tuple(Asked(text, "", (0,)) for text in questions),
+        tuple(LocatedQuestion(text, "", (0,)) for text in questions),
     )
 
 

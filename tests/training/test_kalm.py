@@ -14,7 +14,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints
 from mmrr.scorers import kalm
 from mmrr.training.config import begin, read, with_steps
-from mmrr.training.data.page_texts import BatchMaker, PairMaker, Reports, read_text_pairs, trials
+from mmrr.training.data.page_texts import BatchMaker, BatchSize, PairMaker, TextReports, read_text_pairs, trials
 from mmrr.training.families import kalm_init
 from mmrr.training.families.kalm import Judge, Words, matryoshka, train, yes_no
 from mmrr.training.pointing import pointing_loss_of_weights
@@ -77,7 +77,7 @@ def judge(run: Path) -> Judge:
 
 @pytest.fixture(scope="module")
 def texts(folder: Path) -> list[str]:
-    return [page.text for page in Reports(read_documents(folder / "texts.jsonl"), 0, 90).pages(1)][:4]
+    return [page.text for page in TextReports(read_documents(folder / "texts.jsonl"), 0, 90).pages(1)][:4]
 
 
 # Losses
@@ -133,7 +133,7 @@ def test_the_training_forward_is_the_scorers(run: Path, judge: Judge, texts: lis
 
 
 def test_gradients_reach_encoder_and_decoder_from_every_ratio(judge: Judge, folder: Path) -> None:
-    make = BatchMaker(Reports(read_documents(folder / "texts.jsonl"), 0, 90), 9, 0, 3, 4, kalm.RATIOS, 1)
+    make = BatchMaker(TextReports(read_documents(folder / "texts.jsonl"), 0, 90), 9, 0, BatchSize(3, 4, kalm.RATIOS, 1))
     judge.model.requires_grad_(True)
     seen = set()
     for step in range(8):
@@ -151,7 +151,7 @@ def test_a_few_steps_learn_one_batch(run: Path, folder: Path) -> None:
     """From random init, the loss of one batch at two ratios falls below a half."""
     random_judge = Judge(load(run / "start"), 0.1, Words(run / "start"))
     random_judge.model.requires_grad_(True)
-    batch = BatchMaker(Reports(read_documents(folder / "texts.jsonl"), 0, 60), 9, 0, 3, 4, (2, 8), 0)(0)
+    batch = BatchMaker(TextReports(read_documents(folder / "texts.jsonl"), 0, 60), 9, 0, BatchSize(3, 4, (2, 8), 0))(0)
     optimizer = torch.optim.AdamW([p for p in random_judge.parameters() if p.requires_grad], 5e-3)
     judged = []
     for _ in range(40):
@@ -264,7 +264,7 @@ def test_pages_hold_the_reports_words_in_order_and_know_their_questions() -> Non
         Question("How much rain?", "77 mm", None),
         Question("What was cut off?", "not written", 3),
     )
-    reports = Reports([Document("a", "s", "", blocks, questions)], 0, 60)
+    reports = TextReports([Document("a", "s", "", blocks, questions)], 0, 60)
     for number in range(4):
         pages = reports.pages(number)
         assert len(pages) == 8
@@ -283,7 +283,7 @@ def test_pages_hold_the_reports_words_in_order_and_know_their_questions() -> Non
 
 def test_batches_depend_on_their_number_alone(folder: Path) -> None:
     documents = read_documents(folder / "texts.jsonl")
-    one, other = (BatchMaker(Reports(documents, 1, 90), 50, 1, 4, 8, kalm.RATIOS, 2) for _ in range(2))
+    one, other = (BatchMaker(TextReports(documents, 1, 90), 50, 1, BatchSize(4, 8, kalm.RATIOS, 2)) for _ in range(2))
     one(0)
     assert one(7) == other(7)
     assert one(7) != one(8)
@@ -295,7 +295,7 @@ def test_batches_depend_on_their_number_alone(folder: Path) -> None:
 
 
 def test_trials_are_queries_that_some_pages_do_not_answer(folder: Path) -> None:
-    found = trials(Reports(read_documents(folder / "texts.jsonl"), 0, 90), range(4), 5)
+    found = trials(TextReports(read_documents(folder / "texts.jsonl"), 0, 90), range(4), 5)
     assert found["question"]
     assert found["phrase"]
     for trial in [*found["question"], *found["phrase"]]:
@@ -340,7 +340,7 @@ def test_a_checkpoint_is_tuned_on_pairs(run: Path, folder: Path) -> None:
 def test_every_pair_comes_once_an_epoch(folder: Path) -> None:
     records = [{"query": f"q{i}", "text": f"text {i % 3}", "relevant": i % 2 == 0} for i in range(10)]
     pairs = read_text_pairs(write_pairs(folder / "many.jsonl", *records))
-    make = PairMaker(pairs, 0, 1, 2, (4,), 0)
+    make = PairMaker(pairs, 0, BatchSize(1, 2, (4,), 0))
     for epoch in range(2):
         seen = [
             (batch.pages[0], one.query, one.yes)
@@ -356,8 +356,8 @@ def test_every_pair_comes_once_an_epoch(folder: Path) -> None:
         ({"query": "q", "relevant": True}, r"line 2: text = None, expected a text"),
         ({"query": " ", "text": "t", "relevant": True}, r"line 2: query = ' ', expected a text"),
         ({"query": "q", "text": "t"}, r"line 2: relevant = None, expected true or false"),
-        ({"query": "q", "text": "t", "teacher": 1.5}, r"line 2: teacher = 1.5, expected a probability"),
-        ([], r"line 2: found no object"),
+        ({"query": "q", "text": "t", "teacher": 1.5}, r"line 2: teacher = 1.5, expected a number from 0 to 1"),
+        ([], r"line 2: found list, expected an object"),
     ],
 )
 def test_an_invalid_pair_is_refused_with_its_line(folder: Path, record: object, message: str) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmrr.errors import MmrrError
 from mmrr.training.data import passage_images
-from mmrr.training.data.ranked_lists import Ranked, RankedLists, ranking, read_lists
+from mmrr.training.data.ranked_lists import RankedList, RankedLists, ranking, read_lists
 from tests.training.shared import LIST_QUERIES, write_lines
 
 
@@ -23,7 +23,7 @@ def test_an_order_is_filtered_before_it_is_cut():
 def test_lists_are_read_in_order(lists_folder):
     lists = read_lists(lists_folder / "lists.jsonl")
     assert [len(one.candidates) for one in lists] == [4, 2, 3, 3]
-    assert lists[0] == Ranked(
+    assert lists[0] == RankedList(
         LIST_QUERIES[0], tuple((lists_folder / f"{i}.png").resolve() for i in range(4)), (2, 0, 3), (1,)
     )
     assert lists[3].candidates[0] == "boats on the quay"
@@ -39,15 +39,15 @@ GOOD = {"query": "q", "images": ["0.png", "1.png"], "order": [1, 0]}
         ({"query": "\ud800"}, "expected a text"),
         ({"images": None}, "neither of images and passages"),
         ({"passages": ["a", "b"]}, "both of images and passages"),
-        ({"images": ["0.png"]}, "no list of two or more"),
+        ({"images": ["0.png"]}, "expected a list of two or more"),
         ({"images": ["0.png", 3]}, "images holds 3, expected a path"),
         ({"images": None, "passages": ["a", ""]}, "passages holds '', expected a text"),
         ({"images": ["0.png", "9.png"]}, "there is no image"),
         ({"images": ["0.png", "../x.png"]}, "is outside"),
         ({"order": [0, 2]}, "order = [0, 2], expected indices of the candidates, 0 to 1"),
         ({"order": [True, 0]}, "expected indices"),
-        ({"relevant": [1, 1]}, "names a candidate twice"),
-        ({"order": []}, "neither order nor relevant"),
+        ({"relevant": [1, 1]}, "expected each candidate once"),
+        ({"order": []}, "order and relevant are both empty"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(lists_folder, change, problem):
@@ -82,7 +82,7 @@ def text(letters: int) -> str:
 
 
 def test_passages_are_squares_whose_letters_shrink_before_text_is_cut():
-    sizes = {n: passage_images.fitting(text(n)) for n in (20, 100, 350, 700, 1200)}
+    sizes = {n: passage_images.fitting_size(text(n)) for n in (20, 100, 350, 700, 1200)}
     assert sizes[350] == 12
     assert sizes[20] >= sizes[100] > 12 > sizes[700] > sizes[1200] >= 6
     for n, size in sizes.items():
@@ -94,6 +94,6 @@ def test_passages_are_squares_whose_letters_shrink_before_text_is_cut():
         dark = np.argwhere(image < 128)
         assert dark.min() >= 19
         assert dark.max() <= 261
-    assert passage_images.fitting(text(4000)) == 6
+    assert passage_images.fitting_size(text(4000)) == 6
     assert np.argwhere(np.asarray(passage_images.draw_passage(text(4000)).convert("L")) < 128).max() <= 261
     assert [row[-1] for row in list(passage_images.wrapped("x" * 90, 12))[:-1]] == ["-", "-"]

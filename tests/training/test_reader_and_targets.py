@@ -19,7 +19,7 @@ from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.from_scratch.batches import Batch
 from mmrr.training.from_scratch.matching import ranked
 from mmrr.training.from_scratch.reader import Crops, Reader, faster, patchify
-from mmrr.training.synthetic.page_pool import Asked
+from mmrr.training.synthetic.page_pool import LocatedQuestion
 from mmrr.training.synthetic.snippets import draw_snippet
 
 
@@ -28,9 +28,9 @@ def test_a_page_does_not_contain_words_in_another_order() -> None:
         *[()] * 5, folded=("a", "rope", "", "of", "grey", "rope", "and", "wire"), blocks=(), cells=(), questions=()
     )  # type: ignore[arg-type]
     for text in ("rope of grey", "Rope, of GREY", "rope — of", "and wire", "A rope"):
-        assert queries.writes(page, text), text
+        assert queries.contains_phrase(page, text), text
     for text in ("grey of rope", "a wire", "rop", "of gre", "wire and"):
-        assert not queries.writes(page, text), text
+        assert not queries.contains_phrase(page, text), text
 
 
 def test_the_ranking_loss_is_cross_entropy_over_the_pages_of_a_query() -> None:
@@ -65,7 +65,7 @@ def test_strips_are_rows_of_the_page() -> None:
         folded=("one", "two", "three"),
         blocks=(0, 0, 1),
         cells=((1, 2), (4, 5), (5, 8)),
-        questions=(Asked("what?", "this", (0,)),),
+        questions=(LocatedQuestion("what?", "this", (0,)),),
     )
     strip = page.strip(1, 2)
     assert strip.grid == (2, 3)
