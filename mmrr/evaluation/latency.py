@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from mmrr.types import Grid, KeptTokens, PageCache, Progress, silent
 from mmrr.workspace.store import Workspace
 from mmrr.workspace.tensors import PageCacheReader, write_states
 
-T = TypeVar("T")
 _PER_SHARD = 16
 
 
@@ -91,10 +90,8 @@ class Bench:
     growth: list[Grown]  # over visual tokens per page
 
 
-def bench(
-    scorer: minireranker.Scorer, plan: Plan, folder: Path, others: Sequence[Other] = (), progress: Progress = silent
-) -> Bench:
-    """Run all measurements. Page caches are written to ``folder``, a new workspace."""
+def bench(scorer: Any, plan: Plan, folder: Path, others: Sequence[Other] = (), progress: Progress = silent) -> Bench:
+    """Run all measurements. ``scorer`` is a miniReranker. Page caches are written to ``folder``, a new workspace."""
     ways = len(plan.codecs) + len(others)
     candidates = len(plan.candidates)
     total = 6 + 2 * len(plan.smaller) + candidates * (1 + 2 * ways) + len(plan.codecs) + len(plan.queries)
@@ -123,7 +120,7 @@ class _Pages:
     kept: list[KeptTokens]
 
     @classmethod
-    def of_size(cls, scorer: minireranker.Scorer, size: tuple[int, int], plan: Plan) -> _Pages:
+    def of_size(cls, scorer: Any, size: tuple[int, int], plan: Plan) -> _Pages:
         grid = scorer.grid(*size)
         images = [_page(size, seed) for seed in range(plan.distinct)]
         return cls(grid, images, [_kept_tokens(grid, plan.keep, seed) for seed in range(plan.distinct)])
@@ -136,9 +133,7 @@ class _Pages:
 class _Run:
     """The measurements on pages of the plan's size."""
 
-    def __init__(
-        self, scorer: minireranker.Scorer, plan: Plan, workspace: Workspace, clock: Clock, pages: _Pages
-    ) -> None:
+    def __init__(self, scorer: Any, plan: Plan, workspace: Workspace, clock: Clock, pages: _Pages) -> None:
         self.scorer, self.plan, self.workspace, self.clock, self.pages = scorer, plan, workspace, clock, pages
         self.device = scorer.backbone.device
         self.most = max(plan.candidates)
@@ -199,9 +194,7 @@ class _Run:
                 first = Grown(grid[0] * grid[1], self.pages.n_kept, page_bytes, dense.ms, in_memory.ms)
         return first
 
-    def _time_in_memory(
-        self, mini: minireranker.Scorer, codec: str, places: Sequence[tuple[str, str]], page_bytes: int
-    ) -> None:
+    def _time_in_memory(self, mini: Any, codec: str, places: Sequence[tuple[str, str]], page_bytes: int) -> None:
         """One query over caches in memory; with the first codec also several queries."""
         reader, shared = PageCacheReader(self.workspace), self.scorer.shared_state()
         caches = [_moved(reader.read(*place), self.device) for place in places]
@@ -240,7 +233,7 @@ class _Run:
             self.clock.time(cold)
             self.clock.time(Task(f"{one.name}, page cache", n, work, flops * n, page_bytes=page_bytes))
 
-    def _repeat(self, items: Sequence[T], n: int) -> list[T]:
+    def _repeat(self, items: Sequence[Any], n: int) -> list[Any]:
         return [items[i % self.plan.distinct] for i in range(n)]
 
     def _write(self, number: int, states: Sequence[PageCache]) -> list[tuple[str, str]]:
@@ -257,7 +250,7 @@ class _Run:
         return places
 
 
-def _other_size(clock: Clock, scorer: minireranker.Scorer, size: tuple[int, int], plan: Plan) -> Grown:
+def _other_size(clock: Clock, scorer: Any, size: tuple[int, int], plan: Plan) -> Grown:
     """Dense forwards and caches in memory, for pages of another size."""
     pages, most = _Pages.of_size(scorer, size, plan), max(plan.candidates)
     mini = scorer.sharing(Prepare(band=_band(scorer), codec=plan.codecs[0]))
@@ -270,7 +263,6 @@ def _other_size(clock: Clock, scorer: minireranker.Scorer, size: tuple[int, int]
     return Grown(tokens, pages.n_kept, _bytes(states[0]), *(row.ms for row in clock.rows))
 
 
-# Any: a scorer of any family and its options.
 def _score(scorer: Any, queries: Sequence[str], states: Sequence[PageCache], shared: PageCache, options: Any) -> None:
     for query in queries:
         scorer.score(query, states, shared, options)
@@ -294,7 +286,7 @@ def _kept_tokens(grid: Grid, share: float, seed: int) -> KeptTokens:
     return KeptTokens(torch.tensor(np.sort(chosen), dtype=torch.int32), grid)
 
 
-def _band(scorer: minireranker.Scorer) -> str:
+def _band(scorer: Any) -> str:
     return f"{scorer.band[0]}:{scorer.band[1]}"
 
 

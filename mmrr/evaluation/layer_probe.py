@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,6 @@ from mmrr.errors import MmrrError
 from mmrr.evaluation.metrics import evaluate
 from mmrr.modeling.plain_forward import score_states
 from mmrr.types import Progress, Qrels, Run, rank, silent
-
-if TYPE_CHECKING:
-    from mmrr.scorers.minireranker import Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +37,7 @@ class Probe:
 
 
 def probe(
-    scorer: Scorer,
+    scorer: Any,
     read_image: Callable[[str], Image.Image],
     texts: Mapping[str, str],
     run: Run,
@@ -80,7 +77,7 @@ def probe(
 
 
 @torch.inference_mode()
-def _read(scorer: Scorer, image: Image.Image, suffixes: list[list[int]]) -> list[Sequence[Tensor]]:
+def _read(scorer: Any, image: Image.Image, suffixes: list[list[int]]) -> list[Sequence[Tensor]]:
     """The states (M, D) of each query's tokens after every layer, over one page."""
     backbone = scorer.backbone
     (visual,) = backbone.vision([image], scorer.prepare_options.max_tokens or None)
