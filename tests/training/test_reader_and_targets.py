@@ -142,6 +142,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_answers_and_fixed_phrases_are_one_token_and_other_words_bytes(checkpoint: Path) -> None:
     """With the tokenizer that transformers loads from the checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
