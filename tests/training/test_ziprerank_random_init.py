@@ -114,7 +114,7 @@ def test_a_small_model_is_trained_resumed_and_ranks_as_it_was_trained(runs, tmp_
     trained = Scorer(
         resolve(str(runs / "whole" / "start"), None, HashCache(tmp_path / "h.json")), Prepare(0), CPU, torch.float32
     )
-    model = ziprerank.Ranker(trained, trained.backbone.text, options, ziprerank.see_image)
+    model = ziprerank.Ranker(trained, trained.backbone.text, options.settings(), ziprerank.see_image)
     weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     own = dict(model.named_parameters())
     with torch.no_grad():
@@ -223,7 +223,7 @@ def test_the_attention_losses_equal_plain_attention(runs, keep):
     backbone = scorer.backbone
     shown = drawn(runs, options)(0)[0]
     extra = AuxiliaryLosses(backbone, shown, options.pretrained_layers, scorer.letters)
-    model = ziprerank.Ranker(scorer, backbone.text, options, ziprerank.see_drawn)
+    model = ziprerank.Ranker(scorer, backbone.text, options.settings(), ziprerank.see_drawn)
     given = {}
     add_attention = extra.add_attention
 
