@@ -56,6 +56,7 @@ def test_search_finds_the_page_by_its_words(place: Path) -> None:
     assert "thesis" in first
 
 
+@pytest.mark.slow
 @needs_bash
 def test_rerank_writes_a_run(place: Path, tiny_path: Path, tiny_embedder_path: Path) -> None:
     run(
