@@ -36,21 +36,9 @@ from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.snippets import draw_snippet
 from mmrr.workspace.files import HashCache, checksum_file
 from tests.texts import write_texts
+from tests.training.shared import tiny_shape
 
-SHAPE = """
-[shape]
-layers = 3
-hidden = 64
-mlp = 96
-heads = 2
-kv_heads = 1
-head_dim = 32
-vision_layers = 2
-vision_hidden = 48
-vision_heads = 2
-vision_mlp = 64
-deepstack = [0]
-"""
+SHAPE = tiny_shape(3)
 
 
 @pytest.fixture(scope="module", autouse=True)

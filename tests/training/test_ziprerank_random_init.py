@@ -32,23 +32,11 @@ from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, write_documents
 from tests.texts import write_texts
+from tests.training.shared import tiny_shape
 
 TOLERANCE = 1e-4
 FULL = Score()
-SHAPE = """
-[shape]
-layers = 4
-hidden = 64
-mlp = 96
-heads = 2
-kv_heads = 1
-head_dim = 32
-vision_layers = 2
-vision_hidden = 48
-vision_heads = 2
-vision_mlp = 64
-deepstack = [0]
-"""
+SHAPE = tiny_shape(4)
 SMALL = 'documents = "texts.jsonl"\npool = "pool"\nworkers = 0\nreports = 2\nsave_every = 2\nheld_out = 0.0\n'
 
 
