@@ -34,6 +34,24 @@ def reranking(folder, model, **values):
     return config.read(path, "reranker")
 
 
+def tiny_shape(layers):
+    """The ``[shape]`` table of a model with a few thousand parameters and ``layers`` layers of its language model."""
+    return f"""
+[shape]
+layers = {layers}
+hidden = 64
+mlp = 96
+heads = 2
+kv_heads = 1
+head_dim = 32
+vision_layers = 2
+vision_hidden = 48
+vision_heads = 2
+vision_mlp = 64
+deepstack = [0]
+"""
+
+
 def losses(records):
     """The loss of each step."""
     return {record["step"]: record["loss"] for record in records}

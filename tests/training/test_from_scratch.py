@@ -33,21 +33,9 @@ from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.snippets import draw_snippet
 from mmrr.workspace.files import HashCache, checksum_file
 from tests.texts import write_texts
+from tests.training.shared import tiny_shape
 
-SHAPE = """
-[shape]
-layers = 3
-hidden = 64
-mlp = 96
-heads = 2
-kv_heads = 1
-head_dim = 32
-vision_layers = 2
-vision_hidden = 48
-vision_heads = 2
-vision_mlp = 64
-deepstack = [0]
-"""
+SHAPE = tiny_shape(3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -230,7 +218,7 @@ def test_every_page_of_a_crossed_batch_has_the_queries_of_all_pages(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Except other pages' phrases that it contains. Its own queries are relevant."""
-    monkeypatch.setattr(queries, "loosen", lambda text, rng: text)
+    monkeypatch.setattr(queries, "vary", lambda text, rng: text)
     features, keys = written_pages(runs, config(runs, "crossed", "reranker", ""), 2)
     batch = BatchMaker(features, keys, "0", BatchPlan(pages=4, queries=16, kind="crossed"))(1)
     assert len(batch.pages) >= 3
@@ -245,9 +233,9 @@ def test_every_page_of_a_crossed_batch_has_the_queries_of_all_pages(
             if text in written:
                 assert texts[text] == (text in own)
             elif text not in texts:  # this page contains the phrase too
-                assert queries.writes(page, text)
+                assert queries.contains_phrase(page, text)
             else:
-                assert texts[text] == queries.writes(page, text)
+                assert texts[text] == queries.contains_phrase(page, text)
 
 
 @pytest.mark.slow
@@ -272,7 +260,7 @@ def written_pages(runs: Path, settings: ScratchConfig, reports: int) -> tuple[To
     pool = PagePool(runs / "pool", known, 0)
     folder = pool.folder / f"features-{checksum_file(runs / 'reader' / 'checkpoint' / 'model.safetensors')[:12]}"
     return TowerFeatures(folder, pool), [
-        (report, page) for report in range(reports) for page in range(pool.pages(report))
+        (report, page) for report in range(reports) for page in range(pool.page_count(report))
     ]
 
 

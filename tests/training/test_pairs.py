@@ -40,17 +40,17 @@ def test_parquet_is_the_same(pairs_folder):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "no valid JSON"),
-        ("[1]", "found no object"),
+        ("{", "invalid JSON"),
+        ("[1]", "found list, expected an object"),
         (json.dumps({"query": "q", "image": "0.png"}), "found no relevant"),
         (json.dumps(GOOD | {"query": " "}), "query = ' ', expected a text"),
-        (json.dumps(GOOD | {"query": "\ud800"}), "half of a surrogate pair"),
+        (json.dumps(GOOD | {"query": "\ud800"}), "unpaired surrogate"),
         (json.dumps(GOOD | {"image": 3}), "image = 3"),
         (json.dumps(GOOD | {"image": "9.png"}), "there is no image"),
         (json.dumps(GOOD | {"image": "../x.png"}), "is outside"),
         (json.dumps(GOOD | {"image": "/etc/hostname"}), "is outside"),
         (json.dumps(GOOD | {"relevant": 1}), "relevant = 1, expected true or false"),
-        (json.dumps(GOOD | {"relevant": False}), "relevant and not relevant"),
+        (json.dumps(GOOD | {"relevant": False}), "both relevant and not relevant"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(pairs_folder, line, problem):
@@ -95,6 +95,6 @@ def test_a_contrastive_batch_has_hard_negatives_and_excludes_other_answers(pairs
     batch = make(0)
     assert sorted(batch.queries) == sorted([QUERIES[0], QUERIES[0], QUERIES[1], QUERIES[2]])
     assert len(batch.pages) == 4
-    for query, answer, excused in zip(batch.queries, batch.answers, batch.excused, strict=True):
-        assert answer not in excused
-        assert len(excused) == len(relevant[query]) - 1
+    for query, answer, others in zip(batch.queries, batch.answers, batch.also_relevant, strict=True):
+        assert answer not in others
+        assert len(others) == len(relevant[query]) - 1

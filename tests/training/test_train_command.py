@@ -84,7 +84,7 @@ def test_after_ctrl_c_it_prints_how_to_resume(pairs_folder, tmp_path, tiny_path,
     command = ("train", "reranker", "--config", pairs_folder / "train.toml", "--run", tmp_path / "run")
     result = mmrr(*command, code=130)
     assert result.stdout == ""
-    assert f"stopped; the state of step 2 is in {tmp_path / 'run'}: the same command goes on" in result.stderr
+    assert f"stopped; the state of step 2 is in {tmp_path / 'run'}; run the same command again" in result.stderr
     monkeypatch.setattr(finetune, "train_reranker", whole)
     mmrr(*command)
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

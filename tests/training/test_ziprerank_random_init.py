@@ -20,7 +20,7 @@ from mmrr.modeling.checkpoints import resolve
 from mmrr.scorers.ziprerank import Prepare, Score, Scorer
 from mmrr.training import config as configs
 from mmrr.training.data.cell_targets import fold
-from mmrr.training.data.ranked_lists import DrawnLists
+from mmrr.training.data.ranked_lists import DrawnLists, ListSize
 from mmrr.training.data.tower_features import TowerFeatures
 from mmrr.training.families import ziprerank
 from mmrr.training.families.ziprerank_aux import AuxiliaryLosses
@@ -32,23 +32,11 @@ from mmrr.workspace.files import HashCache
 from tests.conftest import CPU
 from tests.console import FP32, INDEX, SOIL, THESIS, mmrr, write_documents
 from tests.texts import write_texts
+from tests.training.shared import tiny_shape
 
 TOLERANCE = 1e-4
 FULL = Score()
-SHAPE = """
-[shape]
-layers = 4
-hidden = 64
-mlp = 96
-heads = 2
-kv_heads = 1
-head_dim = 32
-vision_layers = 2
-vision_hidden = 48
-vision_heads = 2
-vision_mlp = 64
-deepstack = [0]
-"""
+SHAPE = tiny_shape(4)
 SMALL = 'documents = "texts.jsonl"\npool = "pool"\nworkers = 0\nreports = 2\nsave_every = 2\nheld_out = 0.0\n'
 
 
@@ -150,7 +138,7 @@ def test_cells_look_at_the_query_words_that_they_show(runs):
             sequence = backbone.pages_sequence(ids, visuals, [None] * len(visuals))
             extra = AuxiliaryLosses(backbone, shown, 1, scorer.letters)
             extra.locate(sequence, visuals, [None] * len(visuals), len(before), len(sequence.embeddings) - 1)
-            assert {one for one in extra.cells if one.words} <= set(shown.holding)
+            assert {one for one in extra.cells if one.words} <= set(shown.word_cells)
             for row, cell, wanted in zip(extra.rows, extra.cells, extra.targets, strict=True):
                 assert torch.equal(sequence.embeddings[row], visuals[cell.page].tokens[cell.cell])
                 places = wanted.nonzero().flatten().tolist()
@@ -180,24 +168,22 @@ def test_the_answers_of_drawn_lists_are_at_every_letter(runs):
 def test_the_gathering_targets_are_the_cells_of_rare_words(runs):
     """Words on few pages, or the rarest word if a query has none. Other cells are not targets."""
     make = drawn(runs, small(runs))
-    counts = make.pages_with
-    make.rare = 1
+    counts = make.page_counts
+    make.rare_count = 1
     common = sorted(counts, key=lambda word: (-counts[word], word))[:2]
     once = next(word for word in sorted(counts) if counts[word] == 1)
     assert counts[common[1]] > 1
-    assert make.telling({*common, once, "unheard"}) == {once, "unheard"}
-    assert make.telling(common) == {min(common, key=lambda word: (counts[word], word))}
-    assert make.telling(()) == set()
+    assert make.rare_words({*common, once, "unheard"}) == {once, "unheard"}
+    assert make.rare_words(common) == {min(common, key=lambda word: (counts[word], word))}
+    assert make.rare_words(()) == set()
     gathered = 0
     for step in range(6):
         for shown in make(step):
-            telling = make.telling({word for word in map(fold, shown.query.split()) if len(word) >= 3})
-            assert shown.telling == telling
+            rare = make.rare_words({word for word in map(fold, shown.query.split()) if len(word) >= 3})
+            assert shown.rare_words == rare
             for at, page in enumerate(shown.pages):
-                cells = {
-                    cell for word, of in zip(page.folded, page.cells, strict=True) if word in telling for cell in of
-                }
-                held = [one for one in shown.holding if one.page == at and telling.intersection(one.words)]
+                cells = {cell for word, of in zip(page.folded, page.cells, strict=True) if word in rare for cell in of}
+                held = [one for one in shown.word_cells if one.page == at and rare.intersection(one.words)]
                 assert cells == {one.cell for one in held}
                 gathered += len(cells)
     assert gathered
@@ -207,12 +193,12 @@ def drawn(folder: Path, options: RandomInitListsConfig) -> DrawnLists:
     """Lists of pages whose features are on disk."""
     documents, _ = split(read_documents(folder / "texts.jsonl"), options.held_out)
     pool = PagePool(folder / "pool", documents, options.seed)
-    keys = [(report, number) for report in range(2) for number in range(pool.pages(report))]
+    keys = [(report, number) for report in range(2) for number in range(pool.page_count(report))]
     wide = Scorer(resolve(str(folder / "wide"), None, HashCache(folder / "h.json")), Prepare(0), CPU, torch.float32)
     features = TowerFeatures(folder / "features", pool)
     for key in keys:
         features.make(wide.backbone, *key)
-    return DrawnLists(features, keys, "0", lists=2, candidates=4, strips=2)
+    return DrawnLists(features, keys, "0", ListSize(lists=2, candidates=4, strips=2))
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.4])
@@ -263,7 +249,7 @@ def test_training_keeps_the_tokens_that_the_scorer_keeps(runs, page_images):
     assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], score)).abs().max() <= 1e-4
     assert (trained - scorer.logits("the ferry of Skarrow", states, [0, 1, 2], Score())).abs().max() > 1e-4
 
-    shown = next(one for step in range(9) for one in drawn(runs, options)(step) if one.telling and one.holding)
+    shown = next(one for step in range(9) for one in drawn(runs, options)(step) if one.rare_words and one.word_cells)
     extra = AuxiliaryLosses(scorer.backbone, shown, options.pretrained_layers, scorer.letters)
     before, question, after = scorer.segments(shown.query, len(shown.pages))
     scorer.backbone.text.requires_grad_(True)
@@ -275,8 +261,8 @@ def test_training_keeps_the_tokens_that_the_scorer_keeps(runs, page_images):
     expected = []
     for page, own in enumerate(tokens):
         cosines = F.cosine_similarity(words[:, None], own[None], dim=-1).amax(0)
-        for word in shown.telling:
-            cells = [one.cell for one in shown.holding if one.page == page and word in one.words]
+        for word in shown.rare_words:
+            cells = [one.cell for one in shown.word_cells if one.page == page and word in one.words]
             if cells:
                 expected.append(-(20 * cosines).softmax(0)[cells].sum().log())
     assert extra.alike.item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-4)
