@@ -134,7 +134,8 @@ def models(json_: o.Json = False) -> None:
     report_workspace.models(as_json=json_)
 
 
-# One parameter per option. The names are the keys of a defaults file; the values are read from the Typer context.
+# The names are the keys of a defaults file. The values are read from the Typer context.
+# One parameter per option.
 def config(
     context: typer.Context,
     work: o.Work = o.WORK,

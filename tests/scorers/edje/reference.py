@@ -45,12 +45,10 @@ class Compressed(nn.Module):
 
 
 class Original(nn.Module):
-    """All tensors of a published checkpoint, under their names.
-
-    Seven parameters: the sizes of the network, each of which a test changes by itself.
-    """
+    """All tensors of a published checkpoint, under their names."""
 
     def __init__(self, m=4, d=12, layers=3, local=False, positions=512, inner=24, width=D):
+        """Seven parameters: the sizes of the network. Each test changes some of them."""
         super().__init__()
         config = BertConfig(
             vocab_size=len(VOCABULARY) + 1,  # the published table has a row for its image placeholder
