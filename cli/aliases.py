@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import typer.core
 
-from .terminal import detail, note, plain_errors
+from .terminal import detail, fail, note, plain_errors
 
 #: Old command -> new command.
 COMMANDS = {"blend": "fuse"}
@@ -24,6 +26,9 @@ OPTIONS = {
     "probe": {"--alike": "--similarity"},
 }
 
+#: A wrong option, argument or command. Typer exports only its subclass.
+UsageError = typer.BadParameter.__mro__[1]
+
 # ``ctx`` is Any in this file: recent versions of Typer contain a private copy of Click, so its Context has no public
 # name that fits every version.
 
@@ -36,7 +41,8 @@ class Command(typer.core.TyperCommand):
         old_names = OPTIONS.get(self.name or "", {})
         end = args.index("--") if "--" in args else len(args)
         renamed = [_renamed(arg, old_names, silent=ctx.resilient_parsing) for arg in args[:end]]
-        return super().parse_args(ctx, renamed + args[end:])
+        with _misuse_in_one_line(ctx, args):
+            return super().parse_args(ctx, renamed + args[end:])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the user's errors become one line, and --verbose shows how long the command took."""
@@ -50,16 +56,34 @@ class Command(typer.core.TyperCommand):
 class Group(typer.core.TyperGroup):
     """A group that accepts old command names and shows errors as one line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the group's own options."""
+        with _misuse_in_one_line(ctx, args):
+            return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Replace an old command name."""
         # The root function, which sets the verbosity, runs later.
         silent = ctx.resilient_parsing or bool(ctx.params.get("quiet"))
-        return super().resolve_command(ctx, [_renamed(args[0], COMMANDS, silent=silent), *args[1:]])
+        with _misuse_in_one_line(ctx, args):
+            return super().resolve_command(ctx, [_renamed(args[0], COMMANDS, silent=silent), *args[1:]])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the group's own function, then its command."""
         with plain_errors(as_json=bool(ctx.params.get("json_")) or "--json" in ctx.args):
             return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _misuse_in_one_line(ctx: Any, args: list[str]) -> Iterator[None]:
+    """Show a usage error as one line and exit with code 2. Shell completion gets the error itself."""
+    try:
+        yield
+    except UsageError as error:
+        if ctx.resilient_parsing:
+            raise
+        message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+        fail(f"{message}; see: {ctx.command_path} --help", error, as_json="--json" in args, code=2)
 
 
 def _renamed(arg: str, names: dict[str, str], *, silent: bool) -> str:

@@ -112,7 +112,7 @@ def plain_errors(*, as_json: bool = False) -> Iterator[None]:
     try:
         yield
     except MmrrError as error:
-        _fail(str(error), error, as_json)
+        fail(str(error), error, as_json=as_json)
     except KeyboardInterrupt as error:
         note(f"stopped; {_RESUME}")
         raise typer.Exit(130) from error
@@ -122,15 +122,15 @@ def plain_errors(*, as_json: bool = False) -> Iterator[None]:
         full = error.errno in _DISK_FULL
         where = f" at {error.filename}" if error.filename else ""
         text = f"{'the disk is full' if full else error.strerror}{where}{f'; {_RESUME}' if full else ''}"
-        _fail(text, error, as_json)
+        fail(text, error, as_json=as_json)
 
 
-def _fail(message: str, cause: BaseException, as_json: bool) -> None:
-    """Show one error and exit with code 1."""
+def fail(message: str, cause: BaseException, *, as_json: bool, code: int = 1) -> None:
+    """Show one error and exit with ``code``."""
     typer.echo(f"error: {printable(message)}", err=True)
     if as_json:
         emit({"error": message.encode("utf-8", "replace").decode("utf-8")})  # a lone surrogate is not valid JSON text
-    raise typer.Exit(1) from cause
+    raise typer.Exit(code) from cause
 
 
 def show_bug(error: BaseException) -> None:

@@ -17,6 +17,7 @@ from tests.console import (
     artifact,
     files,
     manifest,
+    misused,
     mmrr,
     refused,
     shards,
@@ -69,7 +70,7 @@ def test_random_pruning_keeps_as_many_and_the_same_again(chain: Chain) -> None:
     mmrr("rm", f"prune/{at_random.name}", "--work", chain.work, "--cascade")
     artifact(mmrr("prune", "--work", chain.work, "--keep", "0.2", "--by", "random"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == chosen
-    assert "expected attention or random" in refused("prune", "--work", chain.work, "--by", "chance")
+    assert "'chance' is not one of" in misused("prune", "--work", chain.work, "--by", "chance")
 
 
 def current(work: Path) -> dict[str, str]:
