@@ -151,10 +151,10 @@ class Embedder(nn.Module):
         queries = self.query_vectors(batch.queries)
         with mixed(pages.device, None):
             logits = queries @ pages.T / self.temperature
-        excused = torch.zeros(logits.shape, dtype=torch.bool)
-        for row, columns in zip(excused, batch.also_relevant, strict=True):
+        also_relevant = torch.zeros(logits.shape, dtype=torch.bool)
+        for row, columns in zip(also_relevant, batch.also_relevant, strict=True):
             row[list(columns)] = True
-        logits = logits.masked_fill(excused.to(logits.device), -torch.inf)
+        logits = logits.masked_fill(also_relevant.to(logits.device), -torch.inf)
         answers = torch.tensor(batch.answers, device=logits.device)
         accuracy = (logits.argmax(1) == answers).float().mean()
         return {"loss": F.cross_entropy(logits, answers), "accuracy": accuracy}

@@ -199,21 +199,23 @@ def test_contrast_by_hand():
     """Three pages with two cells each. The second holds the first's phrase, the third shares a question."""
 
     def page(words, cells, *questions):
-        asked = tuple(SimpleNamespace(text=text) for text in questions)
-        was = torch.tensor([0.1, 0.2])
-        return ReadPage(*[torch.zeros(1)] * 2, (1, 2), was, (), tuple(words.split()), (), cells, asked)
+        known = tuple(SimpleNamespace(text=text) for text in questions)
+        saliency = torch.tensor([0.1, 0.2])
+        return ReadPage(*[torch.zeros(1)] * 2, (1, 2), saliency, (), tuple(words.split()), (), cells, known)
 
     pages = [
         page("alpha beta", ((0,), (1,))),
         page("beta alpha gamma", ((0,), (1,), (1,)), "which one?"),
         page("delta", ((0,),), "which one?"),
     ]
-    asked = [[LabelledQuery("Alpha beta", True)], [LabelledQuery("which one?", True)], [LabelledQuery("delta", True)]]
+    of_page = [[LabelledQuery(text, True)] for text in ("Alpha beta", "which one?", "delta")]
     names, owners = ["Alpha", "beta", "which", "one", "delta"], [0, 0, 1, 1, 2]
     generator = torch.Generator().manual_seed(0)
     cells, words = torch.randn(3, 2, 4, generator=generator), torch.randn(5, 4, generator=generator)
     wholes, queries = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
-    saliencies = torch.tensor([[0.1, 0.2], [0.3, 0.6], [0.2, 0.1]])  # the same, three times as much, turned round
+    saliencies = torch.tensor(
+        [[0.1, 0.2], [0.3, 0.6], [0.2, 0.1]]
+    )  # equal to the pages', three times as large, reversed
     at = {id(one): i for i, one in enumerate(pages)}
     stub = SimpleNamespace(
         page_vectors=lambda page: (cells[at[id(page)]], wholes[at[id(page)]], saliencies[at[id(page)]]),
@@ -225,7 +227,7 @@ def test_contrast_by_hand():
         attention_distillation=0.3,
     )
     stub._pointed = Contrast._pointed.__get__(stub)
-    found = Contrast.losses(stub, Batch(pages, asked))
+    found = Contrast.losses(stub, Batch(pages, of_page))
 
     def expected(z):
         z = z.exp()
@@ -241,22 +243,21 @@ def test_contrast_by_hand():
     torch.testing.assert_close(
         found["pointed"], -torch.stack([(s / p[w].sum()).log() for w, s in share.items()]).mean()
     )
-    torch.testing.assert_close(
-        found["attention_distillation"], torch.tensor(2 * math.log(2) ** 2 / 3)
-    )  # of the third page alone
+    third = torch.tensor(2 * math.log(2) ** 2)  # the variance of the third page; it is 0 for the others
+    torch.testing.assert_close(found["attention_distillation"], third / 3)
     total = found["found"] + 0.7 * found["pointed"] + 0.4 * found["whole"] + 0.3 * found["attention_distillation"]
     torch.testing.assert_close(found["loss"], total)
 
 
-def test_attention_that_is_held_is_the_one_that_prunes(tiny_embedder_path, tmp_path, page_images):
-    """0 against what the same embedder says of a page; learnt from, against what another says."""
+def test_attention_distillation_uses_the_attention_that_prunes(tiny_embedder_path, tmp_path, page_images):
+    """The loss is 0 for the same embedder's saliency; for another saliency it has gradients."""
     embedder = load(late(tiny_embedder_path, tmp_path / "late", words=True), tmp_path)
     contrast = Contrast(embedder, Search(), attention_distillation=1.0)
     embedder.backbone.text.requires_grad_(True)
     words, cells = tuple(TEXTS[0].split()), tuple((i,) for i, _ in enumerate(TEXTS[0].split()))
     (visual,), (embedding,) = embedder.backbone.vision(page_images[:1]), embedder.embed_pages(page_images[:1])
     for saliency, moved in ((embedding.saliency, False), (embedding.saliency.flip(0), True)):
-        features = (visual.tokens.clone(), visual.deepstack.clone(), visual.grid)  # no longer of inference
+        features = (visual.tokens.clone(), visual.deepstack.clone(), visual.grid)  # copies that allow gradients
         page = ReadPage(*features, saliency, words, words, (0,) * len(words), cells, ())
         found = contrast.losses(Batch([page], [[LabelledQuery(TEXTS[0], True)]]))
         assert (found["attention_distillation"].item() > 1e-4) == moved

@@ -170,7 +170,7 @@ def _lesson(learner: torch.nn.Module) -> Batch:
     """Two pages of four words, each with its own query and the query of the other page."""
     numbers = torch.Generator().manual_seed(0)
     width = next(learner.text.parameters()).shape[-1]
-    pages, asked = [], []
+    pages, queries = [], []
     for mine, yours in ((TEXTS[0], TEXTS[1]), (TEXTS[1], TEXTS[0])):
         words = tuple(mine.split()[:4])
         pages.append(
@@ -186,10 +186,10 @@ def _lesson(learner: torch.nn.Module) -> Batch:
                 questions=(),
             )
         )
-        asked.append(
+        queries.append(
             [LabelledQuery(mine[:20], True)] + [LabelledQuery(yours[:20], False)] * (not isinstance(learner, Contrast))
         )
-    return Batch(pages, asked)
+    return Batch(pages, queries)
 
 
 def _scores(family: Any, scorer: Any, contents: Any, kept: Any, device: torch.device) -> list[Tensor]:

@@ -172,7 +172,7 @@ def test_a_run_begun_under_a_former_name_is_resumed(tmp_path):
 
 def test_the_command_prints_the_notice_on_stderr(tmp_path):
     path = write_config(tmp_path / "c.toml", documents="nowhere.jsonl", reader="r", spelled=1)
-    result = mmrr("train", "embedder", "--config", path, "--run", tmp_path / "run", code=1)
+    result = mmrr("train", "embedder", "--config", path, "--run-dir", tmp_path / "run", code=1)
     assert f"{path}: `spelled` is now called `pretrained_layers`" in result.stderr
     assert result.stdout == ""
 

@@ -206,7 +206,7 @@ def test_a_run_starts_from_a_published_shape_over_siglip(folder: Path, page_imag
 def test_from_the_command_line_to_a_ranking(runs: Path, tmp_path: Path) -> None:
     config(runs, "cli", "held_out = 0.0\nsteps = 2\n")
     printed = json.loads(
-        mmrr("train", "reranker", "--config", runs / "cli.toml", "--run", tmp_path / "run", "--json").stdout
+        mmrr("train", "reranker", "--config", runs / "cli.toml", "--run-dir", tmp_path / "run", "--json").stdout
     )
     assert printed["result"] == str(tmp_path / "run" / "checkpoint")
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
@@ -218,7 +218,9 @@ def test_from_the_command_line_to_a_ranking(runs: Path, tmp_path: Path) -> None:
     assert ranked
     assert json.loads(mmrr("verify", *work, "--json").stdout)["problems"] == []
     (runs / "bad.toml").write_text((runs / "cli.toml").read_text().replace("tokens = 4", "tokens = 4\nband = 1"))
-    assert "unknown key band" in refused("train", "reranker", "--config", runs / "bad.toml", "--run", tmp_path / "bad")
+    assert "unknown key band" in refused(
+        "train", "reranker", "--config", runs / "bad.toml", "--run-dir", tmp_path / "bad"
+    )
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_an_embedder_learns_and_its_adapter_embeds_as_it_was_trained(
     with torch.no_grad():
         queries = model.query_vectors(QUERIES)
         pages = torch.stack([model.page_vector(image) for image in page_images])
-    asked = torch.cat(loaded.embed_queries(QUERIES, qwen3_vl.Search()))
-    assert (queries - asked).abs().max() <= TOLERANCE
+    expected = torch.cat(loaded.embed_queries(QUERIES, qwen3_vl.Search()))
+    assert (queries - expected).abs().max() <= TOLERANCE
     for vectors, embedding, before in zip(
         pages, loaded.embed_pages(page_images), plain.embed_pages(page_images), strict=True
     ):

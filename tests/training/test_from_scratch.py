@@ -338,9 +338,7 @@ def test_an_embedder_trains_on_mined_pages(runs: Path) -> None:
     keeping = lines.replace("mined = 2", "attention_distillation = 1.0\nlr = 1e-9\nstrips = 0.0")
     settings = config(runs, "keeping", "embedder", keeping + 'embedder = "embedder"\n')
     first = next(one for one in train_embedder(settings, runs / "keeping") if "attention_distillation" in one)
-    assert (
-        first["attention_distillation"] < 1e-3
-    )  # it starts from the embedder that it is distilled from, and hardly moves
+    assert first["attention_distillation"] < 1e-3  # it starts from the embedder that it is distilled from
     with pytest.raises(MmrrError, match="no `embedder` to distill from"):
         list(train_embedder(config(runs, "loose", "embedder", keeping), runs / "loose"))
     idle = config(runs, "idle", "embedder", 'reader = "reader"\nembedder = "embedder"\n')

@@ -140,10 +140,10 @@ def test_gradients_are_averaged_over_the_processes_that_have_one():
 @pytest.mark.slow
 def test_two_processes_equal_one_process_with_twice_the_batches(pairs_folder, tmp_path, tiny_path):
     reranking(pairs_folder, tiny_path, pages=1, accumulate=2, steps=4)
-    mmrr("train", "reranker", "--config", pairs_folder / "train.toml", "--run", tmp_path / "one")
+    mmrr("train", "reranker", "--config", pairs_folder / "train.toml", "--run-dir", tmp_path / "one")
     reranking(pairs_folder, tiny_path, pages=1, accumulate=1, steps=4)
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
-    command = ("-m", "mmrr.cli.main", "train", "reranker", "--config", "train.toml", "--run", tmp_path / "two")
+    command = ("-m", "mmrr.cli.main", "train", "reranker", "--config", "train.toml", "--run-dir", tmp_path / "two")
     done = subprocess.run([*launch, *map(str, command)], cwd=pairs_folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'two' / 'adapter'}\n"  # only the main process prints

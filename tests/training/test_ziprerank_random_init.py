@@ -271,7 +271,7 @@ def test_training_keeps_the_tokens_that_the_scorer_keeps(runs, page_images):
 @pytest.mark.slow
 def test_from_the_command_line_to_a_ranking(runs, tmp_path):
     small(runs)
-    printed = mmrr("train", "reranker", "--config", runs / "zip.toml", "--run", tmp_path / "run", "--json").stdout
+    printed = mmrr("train", "reranker", "--config", runs / "zip.toml", "--run-dir", tmp_path / "run", "--json").stdout
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)
     work = ("--work", tmp_path / "w")
     mmrr("index", docs, *work, *INDEX)

@@ -201,9 +201,8 @@ def _pretrain(setup: _Setup, drawn: DrawnPages) -> Records:
         losses=model.losses,
         workers=config.workers,
     )
-    for record in run_loop(
-        RunFolder(setup.run / "spelling"), training, setup.group
-    ):  # the folder keeps its stored name
+    folder = RunFolder(setup.run / "spelling")  # the stored name of the pre-training
+    for record in run_loop(folder, training, setup.group):
         yield record | {"stage": "pretraining"}
     network.zero_grad(set_to_none=True)
 

@@ -189,9 +189,8 @@ class Judge(nn.Module):
             if n_layers < POINTING_LAYER + 2:
                 expected = f"{POINTING_LAYER + 2} or more"
                 raise MmrrError(f"layers = {n_layers}; the pointing loss needs {expected}, or set pointing = 0")
-            self.model.get_decoder().set_attn_implementation(
-                "eager"
-            )  # the only implementation that returns its weights
+            # The only implementation that returns its weights.
+            self.model.get_decoder().set_attn_implementation("eager")
 
     def windows(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each page's first window. Raises MmrrError for a page without text."""
