@@ -46,8 +46,8 @@ def documents(pages: Manifest, changes: Changes) -> None:
     )
     read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
-    note(f"{len(entries)} documents: {changes}")
-    note(f"{pages.content['pages']} pages of {len(entries)} documents ({counts})" + (f"; {texts}" if texts else ""))
+    read_pages = f"{pages.content['pages']} pages of {len(entries)} documents ({counts})"
+    note("; ".join(filter(None, [f"{len(entries)} documents: {changes}", read_pages, texts])))
 
 
 def plan(plan: Plan) -> None:

@@ -154,7 +154,7 @@ def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_p
     assert answer["results"][0]["page_id"] == "mixed.pdf/0002"
     assert ENGINE in mmrr("ls", "--work", work, "--json").stdout
     assert "all as written" in mmrr("verify", "--work", work).stdout
-    assert "removed 0 shards" in mmrr("rm", "--work", work).stderr  # the text from OCR is in use
+    assert "removed 0 unused shards" in mmrr("rm", "--work", work).stderr  # the text from OCR is in use
 
 
 def test_ocr_added_later_reads_pages_and_repeats_nothing_else(engine: Engine, docs: Path, tmp_path: Path) -> None:
