@@ -164,7 +164,7 @@ KILLED = {
     """,
     "between an artifact's manifest and its rename": """
         with Workspace.open(root) as workspace:
-            Workspace._move = staticmethod(lambda folder, target: os.kill(os.getpid(), signal.SIGKILL))
+            Workspace._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             workspace.commit(spec, {}, 0, write=lambda folder: (folder / "half").write_text("half"))
     """,
     "while a shard's files are written": """
@@ -174,7 +174,7 @@ KILLED = {
     """,
     "between a shard's record and its rename": """
         with Workspace.open(root) as workspace:
-            Workspace._move = staticmethod(lambda folder, target: os.kill(os.getpid(), signal.SIGKILL))
+            Workspace._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             folder = workspace.scratch()
             (folder / "half").write_text("half")
             workspace.commit_shard("embed", key, folder, {})
