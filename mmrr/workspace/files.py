@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import stat
 import uuid
@@ -26,6 +27,8 @@ import xxhash
 
 from mmrr import __version__
 from mmrr.errors import MmrrError
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def environment() -> dict[str, str]:
@@ -87,10 +90,10 @@ class HashCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = parse_json(path.read_bytes())
         except (OSError, ValueError):
-            known = None  # losing the cache costs time and nothing else
-        self._known: dict[str, str] = known if isinstance(known, dict) else {}
+            known = {}  # losing the cache costs time and nothing else
+        self._known = {key: value for key, value in known.items() if _SHA256.fullmatch(str(value))}
 
     def sha256(self, path: Path) -> str:
         """Raises OSError if the file cannot be read."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,13 +28,13 @@ from mmrr.errors import MmrrError
 from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
-    canonical_json,
     check_folder,
     checksum_file,
     digest,
     environment,
     flush,
     move,
+    parse_json,
     remove_file,
     remove_tree,
     seal,
@@ -47,7 +48,7 @@ SHARD_PAGES = 16
 #: In the order of the data flow.
 STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
-_MARK = "mmrr.json"
+_MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
 
@@ -147,7 +148,7 @@ class Workspace:
                 root.mkdir(parents=True, exist_ok=True)
                 # Another command may be making the same workspace now, or was killed while it made it.
                 if all(path.name.startswith((_MARK, f".{_MARK}.")) for path in root.iterdir()):
-                    write_atomically(root / _MARK, canonical_json({"schema": 1}))
+                    write_atomically(root / _MARK, _MARK_TEXT)
                     made.append(root / _MARK)
                 elif not (root / _MARK).exists():
                     raise MmrrError(
@@ -192,6 +193,15 @@ class Workspace:
         """Whether another command uses this workspace now."""
         return self._scratch.others()
 
+    def check_mark(self) -> None:
+        """Raise MmrrError if the file that makes a folder a workspace is damaged. Other commands do not read it."""
+        path = self.root / _MARK
+        try:
+            if parse_json(path.read_bytes()) != json.loads(_MARK_TEXT):
+                raise ValueError("it has another schema")
+        except (ValueError, OSError) as error:
+            raise MmrrError(f"{path} is damaged ({error}); replace what is in it by: {_MARK_TEXT}") from error
+
     # Artifacts
 
     def find(self, stage: str, fingerprint: str) -> Manifest | None:
@@ -199,15 +209,20 @@ class Workspace:
         folder = self.root / _stage(stage) / _key(fingerprint)
         path = folder / "manifest.json"
         check_folder(folder)
-        if not path.exists():
-            return None
         try:
-            return Manifest(**unseal(path.read_bytes()), path=folder)
-        except (ValueError, TypeError) as error:
+            manifest = Manifest(**unseal(path.read_bytes()), path=folder)
+            if (manifest.stage, manifest.fingerprint) != (stage, fingerprint):
+                raise ValueError(f"it belongs to {manifest.stage}/{manifest.fingerprint}")
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise MmrrError(f"{path} cannot be read; make it readable for this user") from error
+        except (ValueError, TypeError, IsADirectoryError) as error:
             raise MmrrError(
                 f"{path} is damaged ({error}); "
                 f"remove it with: mmrr rm {stage}/{fingerprint} --cascade --work {self.root}"
             ) from error
+        return manifest
 
     def done(self, spec: Spec) -> Manifest | None:
         """The committed artifact if all its shards exist and its own files are whole; the stage then has no work.
