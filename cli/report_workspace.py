@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from mmrr.errors import MmrrError
+
 from .defaults import PROJECT_FILE, Effective, user_file
 from .terminal import emit, note, printable, size, table
 
@@ -34,15 +36,21 @@ _SETTINGS = {
 }
 
 
-def artifacts(workspace: Workspace, *, as_json: bool) -> None:
-    """List all artifacts in the order of the data flow."""
+def artifacts(workspace: Workspace, *, as_json: bool) -> bool:
+    """List all artifacts in the order of the data flow and name damaged listings. Returns whether all are whole."""
     rows = []
-    for manifest in workspace.artifacts():
-        current = workspace.current(manifest.stage)
+    found, unreadable = workspace.scan()
+    problems = [str(error) for error in unreadable.values()]
+    current: dict[str, str] = {}
+    try:
+        current = workspace.all_current.read()
+    except MmrrError as error:
+        problems.append(str(error))
+    for manifest in found:
         rows.append(
             {
                 "name": f"{manifest.stage}/{manifest.fingerprint}",
-                "current": current is not None and current.fingerprint == manifest.fingerprint,
+                "current": current.get(manifest.stage) == manifest.fingerprint,
                 "made_of": [f"{role}/{name[:12]}" for role, name in manifest.inputs.items()],
                 "how": _how(manifest),
                 "bytes": manifest.bytes,
@@ -50,8 +58,8 @@ def artifacts(workspace: Workspace, *, as_json: bool) -> None:
             }
         )
     if as_json:
-        emit({"work": str(workspace.root), "artifacts": rows})
-        return
+        emit({"work": str(workspace.root), "artifacts": rows, "problems": problems})
+        return not problems
     shown = [
         [
             ("* " if row["current"] else "  ") + row["name"],
@@ -62,6 +70,9 @@ def artifacts(workspace: Workspace, *, as_json: bool) -> None:
         for row in rows
     ]
     table(str(workspace.root), ["artifact", "how it was made", "size", "age"], shown, numbers_from=2, to_stdout=True)
+    for problem in problems:
+        typer.echo(f"error: {printable(problem)}", err=True)
+    return not problems
 
 
 def _how(manifest: Manifest) -> str:

@@ -24,13 +24,13 @@ def list_artifacts(
     """List what a workspace holds.
 
     Shows each artifact with its options, size and age. A star marks the current artifact of a stage: the one that
-    other commands use.
+    other commands use. A damaged artifact is named with the command that removes it; the exit code is then 1.
     """
     with open_context(work) as context:
         if documents:
             report_workspace.document_list(context.current("pages"), as_json=json_)
-        else:
-            report_workspace.artifacts(context.workspace, as_json=json_)
+        elif not report_workspace.artifacts(context.workspace, as_json=json_):
+            raise typer.Exit(1)
 
 
 def remove(

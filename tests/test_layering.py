@@ -29,7 +29,7 @@ ONLY_IN = {
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
-    "filelock": {"mmrr.workspace.store", "mmrr.training"},
+    "filelock": {"mmrr.workspace.current", "mmrr.workspace.scratch", "mmrr.training"},
     "rapidocr": {"mmrr.documents.ocr"},
     "cv2": {"mmrr.documents.ocr"},
     "typer": set(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -328,4 +327,4 @@ def _pool(workspace: Workspace, tasks: list[_Task], options: RenderOptions, work
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for _, folder in running.values():
-            shutil.rmtree(folder, ignore_errors=True)
+            workspace.discard(folder)

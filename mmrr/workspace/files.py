@@ -1,4 +1,7 @@
-"""Files: atomic writes, hashes, and JSON sealed with a checksum. This module knows no workspace."""
+"""Files: atomic writes, hashes, JSON sealed with a checksum, and changes that follow no symbolic link.
+
+This module knows no workspace.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
+import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,9 @@ import torch
 import xxhash
 
 from mmrr import __version__
+from mmrr.errors import MmrrError
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def environment() -> dict[str, str]:
@@ -81,15 +90,15 @@ class HashCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = parse_json(path.read_bytes())
         except (OSError, ValueError):
-            known = None  # losing the cache costs time and nothing else
-        self._known: dict[str, str] = known if isinstance(known, dict) else {}
+            known = {}  # losing the cache costs time and nothing else
+        self._known = {key: value for key, value in known.items() if _SHA256.fullmatch(str(value))}
 
     def sha256(self, path: Path) -> str:
         """Raises OSError if the file cannot be read."""
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        status = path.stat()
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
         if key not in self._known:
             with path.open("rb") as file:
                 self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -114,11 +123,20 @@ def seal(values: Mapping[str, object], indent: int | None = None) -> str:
 
 def unseal(data: bytes) -> dict[str, Any]:
     """The object that ``seal`` wrote. Raises ValueError if a byte changed. Any: JSON."""
-    values = json.loads(data)
-    if not isinstance(values, dict):
-        raise ValueError("no JSON object")
+    values = parse_json(data)
     if values.pop("xxh3", None) != _checksum(values):
         raise ValueError("it does not match its checksum")
+    return values
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """A JSON object. Raises ValueError if the bytes are no JSON object. Any: JSON."""
+    try:
+        values = json.loads(data)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
     return values
 
 
@@ -147,3 +165,99 @@ def flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+# Changes below a root folder, for which no symbolic link is followed
+
+
+def check_folder(path: Path) -> None:
+    """Raise MmrrError if something else than a folder is at ``path``. A symbolic link to a folder is something else."""
+    _check(path, stat.S_ISDIR, "folder")
+
+
+def check_file(path: Path) -> None:
+    """Raise MmrrError if something else than a regular file is at ``path``, for example a symbolic link."""
+    _check(path, stat.S_ISREG, "file")
+
+
+def make_folder(root: Path, folder: Path) -> None:
+    """Make a folder below ``root`` and the folders above it. A folder that exists is no error."""
+    with _reach(root, folder / "inside"):
+        pass
+
+
+def remove_file(root: Path, path: Path) -> None:
+    """Delete a file below ``root``; a symbolic link is deleted itself. A file that is gone is no error."""
+    with contextlib.suppress(FileNotFoundError), _reach(root, path, make=False) as (name, folder):
+        os.unlink(name, dir_fd=folder)
+
+
+def remove_tree(root: Path, folder: Path, *, ignore_errors: bool = False) -> None:
+    """Delete a folder below ``root`` with everything in it. A folder that is gone is no error.
+
+    Links in the folder are deleted themselves. Raises MmrrError if the folder, or one between it and ``root``, is a
+    symbolic link. ``ignore_errors`` is that of ``shutil.rmtree``.
+    """
+    with contextlib.suppress(FileNotFoundError), _reach(root, folder, make=False) as (name, parent):
+        check_folder(folder)
+        shutil.rmtree(name, ignore_errors, dir_fd=parent)  # deletes nothing if the name became a link meanwhile
+
+
+def move(root: Path, source: Path, target: Path) -> None:
+    """Rename a file or folder to another place below ``root``. Makes the folders above ``target``."""
+    with (
+        _reach(root, source, make=False) as (source_name, source_folder),
+        _reach(root, target) as (target_name, target_folder),
+    ):
+        os.rename(source_name, target_name, src_dir_fd=source_folder, dst_dir_fd=target_folder)
+
+
+@contextlib.contextmanager
+def _reach(root: Path, path: Path, *, make: bool = True) -> Iterator[tuple[str, int | None]]:
+    """The name of ``path`` and a handle of its folder, as the functions of ``os`` take them.
+
+    Each folder below ``root`` is opened from the one above it, so that a link that appears meanwhile is not followed.
+    With ``make`` the folders are made. Raises MmrrError that names the link, or the file, where a folder is expected.
+    """
+    if ".." in path.relative_to(root).parts:
+        raise ValueError(f"{path} leaves {root}")
+    folders = [root / parent for parent in reversed(path.relative_to(root).parents)][1:]
+    if os.open not in os.supports_dir_fd:  # Windows has no handles of folders
+        for folder in folders:
+            if make:
+                folder.mkdir(exist_ok=True)
+            check_folder(folder)
+        yield str(path), None
+        return
+    handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = _open_folder(folder, handle, make=make)
+            os.close(handle)
+            handle = inner
+        yield path.name, handle
+    finally:
+        os.close(handle)
+
+
+def _open_folder(folder: Path, parent: int, *, make: bool) -> int:
+    if make:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder.name, dir_fd=parent)
+    try:
+        return os.open(folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError:
+        check_folder(folder)
+        raise
+
+
+def _check(path: Path, fits: Callable[[int], bool], expected: str) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise MmrrError(f"{path}: found a symbolic link, expected a {expected}; remove the link")
+    if not fits(mode):
+        found = "folder" if stat.S_ISDIR(mode) else "file"
+        raise MmrrError(f"{path}: found a {found}, expected a {expected}; move it out of the workspace")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmrr.errors import MmrrError
+from mmrr.workspace.files import check_folder, remove_file, remove_tree
 from mmrr.workspace.store import STAGES, Manifest, Workspace
 
 
@@ -34,15 +35,18 @@ def remove(workspace: Workspace, names: list[str], *, cascade: bool) -> Removal:
     """Remove artifacts (``stage/fingerprint``) and every shard that no artifact lists any more.
 
     With ``cascade`` the artifacts that were made of them are removed too; without it they raise MmrrError. Raises
-    MmrrError if another command uses the workspace, because no artifact lists its new shards yet.
+    MmrrError if another command uses the workspace, because no artifact lists its new shards yet. Raises it too, and
+    removes nothing, if a symbolic link is where a folder is expected.
     """
     if workspace.others_running():
         raise MmrrError(f"another mmrr command is working in {workspace.root}; try again when it has ended")
-    damaged = _damaged(workspace)  # a damaged manifest must not block its own removal
-    artifacts = sorted(
-        [*workspace.artifacts(but=damaged), *(damaged[name] for name in names if name in damaged)],
-        key=lambda manifest: STAGES.index(manifest.stage),
-    )
+    for stage in STAGES:  # before anything is deleted
+        for folder in (*workspace.folders(stage), *workspace.folders(stage, of_shards=True)):
+            check_folder(folder)
+    artifacts, unreadable = workspace.scan()
+    # A damaged manifest must not block its own removal.
+    artifacts += [_placeholder(workspace, name) for name in dict.fromkeys(names) if name in unreadable]
+    artifacts.sort(key=lambda manifest: STAGES.index(manifest.stage))
     by_name = {_name(manifest): manifest for manifest in artifacts}
     doomed: set[str] = set()
     for name in names:
@@ -57,8 +61,7 @@ def remove(workspace: Workspace, names: list[str], *, cascade: bool) -> Removal:
     freed = 0
     for manifest in reversed(removed):  # dependents first, so that an interruption leaves complete chains
         freed += _folder_bytes(manifest.path)
-        (manifest.path / "manifest.json").unlink()  # first, so that an interrupted removal leaves no artifact
-        shutil.rmtree(manifest.path)
+        _remove(workspace, manifest.path, "manifest.json")
     shards, size = sweep(workspace)
     return Removal([_name(manifest) for manifest in removed], shards, size + freed)
 
@@ -71,32 +74,30 @@ def sweep(workspace: Workspace) -> tuple[int, int]:
     listed = {shard for manifest in workspace.artifacts() for shard in manifest.shards}
     count = size = 0
     for stage in STAGES:
-        for folder in (workspace.root / "shards" / stage).glob("*/"):
+        for folder in workspace.folders(stage, of_shards=True):
             if (stage, folder.name) not in listed:
                 size += _folder_bytes(folder)
                 count += 1
-                (folder / "shard.json").unlink(missing_ok=True)
-                shutil.rmtree(folder)
-        for folder in (workspace.root / stage).glob("*/"):
+                _remove(workspace, folder, "shard.json")
+        for folder in workspace.folders(stage):
             if not (folder / "manifest.json").exists():  # the remains of an interrupted removal
                 size += _folder_bytes(folder)
-                shutil.rmtree(folder)
+                remove_tree(workspace.root, folder)
     return count, size
 
 
-def _damaged(workspace: Workspace) -> dict[str, Manifest]:
-    """Placeholders that list no shards, for the artifacts whose manifest cannot be read."""
-    found = {}
-    for stage in STAGES:
-        for path in (workspace.root / stage).glob("*/manifest.json"):
-            try:
-                workspace.find(stage, path.parent.name)
-            except MmrrError:
-                manifest = Manifest(
-                    stage, path.parent.name, 0, {}, {}, None, {"documents": []}, 0, {}, path=path.parent
-                )
-                found[_name(manifest)] = manifest
-    return found
+def _remove(workspace: Workspace, folder: Path, listing: str) -> None:
+    """Delete an artifact or a shard, its listing first, so that an interruption leaves nothing that looks whole."""
+    with contextlib.suppress(OSError):  # the listing may be damaged in any way; the next line raises what matters
+        remove_file(workspace.root, folder / listing)
+    remove_tree(workspace.root, folder)
+
+
+def _placeholder(workspace: Workspace, name: str) -> Manifest:
+    """A manifest that lists no shards, for an artifact whose manifest cannot be read."""
+    stage, fingerprint = name.split("/")
+    path = workspace.root / stage / fingerprint
+    return Manifest(stage, fingerprint, 0, {}, {}, None, {"documents": []}, 0, {}, path=path)
 
 
 def _name(manifest: Manifest) -> str:
@@ -104,4 +105,4 @@ def _name(manifest: Manifest) -> str:
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

@@ -63,6 +63,7 @@ class Collection:
 def load(workspace: Workspace, manifest: Manifest) -> Collection:
     """Read the listing of a ``pages`` artifact. Raises MmrrError if it is damaged."""
     pages, shards, text_shards = [], [], []
+    folder_of: dict[str, Path] = {}
     listing = workspace.own_file(manifest, "pages.jsonl")
     try:
         for line in listing.read_text(encoding="utf-8").splitlines():
@@ -70,7 +71,9 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
             shard = record.pop("shard")
             text_shard = record.pop("ocr", shard)
             # The file name follows from the page number: a damaged listing cannot name another file.
-            image = workspace.shard("pages", shard) / f"{int(record['number']):04d}.png"
+            if shard not in folder_of:
+                folder_of[shard] = workspace.shard("pages", shard)
+            image = folder_of[shard] / f"{int(record['number']):04d}.png"
             pages.append(Page(**record, image=image))
             shards.append(shard)
             text_shards.append(text_shard)

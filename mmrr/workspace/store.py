@@ -15,39 +15,42 @@ import contextlib
 import dataclasses
 import errno
 import json
-import os
 import re
-import shutil
-import time
 import uuid
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import xxhash
-from filelock import FileLock, Timeout
 
 from mmrr.errors import MmrrError
+from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
-    canonical_json,
+    check_folder,
     checksum_file,
     digest,
     environment,
     flush,
+    move,
+    parse_json,
+    remove_file,
+    remove_tree,
     seal,
     unseal,
     write_atomically,
 )
+from mmrr.workspace.scratch import Scratch
 
 #: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
 STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
-_MARK = "mmrr.json"
+_MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _KEY = re.compile(r"[0-9a-f]{12,64}")
+_SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,9 @@ class Workspace:
         """
         self.root = root
         self._made = tuple(made)
-        self._run = run or f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._lock = FileLock(root / "tmp" / f"{self._run}.lock")
+        self._scratch = Scratch(root, run)
         self.hashes = HashCache(root / "hashes.json")
+        self.all_current = Current(root, STAGES)
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Workspace:
@@ -145,7 +148,7 @@ class Workspace:
                 root.mkdir(parents=True, exist_ok=True)
                 # Another command may be making the same workspace now, or was killed while it made it.
                 if all(path.name.startswith((_MARK, f".{_MARK}.")) for path in root.iterdir()):
-                    write_atomically(root / _MARK, canonical_json({"schema": 1}))
+                    write_atomically(root / _MARK, _MARK_TEXT)
                     made.append(root / _MARK)
                 elif not (root / _MARK).exists():
                     raise MmrrError(
@@ -157,21 +160,20 @@ class Workspace:
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[Path, str]]:
         """A copy for a helper process: the same folder, under the lock that this process holds."""
-        return Workspace, (self.root, self._run)
+        return Workspace, (self.root, self._scratch.run)
 
     def __enter__(self) -> Self:
+        for name in ("tmp", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
+            check_folder(self.root / name)
         try:
-            (self.root / "tmp").mkdir(exist_ok=True)
-            self._lock.acquire(timeout=10)  # no other command uses it, but a sweep may hold it for a moment
+            self._scratch.open()
         except OSError as error:
             raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
-        self._sweep()
+        self._scratch.sweep()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        shutil.rmtree(self.root / "tmp" / self._run, ignore_errors=True)
-        self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._scratch.close()
         if kind is not None and self._made:
             self._unmake()
 
@@ -187,23 +189,18 @@ class Workspace:
                     else:
                         path.unlink()
 
-    def _sweep(self) -> None:
-        """Remove the scratch folders of killed commands. Their locks are free; a running command holds its lock."""
-        for lock_path in (self.root / "tmp").glob("*.lock"):
-            if lock_path.stem == self._run:
-                continue
-            with contextlib.suppress(Timeout), FileLock(lock_path, timeout=0):
-                shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
-                lock_path.unlink(missing_ok=True)
-        for aside in self.root.glob(".*.json.*"):  # of a killed write_atomically, which takes less than an hour
-            with contextlib.suppress(OSError):
-                if time.time() - aside.stat().st_mtime > 3600:
-                    aside.unlink()
-
     def others_running(self) -> bool:
         """Whether another command uses this workspace now."""
-        self._sweep()
-        return any(path.stem != self._run for path in (self.root / "tmp").glob("*.lock"))
+        return self._scratch.others()
+
+    def check_mark(self) -> None:
+        """Raise MmrrError if the file that makes a folder a workspace is damaged. Other commands do not read it."""
+        path = self.root / _MARK
+        try:
+            if parse_json(path.read_bytes()) != json.loads(_MARK_TEXT):
+                raise ValueError("it has another schema")
+        except (ValueError, OSError) as error:
+            raise MmrrError(f"{path} is damaged ({error}); replace what is in it by: {_MARK_TEXT}") from error
 
     # Artifacts
 
@@ -211,15 +208,21 @@ class Workspace:
         """The committed artifact, or None. Raises MmrrError if its manifest is damaged."""
         folder = self.root / _stage(stage) / _key(fingerprint)
         path = folder / "manifest.json"
-        if not path.exists():
-            return None
+        check_folder(folder)
         try:
-            return Manifest(**unseal(path.read_bytes()), path=folder)
-        except (ValueError, TypeError) as error:
+            manifest = Manifest(**unseal(path.read_bytes()), path=folder)
+            if (manifest.stage, manifest.fingerprint) != (stage, fingerprint):
+                raise ValueError(f"it belongs to {manifest.stage}/{manifest.fingerprint}")
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise MmrrError(f"{path} cannot be read; make it readable for this user") from error
+        except (ValueError, TypeError, IsADirectoryError) as error:
             raise MmrrError(
                 f"{path} is damaged ({error}); "
                 f"remove it with: mmrr rm {stage}/{fingerprint} --cascade --work {self.root}"
             ) from error
+        return manifest
 
     def done(self, spec: Spec) -> Manifest | None:
         """The committed artifact if all its shards exist and its own files are whole; the stage then has no work.
@@ -233,7 +236,7 @@ class Workspace:
             for name in manifest.files:
                 self.own_file(manifest, name)
         except MmrrError:
-            (manifest.path / "manifest.json").unlink(missing_ok=True)  # a folder without a manifest is no artifact
+            remove_file(self.root, manifest.path / "manifest.json")  # a folder without a manifest is no artifact
             return None
         return manifest
 
@@ -247,20 +250,37 @@ class Workspace:
                     raise MmrrError(f"{file} is gone or damaged; {_again(manifest.stage)}")
         return path
 
-    def artifacts(self, *, but: Container[str] = ()) -> list[Manifest]:
-        """The committed artifacts in the order of the data flow, oldest first, without those in ``but``.
+    def artifacts(self) -> list[Manifest]:
+        """The committed artifacts in the order of the data flow, oldest first.
 
-        ``but`` holds names like ``stage/fingerprint``. Raises MmrrError if a manifest is damaged.
+        Raises MmrrError if a manifest is damaged.
         """
-        found = [
-            manifest
-            for stage in STAGES
-            for folder in sorted((self.root / stage).glob("*/"))
-            if _KEY.fullmatch(folder.name)
-            and f"{stage}/{folder.name}" not in but
-            and (manifest := self.find(stage, folder.name))
-        ]
-        return sorted(found, key=lambda m: (STAGES.index(m.stage), str(m.provenance.get("created"))))
+        found, unreadable = self.scan()
+        for error in unreadable.values():
+            raise error
+        return found
+
+    def scan(self) -> tuple[list[Manifest], dict[str, MmrrError]]:
+        """As ``artifacts``, and {stage/fingerprint: error} of the artifacts that cannot be read."""
+        found, unreadable = [], {}
+        for stage in STAGES:
+            for folder in self.folders(stage):
+                try:
+                    manifest = self.find(stage, folder.name)
+                except MmrrError as error:
+                    unreadable[f"{stage}/{folder.name}"] = error
+                else:
+                    found += [manifest] if manifest else []
+        found.sort(key=lambda m: (STAGES.index(m.stage), str(m.provenance.get("created"))))
+        return found, unreadable
+
+    def folders(self, stage: str, *, of_shards: bool = False) -> list[Path]:
+        """The folders of a stage's artifacts, or of its shards, by their names. Others are not the workspace's.
+
+        A symbolic link with such a name is in the list: ``check_folder`` tells it from a folder.
+        """
+        place, name = (self.root / "shards" / stage, _SHARD) if of_shards else (self.root / stage, _KEY)
+        return sorted(path for path in place.glob("*") if name.fullmatch(path.name))
 
     def commit(
         self,
@@ -302,17 +322,21 @@ class Workspace:
     # Shards
 
     def shard(self, stage: str, key: str) -> Path:
-        """The folder of a shard, which may not exist yet."""
-        return self.root / "shards" / _stage(stage) / _key(key)
+        """The folder of a shard, which may not exist yet. Raises MmrrError if it is a symbolic link."""
+        folder = self.root / "shards" / _stage(stage) / _key(key)
+        check_folder(folder)
+        return folder
 
     def has_shard(self, stage: str, key: str) -> bool:
         return (self.shard(stage, key) / "shard.json").exists()
 
     def scratch(self) -> Path:
         """A new scratch folder. It is removed when the workspace is closed, or swept after the process died."""
-        folder = self.root / "tmp" / self._run / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
+        return self._scratch.new()
+
+    def discard(self, folder: Path) -> None:
+        """Delete a scratch folder that is not needed any more."""
+        remove_tree(self.root, folder, ignore_errors=True)
 
     def commit_shard(self, stage: str, key: str, folder: Path, record: dict[str, Any]) -> None:
         """Turn a scratch folder into a shard: write sizes and checksums to ``shard.json``, then rename the folder.
@@ -357,69 +381,47 @@ class Workspace:
     def damaged(self, stage: str, key: str, what: str) -> MmrrError:
         """Set a damaged shard aside, so that the stage's command computes it again. Returns the error to raise."""
         folder = self.shard(stage, key)
+        check_folder(folder)
         with contextlib.suppress(OSError):
-            folder.rename(folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
+            move(self.root, folder, folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
         return MmrrError(
             f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard"
         )
 
-    # The current artifacts, which later commands follow; the file keeps its first name, head.json
+    # The current artifacts, which later commands follow
 
     def current(self, stage: str) -> Manifest | None:
         """The artifact of a stage that later commands follow, or None."""
-        fingerprint = self._read_current().get(stage)
+        fingerprint = self.all_current.read().get(stage)
         return self.find(stage, fingerprint) if fingerprint else None
 
     def set_current(self, *manifests: Manifest) -> list[Manifest]:
         """Make these artifacts current. Returns those that were not current before."""
-        with FileLock(self.root / "head.lock"):
-            known = self._read_current()
-            moved = [manifest for manifest in manifests if known.get(manifest.stage) != manifest.fingerprint]
-            self._write_current(known | {manifest.stage: manifest.fingerprint for manifest in manifests})
-        return moved
+        new = {manifest.stage: manifest.fingerprint for manifest in manifests}
+        known = self.all_current.change(lambda known: known | new)
+        return [manifest for manifest in manifests if known.get(manifest.stage) != manifest.fingerprint]
 
     def replace_current(self, old: Manifest | None, new: Manifest) -> bool:
         """Make ``new`` current if ``old`` still is. Returns False if another command moved the stage meanwhile."""
-        with FileLock(self.root / "head.lock"):
-            known = self._read_current()
-            if known.get(new.stage) != (old.fingerprint if old else None):
-                return False
-            self._write_current(known | {new.stage: new.fingerprint})
-        return True
+        expected = old.fingerprint if old else None
+        move = {new.stage: new.fingerprint}
+        known = self.all_current.change(lambda known: known | move if known.get(new.stage) == expected else known)
+        return known.get(new.stage) == expected
 
     def forget(self, manifests: Iterable[Manifest]) -> None:
         """Leave the stages whose current artifact is one of these without a current artifact."""
         gone = {(manifest.stage, manifest.fingerprint) for manifest in manifests}
-        with FileLock(self.root / "head.lock"):
-            known = self._read_current()
-            self._write_current({stage: name for stage, name in known.items() if (stage, name) not in gone})
+        self.all_current.change(lambda known: {one: name for one, name in known.items() if (one, name) not in gone})
 
-    def _write_current(self, fingerprints: dict[str, str]) -> None:
-        write_atomically(self.root / "head.json", json.dumps(fingerprints, indent=1))
-
-    def _read_current(self) -> dict[str, str]:
-        try:
-            values = json.loads((self.root / "head.json").read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise ValueError("no JSON object")
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise MmrrError(
-                f"{self.root / 'head.json'} is damaged ({error}); delete it and run mmrr index again"
-            ) from error
-        return {str(stage): str(fingerprint) for stage, fingerprint in values.items()}
-
-    @staticmethod
-    def _move(folder: Path, target: Path) -> None:
+    def _move(self, folder: Path, target: Path) -> None:
         """Flush a finished folder to disk and rename it into place, unless another command has written the target."""
         for path in (*folder.rglob("*"), folder):  # flushing a folder makes the names in it durable
             flush(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        check_folder(target)
         if target.exists() and not any((target / name).exists() for name in ("manifest.json", "shard.json")):
-            shutil.rmtree(target, ignore_errors=True)  # the remains of an interrupted removal
+            remove_tree(self.root, target, ignore_errors=True)  # the remains of an interrupted removal
         try:
-            os.rename(folder, target)
+            move(self.root, folder, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise

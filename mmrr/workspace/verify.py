@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmrr.errors import MmrrError
 from mmrr.types import Progress, silent
-from mmrr.workspace.store import STAGES, Workspace
+from mmrr.workspace.store import STAGES, Manifest, Workspace, command
 from mmrr.workspace.tensors import PageCacheReader
 
 
@@ -22,17 +23,8 @@ class Verified:
 
 def verify(workspace: Workspace, progress: Progress = silent) -> Verified:
     """Read all artifacts and their shards. Damaged shards are set aside, so that their command computes them again."""
-    problems: list[str] = []
-    manifests = []
-    for stage in STAGES:
-        for folder in sorted((workspace.root / stage).glob("*/")):
-            try:
-                manifest = workspace.find(stage, folder.name)
-            except MmrrError as error:
-                problems.append(str(error))
-                continue
-            if manifest:
-                manifests.append(manifest)
+    manifests, unreadable = workspace.scan()
+    problems = [*_listings(workspace, manifests, unreadable), *map(str, unreadable.values())]
     names = {manifest.fingerprint for manifest in manifests}
     for manifest in manifests:
         name = f"{manifest.stage}/{manifest.fingerprint}"
@@ -56,6 +48,26 @@ def verify(workspace: Workspace, progress: Progress = silent) -> Verified:
                 problems.append(str(error))
             advance(1)
     return Verified(len(manifests), len(shards), size, problems)
+
+
+def _listings(workspace: Workspace, manifests: Sequence[Manifest], unreadable: Container[str]) -> Iterator[str]:
+    """The problems of the two files that belong to no artifact."""
+    try:
+        workspace.check_mark()
+    except MmrrError as error:
+        yield str(error)
+    try:
+        current = workspace.all_current.read()
+    except MmrrError as error:
+        yield str(error)
+        return
+    there = {(manifest.stage, manifest.fingerprint) for manifest in manifests}
+    for stage, fingerprint in current.items():
+        if (stage, fingerprint) not in there and f"{stage}/{fingerprint}" not in unreadable:
+            yield (
+                f"{workspace.all_current.path}: {stage}/{fingerprint} is current and there is no such artifact; "
+                f"run: mmrr {command(stage)} --work {workspace.root}"
+            )
 
 
 def _check(workspace: Workspace, stage: str, key: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -61,6 +62,83 @@ def test_damaged_listings_are_named_and_the_advice_repairs_them(copy: Prepared, 
         mmrr(*message.rsplit("mmrr ", 1)[1].split())
     mmrr("index", copy.docs, "--work", copy.work, *INDEX)
     mmrr("retrieve", QUESTION, "--work", copy.work)
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "digit", "another's", "folder", "deep"])
+def test_ls_names_a_damaged_artifact_and_lists_the_others(copy: Prepared, harm: str) -> None:
+    (path,) = copy.work.glob("index/*/manifest.json")
+    (other,) = copy.work.glob("precache/*/manifest.json")
+    text = path.read_text("utf-8")
+    path.unlink()
+    if harm == "folder":
+        path.mkdir()
+    else:
+        harmed = {
+            "cut": text[: len(text) // 2],
+            "empty": "",
+            "digit": text.replace('"pages": 5', '"pages": 6'),
+            "another's": other.read_text("utf-8"),
+            "deep": "[" * 100_000,
+        }[harm]
+        assert harmed != text
+        path.write_text(harmed, "utf-8")
+    name = f"index/{path.parent.name}"
+    shown = mmrr("ls", "--work", copy.work, code=1)
+    (line,) = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{path} is damaged" in line
+    assert name not in shown.stdout
+    assert other.parent.name in shown.stdout
+    listed = json.loads(mmrr("ls", "--work", copy.work, "--json", code=1).stdout)
+    assert [f"error: {problem}" for problem in listed["problems"]] == [line]
+    assert {row["name"].split("/")[0] for row in listed["artifacts"]} == {"pages", "precache"}
+    assert all(row["current"] for row in listed["artifacts"])
+    assert line.removeprefix("error: ") in mmrr("verify", "--work", copy.work, code=1).stderr
+
+    mmrr(*line.rsplit("mmrr ", 1)[1].split())  # as the line says
+    assert json.loads(mmrr("ls", "--work", copy.work, "--json").stdout)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    "harm", ["", "{ not json", "[]", "\udcff", '{"pages": 3}', '{"pages": "zz"}', '{"page": "KEY"}']
+)
+def test_a_damaged_head_is_named_by_ls_and_verify(copy: Prepared, harm: str) -> None:
+    path = copy.work / "head.json"
+    path.write_text(harm.replace("KEY", "0" * 12), "utf-8", errors="surrogateescape")
+    shown = mmrr("ls", "--work", copy.work, code=1)
+    assert f"error: {path} is damaged" in shown.stderr
+    assert "* " not in shown.stdout
+    assert len(json.loads(mmrr("ls", "--work", copy.work, "--json", code=1).stdout)["artifacts"]) == 3
+    assert f"{path} is damaged" in mmrr("verify", "--work", copy.work, code=1).stderr
+    for command in (["retrieve", QUESTION], ["precache", "--scorer-model", copy.model], ["index", copy.docs, *INDEX]):
+        assert f"{path} is damaged" in refused(*command, "--work", copy.work)
+    path.unlink()
+    mmrr("index", copy.docs, "--work", copy.work, *INDEX)
+    mmrr("retrieve", QUESTION, "--work", copy.work)
+    mmrr("verify", "--work", copy.work)
+
+
+def test_verify_names_a_head_that_leads_nowhere(copy: Prepared) -> None:
+    """One changed digit gives a fingerprint that no artifact has."""
+    path = copy.work / "head.json"
+    current = json.loads(path.read_text("utf-8"))
+    wrong = "".join("01"[digit == "0"] for digit in current["index"])
+    path.write_text(json.dumps({**current, "index": wrong}), "utf-8")
+    (line,) = json.loads(mmrr("verify", "--work", copy.work, "--json", code=1).stdout)["problems"]
+    assert line.startswith(f"{path}: index/{wrong} is current and there is no such artifact; run: mmrr index DOCUMENTS")
+    mmrr("index", copy.docs, "--work", copy.work, *INDEX)
+    mmrr("verify", "--work", copy.work)
+
+
+def test_the_file_that_marks_a_workspace(copy: Prepared) -> None:
+    path = copy.work / "mmrr.json"
+    whole = path.read_bytes()
+    for harm in (b"", b"{", b'{"schema":7}', b"\xff"):
+        path.write_bytes(harm)
+        line = mmrr("verify", "--work", copy.work, code=1).stderr
+        assert f"{path} is damaged" in line
+        assert "replace what is in it by: " + whole.decode() in line
+    path.write_text('{"schema": 1}')
+    mmrr("verify", "--work", copy.work)
 
 
 def test_missing_files_are_named(copy: Prepared) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from mmrr.errors import MmrrError
+from mmrr.workspace import gc
+from mmrr.workspace.files import remove_tree
 from mmrr.workspace.gc import remove
 from mmrr.workspace.store import Spec, Workspace
 
@@ -96,8 +97,7 @@ def test_naming_the_whole_rest_of_a_chain_needs_no_cascade(workspace, chain):
 def test_the_ends_of_a_chain_go_first(workspace, chain, monkeypatch):
     """Dependents are removed first, so that an interruption leaves no artifact without its inputs."""
     order = []
-    whole = shutil.rmtree
-    monkeypatch.setattr(shutil, "rmtree", lambda path, *a, **k: (order.append(path.parent.name), whole(path, *a, **k)))
+    monkeypatch.setattr(gc, "remove_tree", lambda root, path: (order.append(path.parent.name), remove_tree(root, path)))
     remove(workspace, [name(chain[stage]) for stage in ("prune", "pages", "index", "embed")], cascade=False)
     assert order[:4] == ["prune", "index", "embed", "pages"]
 

@@ -40,7 +40,7 @@ move = Workspace._move
 def slowly(*args):
     time.sleep(0.15)
     move(*args)
-Workspace._move = staticmethod(slowly)
+Workspace._move = slowly
 from mmrr.cli.main import main
 main()
 """

@@ -164,7 +164,7 @@ KILLED = {
     """,
     "between an artifact's manifest and its rename": """
         with Workspace.open(root) as workspace:
-            Workspace._move = staticmethod(lambda folder, target: os.kill(os.getpid(), signal.SIGKILL))
+            Workspace._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             workspace.commit(spec, {}, 0, write=lambda folder: (folder / "half").write_text("half"))
     """,
     "while a shard's files are written": """
@@ -174,7 +174,7 @@ KILLED = {
     """,
     "between a shard's record and its rename": """
         with Workspace.open(root) as workspace:
-            Workspace._move = staticmethod(lambda folder, target: os.kill(os.getpid(), signal.SIGKILL))
+            Workspace._move = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
             folder = workspace.scratch()
             (folder / "half").write_text("half")
             workspace.commit_shard("embed", key, folder, {})
@@ -409,9 +409,11 @@ def test_the_hash_cache_reads_a_file_once(tmp_path):
     assert HashCache(tmp_path / "hashes.json").sha256(path) == before
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "3", '"x"'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "3", '"x"', "[" * 100_000, '{"KEY": 5}', '{"KEY": "zz"}'])
 def test_a_damaged_hash_cache_is_forgotten(tmp_path, damage):
-    (tmp_path / "hashes.json").write_text(damage)
     (tmp_path / "file").write_bytes(b"abc")
+    status = (tmp_path / "file").stat()
+    key = f"{(tmp_path / 'file').resolve()}|{status.st_size}|{status.st_mtime_ns}"
+    (tmp_path / "hashes.json").write_text(damage.replace("KEY", key))
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert HashCache(tmp_path / "hashes.json").sha256(tmp_path / "file") == expected
