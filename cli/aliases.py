@@ -27,7 +27,7 @@ OPTIONS = {
 }
 
 #: A wrong option, argument or command. Typer exports only its subclass.
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 # ``ctx`` is Any in this file: recent versions of Typer contain a private copy of Click, so its Context has no public
 # name that fits every version.

@@ -24,7 +24,7 @@ ONLY_IN = {
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
-    "pdf2image": {"mmrr.documents.rendering"},
+    "pdf2image": {"mmrr.documents.poppler"},
     "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},

@@ -9,6 +9,7 @@ not thread-safe.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -18,12 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
 from PIL import Image, UnidentifiedImageError
 
+from mmrr.documents import poppler
 from mmrr.errors import MmrrError
 
 Kind = Literal["pdf", "image", "images"]
@@ -35,6 +37,17 @@ PAGED_SUFFIXES = frozenset({".tif", ".tiff", ".gif"})
 PAGED_FORMATS = frozenset({"TIFF", "GIF"})
 # Pillow opens only these: for a PostScript file, it would run Ghostscript.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+
+# Errors of a file system or of the process's limits that can pass.
+_MACHINE_FAULTS = (
+    errno.EAGAIN,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +206,8 @@ def _images_in(folder: Path) -> list[Path]:
 def inspect(source: Source) -> Inspection:
     """Open a document and count its pages without drawing them. A bad file raises nothing: the status says the reason.
 
+    A PDF opens if PDFium or poppler, where it is installed, opens it. Whatever the renderer, the other one then draws
+    the pages that it cannot.
     A PDF that opens although a part is damaged is ``ok``. Single pages may still fail when they are drawn.
     """
     try:
@@ -200,14 +215,27 @@ def inspect(source: Source) -> Inspection:
             n_pages = len(page_frames(source))
             return Inspection("ok", n_pages, "") if n_pages else Inspection("no_pages", 0, "the folder has no image")
         head = _head(source.path)
-    except OSError as error:
-        return Inspection("unreadable", 0, error.strerror or str(error))
+    except (OSError, MemoryError) as error:
+        return _unreadable(error)
     if not head:
         return Inspection("empty", 0, "the file has 0 bytes")
     return _inspect_pdf(source.path, head) if source.kind == "pdf" else _inspect_image(source.path, head)
 
 
+def _unreadable(error: OSError | MemoryError) -> Inspection:
+    return Inspection("unreadable", 0, getattr(error, "strerror", None) or one_line(error))
+
+
 def _inspect_pdf(path: Path, head: bytes) -> Inspection:
+    found = _inspect_by_pdfium(path, head)
+    if found.status not in ("ok", "unreadable") and poppler.installed():
+        with suppress(poppler.PopplerError):
+            n_pages = poppler.read_info(path).n_pages
+            return Inspection("ok", n_pages, "") if n_pages > 0 else found
+    return found
+
+
+def _inspect_by_pdfium(path: Path, head: bytes) -> Inspection:
     try:
         with closing(open_pdf(path)) as pdf:
             n_pages = len(pdf)
@@ -234,6 +262,8 @@ def _inspect_image(path: Path, head: bytes) -> Inspection:
             return Inspection("corrupt", 0, "starts like an image but cannot be opened")
         return Inspection("not_a_document", 0, "not an image in a known format")
     except Exception as error:
+        if is_machine_fault(error):
+            return _unreadable(error)
         return Inspection("corrupt", 0, one_line(error))
 
 
@@ -269,15 +299,39 @@ def _n_frames(path: Path) -> int:
 
 
 def page_frames(source: Source) -> list[tuple[Path, int]]:
-    """(file, frame from 0) of each page of an image document. Raises OSError if a folder cannot be listed."""
+    """(file, frame from 0) of each page of an image document.
+
+    Raises OSError if a folder cannot be listed, and the errors of ``is_machine_fault``.
+    """
     frames: list[tuple[Path, int]] = []
     for path in _images_in(source.path) if source.kind == "images" else [source.path]:
         n_frames = 1
         if source.kind == "image" or path.suffix.lower() in PAGED_SUFFIXES:
-            with suppress(Exception):  # otherwise one page, which fails when it is drawn
+            try:
                 n_frames = _n_frames(path)
+            except Exception as error:
+                if is_machine_fault(error):
+                    raise
+                # otherwise one page, which fails when it is drawn
         frames += [(path, frame) for frame in range(n_frames)]
     return frames
+
+
+def is_machine_fault(error: BaseException) -> TypeGuard[OSError | MemoryError]:
+    """Whether an error says something of the machine at this moment and nothing of the file.
+
+    Such an error is not stored with a file's content: the next command may succeed.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _MACHINE_FAULTS)
+
+
+def check_readable(path: Path) -> None:
+    """Raise the error that stops this machine from reading the file at this moment, if there is one."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        if is_machine_fault(error):
+            raise
 
 
 def one_line(error: BaseException) -> str:

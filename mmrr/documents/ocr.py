@@ -54,7 +54,7 @@ def require() -> None:
 def read_page(image: Path, sha256: str) -> tuple[str, str] | None:
     """(text, "") of one page image; ("", reason) if OCR failed; None if the file has another hash.
 
-    Raises MmrrError if OCR does not work on this machine at all.
+    Raises MmrrError if OCR does not work on this machine at all, or if memory runs out.
     """
     try:
         data = image.read_bytes()
@@ -65,6 +65,8 @@ def read_page(image: Path, sha256: str) -> tuple[str, str] | None:
     engine = _engine()
     try:
         return in_reading_order(_lines(engine(data))), ""
+    except MemoryError:  # of the machine, not of the page: it must not be stored
+        raise MmrrError("memory ran out while a page was read by OCR; run the command again with --workers 1") from None
     except Exception as error:  # any error of the package on one page fails only this page
         return "", f"OCR failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import re
-import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,27 +19,30 @@ from typing import Any, Literal, NamedTuple, cast
 
 import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
-from pdf2image import convert_from_path, pdfinfo_from_path
-from pdf2image.exceptions import PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError
 from PIL import Image, ImageOps
 
-from mmrr.documents.discovery import Source, one_line, open_image, open_pdf, page_frames
-from mmrr.documents.page_grid import CELL_PX, MIN_TOKENS, snap
+from mmrr.documents import poppler
+from mmrr.documents.canvas import Size, drawn_size, offset, on_canvas, target_size
+from mmrr.documents.discovery import (
+    Source,
+    check_readable,
+    is_machine_fault,
+    one_line,
+    open_image,
+    open_pdf,
+    page_frames,
+)
+from mmrr.documents.page_grid import MIN_TOKENS
 from mmrr.errors import MmrrError
 
 Renderer = Literal["poppler", "pdfium"]
-Size = tuple[int, int]  # width, height in pixels
 
-MAX_ASPECT = 200  # longer pages are drawn on a white canvas with this aspect ratio
 # Compression level, mean of 70 page images of 1,280 tokens: level 1 takes 38 ms and 387 kB, level 2 35 ms and 380 kB,
 # level 3 37 ms and 371 kB, Pillow's default 6 60 ms and 401 kB. The PNG writer of poppler takes 300 to 600 ms, so
 # poppler writes PPM.
 PNG_LEVEL = 2
 # Pages per poppler process. A limit bounds the temporary folder (4 MB a page); many pages hide the process start.
 BATCH_PAGES = 16
-POPPLER_TIMEOUT_S = 120
-# These have no common base class. pdf2image raises ValueError for a report that it cannot read.
-POPPLER_ERRORS = (PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError, OSError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class _Plan:
     """A PDF page that opened, and the size at which it will be drawn."""
 
     number: int
-    page: Any  # pypdfium2.PdfPage, to be closed
+    page: Any  # pypdfium2.PdfPage, to be closed; None: only poppler opens the page
     points: tuple[float, float]  # width and height after rotation
     rotation: int  # degrees clockwise: 0, 90, 180, 270
     canvas: Size
@@ -101,40 +102,23 @@ class _Plan:
 
 def default_renderer() -> Renderer:
     """``poppler`` if ``pdftoppm`` and ``pdfinfo`` are on PATH, else ``pdfium``, which needs no system package."""
-    return "poppler" if shutil.which("pdftoppm") and shutil.which("pdfinfo") else "pdfium"
-
-
-def target_size(width: float, height: float, max_tokens: int) -> Size:
-    """Image size in pixels for a page of this natural size in pixels: the rule that Qwen published for its models.
-
-    Sides are multiples of 32 (round half to even) and at least 32. The area is at least 4 tokens (sides are scaled and
-    rounded up) and at most ``max_tokens`` (scaled and rounded down). There are two differences to the published rule.
-    Beyond an aspect of 200:1, where it raises an error, the short side is set to 1/200 of the long one. If one side
-    cannot shrink below one token, the other is cut to ``max_tokens``; the published rule exceeds the limit there.
-
-    Raises:
-        ValueError: a side is not positive and finite, or ``max_tokens`` is below 4.
-    """
-    if not (0 < width < math.inf and 0 < height < math.inf):
-        raise ValueError(f"a page of {width:g} x {height:g} pixels cannot be drawn")
-    if max_tokens < MIN_TOKENS:
-        raise ValueError(f"max_tokens is {max_tokens}; expected at least {MIN_TOKENS}")
-    width, height = max(width, height / MAX_ASPECT), max(height, width / MAX_ASPECT)
-    return snap(width, height, CELL_PX, max_tokens)
+    return "poppler" if poppler.installed() else "pdfium"
 
 
 def render_pages(source: Source, first: int, last: int, out: Path, options: RenderOptions) -> list[RenderedPage]:
     """Draw pages ``first`` to ``last`` (from 1, inclusive) into the folder ``out`` as 8-bit RGB ``0001.png``, ...
 
     A bad page, document or page number gives a page of status ``failed`` without a file. PDFium draws a page if poppler
-    cannot draw it, draws it blank though it has content, or disagrees with PDFium about its size; ``detail`` then says
-    so. PDF pages are drawn at their target size without resizing, by the crop box, upright, with annotations and forms.
-    ``/UserUnit`` is ignored. With poppler, a page with ``/Rotate`` 90 or 270 keeps its exact aspect, and two sides of
-    the canvas stay white. Memory does not grow with the number of pages. PDFium has no time limit.
+    cannot draw it, draws it blank though it has content, or disagrees with PDFium about its size. Poppler, if it is
+    installed, draws a page that PDFium cannot open. ``detail`` then says so. PDF pages are drawn at their target size
+    without resizing, by the crop box, upright, with annotations and forms. ``/UserUnit`` is ignored. With poppler, a
+    page with ``/Rotate`` 90 or 270 keeps its exact aspect, and two sides of the canvas stay white. Memory does not grow
+    with the number of pages. PDFium has no time limit.
 
     Raises:
         MmrrError: ``options.renderer`` is poppler and poppler is not on PATH.
         OSError: ``out`` or the folder for temporary files cannot be written.
+        OSError, MemoryError: the file could not be read at this moment, or memory ran out (``is_machine_fault``).
     """
     numbers = range(first, last + 1)
     if source.kind == "pdf":
@@ -150,11 +134,13 @@ def render_pages(source: Source, first: int, last: int, out: Path, options: Rend
 def render_image(path: Path, number: int, text: str, out: Path, max_tokens: int) -> RenderedPage:
     """One image file as page ``number``, with a given text layer. A bad image gives a failed page.
 
-    Raises OSError if ``out`` cannot be written.
+    Raises OSError if ``out`` cannot be written, and the errors of ``is_machine_fault``.
     """
     try:
         image = _draw_image(path, 0, max_tokens)
     except Exception as error:
+        if is_machine_fault(error):
+            raise
         return _save(_Drawn(number, None, one_line(error), text), out)
     return _save(_Drawn(number, image, "", text), out)
 
@@ -174,36 +160,17 @@ def _save(page: _Drawn, out: Path) -> RenderedPage:
     )
 
 
-def _drawn_size(width: float, height: float, canvas: Size) -> Size:
-    """Size of the page on its canvas: the full canvas, except for a page beyond MAX_ASPECT, which keeps its aspect."""
-    if width > height * MAX_ASPECT:
-        return canvas[0], min(canvas[1], max(1, round(canvas[0] * height / width)))
-    if height > width * MAX_ASPECT:
-        return min(canvas[0], max(1, round(canvas[1] * width / height))), canvas[1]
-    return canvas
-
-
-def _offset(canvas: Size, drawn: Size) -> Size:
-    return (canvas[0] - drawn[0]) // 2, (canvas[1] - drawn[1]) // 2
-
-
-def _on_canvas(image: Image.Image, canvas: Size) -> Image.Image:
-    if image.size == canvas:
-        return image
-    page = Image.new("RGB", canvas, "white")
-    page.paste(image, _offset(canvas, image.size))
-    return page
-
-
 # PDF
 
 
 def _draw_pdf(path: Path, numbers: Sequence[int], options: RenderOptions) -> Generator[_Drawn, None, None]:
+    batches = [numbers[start : start + BATCH_PAGES] for start in range(0, len(numbers), BATCH_PAGES)]
     try:
         pdf = open_pdf(path)
     except pdfium.PdfiumError as error:
-        for number in numbers:
-            yield _Drawn(number, None, f"PDFium cannot open the PDF: {error}", "")
+        check_readable(path)
+        for batch in batches:
+            yield from _draw_batch(path, f"PDFium cannot open the PDF: {error}", batch, options)
         return
     with closing(pdf):
         # The form environment draws fields without an appearance stream. pypdfium2 logs a warning for XFA forms, which
@@ -211,30 +178,71 @@ def _draw_pdf(path: Path, numbers: Sequence[int], options: RenderOptions) -> Gen
         if pdf.get_formtype() == pdfium_c.FORMTYPE_ACRO_FORM:
             with suppress(pdfium.PdfiumError):
                 pdf.init_forms()
-        for start in range(0, len(numbers), BATCH_PAGES):
-            yield from _draw_batch(path, pdf, numbers[start : start + BATCH_PAGES], options)
+        for batch in batches:
+            yield from _draw_batch(path, pdf, batch, options)
 
 
 def _draw_batch(path: Path, pdf: Any, numbers: Sequence[int], options: RenderOptions) -> Generator[_Drawn, None, None]:
+    """``pdf``: the open document, or why PDFium cannot open it."""
     plans: dict[int, _Plan] = {}
-    errors: dict[int, str] = {}
-    for number in numbers:
+    errors: dict[int, str] = dict.fromkeys(numbers, pdf) if isinstance(pdf, str) else {}
+    n_pages = 0 if isinstance(pdf, str) else len(pdf)
+    for number in numbers if not errors else ():
         try:
             plans[number] = _plan(pdf, number, options)
         except (pdfium.PdfiumError, ValueError) as error:
-            errors[number] = f"page {number} of {len(pdf)}: {one_line(error)}"
+            errors[number] = f"page {number} of {n_pages}: {one_line(error)}"
+    poppler_plans = _poppler_plans(path, n_pages, errors, options)
     with tempfile.TemporaryDirectory(prefix="mmrr-") as folder:
         files: dict[int, Path] = {}
         reasons: dict[int, str] = {}
         if options.renderer == "poppler" and plans:
-            files, reasons = _run_poppler(path, len(pdf), list(plans.values()), Path(folder))
+            reasons = _disagreements(path, n_pages, list(plans.values()))
+        agreed = [plan for plan in plans.values() if options.renderer == "poppler" and plan.number not in reasons]
+        _run_poppler(path, agreed + poppler_plans, Path(folder), files, reasons)
+        alone = {plan.number: plan for plan in poppler_plans}
         for number in numbers:
-            if number in errors:
+            file, reason = files.get(number), reasons.get(number, "")
+            if number in alone:
+                yield _draw_without_pdfium(
+                    alone[number], file, f"{errors[number]}; {reason}" if reason else errors[number]
+                )
+            elif number in errors:
                 yield _Drawn(number, None, errors[number], "")
-                continue
-            plan = plans.pop(number)
-            yield _draw_page(plan, files.get(number), reasons.get(number, ""))
-            plan.page.close()
+            else:
+                plan = plans.pop(number)
+                yield _draw_page(plan, file, reason)
+                plan.page.close()
+
+
+def _poppler_plans(path: Path, n_pages: int, errors: Mapping[int, str], options: RenderOptions) -> list[_Plan]:
+    """The pages among ``errors``, which PDFium cannot open, that poppler opens.
+
+    ``n_pages`` is PDFium's count, 0 if it counts none. If poppler counts otherwise, its pages may be other ones.
+    """
+    if not errors or not poppler.installed():
+        return []
+    try:
+        info = poppler.read_info(path, min(errors), max(errors))
+    except poppler.PopplerError:
+        return []
+    plans = []
+    for number in sorted(errors.keys() & info.shapes.keys()) if n_pages in (0, info.n_pages) else ():
+        shape = info.shapes[number]
+        points = (shape.height, shape.width) if shape.rotation % 180 else (shape.width, shape.height)
+        scale = options.dpi / 72
+        try:
+            canvas = target_size(points[0] * scale, points[1] * scale, options.max_tokens)
+        except ValueError:  # no area
+            continue
+        text, detail = "", ""
+        try:
+            text = poppler.read_text(path, number)
+        except poppler.PopplerError:
+            detail = "the text layer could not be read"
+        plan = _Plan(number, None, points, shape.rotation, canvas, drawn_size(*points, canvas), text, 0, detail)
+        plans.append(plan)
+    return plans
 
 
 def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
@@ -252,20 +260,15 @@ def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
     # PDFium writes U+FFFE for a hyphen at the end of a line. Without it, the two halves of the word are joined.
     text = text.replace("\r\n", "\n").replace("\0", "").replace("\ufffe", "")
     n_objects = pdfium_c.FPDFPage_CountObjects(page)
-    drawn = _drawn_size(width, height, canvas)
+    drawn = drawn_size(width, height, canvas)
     return _Plan(number, page, (width, height), page.get_rotation(), canvas, drawn, text, n_objects, detail)
 
 
 def _draw_page(plan: _Plan, file: Path | None, reason: str) -> _Drawn:
     """The page from poppler's ``file``; from PDFium if there is no file or if it is blank though the page is not."""
     details = [plan.detail]
-    image = None
-    if file is not None:
-        try:
-            with Image.open(file) as poppler:
-                image = _on_canvas(poppler.convert("RGB"), plan.canvas)
-        except OSError as error:
-            reason = f"poppler's image is damaged ({one_line(error)})"
+    image, damage = _read_poppler_image(plan, file)
+    reason = damage or reason
     blank = image is not None and plan.n_objects > 0 and _is_blank(image)
     if image is None or blank:
         try:
@@ -285,6 +288,24 @@ def _draw_page(plan: _Plan, file: Path | None, reason: str) -> _Drawn:
     return _Drawn(plan.number, image, "; ".join(filter(None, details)), plan.text)
 
 
+def _draw_without_pdfium(plan: _Plan, file: Path | None, reason: str) -> _Drawn:
+    """The page from poppler's ``file``. ``reason``: why PDFium does not open it, and why there is no file."""
+    image, damage = _read_poppler_image(plan, file)
+    end = damage if image is None else "drawn with poppler"
+    return _Drawn(plan.number, image, "; ".join(filter(None, [plan.detail, reason, end])), plan.text)
+
+
+def _read_poppler_image(plan: _Plan, file: Path | None) -> tuple[Image.Image | None, str]:
+    """Poppler's image on the page's canvas, or None and, if the file is damaged, how."""
+    if file is None:
+        return None, ""
+    try:
+        with Image.open(file) as image:
+            return on_canvas(image.convert("RGB"), plan.canvas), ""
+    except OSError as error:
+        return None, f"poppler's image is damaged ({one_line(error)})"
+
+
 def _is_blank(image: Image.Image) -> bool:
     return all(low == 255 for low, _ in image.getextrema())  # type: ignore[misc]
 
@@ -294,7 +315,7 @@ def _draw_with_pdfium(plan: _Plan) -> Image.Image:
     with closing(pdfium.PdfBitmap.new_native(width, height, pdfium_c.FPDFBitmap_BGR)) as bitmap:
         bitmap.fill_rect((255, 255, 255, 255), 0, 0, width, height)
         # PdfPage.render() has one scale for both sides. Here one side may differ from it by a few pixels.
-        args = (bitmap, page, *_offset(plan.canvas, plan.drawn), *plan.drawn, 0, pdfium_c.FPDF_ANNOT)
+        args = (bitmap, page, *offset(plan.canvas, plan.drawn), *plan.drawn, 0, pdfium_c.FPDF_ANNOT)
         pdfium_c.FPDF_RenderPageBitmap(*args)
         if page.formenv:
             pdfium_c.FPDF_FFLDraw(page.formenv, *args)
@@ -303,19 +324,16 @@ def _draw_with_pdfium(plan: _Plan) -> Image.Image:
 
 
 def _run_poppler(
-    path: Path, n_pages: int, plans: Sequence[_Plan], folder: Path
-) -> tuple[dict[int, Path], dict[int, str]]:
-    """Draw pages as PPM files below ``folder``. Returns {number: file} and {number: reason why there is no file}."""
-    files: dict[int, Path] = {}
-    reasons = _disagreements(path, n_pages, plans)
-    agreed = [plan for plan in plans if plan.number not in reasons]
+    path: Path, plans: Sequence[_Plan], folder: Path, files: dict[int, Path], reasons: dict[int, str]
+) -> None:
+    """Draw pages as PPM files below ``folder``: each gets an entry in ``files``, or in ``reasons`` why not."""
 
     # One process draws neighbouring pages of the same size.
     def run_key(item: tuple[int, _Plan]) -> object:
         place, plan = item
         return plan.number - place, plan.drawn, plan.points, plan.rotation % 180
 
-    pending = [[plan for _, plan in group] for _, group in groupby(enumerate(agreed), run_key)]
+    pending = [[plan for _, plan in group] for _, group in groupby(enumerate(plans), run_key)]
     while pending:
         group = pending.pop(0)
         reason = _run_pdftoppm(path, group, folder, files)
@@ -324,7 +342,6 @@ def _run_poppler(
             # The first missing page stopped poppler: leave it out and continue after it.
             reasons[missing[0].number] = reason
             pending[:0] = [missing[1:]] if missing[1:] else []
-    return files, reasons
 
 
 def _disagreements(path: Path, n_pages: int, plans: Sequence[_Plan]) -> dict[int, str]:
@@ -334,27 +351,26 @@ def _disagreements(path: Path, n_pages: int, plans: Sequence[_Plan]) -> dict[int
     """
     numbers = [plan.number for plan in plans]
     try:
-        info = pdfinfo_from_path(str(path), first_page=min(numbers), last_page=max(numbers), timeout=POPPLER_TIMEOUT_S)
-    except POPPLER_ERRORS as error:
+        info = poppler.read_info(path, min(numbers), max(numbers))
+    except poppler.PopplerError as error:
         return dict.fromkeys(numbers, f"poppler cannot open the PDF ({one_line(error)})")
-    if info["Pages"] != n_pages:
-        return dict.fromkeys(numbers, f"poppler counts {info['Pages']} pages where PDFium counts {n_pages}")
-    fields = {" ".join(key.split()): value for key, value in info.items()}
+    if info.n_pages != n_pages:
+        return dict.fromkeys(numbers, f"poppler counts {info.n_pages} pages where PDFium counts {n_pages}")
     reasons: dict[int, str] = {}
     for plan in plans:
-        found = re.match(r"(\S+) x (\S+) pts", fields.get(f"Page {plan.number} size", ""))
-        sides = [float(side) for side in found.groups()] if found else [0.0, 0.0]
+        shape = info.shapes.get(plan.number, poppler.Shape(0.0, 0.0, -1))
+        sides = [shape.width, shape.height]
         if plan.rotation % 180:
             sides.reverse()
         same = all(math.isclose(a, b, rel_tol=0.01, abs_tol=1) for a, b in zip(sides, plan.points, strict=True))
-        if not same or fields.get(f"Page {plan.number} rot") != str(plan.rotation):
+        if not same or shape.rotation != plan.rotation:
             reasons[plan.number] = "poppler sees a page of another shape"
     return reasons
 
 
 def _run_pdftoppm(path: Path, group: Sequence[_Plan], folder: Path, files: dict[int, Path]) -> str:
     """Draw neighbouring pages of one size. Complete images go to ``files``. Returns why others are missing."""
-    reason = "poppler drew no image"
+    reason = ""
     width, height = group[0].drawn
     sizes: list[tuple[int, int | None]] = [(width, height)]
     if group[0].rotation % 180:
@@ -368,24 +384,8 @@ def _run_pdftoppm(path: Path, group: Sequence[_Plan], folder: Path, files: dict[
         missing = [plan.number for plan in group if plan.number not in files]
         if not missing:
             break
-        target = tempfile.mkdtemp(dir=folder)
-        try:
-            convert_from_path(
-                str(path),
-                first_page=missing[0],
-                last_page=missing[-1],
-                size=size,
-                use_cropbox=True,
-                output_folder=target,
-                paths_only=True,
-                timeout=POPPLER_TIMEOUT_S,
-            )
-        except PDFPopplerTimeoutError:
-            reason = f"poppler took more than {POPPLER_TIMEOUT_S} s"
-        except POPPLER_ERRORS as error:
-            reason = f"poppler failed ({one_line(error)})"
-        for file in Path(target).glob("*.ppm"):
-            number = int(file.stem.rpartition("-")[2])
+        images, reason = poppler.draw(path, missing[0], missing[-1], size, folder)
+        for number, file in images.items():
             with suppress(OSError, ValueError), Image.open(file) as image:  # skips a truncated image
                 off = max(abs(image.width - width), abs(image.height - height))  # poppler may round up by 1 pixel
                 if off <= (len(sizes) > 1) and file.stat().st_size > 3 * math.prod(image.size):
@@ -400,6 +400,8 @@ def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions)
     try:
         frames = page_frames(source)
     except OSError as error:
+        if is_machine_fault(error):
+            raise
         frames, problem = [], f"the folder cannot be read: {one_line(error)}"
     else:
         problem = f"the document has {len(frames)} pages"
@@ -410,6 +412,8 @@ def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions)
         try:
             image = _draw_image(*frames[number - 1], options.max_tokens)
         except Exception as error:
+            if is_machine_fault(error):
+                raise
             yield _Drawn(number, None, f"{frames[number - 1][0].name}: {one_line(error)}", "")
         else:
             yield _Drawn(number, image, "", "")
@@ -427,8 +431,8 @@ def _draw_image(path: Path, frame: int, max_tokens: int) -> Image.Image:
             image = ImageOps.exif_transpose(opened)
         image = _to_rgb(image)
     canvas = target_size(*image.size, max_tokens)
-    image = image.resize(_drawn_size(*image.size, canvas), Image.Resampling.BICUBIC)
-    return _on_canvas(image, canvas)
+    image = image.resize(drawn_size(*image.size, canvas), Image.Resampling.BICUBIC)
+    return on_canvas(image, canvas)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -155,7 +155,9 @@ def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, s
             raise MmrrError(f"{name} is a local folder; leave out the revision ({revision}), which needs a Hub id")
         files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
         try:
-            return folder.resolve(), "sha256:" + digest({path.name: hashes.sha256(path) for path in files})
+            of_files = {path.name: hashes.sha256(path) for path in files}
+            hashes.save()
+            return folder.resolve(), "sha256:" + digest(of_files)
         except OSError as error:
             raise MmrrError(f"{error.filename} of {name} cannot be read: {error.strerror}") from error
     if not _HUB_ID.fullmatch(name):

@@ -20,15 +20,19 @@ from pathlib import Path
 from mmrr.config import Render
 from mmrr.context import Context
 from mmrr.documents import ocr
-from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, source_at
+from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, is_machine_fault, source_at
 from mmrr.documents.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
 from mmrr.errors import MmrrError
 from mmrr.workers import Pool, helpers
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
-from mmrr.workspace.manifests import DocumentEntry, PageRecord, PagesProvenance
+from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
 from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages, pages_spec
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
+
+#: Why a document was not rendered, for people.
+_CHANGED = "it changed or went away while it was read"
+_DIED = "the process that draws them died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,9 @@ class _Plan:
     entries: list[DocumentEntry] = field(default_factory=list)
     tasks: dict[str, _Task] = field(default_factory=dict)  # by shard
     named: set[str] = field(default_factory=set)  # content hashes of the files that the command looks at
-    lost: set[str] = field(default_factory=set)  # content hashes of those that changed while they were read
+    lost: dict[str, str] = field(default_factory=dict)  # of those that could not be read: {content hash: reason}
+    unfinished: set[str] = field(default_factory=set)  # content hashes of those that an earlier command left unfinished
+    not_rendered: dict[str, str] = field(default_factory=dict)  # {shard: what stopped it}
 
     def add(self, entry: DocumentEntry, source: Source | None, drawn: Spec) -> None:
         """Add a document and, if it opens, its shards."""
@@ -77,16 +83,31 @@ class _Plan:
         self.entries.append(entry)
 
     def drop_lost(self) -> None:
-        """List files that changed while they were read as unreadable.
+        """List files that could not be read, or that changed while they were read, as unreadable.
 
         Their pages are not stored under the old content, and the failure is not stored either: the same command reads
         the new content.
         """
         for entry in self.entries:
             if entry["sha256"] in self.lost:
+                entry["detail"] = f"{self.lost[entry['sha256']]}; run the command again"
                 entry["sha256"] = digest(["lost", entry["doc_id"]])
                 entry["status"], entry["n_pages"], entry["shards"] = "unreadable", 0, []
-                entry["detail"] = "it changed or went away while it was read; run the command again"
+
+    def drop_not_rendered(self) -> None:
+        """List documents with missing shards as not rendered, with the shards that they have.
+
+        What stopped a shard is a property of the machine. It is in this listing alone: the next command tries again.
+        """
+        tasks = {key: self.tasks[key] for key in self.not_rendered}
+        for entry in self.entries:
+            missing = [tasks[key] for key in entry["shards"] if key in tasks]
+            if missing:
+                ranges = ", ".join(f"{task.first}-{task.last}" for task in missing[:3])
+                pages = f"pages {ranges}{', ...' if len(missing) > 3 else ''}"
+                entry["detail"] = f"{pages}: {self.not_rendered[missing[0].key]}; run the command again"
+                entry["status"] = NOT_RENDERED
+                entry["shards"] = [key for key in entry["shards"] if key not in tasks]
 
 
 def find_documents(
@@ -101,8 +122,10 @@ def find_documents(
     # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
     lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
     same = {}
-    for source in find_sources(inputs) if lost else []:
-        if content_hash(context.workspace, source) == lost.get(source.doc_id):
+    found = find_sources(inputs) if lost else []
+    hashes = content_hashes(context, found)
+    for source in found:
+        if hashes[source.doc_id] == lost.get(source.doc_id):
             same[os.path.realpath(source.path)] = source.doc_id
     stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
     sources = find_sources(inputs, changes.known_ids(collection, stay) | same)
@@ -122,11 +145,13 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     file is gone.
     """
     drawing = _drawing(context, options)
-    hashes = {source.doc_id: content_hash(context.workspace, source) for source in sources}
+    hashes = content_hashes(context, sources)
     drawn_config = dataclasses.asdict(drawing)
     config = {**drawn_config, "ocr": ocr.ENGINE} if options.ocr else drawn_config
     drawn = Spec("pages", 1, drawn_config, {})
-    listed = [_entry(source.doc_id, hashes[source.doc_id]) for source in sources] + [one.entry for one in staying]
+    contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
+    contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
+    listed = [_entry(doc_id, sha256) for doc_id, sha256 in contents]  # the spec of the listing if all are rendered
     if done := context.workspace.done(pages_spec(config, listed)):
         return done
     if options.ocr:
@@ -137,6 +162,7 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
         raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in plan.entries[:5]))
     timing = _render_missing(context, plan, drawing)
     plan.drop_lost()
+    plan.drop_not_rendered()
     if options.ocr:
         started = time.perf_counter()
         timing["pages_read"] = _read_by_ocr(context, Spec("pages", 1, config, {}), plan.entries)
@@ -170,11 +196,16 @@ def _plan(
             sha256 = hashes[source.doc_id]
             found = known.get(sha256) or inspect(source)
             if found.status != "ok" and content_hash(context.workspace, source) != sha256:
-                plan.lost.add(sha256)
+                plan.lost[sha256] = _CHANGED
+            elif found.status == "unreadable" and sha256 != _unreadable(source):
+                plan.lost[sha256] = found.detail  # its content is known: another command may be able to read it
             plan.add(_entry(source.doc_id, sha256, found), source, drawn)
             advance(1)
     for one in staying:
-        opened = bool(one.entry["shards"])  # "partial" and "corrupt" say that pages failed, so they were opened
+        # "partial" and "corrupt" say that pages failed, so they were opened
+        opened = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
+        if one.entry["status"] == NOT_RENDERED:
+            plan.unfinished.add(one.entry["sha256"])
         found = Inspection("ok", one.entry["n_pages"], "") if opened else _inspection(one.entry)
         there = source_at(one.entry["doc_id"], one.path) if one.path else None
         plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
@@ -193,21 +224,27 @@ def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> Pa
     gone = {
         task.sha256 for task in earlier if task.source is None or content_hash(workspace, task.source) != task.sha256
     }
-    names = [entry["doc_id"] for entry in plan.entries if entry["sha256"] in gone]
+    # Nobody has seen the pages that an earlier command left unfinished: they are no reason to stop.
+    names = [entry["doc_id"] for entry in plan.entries if entry["sha256"] in gone - plan.unfinished]
     if names:
         raise MmrrError(
             f"{len(names)} documents added earlier have to be rendered again and their files are gone or changed "
             f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}); name their folders too, keep the earlier "
             "rendering options, or take them out with: mmrr rm --document NAME"
         )
-    pages_computed = sum(task.n_pages for task in missing)
+    plan.not_rendered.update((task.key, "the file is gone or changed") for task in missing if task.sha256 in gone)
+    missing = [task for task in missing if task.key not in plan.not_rendered]
+    pages_computed = 0
     started = time.perf_counter()
-    with context.progress("render", pages_computed) as advance:
+    with context.progress("render", sum(task.n_pages for task in missing)) as advance:
         for task, folder, pages in _run(workspace, missing, drawing, _workers(context)):
-            if task.source and content_hash(workspace, task.source) == task.sha256:
-                commit_pages(workspace, task.key, folder, pages)
+            if not task.source or content_hash(workspace, task.source) != task.sha256:
+                plan.lost[task.sha256] = _CHANGED
+            elif isinstance(pages, str):
+                plan.not_rendered[task.key] = pages
             else:
-                plan.lost.add(task.sha256)
+                commit_pages(workspace, task.key, folder, pages)
+                pages_computed += task.n_pages
             advance(task.n_pages)
     return {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
 
@@ -260,6 +297,17 @@ def _without_text(workspace: Workspace, key: str) -> list[PageRecord]:
     return [page for page in pages if page["status"] == "ok" and not texts.get(page["number"], "").strip()]
 
 
+def content_hashes(context: Context, sources: Sequence[Source]) -> dict[str, str]:
+    """{doc_id: content hash}. Files that were not read before are read whole."""
+    hashes = {}
+    with context.progress("hash", len(sources)) as advance:
+        for source in sources:
+            hashes[source.doc_id] = content_hash(context.workspace, source)
+            advance(1)
+    context.workspace.hashes.save()
+    return hashes
+
+
 def content_hash(workspace: Workspace, source: Source) -> str:
     """The content hash of a document. One that cannot be read gets a hash of its id; ``inspect`` reports it."""
     try:
@@ -269,7 +317,11 @@ def content_hash(workspace: Workspace, source: Source) -> str:
             )
         return workspace.hashes.sha256(source.path)
     except OSError:
-        return digest(["unreadable", source.doc_id])
+        return _unreadable(source)
+
+
+def _unreadable(source: Source) -> str:
+    return digest(["unreadable", source.doc_id])
 
 
 def _known_inspections(workspace: Workspace) -> dict[str, Inspection]:
@@ -283,35 +335,55 @@ def _inspection(entry: DocumentEntry) -> Inspection:
     return Inspection(entry["status"], entry["n_pages"], entry["detail"])
 
 
-#: A rendered shard: the task, the scratch folder with its files, and its pages.
-_Rendered = tuple[_Task, Path, list[RenderedPage]]
+#: A shard: its task, the scratch folder with its files, and its pages, or what stopped the machine from drawing them.
+_Rendered = tuple[_Task, Path, list[RenderedPage] | str]
 
 
 def _run(workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int) -> Iterator[_Rendered]:
     """Render in helper processes, a few tasks at a time. A document that kills its process fails alone."""
     left = {task.key: task for task in tasks}
-    try:
-        for task, folder, pages in _pool(workspace, tasks, options, min(workers, len(tasks) or 1)):
+    while left:
+        started: list[_Task] = []  # when a process dies, those of its pool that have no result
+        try:
+            for rendered in _pool(workspace, list(left.values()), options, min(workers, len(left)), started):
+                del left[rendered[0].key]
+                yield rendered
+            return
+        except BrokenProcessPool:
+            pass
+        for task in started or list(left.values())[:1]:  # one process each, to find the document that kills it
             del left[task.key]
-            yield task, folder, pages
-    except BrokenProcessPool:
-        for task in list(left.values()):  # one process each, to find the document that kills it
             try:
-                yield from _pool(workspace, [task], options, 1)
+                yield from _pool(workspace, [task], options, 1, [])
             except BrokenProcessPool:
-                detail = f"the {options.renderer} process died while drawing pages {task.first} to {task.last}"
-                numbers = range(task.first, task.last + 1)
-                failed = [RenderedPage(number, "failed", detail, 0, 0, "", "", "") for number in numbers]
-                yield task, workspace.scratch(), failed
+                yield task, workspace.scratch(), _DIED
+                if not _process_starts():  # then no other task can be done either
+                    for other in left.values():
+                        yield other, workspace.scratch(), "the processes that render do not start"
+                    return
 
 
-def _pool(workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int) -> Iterator[_Rendered]:
+def _process_starts() -> bool:
+    """Whether a helper process can do a task that needs no document."""
+    with Pool(1) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            return False
+    return True
+
+
+def _pool(
+    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int, started: list[_Task]
+) -> Iterator[_Rendered]:
+    """Render in ``workers`` processes. ``started`` always holds the tasks that were begun and have no result yet."""
     pool = Pool(workers)
     queue = iter(tasks)
     running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}
 
     def submit(task: _Task) -> None:
         folder = workspace.scratch()
+        started.append(task)
         running[pool.submit(render_pages, task.source, task.first, task.last, folder, options)] = (task, folder)
 
     try:
@@ -320,11 +392,23 @@ def _pool(workspace: Workspace, tasks: list[_Task], options: RenderOptions, work
         while running:
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
+                pages = _result(future)
                 task, folder = running.pop(future)
-                yield task, folder, future.result()
+                started.remove(task)
+                yield task, folder, pages
                 for following in islice(queue, 1):
                     submit(following)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for _, folder in running.values():
             workspace.discard(folder)
+
+
+def _result(future: Future[list[RenderedPage]]) -> list[RenderedPage] | str:
+    """The pages, or what stopped the machine from drawing them. Raises BrokenProcessPool if the process died."""
+    try:
+        return future.result()
+    except (MemoryError, OSError) as error:
+        if not is_machine_fault(error):
+            raise
+        return "memory ran out" if isinstance(error, MemoryError) else f"it could not be read ({error.strerror})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import platform
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -85,15 +87,26 @@ def checksum_tensor(tensor: torch.Tensor) -> str:
 
 
 class HashCache:
-    """SHA-256 of files, cached by path, size and modification time, so that a checkpoint's bytes are read once."""
+    """SHA-256 of files, cached by path, size and modification time, so that a checkpoint's bytes are read once.
+
+    The file is read at the first use. It is always written whole: by ``save``, and while hashes are computed at most
+    once in ``WRITE_INTERVAL_S``. A crash loses the hashes since the last write; they are computed again.
+    """
+
+    WRITE_INTERVAL_S = 5.0
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unsaved = False
+        self._written = time.monotonic()
+
+    @functools.cached_property
+    def _known(self) -> dict[str, str]:
         try:
-            known = parse_json(path.read_bytes())
+            known = parse_json(self._path.read_bytes())
         except (OSError, ValueError):
-            known = {}  # losing the cache costs time and nothing else
-        self._known = {key: value for key, value in known.items() if _SHA256.fullmatch(str(value))}
+            return {}  # losing the cache costs time and nothing else
+        return {key: value for key, value in known.items() if _SHA256.fullmatch(str(value))}
 
     def sha256(self, path: Path) -> str:
         """Raises OSError if the file cannot be read."""
@@ -102,9 +115,18 @@ class HashCache:
         if key not in self._known:
             with path.open("rb") as file:
                 self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._unsaved = True
+            if time.monotonic() - self._written >= self.WRITE_INTERVAL_S:
+                self.save()
+        return self._known[key]
+
+    def save(self) -> None:
+        """Write the hashes that are not in the file yet: at the end of a batch of files, and of a command."""
+        if self._unsaved:
             with contextlib.suppress(OSError):
                 write_atomically(self._path, json.dumps(self._known))
-        return self._known[key]
+            self._unsaved = False
+            self._written = time.monotonic()
 
 
 def checksum_file(path: Path) -> str:

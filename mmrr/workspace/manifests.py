@@ -10,6 +10,10 @@ from typing import Any, Literal, NotRequired, TypedDict, cast, overload
 
 from mmrr.workspace.store import Manifest, Workspace
 
+#: The status of a document with pages that the machine could not draw: a process died, or memory ran out. Such a
+#: document lists the shards that it has. It is never ``ok`` in a later listing without being rendered.
+NOT_RENDERED = "not_rendered"
+
 #: {shard of pages: this stage's shard of the same pages}
 PageShards = dict[str, str]
 

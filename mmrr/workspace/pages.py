@@ -83,9 +83,18 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
 
 
 def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry]) -> Spec:
-    """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document."""
-    hashes = sorted((entry["doc_id"], entry["sha256"]) for entry in entries)
+    """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
+
+    A document that is not wholly rendered counts as other content, so that the same command does not find this listing.
+    """
+    hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
     return Spec("pages", 1, config, {"documents": digest(hashes)})
+
+
+def _content(entry: DocumentEntry) -> str:
+    if entry["status"] == manifests.NOT_RENDERED:
+        return digest([manifests.NOT_RENDERED, entry["sha256"], entry["shards"]])
+    return entry["sha256"]
 
 
 def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[RenderedPage]) -> None:
@@ -158,7 +167,7 @@ def list_pages(
     for entry in entries:
         listing.add(workspace, entry, page_name)
         n_failed = len(entry["failed_pages"])
-        if n_failed:
+        if n_failed and entry["status"] != manifests.NOT_RENDERED:
             entry["status"] = "partial" if n_failed < entry["n_pages"] else "corrupt"
             entry["detail"] = f"{n_failed} of {entry['n_pages']} pages could not be drawn"
     if not listing.records:

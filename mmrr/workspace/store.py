@@ -173,6 +173,7 @@ class Workspace:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.hashes.save()
         self._scratch.close()
         if kind is not None and self._made:
             self._unmake()

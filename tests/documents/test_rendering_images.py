@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from mmrr.documents.canvas import target_size
 from mmrr.documents.discovery import Inspection, find_sources, inspect
-from mmrr.documents.rendering import target_size
 from tests.documents.files import picture, render, source, write
 
 pytestmark = [pytest.mark.renderer, pytest.mark.usefixtures("own_temp")]
