@@ -402,7 +402,9 @@ def test_the_hash_cache_notices_a_changed_file_of_the_same_size(tmp_path):
 def test_the_hash_cache_reads_a_file_once(tmp_path):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"one")
-    before = HashCache(tmp_path / "hashes.json").sha256(path)
+    cache = HashCache(tmp_path / "hashes.json")
+    before = cache.sha256(path)
+    cache.save()
     times = path.stat().st_mtime_ns
     path.write_bytes(b"two")
     os.utime(path, ns=(times, times))  # the same time and size, so only reading the file shows the change
