@@ -129,6 +129,18 @@ class HashCache:
             self._written = time.monotonic()
 
 
+def wrong_size(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What is wrong with the first file that has not its recorded number of ``bytes``; None if all have."""
+    for name, entry in files.items():
+        try:
+            status = (folder / name).stat()
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
+            return f"{name}: expected {entry['bytes']} bytes, found {status.st_size}"
+    return None
+
+
 def checksum_file(path: Path) -> str:
     """xxh3-64 of a file, in hex. It detects damage; it is not cryptographic."""
     state = xxhash.xxh3_64()

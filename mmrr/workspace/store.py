@@ -18,19 +18,19 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import xxhash
 
 from mmrr.errors import MmrrError
+from mmrr.workspace.artifact import Manifest as Manifest  # "as": other modules import these two from here
+from mmrr.workspace.artifact import Spec as Spec
 from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
     check_folder,
     checksum_file,
-    digest,
     environment,
     flush,
     move,
@@ -40,6 +40,7 @@ from mmrr.workspace.files import (
     seal,
     unseal,
     write_atomically,
+    wrong_size,
 )
 from mmrr.workspace.scratch import Scratch
 
@@ -51,68 +52,6 @@ STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", 
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """Everything that an artifact depends on, and nothing else. Its hash names the artifact."""
-
-    stage: str
-    schema: int  # raised by hand when the meaning of the stage's output changes
-    config: Mapping[str, object]
-    inputs: dict[str, str]  # role -> fingerprint of an artifact, or content hash of a file
-    model: dict[str, str] | None = None  # id, revision, dtype
-
-    @property
-    def fingerprint(self) -> str:
-        return digest(self._hashed())[:12]
-
-    def shard_key(self, *inputs: str) -> str:
-        """The key of the shard that this stage makes of these input shards or files.
-
-        The artifact's own inputs are not hashed: a page under the same settings is one shard in every artifact.
-        """
-        return digest({**self._hashed(), "inputs": list(inputs)})[:24]
-
-    def _hashed(self) -> dict[str, Any]:
-        # The revision identifies a model. Its id may be a path, which differs between machines.
-        model = {key: value for key, value in (self.model or {}).items() if key != "id"}
-        return {
-            "stage": self.stage,
-            "schema": self.schema,
-            "config": self.config,
-            "inputs": self.inputs,
-            "model": model,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A committed artifact. ``mmrr.workspace.manifests`` types its config, content and provenance by stage."""
-
-    stage: str
-    fingerprint: str
-    schema: int
-    config: dict[str, Any]  # Any: JSON
-    inputs: dict[str, str]
-    model: dict[str, str] | None
-    content: dict[str, Any]  # documents, shards, counts
-    bytes: int  # of the shards and files that it lists
-    files: dict[str, str]  # {name: checksum} of the artifact's own files
-    provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
-    path: Path = Path()
-
-    @property
-    def shards(self) -> set[tuple[str, str]]:
-        """(stage, key) of every shard that the artifact lists."""
-        if self.stage == "pages":
-            entries = self.content["documents"]
-            return {("pages", key) for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values())}
-        shards = self.content.get("shards", [])
-        keys = set(shards.values() if isinstance(shards, dict) else shards)
-        if "shared" in self.content:
-            keys.add(self.content["shared"])
-        return {(self.stage, key) for key in keys}
 
 
 class Workspace:
@@ -226,7 +165,7 @@ class Workspace:
         return manifest
 
     def done(self, spec: Spec) -> Manifest | None:
-        """The committed artifact if all its shards exist and its own files are whole; the stage then has no work.
+        """The committed artifact if it has all its shards and its own files are whole; the stage then has no work.
 
         An artifact with damaged files is withdrawn, so that the stage makes it again.
         """
@@ -329,7 +268,20 @@ class Workspace:
         return folder
 
     def has_shard(self, stage: str, key: str) -> bool:
-        return (self.shard(stage, key) / "shard.json").exists()
+        """Whether a shard exists and each of its files has the recorded size; a damaged shard is set aside.
+
+        It reads ``shard.json`` and asks for the size of each file. The contents are checked when they are read.
+        """
+        folder = self.shard(stage, key)
+        try:
+            problem = wrong_size(folder, unseal((folder / "shard.json").read_bytes())["files"])
+        except FileNotFoundError:
+            return False
+        except (ValueError, IsADirectoryError) as error:
+            problem = f"shard.json: {error}"
+        if problem:
+            self.damaged(stage, key, problem)
+        return not problem
 
     def scratch(self) -> Path:
         """A new scratch folder. It is removed when the workspace is closed, or swept after the process died."""
@@ -365,7 +317,7 @@ class Workspace:
             return unseal(path.read_bytes())
         except FileNotFoundError:
             raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {_again(stage)}") from None
-        except ValueError as error:
+        except (ValueError, IsADirectoryError) as error:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
 
     def read_shard_file(self, stage: str, key: str, name: str) -> bytes:

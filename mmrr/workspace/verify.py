@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmrr.errors import MmrrError
 from mmrr.types import Progress, silent
+from mmrr.workspace.files import wrong_size
 from mmrr.workspace.store import STAGES, Manifest, Workspace, command
 from mmrr.workspace.tensors import PageCacheReader
 
@@ -73,13 +74,11 @@ def _listings(workspace: Workspace, manifests: Sequence[Manifest], unreadable: C
 def _check(workspace: Workspace, stage: str, key: str) -> int:
     """Read one whole shard and return its size in bytes. Raises MmrrError if a byte changed or a file is gone."""
     record = workspace.shard_record(stage, key)
+    if problem := wrong_size(workspace.shard(stage, key), record["files"]):
+        raise workspace.damaged(stage, key, problem)
     for name, entry in record["files"].items():
-        path = workspace.shard(stage, key) / name
         if "xxh3" in entry:
             workspace.read_shard_file(stage, key, name)
-        elif not path.is_file() or path.stat().st_size != entry["bytes"]:
-            found = f"{path.stat().st_size} bytes" if path.is_file() else "nothing"
-            raise workspace.damaged(stage, key, f"{name}: expected {entry['bytes']} bytes, found {found}")
     if "tensors" in record:  # checked tensor by tensor, as a query reads them
         reader = PageCacheReader(workspace)
         for page in dict.fromkeys(name.split(".", 1)[0] for name in record["tensors"]):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 
 import pytest
 import torch
@@ -90,6 +92,53 @@ def test_an_artifact_whose_shard_is_gone_is_not_done(workspace):
     assert workspace.done(SPEC) is None
     put_shard(workspace)
     assert workspace.commit(SPEC, {"shards": {"page": KEY}}, 4) == workspace.done(SPEC)
+
+
+@pytest.mark.parametrize("name", ["file.bin", "second.bin", "shard.json"])
+@pytest.mark.parametrize("harm", ["cut", "emptied", "longer", "gone", "folder"])
+def test_a_shard_with_a_file_of_another_size_is_not_there(workspace, name, harm):
+    """It is set aside, so that the shard that is computed again can take its place."""
+
+    def put():
+        folder = workspace.scratch()
+        (folder / "file.bin").write_bytes(b"data")
+        (folder / "second.bin").write_bytes(b"more data")
+        workspace.commit_shard("embed", KEY, folder, {"files": {"second.bin": {"bytes": 9}}})
+
+    put()
+    manifest = workspace.commit(SPEC, {"shards": {"page": KEY}}, 13)
+    assert workspace.done(SPEC) == manifest
+    path = workspace.shard("embed", KEY) / name
+    whole = path.read_bytes()
+    if harm in ("gone", "folder"):
+        path.unlink()
+        if harm == "folder":
+            path.mkdir()
+    else:
+        path.write_bytes({"cut": whole[:-1], "emptied": b"", "longer": whole + b" !"}[harm])
+    assert not workspace.has_shard("embed", KEY)
+    assert workspace.done(SPEC) is None
+    put()
+    assert path.read_bytes() == whole
+    assert workspace.done(SPEC) == manifest
+    n_aside = len(list((workspace.root / "shards" / "embed").glob("*.damaged-*")))
+    assert n_aside == (0 if (name, harm) == ("shard.json", "gone") else 1)
+
+
+def test_asking_for_a_shard_costs_one_question_a_file(workspace, monkeypatch):
+    """The folder, the record, and the size of each file; no file but the record is opened."""
+    folder = workspace.scratch()
+    for i in range(16):
+        (folder / f"{i}.png").write_bytes(b"x" * i)
+    workspace.commit_shard("pages", KEY, folder, {})
+    asked, opened = [], []
+    stat, open_ = os.stat, io.open
+    monkeypatch.setattr(os, "stat", lambda path, **how: (asked.append(path), stat(path, **how))[1])
+    monkeypatch.setattr(io, "open", lambda path, *how: (opened.append(path), open_(path, *how))[1])
+    assert workspace.has_shard("pages", KEY)
+    monkeypatch.undo()
+    assert len(asked) == 1 + 16
+    assert [path.name for path in opened] == ["shard.json"]
 
 
 def test_sizes_count_each_shard_once(workspace):
