@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ NEIGHBOURS, NEAREST = 16, 1024
 #: Training sample of a FAISS index: max(65536, 64 nlist) vectors.
 _SAMPLED, _SAMPLE = 64, 1 << 16
 
+#: Sizes in a FAISS factory string that FAISS does not refuse and cannot use.
+_SIZE_ZERO = re.compile(r"[A-Za-z]*(?<!\d)0+(?!\d)")
+_TOO_FEW_NEIGHBOURS = re.compile(r"(HNSW0*1|NSG0*[1-7])(?!\d)")
+
 #: The defaults of bm25s (Lucene's BM25), with English stemming and bm25s's short list of English stop words.
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
 
@@ -39,7 +44,8 @@ def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path
     Single vectors are the rows of a FAISS inner-product index, ``DENSE``. Multiple vectors are float16 rows of
     ``VECTORS``, with the number of each page's rows in ``SIZES``. Every page is scored by these rows, except that a
     ``factory`` other than "Flat" selects candidate pages first.
-    Raises MmrrError if FAISS does not know the factory string or needs more vectors for it.
+    Raises MmrrError as ``check_factory`` does, and if FAISS does not know the factory string or needs more vectors for
+    it.
     """
     if not several:
         vectors = np.concatenate(list(pages))
@@ -52,8 +58,23 @@ def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path
         _faiss(factory, stored, lambda n: late_interaction.sample(stored, sizes, n), folder / DENSE)
 
 
+def check_factory(factory: str) -> None:
+    """Refuse a factory string that would stop the process: FAISS checks few numbers before it uses them.
+
+    A size of 0 (HNSW0, IVF0, PQ4x0) ends the process, or makes an index that cannot be searched. HNSW1 ends the process
+    too, and NSG with few neighbours never ends. Raises MmrrError for these.
+    """
+    found = _SIZE_ZERO.search(factory) or _TOO_FEW_NEIGHBOURS.search(factory)
+    if found:
+        raise MmrrError(
+            f"--faiss-factory {factory}: found '{found[0]}', expected sizes above 0, at least HNSW2 and "
+            "at least NSG8; try 'Flat' or 'HNSW32'"
+        )
+
+
 def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[np.float32]], path: Path) -> None:
-    """Train an index on a ``sample`` of vectors, add all vectors in blocks, and write it."""
+    """Train an index on a ``sample`` of vectors, add all vectors in blocks, try a search, and write it."""
+    check_factory(factory)
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         if not index.is_trained:
@@ -61,6 +82,7 @@ def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[
             index.train(sample(max(_SAMPLE, _SAMPLED * lists.nlist if lists else 0)))
         for start in range(0, len(vectors), _SAMPLE):
             index.add(vectors[start : start + _SAMPLE].astype(np.float32, copy=False))
+        index.search(vectors[:1].astype(np.float32, copy=False), 1)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("Error: ")[-1]
         raise MmrrError(

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from mmrr.config import Index
 from mmrr.context import Context
 from mmrr.modeling import families
-from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense
+from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense, check_factory
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import IndexConfig, IndexContent
 from mmrr.workspace.pages import Collection, read_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import read_vectors
+
+__all__ = ["build", "check_factory"]
 
 #: Pages whose vectors are in memory together.
 _BATCH_PAGES = 256
