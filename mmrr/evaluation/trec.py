@@ -18,6 +18,7 @@ from mmrr.types import Qrels, Query, Run, rank
 
 _ID_KEYS = ("query_id", "_id", "qid", "id")
 _TEXT_KEYS = ("text", "query")
+_BOM = "\ufeff"
 
 
 def read_run(path: Path) -> Run:
@@ -48,7 +49,7 @@ def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
     """
     _check_id(tag, "tag")
     for query_id, hits in run.items():
-        _check_id(query_id, "query_id")
+        _check_query_id(query_id)
         for hit in hits:
             _check_id(hit.page_id, "page_id")
             if math.isnan(hit.score):
@@ -81,7 +82,7 @@ def read_qrels(path: Path) -> Qrels:
 def write_qrels(qrels: Qrels, file: TextIO) -> None:
     """Write TREC judgements. Raises MmrrError for an id with whitespace."""
     for query_id, pages in qrels.items():
-        _check_id(query_id, "query_id")
+        _check_query_id(query_id)
         for page_id, relevance in pages.items():
             _check_id(page_id, "page_id")
             file.write(f"{query_id} 0 {page_id} {relevance}\n")
@@ -148,6 +149,8 @@ def _columns(path: Path, n: int, line: str, expected: str) -> list[str]:
     if len(columns) != len(expected.split()):
         found = f"{len(columns)} column{'s' * (len(columns) != 1)}"
         _fail(path, n, f"found {found}, expected {len(expected.split())}: {expected}")
+    if columns[0].startswith(_BOM):
+        _fail(path, n, f"found the query_id {columns[0]!r}, expected one without a byte order mark")
     return columns
 
 
@@ -170,7 +173,7 @@ def _id(path: Path, n: int, record: dict[str, Any], keys: tuple[str, ...]) -> st
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             _fail(path, n, f"found {_kind(value)} under {key}, expected a string")
         try:
-            return _check_id(str(value), key)
+            return _check_query_id(str(value), key) if keys == _ID_KEYS else _check_id(str(value), key)
         except MmrrError as error:
             _fail(path, n, str(error))
     return None
@@ -182,6 +185,13 @@ def _check_id(value: str, name: str) -> str:
     if any(char.isspace() or unicodedata.category(char) in ("Cc", "Cs") for char in value):
         raise MmrrError(f"found the {name} {value!r}, expected one without spaces and control characters")
     return value
+
+
+def _check_query_id(value: str, name: str = "query_id") -> str:
+    """Also refuse a byte order mark at its start: at the start of a file it would not be read as a part of the id."""
+    if value.startswith(_BOM):
+        raise MmrrError(f"found the {name} {value!r}, expected one without a byte order mark (U+FEFF) at its start")
+    return _check_id(value, name)
 
 
 def _kind(value: object) -> str:
