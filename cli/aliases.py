@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,7 @@ OPTIONS = {
     "probe": {"--alike": "--similarity"},
 }
 
+_EMPTY = re.compile(r"(--[\w-]+=)?")
 #: A wrong option, argument or command. Typer exports only its subclass.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
@@ -57,8 +59,10 @@ class Group(typer.core.TyperGroup):
     """A group that accepts old command names and shows errors as one line."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the group's own options."""
+        """Read the group's own options. Refuse an empty argument of any command: as a path it is the current folder."""
         with _misuse_in_one_line(ctx, args):
+            if not ctx.resilient_parsing and any(_EMPTY.fullmatch(arg) for arg in args):
+                raise typer.BadParameter("found an empty argument, expected a text or a path")
             return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

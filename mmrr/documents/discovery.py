@@ -335,5 +335,10 @@ def check_readable(path: Path) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """The message of an error in one line of at most 200 characters, which can be written as UTF-8."""
+    return " ".join(utf8(str(error)).split())[:200] or type(error).__name__
+
+
+def utf8(name: str) -> str:
+    """A file name as text that can be written: each byte that is not UTF-8 becomes an escape such as ``\\udce9``."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -31,6 +31,7 @@ from mmrr.documents.discovery import (
     open_image,
     open_pdf,
     page_frames,
+    utf8,
 )
 from mmrr.documents.page_grid import MIN_TOKENS
 from mmrr.errors import MmrrError
@@ -414,7 +415,7 @@ def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions)
         except Exception as error:
             if is_machine_fault(error):
                 raise
-            yield _Drawn(number, None, f"{frames[number - 1][0].name}: {one_line(error)}", "")
+            yield _Drawn(number, None, f"{utf8(frames[number - 1][0].name)}: {one_line(error)}", "")
         else:
             yield _Drawn(number, image, "", "")
 

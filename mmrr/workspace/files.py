@@ -53,8 +53,8 @@ def canonical_json(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """SHA-256 of the canonical JSON, in hex. A file name that is not UTF-8 counts with its bytes."""
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogateescape")).hexdigest()
 
 
 def _refuse_other_keys(value: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Prepared
-from tests.console import artifact, mmrr, refused, run_lines, write_queries
+from tests.console import artifact, misused, mmrr, refused, run_lines, write_queries
 
 QUESTION = "When is the thesis due?"
 
@@ -39,8 +39,8 @@ def test_invalid_utf8_and_names_that_are_too_long(prepared: Prepared) -> None:
 
 def test_empty_queries(prepared: Prepared, tmp_path: Path) -> None:
     for command in ("rerank", "retrieve"):
-        for query in ("", "  \n"):
-            assert "the query is empty" in refused(command, query, "--work", prepared.work)
+        assert "the query is empty" in refused(command, "  \n", "--work", prepared.work)
+        assert "found an empty argument" in misused(command, "", "--work", prepared.work)
         assert "--queries" in refused(command, "--work", prepared.work)
         path = write_queries(tmp_path / "q.jsonl", ("q1", QUESTION))
         assert "--queries" in refused(command, QUESTION, "--queries", path, "--work", prepared.work)
