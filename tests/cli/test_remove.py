@@ -63,5 +63,5 @@ def test_rm_without_names_takes_only_what_nothing_lists(chain: Chain) -> None:
     stray = chain.work / "shards" / "precache" / ("0" * 24)
     stray.mkdir()
     (stray / "shard.json").write_text("{}")
-    assert "removed 1 shard" in mmrr("rm", "--work", chain.work).stderr
+    assert "removed 1 unused shard" in mmrr("rm", "--work", chain.work).stderr
     assert files(chain.work) == before
