@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,11 +65,18 @@ def test_damaged_listings_are_named_and_the_advice_repairs_them(copy: Prepared, 
     mmrr("retrieve", QUESTION, "--work", copy.work)
 
 
+def listed(copy: Prepared, code: int = 0) -> dict[str, Any]:
+    """The artifacts and problems of ``mmrr ls --json``."""
+    shown = json.loads(mmrr("ls", "--work", copy.work, "--json", code=code).stdout)
+    return {name: shown[name] for name in ("artifacts", "problems")}
+
+
 @pytest.mark.parametrize("harm", ["cut", "empty", "digit", "another's", "folder", "deep"])
 def test_ls_names_a_damaged_artifact_and_lists_the_others(copy: Prepared, harm: str) -> None:
     (path,) = copy.work.glob("index/*/manifest.json")
     (other,) = copy.work.glob("precache/*/manifest.json")
     text = path.read_text("utf-8")
+    rows = listed(copy)["artifacts"]
     path.unlink()
     if harm == "folder":
         path.mkdir()
@@ -86,28 +94,27 @@ def test_ls_names_a_damaged_artifact_and_lists_the_others(copy: Prepared, harm: 
     shown = mmrr("ls", "--work", copy.work, code=1)
     (line,) = [line for line in shown.stderr.splitlines() if line.startswith("error: ")]
     assert f"{path} is damaged" in line
-    assert name not in shown.stdout
-    assert other.parent.name in shown.stdout
-    listed = json.loads(mmrr("ls", "--work", copy.work, "--json", code=1).stdout)
-    assert [f"error: {problem}" for problem in listed["problems"]] == [line]
-    assert {row["name"].split("/")[0] for row in listed["artifacts"]} == {"pages", "precache"}
-    assert all(row["current"] for row in listed["artifacts"])
+    assert f"* precache/{other.parent.name}" in shown.stdout
+    assert listed(copy, code=1) == {
+        "artifacts": [row for row in rows if row["name"] != name],
+        "problems": [line.removeprefix("error: ")],
+    }
     assert line.removeprefix("error: ") in mmrr("verify", "--work", copy.work, code=1).stderr
 
     mmrr(*line.rsplit("mmrr ", 1)[1].split())  # as the line says
-    assert json.loads(mmrr("ls", "--work", copy.work, "--json").stdout)["problems"] == []
+    assert listed(copy)["problems"] == []
 
 
 @pytest.mark.parametrize(
     "harm", ["", "{ not json", "[]", "\udcff", '{"pages": 3}', '{"pages": "zz"}', '{"page": "KEY"}']
 )
 def test_a_damaged_head_is_named_by_ls_and_verify(copy: Prepared, harm: str) -> None:
-    path = copy.work / "head.json"
+    path, rows = copy.work / "head.json", listed(copy)["artifacts"]
     path.write_text(harm.replace("KEY", "0" * 12), "utf-8", errors="surrogateescape")
     shown = mmrr("ls", "--work", copy.work, code=1)
     assert f"error: {path} is damaged" in shown.stderr
     assert "* " not in shown.stdout
-    assert len(json.loads(mmrr("ls", "--work", copy.work, "--json", code=1).stdout)["artifacts"]) == 3
+    assert listed(copy, code=1)["artifacts"] == [{**row, "current": False} for row in rows]
     assert f"{path} is damaged" in mmrr("verify", "--work", copy.work, code=1).stderr
     for command in (["retrieve", QUESTION], ["precache", "--scorer-model", copy.model], ["index", copy.docs, *INDEX]):
         assert f"{path} is damaged" in refused(*command, "--work", copy.work)
