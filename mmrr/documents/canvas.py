@@ -1,8 +1,9 @@
-"""The size of a page image in pixels, and the white canvas around a page that does not fill it."""
+"""The size of a page image in pixels, its colours, and the white canvas around a page that does not fill it."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from PIL import Image
 
@@ -53,3 +54,19 @@ def on_canvas(image: Image.Image, canvas: Size) -> Image.Image:
     page = Image.new("RGB", canvas, "white")
     page.paste(image, offset(canvas, image.size))
     return page
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow clips grey of more than 8 bits at 255, so most of the page would be white.
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
+    if image.mode in ("I", "F"):  # no fixed range: scale from the darkest to the lightest pixel
+        low, high = cast(tuple[float, float], image.getextrema())
+        scale = 255 / (high - low) if high > low else 0
+        return image.point(lambda value: value * scale - low * scale).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image, mask=image.getchannel("A"))
+        return flat
+    return image.convert("RGB")

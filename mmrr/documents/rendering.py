@@ -15,14 +15,14 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
 from PIL import Image, ImageOps
 
 from mmrr.documents import poppler
-from mmrr.documents.canvas import Size, drawn_size, offset, on_canvas, target_size
+from mmrr.documents.canvas import Size, drawn_size, offset, on_canvas, target_size, to_rgb
 from mmrr.documents.discovery import (
     Source,
     check_readable,
@@ -430,23 +430,7 @@ def _draw_image(path: Path, frame: int, max_tokens: int) -> Image.Image:
         image: Image.Image = opened
         with suppress(Exception):  # with a broken EXIF block only the orientation is lost
             image = ImageOps.exif_transpose(opened)
-        image = _to_rgb(image)
+        image = to_rgb(image)
     canvas = target_size(*image.size, max_tokens)
     image = image.resize(drawn_size(*image.size, canvas), Image.Resampling.BICUBIC)
     return on_canvas(image, canvas)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    # Pillow clips grey of more than 8 bits at 255, so most of the page would be white.
-    if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("RGB")
-    if image.mode in ("I", "F"):  # no fixed range: scale from the darkest to the lightest pixel
-        low, high = cast(tuple[float, float], image.getextrema())
-        scale = 255 / (high - low) if high > low else 0
-        return image.point(lambda value: value * scale - low * scale).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, "white")
-        flat.paste(image, mask=image.getchannel("A"))
-        return flat
-    return image.convert("RGB")
