@@ -137,6 +137,11 @@ def find_documents(
     ]
 
 
+def check(context: Context, options: Render) -> None:
+    """Raise the MmrrError that ``render`` raises for these options, before documents are looked for."""
+    _drawing(context, options)
+
+
 def render(context: Context, sources: list[Source], options: Render, staying: Sequence[Staying] = ()) -> Manifest:
     """Render the shards that are missing, read pages without text by OCR if asked, and list the pages.
 
