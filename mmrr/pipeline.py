@@ -131,6 +131,8 @@ def render_documents(
             _can_change(context, base)
         sources, staying = render.find_documents(context, inputs, base)
         check()
+        if base and (said := render.changed_options(context, base, options)):
+            context.notice(said)
         made = render.render(context, sources, options, staying)
         entries = manifests.documents(made)
         found = {source.doc_id: Place(changes.root_of(source.path, inputs), source.path) for source in sources}

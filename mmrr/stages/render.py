@@ -142,6 +142,13 @@ def check(context: Context, options: Render) -> None:
     _drawing(context, options)
 
 
+def changed_options(context: Context, before: Manifest, options: Render) -> str:
+    """The options that make the pages of ``before`` be rendered again, with both values; "" if there are none."""
+    old, new = manifests.config(before, "pages"), dataclasses.asdict(_drawing(context, options))
+    changed = [f"{name} {new[name]}, was {was}" for name, was in old.items() if name in new and new[name] != was]
+    return f"{'; '.join(changed)}: all pages are rendered again" if changed else ""
+
+
 def render(context: Context, sources: list[Source], options: Render, staying: Sequence[Staying] = ()) -> Manifest:
     """Render the shards that are missing, read pages without text by OCR if asked, and list the pages.
 

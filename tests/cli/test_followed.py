@@ -48,5 +48,14 @@ def test_an_embedder_that_is_gone_is_an_error_and_changes_nothing(chain: Chain, 
 def test_the_note_on_the_embedder_does_not_come_before_other_errors(chain: Chain, tmp_path: Path) -> None:
     for wrong in ((tmp_path / "none",), (chain.docs, "--dpi", "-5")):
         for work in (chain.work, tmp_path / "new"):
-            result = mmrr("index", *wrong, "--work", work, *INDEX, code=1)
-            assert "embedder" not in result.stderr
+            said = mmrr("index", *wrong, "--work", work, *INDEX, code=1).stderr
+            assert [line.split(":")[0] for line in said.splitlines()] == ["error"]
+
+
+def test_a_changed_rendering_option_is_named_with_both_values(chain: Chain) -> None:
+    same = ("index", chain.docs, "--work", chain.work, "--first-stage", "bm25", *INDEX)
+    assert "rendered again" not in mmrr(*same).stderr
+    lines = mmrr(*same, "--max-tokens", "48", "--dpi", "90").stderr.splitlines()
+    assert [line for line in lines if "rendered again" in line] == [
+        "dpi 90, was 150; max_tokens 48, was 64: all pages are rendered again"
+    ]
