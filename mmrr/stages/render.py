@@ -122,13 +122,19 @@ def find_documents(
     # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
     lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
     same = {}
-    found = find_sources(inputs) if lost else []
+    emptied = changes.emptied(collection, inputs)
+    found = find_sources(inputs, emptied=emptied) if lost else []
     hashes = content_hashes(context, found)
     for source in found:
         if hashes[source.doc_id] == lost.get(source.doc_id):
             same[os.path.realpath(source.path)] = source.doc_id
     stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
-    sources = find_sources(inputs, changes.known_ids(collection, stay) | same)
+    sources = find_sources(inputs, changes.known_ids(collection, stay) | same, emptied=emptied)
+    if not sources and not stay:
+        raise MmrrError(
+            f"{', '.join(map(str, inputs))}: no document is left, and the collection would be empty; name documents to "
+            f"keep, or delete the folder {context.workspace.root}"
+        )
     # A named file may be a link to the file of a document that stays.
     stay_ids = {entry["doc_id"] for entry in stay}
     sources = [source for source in sources if source.doc_id not in stay_ids]

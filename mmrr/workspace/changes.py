@@ -79,6 +79,12 @@ def staying(pages: Manifest | None, named: Sequence[Path]) -> list[DocumentEntry
     return [entry for entry in entries if entry["doc_id"] not in known or not known[entry["doc_id"]].within(reals)]
 
 
+def emptied(pages: Manifest | None, named: Sequence[Path]) -> set[str]:
+    """The real paths of the named folders that documents of a collection were found in: they may be empty now."""
+    known = places(pages).values()
+    return {real for real in map(os.path.realpath, named) if any(place.within({real}) for place in known)}
+
+
 def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str, str]:
     """{real path: doc_id} of the documents that keep their id: those that stay, and those whose file is still there."""
     known = {f"\0{entry['doc_id']}": entry["doc_id"] for entry in stay}  # no path has a NUL: these only reserve the id

@@ -1,0 +1,29 @@
+"""Folders that have no document any more, and ids that documents keep with --replace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.console import INDEX, mmrr, refused, write_documents
+
+
+def documents(work: Path) -> list[str]:
+    listed = json.loads(mmrr("ls", "--documents", "--work", work, "--json").stdout)["documents"]
+    return [entry["doc_id"] for entry in listed]
+
+
+def test_the_documents_of_an_emptied_folder_are_removed(tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    one = write_documents(tmp_path / "one", anchor=["An anchor"])
+    two = write_documents(tmp_path / "two", badger=["A badger"], candle=["A candle"])
+    mmrr("index", one, two, "--work", work, *INDEX)
+    for file in two.iterdir():
+        file.unlink()
+    assert "1 documents: 2 removed, 1 unchanged; " in mmrr("index", two, "--work", work, *INDEX).stderr
+    assert documents(work) == ["anchor.pdf"]
+    (one / "anchor.pdf").unlink()
+    assert "no document is left, and the collection would be empty" in refused("index", one, "--work", work, *INDEX)
+    assert documents(work) == ["anchor.pdf"]
+    (tmp_path / "other").mkdir()
+    assert "no document in" in refused("index", tmp_path / "other", "--work", work, *INDEX)
