@@ -129,7 +129,7 @@ def render_documents(
         base = None if replace else before
         if base:
             _can_change(context, base)
-        sources, staying = render.find_documents(context, inputs, base)
+        sources, staying = render.find_documents(context, inputs, before, replace=replace)
         check()
         if base and (said := render.changed_options(context, base, options)):
             context.notice(said)

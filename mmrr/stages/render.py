@@ -111,12 +111,14 @@ class _Plan:
 
 
 def find_documents(
-    context: Context, inputs: Sequence[Path], collection: Manifest | None
+    context: Context, inputs: Sequence[Path], collection: Manifest | None, *, replace: bool = False
 ) -> tuple[list[Source], list[Staying]]:
     """The documents that a command names, under the ids that they keep or get, and those of ``collection`` that stay.
 
-    Raises MmrrError as ``find_sources`` does.
+    With ``replace`` none stays. Raises MmrrError as ``find_sources`` does.
     """
+    if replace:
+        return find_sources(inputs, changes.named_ids(collection, inputs)), []
     stay = changes.staying(collection, inputs)
     places = changes.places(collection)
     # A document whose file is gone or not known is found again by its id and its content: its folder was moved.

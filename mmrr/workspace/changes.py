@@ -95,6 +95,12 @@ def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str
     return known
 
 
+def named_ids(pages: Manifest | None, named: Sequence[Path]) -> dict[str, str]:
+    """{real path: doc_id} of the documents of a collection that lie in the named folders and files."""
+    reals = {os.path.realpath(path) for path in named}
+    return {place.real: doc_id for doc_id, place in places(pages).items() if place.within(reals)}
+
+
 def compare(before: Sequence[DocumentEntry], after: Sequence[DocumentEntry]) -> Changes:
     """Count what changed between two listings of one collection.
 

@@ -27,3 +27,18 @@ def test_the_documents_of_an_emptied_folder_are_removed(tmp_path: Path) -> None:
     assert documents(work) == ["anchor.pdf"]
     (tmp_path / "other").mkdir()
     assert "no document in" in refused("index", tmp_path / "other", "--work", work, *INDEX)
+
+
+def test_a_document_keeps_its_id_with_replace(tmp_path: Path) -> None:
+    work = tmp_path / "w"
+    one = write_documents(tmp_path / "p1", h=["An anchor"])
+    two = write_documents(tmp_path / "p2", h=["A badger"])
+    for folder in (one, two):
+        mmrr("index", folder, "--work", work, *INDEX)
+    first, second = documents(work)
+    assert (first, second[:6]) == ("h.pdf", "h.pdf~")
+    assert "1 documents: 1 removed, 1 unchanged; " in mmrr("index", two, "--replace", "--work", work, *INDEX).stderr
+    assert documents(work) == [second]
+    three = write_documents(tmp_path / "p3", h=["A candle"])
+    mmrr("index", three, "--replace", "--work", work, *INDEX)
+    assert documents(work) == ["h.pdf"]
