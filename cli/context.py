@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrr.config import DenseOrder, FirstStage, Machine, Model
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model
 from mmrr.errors import MmrrError
 
 from .terminal import note, progress
@@ -120,8 +120,11 @@ def embedding_of(
     return Embedding(Model(model.name, named.revision or model.revision), before | options, said)
 
 
-def check_embedding(context: Context, embedding: Embedding) -> None:
-    """Say which embedder is used. Called after the documents were found."""
+def check_embedding(context: Context, embedding: Embedding, index: Index) -> None:
+    """Check the names and options of an index, and say which embedder it uses. Called before pages are rendered."""
+    from mmrr import pipeline
+
+    pipeline.check_index(context, embedding.model, embedding.options, index)
     if embedding.note:
         context.notice(embedding.note)
 

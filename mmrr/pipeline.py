@@ -194,6 +194,13 @@ def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) 
 # Index
 
 
+def check_index(context: Context, embedder: Model | None, embed_options: Mapping[str, str], options: Index) -> None:
+    """Raise the MmrrError of ``build_index`` for a wrong name or option, before anything is computed."""
+    if embedder:
+        embed.check(context, embedder, embed_options)
+    index_stage.check(options)
+
+
 def build_index(
     context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
 ) -> list[Manifest]:

@@ -27,10 +27,7 @@ from mmrr.workspace.tensors import write_embeddings
 def embed(context: Context, collection: Collection, model: Model, options: Mapping[str, str]) -> Manifest:
     """Embed the pages that have no shard yet. ``options`` are fields of the embedder family's ``Prepare``, as text."""
     workspace = context.workspace
-    checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
-    name = families.embedder(checkpoint.config())
-    family = families.load("embedders", name)
-    prepare = families.parse_options(family.Prepare, dict(options))
+    checkpoint, name, prepare = _resolved(workspace, model, options)
     devices = resolve_devices(context.machine.device)
     dtype = resolve_dtype(context.machine.dtype, devices[0])
     spec = Spec(
@@ -54,6 +51,19 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
     return _commit(
         workspace, spec, collection, shards, {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
     )
+
+
+def check(context: Context, model: Model, options: Mapping[str, str]) -> None:
+    """Raise the MmrrError that ``embed`` raises for a wrong checkpoint, option or device. Loads no weights."""
+    _resolved(context.workspace, model, options)
+    resolve_dtype(context.machine.dtype, resolve_devices(context.machine.device)[0])
+
+
+def _resolved(workspace: Workspace, model: Model, options: Mapping[str, str]) -> tuple[Checkpoint, str, Options]:
+    """The checkpoint, the name of its family, and the family's options."""
+    checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
+    name = families.embedder(checkpoint.config())
+    return checkpoint, name, families.parse_options(families.load("embedders", name).Prepare, dict(options))
 
 
 def followed(workspace: Workspace, indexed: Manifest | None) -> tuple[Model, dict[str, str]] | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmrr.config import Index
 from mmrr.context import Context
 from mmrr.modeling import families
-from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense
+from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense, check_factory
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import IndexConfig, IndexContent
 from mmrr.workspace.pages import Collection, read_texts
@@ -20,6 +20,11 @@ from mmrr.workspace.tensors import read_vectors
 
 #: Pages whose vectors are in memory together.
 _BATCH_PAGES = 256
+
+
+def check(options: Index) -> None:
+    """Raise MmrrError if FAISS does not know the factory string."""
+    check_factory(options.faiss_factory)
 
 
 def build(context: Context, collection: Collection, embedded: Manifest | None, options: Index) -> Manifest:

@@ -1,9 +1,11 @@
-"""Folders that have no document any more, and ids that documents keep with --replace."""
+"""What mmrr index finds before it renders: emptied folders, ids that stay with --replace, wrong names and options."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import pytest
 
 from tests.console import INDEX, mmrr, refused, write_documents
 
@@ -42,3 +44,21 @@ def test_a_document_keeps_its_id_with_replace(tmp_path: Path) -> None:
     three = write_documents(tmp_path / "p3", h=["A candle"])
     mmrr("index", three, "--replace", "--work", work, *INDEX)
     assert documents(work) == ["h.pdf"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--embedder", "nothing-here"], "found no folder 'nothing-here'"),
+        (["--embed-option", "colour=red"], "unknown option colour"),
+        (["--device", "gpu9"], "gpu9"),
+        (["--faiss-factory", "Nonsense"], "FAISS cannot build 'Nonsense'; expected a factory string such as Flat"),
+    ],
+)
+def test_wrong_names_and_options_are_found_before_rendering(
+    tmp_path: Path, tiny_embedder_path: Path, options: list[str], says: str
+) -> None:
+    docs = write_documents(tmp_path / "docs", anchor=["An anchor"])
+    wrong = ("index", docs, "--work", tmp_path / "w", *INDEX, "--embedder", tiny_embedder_path, *options)
+    assert says in refused(*wrong)
+    assert not (tmp_path / "w").exists()
