@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrr.config import DenseOrder, FirstStage, Machine, Model
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model
 from mmrr.errors import MmrrError
 
 from .terminal import note, progress
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from mmrr.context import Context
     from mmrr.pipeline import Scoring
     from mmrr.types import Query
+
+#: The note of a command that indexes no page vectors.
+TEXT_ONLY = "no --embedder: pages are found by their text layer alone (BM25)"
 
 
 @contextlib.contextmanager
@@ -77,8 +81,52 @@ def embedder_model(
     if name is None and first_stage:
         raise MmrrError(f"--first-stage {first_stage} needs --embedder, a local path or a Hub id")
     if name is None:
-        note("no --embedder: pages are found by their text layer alone (BM25)")
+        note(TEXT_ONLY)
     return Model(name, revision) if name else None
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The embedder of an index, or None, with its options; and what to say about it."""
+
+    model: Model | None
+    options: dict[str, str]
+    note: str = ""
+
+
+def embedding_of(
+    context: Context,
+    named: Model,
+    options: dict[str, str],
+    first_stage: FirstStage | None,
+    scoring: Scoring | None = None,
+) -> Embedding:
+    """The embedder that the options name (the name "" for none), else that of the current index.
+
+    --first-stage bm25 indexes text only, unless the pruning for ``scoring`` needs the named embedder.
+    Raises MmrrError if the first stage needs an embedder and there is none, or if the current one is not found.
+    """
+    from mmrr.stages import embed
+
+    if named.name or first_stage == "bm25":
+        return Embedding(embedder_model(named.name or None, named.revision, first_stage, scoring), options)
+    followed = embed.followed(context.workspace, context.workspace.current("index"))
+    if followed is None:
+        if first_stage:
+            embedder_model(None, None, first_stage)
+        return Embedding(None, options, TEXT_ONLY)
+    model, before = followed
+    said = f"embedder {model.name}, as in the current index; --first-stage bm25 indexes text only"
+    return Embedding(Model(model.name, named.revision or model.revision), before | options, said)
+
+
+def check_embedding(context: Context, embedding: Embedding, index: Index) -> None:
+    """Check the names and options of an index, and say which embedder it uses. Called before pages are rendered."""
+    from mmrr import pipeline
+
+    pipeline.check_index(context, embedding.model, embedding.options, index)
+    if embedding.note:
+        context.notice(embedding.note)
 
 
 def scoring_of(

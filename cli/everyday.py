@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import typer
 
-from mmrr.config import Index, Machine, Render, Rerank, Retrieve
+from mmrr.config import Index, Machine, Model, Render, Rerank, Retrieve
 
 from . import options as o
 from . import report
 from .context import (
+    check_embedding,
     dense_order,
-    embedder_model,
+    embedding_of,
     open_context,
     pairs,
     queries_from,
@@ -52,12 +55,13 @@ def index(
     with open_context(work, Machine(device, dtype, workers), create=True) as context:
         from mmrr import pipeline
 
-        model = embedder_model(embedder, embedder_revision, first_stage)
+        named = Model(embedder or "", embedder_revision)
+        embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
         rendering = Render(renderer, dpi, max_tokens, ocr)
-        found = pipeline.render_documents(context, documents, rendering, replace=replace)
+        check = partial(check_embedding, context, embedding, Index(faiss_factory))
+        found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
-        embed_options = pairs(embed_option, dim=dim or None)
-        made = pipeline.index_pages(context, found.manifest, model, embed_options, Index(faiss_factory))
+        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index(faiss_factory))
         typer.echo(made.path)
 
 
@@ -179,10 +183,12 @@ def run(
         query_list = queries_from(None, queries)
         check_output(output)
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
-        model = embedder_model(embedder, embedder_revision, first_stage, scoring)
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr))
+        named = Model(embedder or "", embedder_revision)
+        embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
+        check = partial(check_embedding, context, embedding, Index())
+        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
         report.documents(found.manifest, found.changes)
-        pipeline.index_pages(context, found.manifest, model, pairs(embed_option), Index())
+        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index())
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=fuse), pairs(None, exit_layer=exit_layer))

@@ -7,7 +7,6 @@ commands follow them, and says so. The other functions (``build_index``, ``cache
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.changes import Changes, Place
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import Collection, list_pages, load, pages_spec, read_image
+from mmrr.workspace.pages import Collection, load, read_image, without
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
 
@@ -109,19 +108,31 @@ def make_current(context: Context, *made: Manifest) -> None:
 # Documents
 
 
-def render_documents(context: Context, inputs: Sequence[Path], options: Render, *, replace: bool = False) -> Collected:
+def render_documents(
+    context: Context,
+    inputs: Sequence[Path],
+    options: Render,
+    *,
+    replace: bool = False,
+    check: Callable[[], None] = lambda: None,
+) -> Collected:
     """Step: documents -> ``pages``.
 
     The documents are added to the current collection. A folder or file that was named before is synchronised: its
     deleted documents leave the collection. Documents of other folders stay. With ``replace`` the collection becomes
-    what is named. Raises MmrrError if rendered documents cannot be added to the current collection.
+    what is named. ``check`` is called after the documents were found, before they are rendered.
+    Raises MmrrError if rendered documents cannot be added to the current collection.
     """
+    render.check(context, options)
     while True:
         before = context.workspace.current("pages")
         base = None if replace else before
         if base:
             _can_change(context, base)
-        sources, staying = render.find_documents(context, inputs, base)
+        sources, staying = render.find_documents(context, inputs, before, replace=replace)
+        check()
+        if base and (said := render.changed_options(context, base, options)):
+            context.notice(said)
         made = render.render(context, sources, options, staying)
         entries = manifests.documents(made)
         found = {source.doc_id: Place(changes.root_of(source.path, inputs), source.path) for source in sources}
@@ -155,31 +166,15 @@ def remove_documents(context: Context, names: Sequence[str]) -> Collected:
     before = context.current("pages")
     _can_change(context, before)
     gone = {changes.find(before, name) for name in names}
-    pages = _without(context, before, gone)
+    pages = without(context.workspace, before, gone)
     made = [pages]
     indexed = context.workspace.current("index")
     if indexed:
         own = context.collection(indexed).manifest
-        own = pages if own.fingerprint == before.fingerprint else _without(context, own, gone)
+        own = pages if own.fingerprint == before.fingerprint else without(context.workspace, own, gone)
         made += _rebuild_index(context, indexed, load(context.workspace, own))
     make_current(context, *made)
     return Collected(pages, changes.compare(manifests.documents(before), manifests.documents(pages)))
-
-
-def _without(context: Context, pages: Manifest, gone: set[str]) -> Manifest:
-    """The collection without some documents."""
-    entries = [copy.deepcopy(entry) for entry in manifests.documents(pages) if entry["doc_id"] not in gone]
-    if not any(entry["shards"] for entry in entries):
-        raise MmrrError(
-            "no document that opens would be left; name others with mmrr index --replace, "
-            f"or delete the folder {context.workspace.root}"
-        )
-    spec = pages_spec(pages.config, entries)
-    sources = changes.merge_places(changes.places(pages), {}, entries)
-    made = context.workspace.done(spec) or list_pages(
-        context.workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
-    )
-    return context.workspace.annotate(made, sources=sources)
 
 
 def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) -> list[Manifest]:
@@ -197,6 +192,13 @@ def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) 
 
 
 # Index
+
+
+def check_index(context: Context, embedder: Model | None, embed_options: Mapping[str, str], options: Index) -> None:
+    """Raise the MmrrError of ``build_index`` for a wrong name or option, before anything is computed."""
+    if embedder:
+        embed.check(context, embedder, embed_options)
+    index_stage.check(options)
 
 
 def build_index(

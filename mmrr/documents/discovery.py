@@ -15,7 +15,7 @@ import os
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,9 @@ class Inspection:
 # Discovery
 
 
-def find_sources(inputs: Sequence[Path], known: Mapping[str, str] | None = None) -> list[Source]:
+def find_sources(
+    inputs: Sequence[Path], known: Mapping[str, str] | None = None, *, emptied: Set[str] = frozenset()
+) -> list[Source]:
     """Find the documents in files and folders. Folders are searched recursively; hidden entries are skipped.
 
     PDF and image files are documents. A folder with images, no PDF and no subfolder is one document; its pages are the
@@ -85,10 +87,10 @@ def find_sources(inputs: Sequence[Path], known: Mapping[str, str] | None = None)
     so ids do not depend on the order of arguments. If two documents have the same id, the first one keeps it. A later
     one gets ``~`` and the first 6 hex digits of the SHA-256 of its absolute path (more digits if that is also taken).
     ``known`` maps the real path of each document that a collection already has to its id: that document keeps its id,
-    and no other document gets it.
+    and no other document gets it. ``emptied`` are the real paths of folders that may have no document.
 
     Raises:
-        MmrrError: an input does not exist, is neither a file nor a folder, or is a folder without a document.
+        MmrrError: an input does not exist, is neither a file nor a folder, or is another folder without a document.
     """
     sources: list[Source] = []
     seen: set[str] = set()  # real paths
@@ -97,7 +99,7 @@ def find_sources(inputs: Sequence[Path], known: Mapping[str, str] | None = None)
     for given in sorted({Path(os.path.abspath(path)) for path in inputs}):
         if os.path.isdir(given):
             items = list(_walk(given, set()))
-            if not items:
+            if not items and os.path.realpath(given) not in emptied:
                 suffixes = " ".join(sorted(IMAGE_SUFFIXES))
                 raise MmrrError(f"no document in {given}; expected PDF files or images (.pdf {suffixes})")
         elif os.path.isfile(given):

@@ -38,6 +38,21 @@ _TOO_FEW_NEIGHBOURS = re.compile(r"(HNSW0*1|NSG0*[1-7])(?!\d)")
 BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
 
 
+#: Dimensions that a factory string is tried with before those of the vectors are known: PQ needs a multiple of its M.
+_TRIED = (64, 320, 3840, 4096)
+
+
+def check_factory(factory: str) -> None:
+    """Raise MmrrError if FAISS can build no index from a factory string, whatever the vectors."""
+    for dimensions in _TRIED:
+        try:
+            faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError:
+            continue
+        return
+    raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+
+
 def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:
     """Index the pages' unit vectors, (V, D) for each page. ``several``: V may be other than 1 (multi-vector embedder).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -10,8 +11,9 @@ import torch
 from mmrr.config import Model
 from mmrr.context import Context
 from mmrr.contracts import Options
+from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.checkpoints import Checkpoint, recorded, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
@@ -25,10 +27,7 @@ from mmrr.workspace.tensors import write_embeddings
 def embed(context: Context, collection: Collection, model: Model, options: Mapping[str, str]) -> Manifest:
     """Embed the pages that have no shard yet. ``options`` are fields of the embedder family's ``Prepare``, as text."""
     workspace = context.workspace
-    checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
-    name = families.embedder(checkpoint.config())
-    family = families.load("embedders", name)
-    prepare = families.parse_options(family.Prepare, dict(options))
+    checkpoint, name, prepare = _resolved(workspace, model, options)
     devices = resolve_devices(context.machine.device)
     dtype = resolve_dtype(context.machine.dtype, devices[0])
     spec = Spec(
@@ -52,6 +51,40 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
     return _commit(
         workspace, spec, collection, shards, {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
     )
+
+
+def check(context: Context, model: Model, options: Mapping[str, str]) -> None:
+    """Raise the MmrrError that ``embed`` raises for a wrong checkpoint, option or device. Loads no weights."""
+    _resolved(context.workspace, model, options)
+    resolve_dtype(context.machine.dtype, resolve_devices(context.machine.device)[0])
+
+
+def _resolved(workspace: Workspace, model: Model, options: Mapping[str, str]) -> tuple[Checkpoint, str, Options]:
+    """The checkpoint, the name of its family, and the family's options."""
+    checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
+    name = families.embedder(checkpoint.config())
+    return checkpoint, name, families.parse_options(families.load("embedders", name).Prepare, dict(options))
+
+
+def followed(workspace: Workspace, indexed: Manifest | None) -> tuple[Model, dict[str, str]] | None:
+    """The embedder of an index and its options, as text; None if the index has no page vectors.
+
+    Raises MmrrError if the vectors were removed, or if the checkpoint is not found or has changed.
+    """
+    if indexed is None or "embed" not in indexed.inputs:
+        return None
+    embedded = workspace.find("embed", indexed.inputs["embed"])
+    if embedded is None or embedded.model is None:
+        raise MmrrError(
+            f"the vectors of index/{indexed.fingerprint} were removed, so its embedder is not known; "
+            "pass --embedder, or --first-stage bm25 to index text only"
+        )
+    recorded(embedded.model, workspace.hashes, families.names("embedders"))
+    commit, _, _ = embedded.model["revision"].partition("+")
+    model = Model(embedded.model["id"], None if commit.startswith("sha256:") else commit)
+    config = manifests.config(embedded, "embed")
+    prepare = families.make_options(families.load("embedders", config["family"]).Prepare, config["options"])
+    return model, {name: str(value) for name, value in dataclasses.asdict(prepare).items()}
 
 
 def keep_embedded(context: Context, embedded: Manifest, collection: Collection) -> Manifest:

@@ -24,6 +24,11 @@ __all__ = ["build", "check_factory"]
 _BATCH_PAGES = 256
 
 
+def check(options: Index) -> None:
+    """Raise MmrrError if FAISS does not know the factory string."""
+    check_factory(options.faiss_factory)
+
+
 def build(context: Context, collection: Collection, embedded: Manifest | None, options: Index) -> Manifest:
     """Index the pages. Without ``embedded`` the index holds their text alone."""
     workspace = context.workspace

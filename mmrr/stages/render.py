@@ -111,30 +111,50 @@ class _Plan:
 
 
 def find_documents(
-    context: Context, inputs: Sequence[Path], collection: Manifest | None
+    context: Context, inputs: Sequence[Path], collection: Manifest | None, *, replace: bool = False
 ) -> tuple[list[Source], list[Staying]]:
     """The documents that a command names, under the ids that they keep or get, and those of ``collection`` that stay.
 
-    Raises MmrrError as ``find_sources`` does.
+    With ``replace`` none stays. Raises MmrrError as ``find_sources`` does.
     """
+    if replace:
+        return find_sources(inputs, changes.named_ids(collection, inputs)), []
     stay = changes.staying(collection, inputs)
     places = changes.places(collection)
     # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
     lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
     same = {}
-    found = find_sources(inputs) if lost else []
+    emptied = changes.emptied(collection, inputs)
+    found = find_sources(inputs, emptied=emptied) if lost else []
     hashes = content_hashes(context, found)
     for source in found:
         if hashes[source.doc_id] == lost.get(source.doc_id):
             same[os.path.realpath(source.path)] = source.doc_id
     stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
-    sources = find_sources(inputs, changes.known_ids(collection, stay) | same)
+    sources = find_sources(inputs, changes.known_ids(collection, stay) | same, emptied=emptied)
+    if not sources and not stay:
+        raise MmrrError(
+            f"{', '.join(map(str, inputs))}: no document is left, and the collection would be empty; name documents to "
+            f"keep, or delete the folder {context.workspace.root}"
+        )
     # A named file may be a link to the file of a document that stays.
     stay_ids = {entry["doc_id"] for entry in stay}
     sources = [source for source in sources if source.doc_id not in stay_ids]
     return sources, [
         Staying(entry, places[entry["doc_id"]].path if entry["doc_id"] in places else None) for entry in stay
     ]
+
+
+def check(context: Context, options: Render) -> None:
+    """Raise the MmrrError that ``render`` raises for these options, before documents are looked for."""
+    _drawing(context, options)
+
+
+def changed_options(context: Context, before: Manifest, options: Render) -> str:
+    """The options that make the pages of ``before`` be rendered again, with both values; "" if there are none."""
+    old, new = manifests.config(before, "pages"), dataclasses.asdict(_drawing(context, options))
+    changed = [f"{name} {new[name]}, was {was}" for name, was in old.items() if name in new and new[name] != was]
+    return f"{'; '.join(changed)}: all pages are rendered again" if changed else ""
 
 
 def render(context: Context, sources: list[Source], options: Render, staying: Sequence[Staying] = ()) -> Manifest:

@@ -79,6 +79,12 @@ def staying(pages: Manifest | None, named: Sequence[Path]) -> list[DocumentEntry
     return [entry for entry in entries if entry["doc_id"] not in known or not known[entry["doc_id"]].within(reals)]
 
 
+def emptied(pages: Manifest | None, named: Sequence[Path]) -> set[str]:
+    """The real paths of the named folders that documents of a collection were found in: they may be empty now."""
+    known = places(pages).values()
+    return {real for real in map(os.path.realpath, named) if any(place.within({real}) for place in known)}
+
+
 def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str, str]:
     """{real path: doc_id} of the documents that keep their id: those that stay, and those whose file is still there."""
     known = {f"\0{entry['doc_id']}": entry["doc_id"] for entry in stay}  # no path has a NUL: these only reserve the id
@@ -87,6 +93,12 @@ def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str
         if doc_id in kept or os.path.lexists(place.path):
             known[place.real] = doc_id
     return known
+
+
+def named_ids(pages: Manifest | None, named: Sequence[Path]) -> dict[str, str]:
+    """{real path: doc_id} of the documents of a collection that lie in the named folders and files."""
+    reals = {os.path.realpath(path) for path in named}
+    return {place.real: doc_id for doc_id, place in places(pages).items() if place.within(reals)}
 
 
 def compare(before: Sequence[DocumentEntry], after: Sequence[DocumentEntry]) -> Changes:

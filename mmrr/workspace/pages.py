@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mmrr.errors import MmrrError
 from mmrr.types import Page
-from mmrr.workspace import manifests
+from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
@@ -236,3 +237,19 @@ def read_image_file(workspace: Workspace, page: Page) -> bytes:
     if hashlib.sha256(data).hexdigest() != page.sha256:
         raise workspace.damaged("pages", page.image.parent.name, f"{page.image.name} does not match its hash")
     return data
+
+
+def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
+    """The collection without the documents of these ids. Raises MmrrError if no document that opens would be left."""
+    entries = [copy.deepcopy(entry) for entry in manifests.documents(pages) if entry["doc_id"] not in gone]
+    if not any(entry["shards"] for entry in entries):
+        raise MmrrError(
+            "no document that opens would be left; name others with mmrr index --replace, "
+            f"or delete the folder {workspace.root}"
+        )
+    spec = pages_spec(pages.config, entries)
+    sources = changes.merge_places(changes.places(pages), {}, entries)
+    made = workspace.done(spec) or list_pages(
+        workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
+    )
+    return workspace.annotate(made, sources=sources)

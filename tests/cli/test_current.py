@@ -174,7 +174,7 @@ def test_a_command_that_fails_leaves_no_empty_workspace(tmp_path: Path, existed:
 
 
 def test_a_command_that_fails_keeps_what_was_committed(chain: Chain, tmp_path: Path) -> None:
-    index = ("index", chain.docs, "--work", tmp_path / "w", *INDEX, "--faiss-factory", "nonsense")
+    index = ("index", chain.docs, "--work", tmp_path / "w", *INDEX, "--faiss-factory", "IVF64,Flat")
     refused(*index, "--embedder", chain.embedder, *FP32)
     assert shards(tmp_path / "w", "embed")
     before = files(chain.work)
