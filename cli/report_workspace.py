@@ -143,13 +143,14 @@ _FLAGS = {"index": "--embed-option", "retrieve": "--search-option", "precache": 
 
 
 def models(*, as_json: bool) -> None:
-    """List the families with their checkpoints, and each option with its meaning, type and default."""
+    """List the families with their checkpoints and options, and name each family that cannot be loaded."""
     from mmrr.modeling import families
 
-    found = families.describe()
+    found, errors = families.describe()
     if as_json:
         rows = [dataclasses.asdict(family) for family in found]
-        emit({"families": [{"kind": row.pop("kind"), "family": row.pop("name"), **row} for row in rows]})
+        listed = [{"kind": row.pop("kind"), "family": row.pop("name"), **row} for row in rows]
+        emit({"families": listed, "errors": errors})
         return
     for family in found:
         typer.echo(f"{family.kind} {family.name}: {family.summary}")
@@ -157,6 +158,8 @@ def models(*, as_json: bool) -> None:
         for option in family.options:
             typer.echo(f"  {_FLAGS[option.stage]} {option.name}={option.default}  ({option.type})  {option.help}")
         typer.echo()
+    for error in errors:
+        typer.echo(f"error: {printable(error)}", err=True)
 
 
 def defaults(found: Sequence[Effective], *, as_json: bool) -> None:
