@@ -165,9 +165,11 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             f"{len(unknown)} judged pages are not in the index and count as not found: "
             f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}"
         )
-    metrics = judged.content["metrics"]
+    metrics, n_queries = judged.content["metrics"], judged.content["queries"]
+    missing_queries(judgement.missing, n_queries)
     if as_json:
-        emit({"artifact": str(judged.path), "queries": judged.content["queries"], "metrics": metrics})
+        counts = {"queries": n_queries, "queries_not_in_the_run": judgement.missing}
+        emit({"artifact": str(judged.path), **counts, "metrics": metrics})
         return
     runs = [name for name in metrics if name not in _COMPARISONS]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]
@@ -179,9 +181,15 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             row += [f"{metrics['difference'][name]:+.4f}", _interval(metrics["interval"][name], "+.3f")]
             row += [_share(metrics["kept"][name]), _interval(metrics["kept_interval"][name], ".1%")]
     tau = metrics.get("kendall_tau")
-    title = f"{judged.content['queries']} judged queries"
+    title = f"{n_queries} judged queries"
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
     typer.echo(judged.path)
+
+
+def missing_queries(missing: list[str], judged: int) -> None:
+    """Say how many judged queries the run lacks."""
+    if missing:
+        note(f"{len(missing)} of {judged} judged queries are not in the run; they count as 0")
 
 
 def _interval(ends: list[float | None], form: str) -> str:

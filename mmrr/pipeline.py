@@ -386,10 +386,11 @@ def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run
 
 @dataclass(frozen=True)
 class Judgement:
-    """The measures of a run. ``unknown`` are the judged pages that the index does not have; they count as not found."""
+    """The measures of a run, and what the judgements name in vain: both count as not found."""
 
     metrics: Manifest
-    unknown: list[str]
+    unknown: list[str]  # judged pages that the index does not have
+    missing: list[str]  # judged queries that the run lacks, or one of two runs
 
 
 def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
@@ -434,7 +435,7 @@ def _judge(
                 f"(judged: {min(judged)}; indexed: {next(iter(known))})"
             )
     manifest = evaluate.judge(context, runs, qrels, inputs, *([measures] if measures else []))
-    return Judgement(manifest, unknown)
+    return Judgement(manifest, unknown, evaluate.missing_queries(runs, qrels))
 
 
 def _first_stage(context: Context, manifest: Manifest) -> Manifest:
