@@ -11,7 +11,7 @@ from mmrr.config import Model
 from mmrr.context import Context
 from mmrr.contracts import Options
 from mmrr.modeling import families
-from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
@@ -25,6 +25,7 @@ from mmrr.workspace.tensors import write_embeddings
 def embed(context: Context, collection: Collection, model: Model, options: Mapping[str, str]) -> Manifest:
     """Embed the pages that have no shard yet. ``options`` are fields of the embedder family's ``Prepare``, as text."""
     workspace = context.workspace
+    expect_kind("embedders", model.name)
     checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
     name = families.embedder(checkpoint.config())
     family = families.load("embedders", name)

@@ -13,7 +13,7 @@ from mmrr.context import Context
 from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
@@ -60,6 +60,8 @@ class Plan:
 def family_of(hashes: HashCache, name: str, model: Model, options: Mapping[str, str]) -> Family:
     """Load a scorer family and resolve its ``auto`` options for a checkpoint."""
     module = families.load("scorers", name)
+    if model.name not in module.SPEC.checkpoints:
+        expect_kind("scorers", model.name)
     checkpoint = resolve(model.name, model.revision, hashes, module.SPEC.model_types)
     config = checkpoint.config()
     prepare = module.resolve(families.parse_options(module.Prepare, dict(options)), config)
