@@ -311,9 +311,7 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
     """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not in the index."""
     pruned = context.current("prune")
     collection = context.collection(pruned)
-    if page_id not in collection.row_of:
-        raise MmrrError(f"no page {page_id} in the index; its pages are named like {collection.pages[0].page_id}")
-    row = collection.row_of[page_id]
+    row = changes.page_row(collection, page_id)
     page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
     kept = read_kept_tokens(context.workspace, shard)[page.number]
     return plots.kept_tokens(read_image(context.workspace, page), kept)
