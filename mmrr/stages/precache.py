@@ -55,6 +55,7 @@ class Plan:
     page_bytes: int  # mean of the missing pages
     total_bytes: int  # of the missing pages
     free_bytes: int  # on the disk
+    is_upper_bound: bool  # the sizes are the largest possible: the length of a page's text is not known yet
 
 
 def family_of(hashes: HashCache, name: str, model: Model, options: Mapping[str, str]) -> Family:
@@ -194,4 +195,5 @@ def _plan(
             n_tokens = len(of_page.indices) if of_page else family.tokens(page)
             sizes.append(family.module.cache_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
     free = shutil.disk_usage(workspace.root).free
-    return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free)
+    reads_text = family.module.page_input(family.prepare) == "text"
+    return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free, reads_text)
