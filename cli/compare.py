@@ -70,8 +70,11 @@ def compare(
         rows = experiments.compare(context, query_list, judged, options, chosen, Rerank(fuse=fuse), report.plan)
         if output:
             _draw(rows, output)
+        missing = sorted(set(judged) - {query.query_id for query in query_list})
+        report.missing_queries(missing, len(judged))
         if json_:
-            emit({"queries": len(judged), "rows": [dataclasses.asdict(row) for row in rows]})
+            counts = {"queries": len(judged), "queries_not_in_the_run": missing}
+            emit({**counts, "rows": [dataclasses.asdict(row) for row in rows]})
         else:
             _show(rows)
 

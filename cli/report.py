@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .terminal import emit, note, size, table
+from .terminal import counted, emit, note, size, table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,15 +46,16 @@ def documents(pages: Manifest, changes: Changes) -> None:
     )
     read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
-    read_pages = f"{pages.content['pages']} pages of {len(entries)} documents ({counts})"
-    note("; ".join(filter(None, [f"{len(entries)} documents: {changes}", read_pages, texts])))
+    read_pages = f"{counted(pages.content['pages'], 'page')} of {counted(len(entries), 'document')} ({counts})"
+    note("; ".join(filter(None, [f"{counted(len(entries), 'document')}: {changes}", read_pages, texts])))
 
 
 def plan(plan: Plan) -> None:
     """Say what precache will write, before it starts."""
+    most = "at most " if plan.is_upper_bound else ""
     note(
-        f"{plan.pages} pages, {plan.missing} to read; {size(plan.page_bytes)} a page, "
-        f"{size(plan.total_bytes)} in total, {size(plan.free_bytes)} free"
+        f"{counted(plan.pages, 'page')}, {plan.missing} to read; {most}{size(plan.page_bytes)} a page, "
+        f"{most}{size(plan.total_bytes)} in total, {size(plan.free_bytes)} free"
     )
 
 
@@ -95,7 +96,8 @@ def ranking(found: Ranking, shown: Shown) -> None:
     for answer in listed:
         _ranking_table(found, answer, to_stdout=not shown.is_file)
     if len(listed) < len(answers):
-        note(f"... and {len(answers) - len(listed)} more queries; see {found.manifest.path / 'run.trec'}")
+        more = counted(len(answers) - len(listed), "more query", "more queries")
+        note(f"... and {more}; see {found.manifest.path / 'run.trec'}")
     if shown.path:
         typer.echo(found.manifest.path)
 
@@ -161,13 +163,16 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     """Show the measures of one run, or of two runs with their difference and its bootstrap intervals."""
     judged, unknown = judgement.metrics, judgement.unknown
     if unknown:
+        are, count = ("is", "counts") if len(unknown) == 1 else ("are", "count")
         note(
-            f"{len(unknown)} judged pages are not in the index and count as not found: "
+            f"{counted(len(unknown), 'judged page')} {are} not in the index and {count} as not found: "
             f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}"
         )
-    metrics = judged.content["metrics"]
+    metrics, n_queries = judged.content["metrics"], judged.content["queries"]
+    missing_queries(judgement.missing, n_queries)
     if as_json:
-        emit({"artifact": str(judged.path), "queries": judged.content["queries"], "metrics": metrics})
+        counts = {"queries": n_queries, "queries_not_in_the_run": judgement.missing}
+        emit({"artifact": str(judged.path), **counts, "metrics": metrics})
         return
     runs = [name for name in metrics if name not in _COMPARISONS]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]
@@ -179,9 +184,15 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             row += [f"{metrics['difference'][name]:+.4f}", _interval(metrics["interval"][name], "+.3f")]
             row += [_share(metrics["kept"][name]), _interval(metrics["kept_interval"][name], ".1%")]
     tau = metrics.get("kendall_tau")
-    title = f"{judged.content['queries']} judged queries"
+    title = counted(n_queries, "judged query", "judged queries")
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
     typer.echo(judged.path)
+
+
+def missing_queries(missing: list[str], judged: int) -> None:
+    """Say how many judged queries the run lacks."""
+    if missing:
+        note(f"{len(missing)} of {judged} judged queries are not in the run; they count as 0")
 
 
 def _interval(ends: list[float | None], form: str) -> str:
@@ -217,7 +228,7 @@ def mmdocir(result: BenchmarkResult, *, as_json: bool) -> None:
         rows += [
             [f"{mean} mean", *(f"{recall[mean]:.1f}" for recall in recalls.values())] for mean in ("macro", "micro")
         ]
-        title = f"MMDocIR {kind} recall, %; {len(result.benchmark.questions)} questions"
+        title = f"MMDocIR {kind} recall, %; {counted(len(result.benchmark.questions), 'question')}"
         table(title, [f"{kind} recall", *recalls], rows, to_stdout=True)
     note(f"run: {result.run_path}")
     typer.echo(result.metrics.path)

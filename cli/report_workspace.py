@@ -16,7 +16,7 @@ import typer
 from mmrr.errors import MmrrError
 
 from .defaults import PROJECT_FILE, Effective, user_file
-from .terminal import emit, note, printable, size, table
+from .terminal import counted, emit, note, printable, size, table
 
 if TYPE_CHECKING:
     from mmrr.stages.rerank import Rescored
@@ -78,7 +78,8 @@ def artifacts(workspace: Workspace, *, as_json: bool) -> bool:
 def _how(manifest: Manifest) -> str:
     content, config = manifest.content, manifest.config
     model = f" with {manifest.model['id']} in {manifest.model['dtype']}" if manifest.model else ""
-    counts = ", ".join(f"{content[name]} {name}" for name in ("pages", "queries") if name in content)
+    nouns = {"pages": "page", "queries": "query"}
+    counts = ", ".join(counted(content[name], noun, name) for name, noun in nouns.items() if name in content)
     names = _SETTINGS.get(manifest.stage, ())
     settings = [f"{name} {_flat(config[name])}" for name in names if config.get(name) is not None]
     return "; ".join(filter(None, [counts + model, ", ".join(settings)]))
@@ -115,7 +116,7 @@ def removal(removed: Removal) -> None:
     """Say what was removed."""
     for name in removed.artifacts:
         note(f"removed {name}")
-    note(f"removed {removed.shards} unused shards; {size(removed.bytes)} freed")
+    note(f"removed {counted(removed.shards, 'unused shard')}; {size(removed.bytes)} freed")
 
 
 def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool) -> None:
@@ -128,12 +129,12 @@ def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool)
         return
     for problem in checked.problems:
         note(printable(problem))
-    what = f"{checked.artifacts} artifacts, {checked.shards} shards, {size(checked.bytes)}"
+    what = f"{counted(checked.artifacts, 'artifact')}, {counted(checked.shards, 'shard')}, {size(checked.bytes)}"
     typer.echo(f"{what}: {f'{len(checked.problems)} damaged or missing' if checked.problems else 'all as written'}")
     if rescored:
         scores = [pair[3] for pair in rescored.pairs]
         typer.echo(
-            f"{len(scores)} scores with and without caches: largest difference {rescored.largest:.2g}, "
+            f"{counted(len(scores), 'score')} with and without caches: largest difference {rescored.largest:.2g}, "
             f"scores from {min(scores):.3f} to {max(scores):.3f}"
         )
 
@@ -143,13 +144,14 @@ _FLAGS = {"index": "--embed-option", "retrieve": "--search-option", "precache": 
 
 
 def models(*, as_json: bool) -> None:
-    """List the families with their checkpoints, and each option with its meaning, type and default."""
+    """List the families with their checkpoints and options, and name each family that cannot be loaded."""
     from mmrr.modeling import families
 
-    found = families.describe()
+    found, errors = families.describe()
     if as_json:
         rows = [dataclasses.asdict(family) for family in found]
-        emit({"families": [{"kind": row.pop("kind"), "family": row.pop("name"), **row} for row in rows]})
+        listed = [{"kind": row.pop("kind"), "family": row.pop("name"), **row} for row in rows]
+        emit({"families": listed, "errors": errors})
         return
     for family in found:
         typer.echo(f"{family.kind} {family.name}: {family.summary}")
@@ -157,6 +159,8 @@ def models(*, as_json: bool) -> None:
         for option in family.options:
             typer.echo(f"  {_FLAGS[option.stage]} {option.name}={option.default}  ({option.type})  {option.help}")
         typer.echo()
+    for error in errors:
+        typer.echo(f"error: {printable(error)}", err=True)
 
 
 def defaults(found: Sequence[Effective], *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from mmrr.config import Machine, Prune, Render, Retrieve
 from . import options as o
 from . import report
 from .context import open_context, pairs, queries_from
-from .terminal import check_output, note
+from .terminal import check_output, counted, note
 
 
 # One parameter per option.
@@ -84,7 +84,8 @@ def prune(
         from mmrr import pipeline
 
         made = pipeline.prune_pages(context, Prune(keep, by))
-        note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {made.content['pages']} pages")
+        pages = counted(made.content["pages"], "page")
+        note(f"kept {made.content['kept']} of {made.content['tokens']} visual tokens on {pages}")
         typer.echo(made.path)
 
 
@@ -114,5 +115,5 @@ def fuse(
     text = io.StringIO()
     write_run(run, text)
     write_atomically(output, text.getvalue())
-    note(f"{len(run)} queries")
+    note(counted(len(run), "query", "queries"))
     typer.echo(output)

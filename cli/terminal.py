@@ -181,6 +181,11 @@ def printable(text: str) -> str:
     return "".join(char if unicodedata.category(char) not in ("Cc", "Cs") else " " for char in text)
 
 
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """A count with its noun: ``1 page``, ``2 pages``. ``plural`` is needed where it is not the noun and an s."""
+    return f"{n} {noun}" if n == 1 else f"{n} {plural or noun + 's'}"
+
+
 def size(n_bytes: float) -> str:
     """Bytes for people, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):

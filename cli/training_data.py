@@ -12,7 +12,7 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import open_context, pairs
-from .terminal import emit, note, progress
+from .terminal import counted, emit, note, progress
 
 if TYPE_CHECKING:
     from mmrr.training.data.hard_negatives import MiningResult
@@ -85,13 +85,15 @@ def _report_mined(mined: MiningResult, path: Path, negatives: int, *, as_json: b
         emit({"pairs": str(path), "queries": len(mined.queries), **counts, **left_out})
         return
     if mined.unjudged:
-        note(f"{len(mined.unjudged)} queries have no relevant page in the index and are left out")
+        note(f"{counted(len(mined.unjudged), 'query', 'queries')} left out: no relevant page in the index")
     if mined.unknown:
-        note(f"{len(mined.unknown)} relevant pages are not in the index: {', '.join(mined.unknown[:3])}")
+        note(f"{counted(len(mined.unknown), 'relevant page')} not in the index: {', '.join(mined.unknown[:3])}")
     short = sum(len(one.hard) < negatives for one in mined.queries)
     if short:
-        note(f"{short} queries have fewer than {negatives} hard negatives: the first stage found no more")
-    note(f"{len(mined.queries)} queries: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+        queries, hard = counted(short, "query", "queries"), counted(negatives, "hard negative")
+        note(f"{queries} with fewer than {hard}: the first stage found no more")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+    note(f"{counted(len(mined.queries), 'query', 'queries')}: {kinds}")
     typer.echo(path)
 
 
@@ -153,5 +155,8 @@ def _report_drawn(drawn: Benchmark, wanted: dict[str, int], *, as_json: bool) ->
     for kind, n in found.items():
         if n < wanted[kind]:
             note(f"{n} of the {wanted[kind]} {kind} asked for: these pages contain no more")
-    note(f"{drawn.pages} pages in {drawn.documents} PDFs, {drawn.questions} questions, {drawn.phrases} phrases")
+    note(
+        f"{counted(drawn.pages, 'page')} in {counted(drawn.documents, 'PDF')}, "
+        f"{counted(drawn.questions, 'question')}, {counted(drawn.phrases, 'phrase')}"
+    )
     typer.echo(drawn.folder)

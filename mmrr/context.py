@@ -39,7 +39,13 @@ class Context:
         else:
             found = self.workspace.current(stage)
         if found is None:
-            raise MmrrError(f"{work} has no {stage} yet; run: mmrr {command(stage)} --work {work}")
+            run = f"mmrr {command(stage)} --work {work}"
+            if stage in ("retrieve", "rerank") and any(one.stage == stage for one in self.workspace.scan()[0]):
+                raise MmrrError(
+                    f"{work} has no current {stage}: a single question does not make one, but a file of queries does; "
+                    f"run: {run}"
+                )
+            raise MmrrError(f"{work} has no {stage} yet; run: {run}")
         if found.schema < _VECTORS_SINCE.get(stage, 0):
             raise MmrrError(
                 f"{stage}/{found.fingerprint} was built by an earlier mmrr, with an older vector format; "

@@ -315,9 +315,7 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
     """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not in the index."""
     pruned = context.current("prune")
     collection = context.collection(pruned)
-    if page_id not in collection.row_of:
-        raise MmrrError(f"no page {page_id} in the index; its pages are named like {collection.pages[0].page_id}")
-    row = collection.row_of[page_id]
+    row = changes.page_row(collection, page_id)
     page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
     kept = read_kept_tokens(context.workspace, shard)[page.number]
     return plots.kept_tokens(read_image(context.workspace, page), kept)
@@ -390,10 +388,11 @@ def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run
 
 @dataclass(frozen=True)
 class Judgement:
-    """The measures of a run. ``unknown`` are the judged pages that the index does not have; they count as not found."""
+    """The measures of a run, and what the judgements name in vain: both count as not found."""
 
     metrics: Manifest
-    unknown: list[str]
+    unknown: list[str]  # judged pages that the index does not have
+    missing: list[str]  # judged queries that the run lacks, or one of two runs
 
 
 def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
@@ -438,7 +437,7 @@ def _judge(
                 f"(judged: {min(judged)}; indexed: {next(iter(known))})"
             )
     manifest = evaluate.judge(context, runs, qrels, inputs, *([measures] if measures else []))
-    return Judgement(manifest, unknown)
+    return Judgement(manifest, unknown, evaluate.missing_queries(runs, qrels))
 
 
 def _first_stage(context: Context, manifest: Manifest) -> Manifest:

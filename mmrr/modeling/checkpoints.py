@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -22,6 +23,8 @@ _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 ANY = "*"
 #: The small models that come with mmrr. The name of a folder is the name of its checkpoint.
 _BUILT_IN = Path(__file__).parents[1] / "models"
+#: The kinds of families, as a message names them.
+_KINDS = {"embedders": "an embedder", "scorers": "a scorer"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: Hashes of companions, which are resolved without a workspace. This path cannot exist, so that the cache of hashes
@@ -78,6 +81,27 @@ class Checkpoint:
 def built_in() -> list[str]:
     """The names of the checkpoints that come with mmrr."""
     return sorted(path.parent.name for path in _BUILT_IN.glob("*/config.json"))
+
+
+def expect_kind(kind: Literal["embedders", "scorers"], name: str) -> None:
+    """Raise MmrrError for a checkpoint that comes with mmrr and that only families of the other kind list."""
+    other: Literal["embedders", "scorers"] = "scorers" if kind == "embedders" else "embedders"
+    if name not in built_in() or name in _listed(kind) or name not in _listed(other):
+        return
+    included = [one for one in _listed(kind) if one in built_in()]
+    raise MmrrError(
+        f"{name} is the checkpoint of {_KINDS[other]}, expected {_KINDS[kind]}; mmrr includes {', '.join(included)}"
+    )
+
+
+def _listed(kind: Literal["embedders", "scorers"]) -> list[str]:
+    """The checkpoints that the families of a kind list. A family that cannot be loaded lists none."""
+    found: list[str] = []
+    for family in families.names(kind):
+        with contextlib.suppress(MmrrError):
+            module = families.load("embedders", family) if kind == "embedders" else families.load("scorers", family)
+            found += module.SPEC.checkpoints
+    return found
 
 
 def resolve(

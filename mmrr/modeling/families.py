@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import logging
 import pkgutil
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -46,14 +48,37 @@ def load(kind: Literal["backbones", "training.families"], name: str) -> ModuleTy
 def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | ModuleType:
     """Import one family and check its contract.
 
-    Raises MmrrError for an unknown name, with the known ones, and for a module that does not meet its contract.
+    Raises MmrrError for an unknown name, with the known ones, for a module that cannot be imported, and for a module
+    that does not meet its contract.
     """
     if name not in names(kind):
         raise MmrrError(f"no {_SINGULAR[kind]} family '{name}'; expected one of: {', '.join(names(kind))}")
-    module = importlib.import_module(f"mmrr.{kind}.{name}")
+    module = _import(kind, name)
     if kind in ("scorers", "embedders"):
         contract_check.check(kind, name, module)
     return module
+
+
+def _import(kind: Kind, name: str) -> ModuleType:
+    """Import the module of a family. A fault in its own file is an MmrrError: its author can mend it."""
+    try:
+        return importlib.import_module(f"mmrr.{kind}.{name}")
+    except MmrrError:
+        raise
+    except Exception as error:
+        found = importlib.util.find_spec(f"mmrr.{kind}.{name}")
+        path = found.origin if found else None
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame.lineno for frame in frames if frame.filename == path]
+        if isinstance(error, SyntaxError) and error.filename == path:
+            line, what = error.lineno, error.msg
+        elif own and (isinstance(error, ImportError) or frames[-1].filename == path):
+            line, what = own[-1], str(error)
+        else:
+            raise
+        file = f"mmrr/{kind.replace('.', '/')}/{name}.py"
+        text = f"{type(error).__name__}: {' '.join(what.split())}"
+        raise MmrrError(f"{file}, line {line}: {text}; see {contract_check.PAGE}") from error
 
 
 def embedder(config: ModelConfig) -> str:
@@ -160,11 +185,20 @@ class FamilyDescription:
     options: tuple[OptionDescription, ...]
 
 
-def describe() -> list[FamilyDescription]:
-    """Every embedder and scorer family with all its options. Imports them all."""
-    return [_describe("embedders", name) for name in names("embedders")] + [
-        _describe("scorers", name) for name in names("scorers")
-    ]
+def describe() -> tuple[list[FamilyDescription], list[str]]:
+    """Every embedder and scorer family with all its options, and one line for each family that cannot be loaded.
+
+    Imports them all.
+    """
+    found, errors = [], []
+    kinds: tuple[Literal["embedders", "scorers"], ...] = ("embedders", "scorers")
+    for kind in kinds:
+        for name in names(kind):
+            try:
+                found.append(_describe(kind, name))
+            except MmrrError as error:
+                errors.append(str(error))
+    return found, errors
 
 
 def _describe(kind: Literal["embedders", "scorers"], name: str) -> FamilyDescription:

@@ -43,7 +43,17 @@ _TRIED = (64, 320, 3840, 4096)
 
 
 def check_factory(factory: str) -> None:
-    """Raise MmrrError if FAISS can build no index from a factory string, whatever the vectors."""
+    """Refuse a factory string that FAISS cannot build, whatever the vectors, or that would stop the process.
+
+    FAISS checks few numbers before it uses them. A size of 0 (HNSW0, IVF0, PQ4x0) ends the process, or makes an index
+    that cannot be searched. HNSW1 ends the process too, and NSG with few neighbours never ends. Raises MmrrError.
+    """
+    found = _SIZE_ZERO.search(factory) or _TOO_FEW_NEIGHBOURS.search(factory)
+    if found:
+        raise MmrrError(
+            f"--faiss-factory {factory}: found '{found[0]}', expected sizes above 0, at least HNSW2 and "
+            "at least NSG8; try 'Flat' or 'HNSW32'"
+        )
     for dimensions in _TRIED:
         try:
             faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
@@ -71,20 +81,6 @@ def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path
     if factory != "Flat":
         stored = late_interaction.read_rows(folder / VECTORS, mapped=True)
         _faiss(factory, stored, lambda n: late_interaction.sample(stored, sizes, n), folder / DENSE)
-
-
-def check_factory(factory: str) -> None:
-    """Refuse a factory string that would stop the process: FAISS checks few numbers before it uses them.
-
-    A size of 0 (HNSW0, IVF0, PQ4x0) ends the process, or makes an index that cannot be searched. HNSW1 ends the process
-    too, and NSG with few neighbours never ends. Raises MmrrError for these.
-    """
-    found = _SIZE_ZERO.search(factory) or _TOO_FEW_NEIGHBOURS.search(factory)
-    if found:
-        raise MmrrError(
-            f"--faiss-factory {factory}: found '{found[0]}', expected sizes above 0, at least HNSW2 and "
-            "at least NSG8; try 'Flat' or 'HNSW32'"
-        )
 
 
 def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[np.float32]], path: Path) -> None:

@@ -13,7 +13,7 @@ from mmrr.context import Context
 from mmrr.contracts import Options
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.modeling.checkpoints import Checkpoint, recorded, resolve
+from mmrr.modeling.checkpoints import Checkpoint, expect_kind, recorded, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
@@ -61,6 +61,7 @@ def check(context: Context, model: Model, options: Mapping[str, str]) -> None:
 
 def _resolved(workspace: Workspace, model: Model, options: Mapping[str, str]) -> tuple[Checkpoint, str, Options]:
     """The checkpoint, the name of its family, and the family's options."""
+    expect_kind("embedders", model.name)
     checkpoint = resolve(model.name, model.revision, workspace.hashes, families.names("embedders"))
     name = families.embedder(checkpoint.config())
     return checkpoint, name, families.parse_options(families.load("embedders", name).Prepare, dict(options))

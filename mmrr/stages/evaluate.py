@@ -55,6 +55,11 @@ def judge(
     return _commit(context, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
 
 
+def missing_queries(runs: Mapping[str, Run], qrels: Qrels) -> list[str]:
+    """The judged queries that at least one of the runs lacks. They count as 0 there."""
+    return sorted(query_id for query_id in qrels if not all(run.get(query_id) for run in runs.values()))
+
+
 @dataclass(frozen=True, slots=True)
 class LayoutRun:
     """A run over MMDocIR's layouts, and the layouts by id."""

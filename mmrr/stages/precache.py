@@ -13,7 +13,7 @@ from mmrr.context import Context
 from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.modeling.checkpoints import Checkpoint, resolve
+from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
@@ -55,11 +55,14 @@ class Plan:
     page_bytes: int  # mean of the missing pages
     total_bytes: int  # of the missing pages
     free_bytes: int  # on the disk
+    is_upper_bound: bool  # the sizes are the largest possible: the length of a page's text is not known yet
 
 
 def family_of(hashes: HashCache, name: str, model: Model, options: Mapping[str, str]) -> Family:
     """Load a scorer family and resolve its ``auto`` options for a checkpoint."""
     module = families.load("scorers", name)
+    if model.name not in module.SPEC.checkpoints:
+        expect_kind("scorers", model.name)
     checkpoint = resolve(model.name, model.revision, hashes, module.SPEC.model_types)
     config = checkpoint.config()
     prepare = module.resolve(families.parse_options(module.Prepare, dict(options)), config)
@@ -192,4 +195,5 @@ def _plan(
             n_tokens = len(of_page.indices) if of_page else family.tokens(page)
             sizes.append(family.module.cache_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
     free = shutil.disk_usage(workspace.root).free
-    return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free)
+    reads_text = family.module.page_input(family.prepare) == "text"
+    return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free, reads_text)

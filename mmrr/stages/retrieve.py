@@ -135,9 +135,9 @@ def _check(queries: list[Query], options: Retrieve, collection: Collection) -> N
         if query.doc_id is None:
             raise MmrrError(f"query {query.query_id} names no document; --scope document needs its doc_id")
         if query.doc_id not in collection.rows:
-            raise MmrrError(
-                f"query {query.query_id}: document {query.doc_id} is not in the index; see: mmrr ls --documents"
-            )
+            # A query from the command line has no id of its own.
+            which = "" if len(queries) == 1 else f"query {query.query_id}: "
+            raise MmrrError(f"{which}document {query.doc_id} is not in the index; see: mmrr ls --documents")
 
 
 def _search_options(embedded: Manifest, options: Mapping[str, str]) -> Options:

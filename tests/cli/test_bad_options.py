@@ -140,3 +140,16 @@ def test_choices_are_those_of_the_library() -> None:
 )
 def test_wrong_usage_is_exit_code_2(command: list[str], says: str) -> None:
     assert says in misused(*command)
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    index = ("index", prepared.docs, "--work", tmp_path / "w", *INDEX)
+    refusal = refused(*index, "--embedder", "reader-reranker")
+    assert (
+        "reader-reranker is the checkpoint of a scorer, expected an embedder; mmrr includes reader-embedder" in refusal
+    )
+    assert "mmrr includes reader-embedder" in refused(*index, "--embedder", "small-kalm")
+    precache = ("precache", "--work", prepared.work)
+    refusal = refused(*precache, "--scorer-model", "reader-embedder")
+    assert "reader-embedder is the checkpoint of an embedder, expected a scorer; mmrr includes " in refusal
+    assert "reader-reranker" in refusal

@@ -100,9 +100,9 @@ def test_judgements_of_unknown_pages_or_queries(ranked: Prepared, tmp_path: Path
 
     qrels.write_text("q1 0 thesis.pdf/0001 1\nq1 0 thesis.pdf/0009 1\nq2 0 soil.pdf/0001 1\n")
     result = mmrr(*command)
-    assert "1 judged pages are not in the index" in result.stderr
+    assert "1 judged page is not in the index and counts as not found" in result.stderr
     assert "thesis.pdf/0009" in result.stderr
-    assert "1 judged pages are not in the index" in mmrr(*command, "--json").stderr
+    assert "1 judged page is not in the index and counts as not found" in mmrr(*command, "--json").stderr
 
 
 @pytest.mark.parametrize(

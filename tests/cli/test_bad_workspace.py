@@ -50,6 +50,18 @@ def test_a_command_without_its_input_names_the_command_to_run_first(tmp_path: Pa
     assert "mmrr precache" in refused("rerank", QUESTION, "--work", work)
 
 
+def test_a_ranking_of_a_single_question_is_not_current_and_the_message_says_so(copy: Prepared) -> None:
+    qrels = copy.work.parent / "some.trec"
+    qrels.write_text("q1 0 thesis.pdf/0001 1\n")
+    command = ("eval", "--no-rerank", "--work", copy.work, "--qrels", qrels)
+    assert "has no retrieve yet; run: mmrr retrieve --queries FILE" in refused(*command)
+    mmrr("retrieve", QUESTION, "--work", copy.work)
+    message = refused(*command)
+    assert "has no current retrieve: a single question does not make one, but a file of queries does" in message
+    assert "run: mmrr retrieve --queries FILE --work" in message
+    assert message.removeprefix("error: ") in refused("verify", "--rescore", "1", "--work", copy.work)
+
+
 @pytest.mark.parametrize("name", ["head.json", "pages/*/manifest.json", "index/*/manifest.json", "pages/*/pages.jsonl"])
 def test_damaged_listings_are_named_and_the_advice_repairs_them(copy: Prepared, name: str) -> None:
     (path,) = copy.work.glob(name)

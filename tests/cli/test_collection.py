@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Collection:
         """Index, by default the folder; the summary line."""
         embedder = ("--embedder", self.embedder, *FP32) if model else ()
         result = mmrr("index", *(documents or (self.docs,)), "--work", self.work, *embedder, *INDEX)
-        (line,) = [line for line in result.stderr.splitlines() if " documents: " in line]
+        (line,) = [line for line in result.stderr.splitlines() if re.match(r"\d+ documents?: ", line)]
         return line
 
     def documents(self) -> list[str]:
@@ -157,7 +158,7 @@ def test_all_changes_in_one_command_are_counted(small: Collection) -> None:
 
 def test_replace_makes_the_collection_what_is_named(small: Collection) -> None:
     small.write("engine", folder="more")
-    assert small.index(small.root / "more", "--replace", model=False).startswith("1 documents: 1 added, 3 removed; ")
+    assert small.index(small.root / "more", "--replace", model=False).startswith("1 document: 1 added, 3 removed; ")
     assert small.documents() == ["engine.pdf"]
     assert small.found("anchor") == []
     mmrr("render", small.docs, "--replace", "--work", small.work, *INDEX)

@@ -67,9 +67,15 @@ def test_eval_numbers_follow_from_the_run_files(made: Chain, tmp_path: Path) -> 
 def test_a_judged_query_that_was_not_asked_counts_as_nothing(made: Chain, tmp_path: Path) -> None:
     qrels = tmp_path / "qrels.trec"
     qrels.write_text("q1 0 thesis.pdf/0001 1\nnever-asked 0 soil.pdf/0001 1\n")
-    document = json.loads(mmrr("eval", "--work", made.work, "--qrels", qrels, "--json").stdout)
+    found = mmrr("eval", "--work", made.work, "--qrels", qrels, "--json")
+    assert "1 of 2 judged queries are not in the run; they count as 0" in found.stderr.splitlines()
+    document = json.loads(found.stdout)
     assert document["queries"] == 2
+    assert document["queries_not_in_the_run"] == ["never-asked"]
     assert document["metrics"]["reranked"]["R@5"] == 0.5
+    whole = mmrr("eval", "--work", made.work, "--qrels", made.qrels, "--json")
+    assert json.loads(whole.stdout)["queries_not_in_the_run"] == []
+    assert "not in the run" not in whole.stderr
 
 
 def test_a_query_on_the_command_line_is_not_what_eval_follows(chain: Chain) -> None:

@@ -109,8 +109,8 @@ def test_queries_and_pages_that_are_left_out_are_named(made: Path, tmp_path: Pat
     qrels = tmp_path / "qrels.trec"
     qrels.write_text("q1 0 thesis.pdf/0001 1\nq1 0 gone.pdf/0001 1\nq2 0 soil.pdf/0001 0\n")
     result = mmrr(*command(made, tmp_path / "p"), "--qrels", qrels)
-    assert "1 queries have no relevant page in the index and are left out" in result.stderr
-    assert "1 relevant pages are not in the index: gone.pdf/0001" in result.stderr
+    assert "1 query left out: no relevant page in the index" in result.stderr
+    assert "1 relevant page not in the index: gone.pdf/0001" in result.stderr
     assert {one["query_id"] for one in records(tmp_path / "p")} == {"q1"}
     qrels.write_text("q1 0 gone.pdf/0001 1\n")
     line = refused(*command(made, tmp_path / "none"), "--qrels", qrels)

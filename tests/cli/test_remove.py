@@ -24,7 +24,11 @@ def test_view_draws_the_kept_tokens(made: Chain, tmp_path: Path) -> None:
 
 def test_view_refuses_in_one_line(made: Chain, tmp_path: Path) -> None:
     view = ("view", "--work", made.work, "--output")
-    assert "no page thesis.pdf/0099 in the index" in refused(*view, tmp_path / "a.png", "thesis.pdf/0099")
+    message = refused(*view, tmp_path / "a.png", "soil.pdf/0099")
+    assert message.endswith("no page soil.pdf/0099 in the index; soil.pdf has 3 pages: soil.pdf/0001 to soil.pdf/0003")
+    assert "thesis.pdf has 2 pages: thesis.pdf/0001 to" in refused(*view, tmp_path / "a.png", "thesis.pdf")
+    message = refused(*view, tmp_path / "a.png", "theses.pdf/0001")
+    assert "no document 'theses.pdf' in the collection; the nearest are thesis.pdf" in message
     assert "expected a name that ends in .png" in refused(*view, tmp_path / "a.jpg", "thesis.pdf/0001")
     assert not list(tmp_path.glob("a.*"))
 

@@ -106,3 +106,8 @@ def test_a_bug_is_one_line_and_with_verbose_a_traceback(verbose: bool) -> None:
     if not verbose:
         assert ran.stderr.count("\n") == 1
         assert "mmrr -v" in ran.stderr
+
+
+def test_a_count_has_a_singular() -> None:
+    assert [terminal.counted(n, "page") for n in (0, 1, 2)] == ["0 pages", "1 page", "2 pages"]
+    assert [terminal.counted(n, "query", "queries") for n in (1, 2)] == ["1 query", "2 queries"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import re
 import sys
@@ -292,7 +293,8 @@ def test_the_soft_idf_option_keeps_its_stored_name() -> None:
 
 def test_models_prints_every_option_with_its_meaning() -> None:
     listed = mmrr("models").stdout
-    described = families.describe()
+    described, errors = families.describe()
+    assert errors == []
     assert {(family.kind, family.name) for family in described} == {
         *(("embedder", name) for name in families.names("embedders")),
         *(("scorer", name) for name in families.names("scorers")),
@@ -306,7 +308,7 @@ def test_models_prints_every_option_with_its_meaning() -> None:
 
 
 def test_a_description_has_the_type_the_default_and_the_stage_of_an_option() -> None:
-    (found,) = (family for family in families.describe() if family.name == "minireranker")
+    (found,) = (family for family in families.describe()[0] if family.name == "minireranker")
     codec, exit_layer = (
         next(option for option in found.options if option.name == name) for name in ("codec", "exit_layer")
     )
@@ -314,3 +316,34 @@ def test_a_description_has_the_type_the_default_and_the_stage_of_an_option() -> 
     assert (exit_layer.type, exit_layer.default, exit_layer.stage) == ("int", 0, "rerank")
     fields = {field.name for cls in (minireranker.Prepare, minireranker.Score) for field in dataclasses.fields(cls)}
     assert {option.name for option in found.options} == fields
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("x = 1\ndef broken(:\n", "mmrr/scorers/buckets.py, line 2: SyntaxError: invalid syntax"),
+        ("x = 1\n\nimport no_such_module\n", "line 3: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("from mmrr.types import NoSuchName\n", "line 1: ImportError: cannot import name 'NoSuchName'"),
+        ("x = unknown_name\n", "line 1: NameError: name 'unknown_name' is not defined"),
+    ],
+)
+def test_a_family_that_cannot_be_imported_is_one_line(load: Load, source: str, expected: str) -> None:
+    with pytest.raises(MmrrError) as refused:
+        load("scorers", source)
+    message = str(refused.value)
+    assert expected in message
+    assert message.startswith("mmrr/scorers/buckets.py, line ")
+    assert message.endswith("; see docs/writing-a-scorer.md")
+    assert "\n" not in message
+
+
+def test_a_broken_family_does_not_hide_the_others(load: Load) -> None:
+    with pytest.raises(MmrrError):
+        load("scorers", "def broken(:\n")
+    found = mmrr("models")
+    assert "scorer minireranker" in found.stdout
+    assert "error: mmrr/scorers/buckets.py, line 1: SyntaxError" in found.stderr
+    document = json.loads(mmrr("models", "--json").stdout)
+    assert len(document["families"]) == len(families.names("scorers")) + len(families.names("embedders")) - 1
+    (error,) = document["errors"]
+    assert "buckets.py, line 1" in error

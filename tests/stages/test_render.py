@@ -68,11 +68,11 @@ def test_pages_of_a_long_document_that_were_rendered_are_listed(tmp_path: Path, 
     (deadly / "long.pdf").touch()
     result = mmrr("render", docs, "--work", tmp_path / "w", *POPPLER)
     assert "long.pdf: not_rendered (pages 17-20: the process that draws them died" in result.stderr
-    assert "16 pages of 1 documents (1 not_rendered)" in result.stderr
+    assert "16 pages of 1 document (1 not_rendered)" in result.stderr
     assert documents(tmp_path / "w")["long.pdf"]["n_pages"] == 20
     (deadly / "long.pdf").unlink()
     result = mmrr("render", docs, "--work", tmp_path / "w", *POPPLER)
-    assert "20 pages of 1 documents (1 ok)" in result.stderr
+    assert "20 pages of 1 document (1 ok)" in result.stderr
 
 
 def test_a_later_command_for_another_folder_renders_what_is_left(tmp_path: Path, deadly: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_whole_workspace_and_its_scores(root: Path) -> None:
     assert told["rescored"]["largest_difference"] <= 1e-4
     text = mmrr("verify", "--work", root / "work", "--rescore", "1").stdout
     assert "all as written" in text
-    assert "1 scores with and without caches" in text
+    assert "1 score with and without caches" in text
 
 
 def test_quantised_caches_differ_and_it_is_said(root: Path, tiny_path: Path) -> None:

@@ -18,7 +18,9 @@ def test_the_chain_from_pdfs_to_a_ranking(original, tiny_embedder_path, tmp_path
     shutil.copy(sample / "laboratory-price-list.pdf", docs)
     mmrr("index", docs, "--work", work, "--embedder", tiny_embedder_path, *INDEX, *FP32)
     precache = ("precache", "--work", work, "--scorer", "kalm", "--scorer-model", original, *FP32)
-    cached = artifact(mmrr(*precache))
+    made = mmrr(*precache)
+    assert " to read; at most " in made.stderr  # the length of a page's text is known only when it is read
+    cached = artifact(made)
     assert manifest(cached)["config"]["options"] == {"ratio": 4, "windows": 2, "image": False}
     assert artifact(mmrr(*precache)) == cached
     queries = write_queries(tmp_path / "queries.jsonl", ("q1", "When is the thesis due?"), ("q2", "price of a beaker"))
@@ -33,7 +35,9 @@ def test_the_chain_from_pdfs_to_a_ranking(original, tiny_embedder_path, tmp_path
     mmrr("verify", "--work", work, "--rescore", 4)
     assert "caches whole pages" in refused(*precache, "--keep", "0.5")
     assert "ratio 1 is finer than" in refused(*rerank, "-s", "ratio=1")
-    images = artifact(mmrr(*precache, "-o", "image=true"))
+    made = mmrr(*precache, "-o", "image=true")
+    assert "at most" not in made.stderr
+    images = artifact(made)
     seen = run_lines(artifact(mmrr(*rerank)) / "run.trec")["q1"]
     assert images != cached
     assert {page for page, _ in seen} == {page for page, _ in fine}
