@@ -30,7 +30,7 @@ from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.changes import Changes, Place
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import Collection, load, read_image, without
+from mmrr.workspace.pages import Collection, load, page_row, read_image, without
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
 
@@ -315,7 +315,7 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
     """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not in the index."""
     pruned = context.current("prune")
     collection = context.collection(pruned)
-    row = changes.page_row(collection, page_id)
+    row = page_row(collection, page_id)
     page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
     kept = read_kept_tokens(context.workspace, shard)[page.number]
     return plots.kept_tokens(read_image(context.workspace, page), kept)

@@ -17,7 +17,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from mmrr.errors import MmrrError
 from mmrr.workspace.manifests import DocumentEntry, Origin, documents, provenance
-from mmrr.workspace.pages import Collection
 from mmrr.workspace.store import Manifest
 
 
@@ -134,25 +133,6 @@ def find(pages: Manifest, name: str) -> str:
         raise MmrrError(f"document '{name}': several have that name ({', '.join(found)}); give one of these ids")
     nearest = difflib.get_close_matches(name, ids, cutoff=0.4) or sorted(ids)[:3]
     raise MmrrError(f"no document '{name}' in the collection; the nearest are {', '.join(nearest)}")
-
-
-def page_row(collection: Collection, page_id: str) -> int:
-    """The row of a page.
-
-    Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
-    """
-    if page_id in collection.row_of:
-        return collection.row_of[page_id]
-    entries = {entry["doc_id"]: entry for entry in documents(collection.manifest)}
-    name = page_id if page_id in entries else page_id.rpartition("/")[0] or page_id
-    doc_id = find(collection.manifest, name)
-    rows = collection.rows.get(doc_id, [])
-    n_pages = entries[doc_id]["n_pages"]
-    count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
-    ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]
-    if not ends:
-        raise MmrrError(f"no page {page_id} in the index; no page of {doc_id} could be drawn")
-    raise MmrrError(f"no page {page_id} in the index; {doc_id} has {count}: {' to '.join(ends)}")
 
 
 def merge_places(

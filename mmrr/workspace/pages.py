@@ -253,3 +253,22 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
     return workspace.annotate(made, sources=sources)
+
+
+def page_row(collection: Collection, page_id: str) -> int:
+    """The row of a page.
+
+    Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
+    """
+    if page_id in collection.row_of:
+        return collection.row_of[page_id]
+    entries = {entry["doc_id"]: entry for entry in manifests.documents(collection.manifest)}
+    name = page_id if page_id in entries else page_id.rpartition("/")[0] or page_id
+    doc_id = changes.find(collection.manifest, name)
+    rows = collection.rows.get(doc_id, [])
+    n_pages = entries[doc_id]["n_pages"]
+    count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
+    ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]
+    if not ends:
+        raise MmrrError(f"no page {page_id} in the index; no page of {doc_id} could be drawn")
+    raise MmrrError(f"no page {page_id} in the index; {doc_id} has {count}: {' to '.join(ends)}")

@@ -79,7 +79,7 @@ def test_a_truncated_pdf_is_reported_or_repaired_never_a_crash(tmp_path: Path) -
 def test_a_document_with_only_an_owner_password_opens(tmp_path: Path) -> None:
     (tmp_path / "owned.pdf").write_bytes(make_pdf(["readable"], owner_password="o"))
     result = mmrr("index", tmp_path / "owned.pdf", "--work", tmp_path / "w", *INDEX)
-    assert "1 pages of 1 documents (1 ok)" in result.stderr
+    assert "1 page of 1 document (1 ok)" in result.stderr
 
 
 def test_rotated_large_and_textless_pages_go_through_the_chain(tmp_path: Path, tiny_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_ranking_of_a_single_question_is_not_current_and_the_message_says_so(c
     qrels = copy.work.parent / "some.trec"
     qrels.write_text("q1 0 thesis.pdf/0001 1\n")
     command = ("eval", "--no-rerank", "--work", copy.work, "--qrels", qrels)
-    assert "has no retrieve yet; run: mmrr retrieve --queries FILE" in refused(*command)
+    assert "has no current retrieve: a single question does not make one" in refused(*command)
     mmrr("retrieve", QUESTION, "--work", copy.work)
     message = refused(*command)
     assert "has no current retrieve: a single question does not make one, but a file of queries does" in message

@@ -22,7 +22,7 @@ def test_the_documents_of_an_emptied_folder_are_removed(tmp_path: Path) -> None:
     mmrr("index", one, two, "--work", work, *INDEX)
     for file in two.iterdir():
         file.unlink()
-    assert "1 documents: 2 removed, 1 unchanged; " in mmrr("index", two, "--work", work, *INDEX).stderr
+    assert "1 document: 2 removed, 1 unchanged; " in mmrr("index", two, "--work", work, *INDEX).stderr
     assert documents(work) == ["anchor.pdf"]
     (one / "anchor.pdf").unlink()
     assert "no document is left, and the collection would be empty" in refused("index", one, "--work", work, *INDEX)
@@ -39,7 +39,7 @@ def test_a_document_keeps_its_id_with_replace(tmp_path: Path) -> None:
         mmrr("index", folder, "--work", work, *INDEX)
     first, second = documents(work)
     assert (first, second[:6]) == ("h.pdf", "h.pdf~")
-    assert "1 documents: 1 removed, 1 unchanged; " in mmrr("index", two, "--replace", "--work", work, *INDEX).stderr
+    assert "1 document: 1 removed, 1 unchanged; " in mmrr("index", two, "--replace", "--work", work, *INDEX).stderr
     assert documents(work) == [second]
     three = write_documents(tmp_path / "p3", h=["A candle"])
     mmrr("index", three, "--replace", "--work", work, *INDEX)

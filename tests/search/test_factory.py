@@ -43,7 +43,7 @@ def test_refused(tmp_path: Path, factory: str, found: str) -> None:
         "HNSW10,Flat",
         "HNSW16",
         "IVF100,Flat",
-        "IVF65536(IVF256,PQHDx4fs,RFlat),SQ8",
+        "IVF256,PQ16x4fs,RFlat",
         "NSG10",
         "PQ10x8",
     ],
