@@ -70,8 +70,8 @@ Embedder = Annotated[
         "--embedder",
         envvar="MMRR_EMBEDDER",
         help="Embedding checkpoint: a local path, a Hub id (Qwen/Qwen3-VL-Embedding-2B), or reader-embedder, the small "
-        "model that mmrr includes. Without an embedder, pages are found by their text layer only and no visual token "
-        "is pruned.",
+        "model that mmrr includes. Default: the embedder of the current index. Without an embedder, pages are found by "
+        "their text layer only and no visual token is pruned.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),

@@ -379,7 +379,7 @@ def test_rapidocr_reads_a_page_of_the_sample(tmp_path: Path) -> None:
     Image.open(tmp_path / page.file).save(docs / "scan.pdf", resolution=150)
 
     result = mmrr("index", docs, "--work", tmp_path / "w", "--ocr", "--workers", 1, "--renderer", "pdfium")
-    assert "1 pages of 1 documents (1 ok); 1 read by OCR" in result.stderr
+    assert "1 page of 1 document (1 ok); 1 read by OCR" in result.stderr
     workspace, pages = collection(tmp_path / "w", artifact(result))
     (text,) = read_texts(workspace, pages)
     wanted, read = (Counter(re.findall(r"\w+", words.lower())) for words in (page.text, text))
