@@ -49,6 +49,7 @@ def run(place: Path, *command: object, **environment: object) -> str:
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 
+@pytest.mark.slow
 @needs_bash
 def test_search_finds_the_page_by_its_words(place: Path) -> None:
     shown = run(place, "bash", EXAMPLES / "search.sh", "docs", "When is the thesis due?")

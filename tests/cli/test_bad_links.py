@@ -48,6 +48,7 @@ def commands(copy: Prepared) -> list[tuple[object, ...]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["tmp", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)])
 def test_a_link_for_a_folder_of_the_workspace(copy: Prepared, outside: Path, place: str) -> None:
     """The link leads to somebody else's folder, then to the workspace's own folder, which was moved."""

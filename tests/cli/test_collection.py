@@ -100,6 +100,7 @@ def small(empty: Collection) -> Collection:
     return empty
 
 
+@pytest.mark.slow
 def test_twenty_documents_grow_shrink_and_change_their_names(empty: Collection) -> None:
     """After each step only the new pages were computed, and every search finds its page."""
 

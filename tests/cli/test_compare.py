@@ -28,6 +28,7 @@ def command(work: Path, *more: object) -> tuple[object, ...]:
     return ("compare", "--work", work, *files, *FP32, *more)
 
 
+@pytest.mark.slow
 def test_every_scorer_ranks_the_same_candidates_with_the_numbers_of_the_single_commands(
     work: Path, tiny_path: Path, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ def test_only_held_out_texts_are_drawn(tmp_path: Path) -> None:
     assert 0 < result["questions"] == len(queries) < 50
 
 
+@pytest.mark.slow
 def test_a_question_is_left_out_if_its_answer_is_cut_off(tmp_path: Path) -> None:
     text = "Nothing of this says how the story ends. " * 900 + "It ends with a kiss."
     asked = (Question("How does it end?", "a kiss", 0), Question("How many words are there?", "7205", 0))
@@ -174,6 +175,7 @@ def test_texts_that_cannot_be_drawn_are_one_line(tmp_path: Path, blocks: tuple[B
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

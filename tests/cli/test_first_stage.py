@@ -82,6 +82,7 @@ def test_a_document_can_be_searched_alone(chain: Chain) -> None:
     assert "error: document none.pdf is not in the index" in refused("rerank", QUESTION, "--work", chain.work, *missing)
 
 
+@pytest.mark.slow
 def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> None:
     """The index of the collection gives the same scores as exact products in a document; the caches use its pruning."""
     work = tmp_path / "late"
@@ -105,6 +106,7 @@ def test_a_vector_for_each_token_finds_pages(chain: Chain, tmp_path: Path) -> No
     assert "largest difference" in mmrr("verify", "--work", work, "--rescore", 3).stdout
 
 
+@pytest.mark.slow
 def test_soft_idf_weighs_words(chain: Chain, tmp_path: Path) -> None:
     """Soft IDF is used if the checkpoint has a temperature and rarity is not false, in a document too."""
     plain = late(Path(chain.embedder), tmp_path / "plain", words=True)

@@ -137,6 +137,7 @@ def test_a_damaged_page_is_not_copied(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "p" / "pairs.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_index_mine_train_and_rerank_with_the_result(tmp_path: Path, tiny_path: Path, tiny_embedder_path: Path) -> None:
     """The result of the training is a model that mmrr precache accepts."""
     docs = write_documents(tmp_path / "docs", thesis=THESIS, soil=SOIL)

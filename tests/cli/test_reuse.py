@@ -107,6 +107,7 @@ def test_copies_of_a_document_score_the_same(chain: Chain) -> None:
         assert scores[f"copy.pdf/{page}"] == scores[f"thesis.pdf/{page}"]
 
 
+@pytest.mark.slow
 def test_run_is_the_same_chain(chain: Chain) -> None:
     """Each artifact of ``run`` has the same name as from the single commands."""
     options = ("--embedder", chain.embedder, "--scorer-model", chain.reranker, *INDEX, *FP32)
@@ -129,6 +130,7 @@ def test_run_is_the_same_chain(chain: Chain) -> None:
 # Fingerprints
 
 
+@pytest.mark.slow
 def test_what_changes_a_cache_changes_its_name(chain: Chain, tiny_embedder_path: Path) -> None:
     names = {"default": chain.precache().name}
     for key, options in {
@@ -145,6 +147,7 @@ def test_what_changes_a_cache_changes_its_name(chain: Chain, tiny_embedder_path:
     assert chain.precache("--keep", "0.5").name == names["default"]
 
 
+@pytest.mark.slow
 def test_what_changes_pages_or_vectors_changes_their_name(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_the_image_type_of_datasets_gives_bytes(published: Path) -> None:
     assert [page.text for page in pages] == [f"ocr {i}" for i in range(5)]
 
 
+@pytest.mark.slow
 def test_abandoned_streams_do_not_abort_the_process(published: Path) -> None:
     """Both readers hold an open file when the interpreter exits (apache/arrow#45214)."""
     code = (
@@ -141,6 +142,7 @@ def test_a_file_that_is_not_parquet(published: Path) -> None:
         next(iter_pages(benchmark, "ocr_text"))
 
 
+@pytest.mark.slow
 def test_offline_only_the_cache_is_used(published: Path, tmp_path: Path) -> None:
     """In a new process, because the Hub's settings are read only once."""
     snapshot = tmp_path / "hub" / "datasets--owner--set" / "snapshots" / ("0" * 40)

@@ -39,6 +39,7 @@ def note_down(folder: Path, device: torch.device) -> Work:
     return write
 
 
+@pytest.mark.slow
 def test_tasks_are_divided_and_their_pages_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"OMP_NUM_THREADS": "6", "MKL_NUM_THREADS": "6", "MKL_DYNAMIC": "FALSE"}.items():
         monkeypatch.setenv(name, value)

@@ -94,7 +94,7 @@ def test_more_is_rescored_than_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize("factory", ["Flatt", "", "IVF100,Flat", "PQ3", "\x00"])
 def test_a_factory_that_does_not_work_is_one_line(tmp_path, factory):
-    with pytest.raises(MmrrError, match=r"FAISS cannot build '.*' over 10 vectors: .") as caught:
+    with pytest.raises(MmrrError, match=r"FAISS cannot build '.*'( over 10 vectors: .|; expected a factory)") as caught:
         build(unit_vectors(10, 8), factory, tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "dense.faiss").exists()

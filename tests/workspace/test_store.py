@@ -282,6 +282,7 @@ def test_two_processes_committing_the_same_things_both_succeed_with_one_result(r
     assert list((root / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_commands_that_make_and_open_one_workspace_at_once_all_succeed(tmp_path):
     """A command must accept the files of another command that makes the same workspace, and wait for a sweep that
     holds its lock for a moment."""
