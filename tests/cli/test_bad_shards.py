@@ -38,6 +38,7 @@ def make_again(chain: Chain, stage: str) -> None:
         chain.rerank()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern",
     [

@@ -117,6 +117,7 @@ def test_ls_names_a_damaged_artifact_and_lists_the_others(copy: Prepared, harm: 
     assert listed(copy)["problems"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm", ["", "{ not json", "[]", "\udcff", '{"pages": 3}', '{"pages": "zz"}', '{"page": "KEY"}']
 )

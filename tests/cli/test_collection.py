@@ -313,6 +313,7 @@ def test_a_workspace_that_records_no_folders_keeps_its_documents(small: Collecti
     assert sorted(small.documents()) == ["candle.pdf", "engine.pdf"]
 
 
+@pytest.mark.slow
 def test_the_chain_is_the_same_whether_documents_come_in_one_command_or_two(chain: Chain, tmp_path: Path) -> None:
     options = ("--work", tmp_path / "w", "--embedder", chain.embedder, *INDEX, *FP32)
     mmrr("index", chain.docs / "thesis.pdf", *options)
