@@ -206,7 +206,7 @@ def build_index(
 ) -> list[Manifest]:
     """``pages`` -> (``embed``, with an embedder) -> ``index``; the artifacts in this order."""
     if embedder:
-        index_stage.check_factory(options.faiss_factory)  # before the vectors are computed
+        index_stage.check(options)  # before the vectors are computed
     collection = load(context.workspace, pages)
     embedded = embed.embed(context, collection, embedder, embed_options) if embedder else None
     made = index_stage.build(context, collection, embedded, options)

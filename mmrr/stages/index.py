@@ -18,14 +18,12 @@ from mmrr.workspace.pages import Collection, read_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import read_vectors
 
-__all__ = ["build", "check_factory"]
-
 #: Pages whose vectors are in memory together.
 _BATCH_PAGES = 256
 
 
 def check(options: Index) -> None:
-    """Raise MmrrError if FAISS does not know the factory string."""
+    """Raise MmrrError as ``check_factory`` does."""
     check_factory(options.faiss_factory)
 
 

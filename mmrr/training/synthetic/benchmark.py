@@ -206,7 +206,7 @@ class _Questions:
                 self.ambiguous.add(key)
 
     def unambiguous(self) -> list[_Query]:
-        """The questions of which all relevant pages are known."""
+        """The questions whose relevant pages are all known."""
         return [query for key, query in self.queries.items() if key not in self.ambiguous]
 
 
