@@ -170,6 +170,12 @@ def test_importing_the_library_loads_no_terminal_library():
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
 
 
+def test_opening_a_workspace_loads_no_model_library():
+    """Otherwise ``mmrr ls`` takes seconds."""
+    loaded = loaded_by("import mmrr.context, mmrr.cli.report_workspace, mmrr.workspace.gc")
+    assert not loaded & {"torch", "transformers", "faiss", "scipy", "safetensors"}
+
+
 def test_processes_that_render_pages_load_no_model_library():
     loaded = loaded_by("import mmrr.workers, mmrr.documents.rendering")
     assert "pypdfium2" in loaded
