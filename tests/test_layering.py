@@ -25,7 +25,7 @@ ONLY_IN = {
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
     "pdf2image": {"mmrr.documents.poppler"},
-    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
+    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering", "mmrr.documents.text_layer"},
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
@@ -169,6 +169,12 @@ def test_importing_the_library_loads_no_terminal_library():
     loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
+
+
+def test_opening_a_workspace_loads_no_model_library():
+    """Otherwise ``mmrr ls`` takes seconds."""
+    loaded = loaded_by("import mmrr.context, mmrr.cli.report_workspace, mmrr.workspace.gc")
+    assert not loaded & {"torch", "transformers", "faiss", "scipy", "safetensors"}
 
 
 def test_processes_that_render_pages_load_no_model_library():
