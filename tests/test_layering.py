@@ -24,8 +24,7 @@ ONLY_IN = {
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
-    "pdf2image": {"mmrr.documents.poppler"},
-    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering", "mmrr.documents.text_layer"},
+    "pypdfium2": {"mmrr.documents"},
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
@@ -162,7 +161,7 @@ def test_importing_the_command_line_loads_no_model_library():
     """Otherwise ``mmrr --help`` takes seconds."""
     loaded = loaded_by("import mmrr.cli.main")
     assert "typer" in loaded
-    assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pdf2image"})
+    assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pypdfium2"})
 
 
 def test_importing_the_library_loads_no_terminal_library():
