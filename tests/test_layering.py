@@ -35,7 +35,7 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.reranker"},
     "mmrr.pipeline": {"mmrr.experiments"},
     "mmrr.experiments": set(),
     "mmrr.training": {"mmrr.training"},
