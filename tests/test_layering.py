@@ -25,7 +25,7 @@ ONLY_IN = {
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
     "pdf2image": {"mmrr.documents.poppler"},
-    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
+    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering", "mmrr.documents.text_layer"},
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},

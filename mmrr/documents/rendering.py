@@ -34,6 +34,7 @@ from mmrr.documents.discovery import (
     utf8,
 )
 from mmrr.documents.page_grid import MIN_TOKENS
+from mmrr.documents.text_layer import read_text
 from mmrr.errors import MmrrError
 
 Renderer = Literal["poppler", "pdfium"]
@@ -252,14 +253,7 @@ def _plan(pdf: Any, number: int, options: RenderOptions) -> _Plan:
     width, height = page.get_size()
     scale = options.dpi / 72
     canvas = target_size(width * scale, height * scale, options.max_tokens)
-    text, detail = "", ""
-    try:
-        with closing(page.get_textpage()) as textpage:
-            text = textpage.get_text_range()  # drops lone surrogates
-    except (pdfium.PdfiumError, AssertionError, RecursionError):  # pypdfium2 raises the last two for odd text layers
-        detail = "the text layer could not be read"
-    # PDFium writes U+FFFE for a hyphen at the end of a line. Without it, the two halves of the word are joined.
-    text = text.replace("\r\n", "\n").replace("\0", "").replace("\ufffe", "")
+    text, detail = read_text(page)
     n_objects = pdfium_c.FPDFPage_CountObjects(page)
     drawn = drawn_size(width, height, canvas)
     return _Plan(number, page, (width, height), page.get_rotation(), canvas, drawn, text, n_objects, detail)
