@@ -68,7 +68,7 @@ def test_a_judged_query_that_was_not_asked_counts_as_nothing(made: Chain, tmp_pa
     qrels = tmp_path / "qrels.trec"
     qrels.write_text("q1 0 thesis.pdf/0001 1\nnever-asked 0 soil.pdf/0001 1\n")
     found = mmrr("eval", "--work", made.work, "--qrels", qrels, "--json")
-    assert "1 of 2 judged queries are not in the run; they count as 0" in found.stderr.splitlines()
+    assert "1 of 2 judged queries are not in the run; they count as 0: never-asked" in found.stderr.splitlines()
     document = json.loads(found.stdout)
     assert document["queries"] == 2
     assert document["queries_not_in_the_run"] == ["never-asked"]
