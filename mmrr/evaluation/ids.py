@@ -42,13 +42,14 @@ def check_queries(name: str, run: Run, qrels: Qrels) -> None:
 def check_pages(name: str, run: Run, qrels: Qrels, known: Set[str] = frozenset()) -> dict[str, str]:
     """{judged page: page of the run} for judged pages that the run probably has under another id.
 
-    ``known`` are the ids of an index: a judged page among them is no other spelling.
+    ``known`` are the ids of an index: two of them are two pages, however alike.
     Raises MmrrError with ids of both kinds if the run has no judged page at all, unless that can be its ranking: if
     it has other pages of a judged document, or if ``known`` has ids of both.
     """
     ranked = {hit.page_id for hits in run.values() for hit in hits}
     judged = {page_id for pages in qrels.values() for page_id in pages}
-    other = other_spellings(judged - ranked - known, ranked)
+    other = other_spellings(judged - ranked, ranked)
+    other = {wanted: there for wanted, there in other.items() if not {wanted, there} <= known}
     same_documents = {_document(page_id) for page_id in judged} & {_document(page_id) for page_id in ranked} - {""}
     if judged & ranked or not ranked or (not other and (same_documents or (judged & known and ranked & known))):
         return other
