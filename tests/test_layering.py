@@ -36,7 +36,7 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.reranker"},
     "mmrr.pipeline": {"mmrr.experiments"},
     "mmrr.experiments": set(),
     "mmrr.training": {"mmrr.training"},
@@ -168,6 +168,12 @@ def test_importing_the_library_loads_no_terminal_library():
     loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
+
+
+def test_opening_a_workspace_loads_no_model_library():
+    """Otherwise ``mmrr ls`` takes seconds."""
+    loaded = loaded_by("import mmrr.context, mmrr.cli.report_workspace, mmrr.workspace.gc")
+    assert not loaded & {"torch", "transformers", "faiss", "scipy", "safetensors"}
 
 
 def test_processes_that_render_pages_load_no_model_library():

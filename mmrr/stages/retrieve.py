@@ -27,10 +27,11 @@ from mmrr.search.indexes import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_d
 from mmrr.search.late_interaction import max_sim
 from mmrr.types import Query, Run, rank
 from mmrr.workspace import manifests
-from mmrr.workspace.files import digest, save_tensors
+from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
 from mmrr.workspace.pages import Collection, read_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.tensor_files import save_tensors
 from mmrr.workspace.tensors import read_vectors
 
 #: The fewest pages of each ranking that score fusion standardises over.
