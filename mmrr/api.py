@@ -88,14 +88,18 @@ class Workspace:
         machine: Machine | None = None,
         progress: Progress = silent,
         notice: Callable[[str], None] = lambda line: None,
+        loaded: Loaded | None = None,
     ) -> None:
         """Open a workspace, or make one with ``create``.
 
-        ``progress`` and ``notice`` get what a command shows. Raises MmrrError if there is no workspace.
+        The parameters ``progress`` and ``notice`` get what a command shows. Workspaces and rerankers with the same
+        ``loaded`` share their models; one thread at a time may then use them. Raises MmrrError if there is no
+        workspace.
         """
         self._stack = ExitStack()
         opened = self._stack.enter_context(store.Workspace.open(Path(folder), create=create))
-        self._context = Context(opened, machine or Machine(), progress, {}, notice, Loaded())
+        self._context = Context(opened, machine or Machine(), progress, {}, notice, loaded or Loaded())
+        self._shares = loaded is not None
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -105,7 +109,8 @@ class Workspace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
-        self._context.loaded.clear()
+        if not self._shares:
+            self._context.loaded.clear()
 
     def close(self) -> None:
         """Free the models. A later call of another method fails."""
