@@ -34,12 +34,9 @@ class Context:
     def current(self, stage: str) -> Manifest:
         """The chosen artifact of a stage, else the current one. Raises MmrrError with the command to run first."""
         work = self.workspace.root
-        if stage in self.chosen:
-            found = self.workspace.find(stage, self.chosen[stage])
-            if found is None:
-                raise MmrrError(f"no {stage}/{self.chosen[stage]} in {work}; see: mmrr ls --work {work}")
-        else:
-            found = self.workspace.current(stage)
+        found = self.find_current(stage)
+        if found is None and stage in self.chosen:
+            raise MmrrError(f"no {stage}/{self.chosen[stage]} in {work}; see: mmrr ls --work {work}")
         if found is None:
             run = f"mmrr {command(stage)} --work {work}"
             if stage in ("retrieve", "rerank") and any(one.stage == stage for one in self.workspace.scan()[0]):
@@ -55,12 +52,21 @@ class Context:
             )
         return found
 
+    def find_current(self, stage: str) -> Manifest | None:
+        """The chosen artifact of a stage, else the current one; None if there is none."""
+        workspace = self.workspace
+        fingerprint = self.chosen.get(stage) or workspace.all_current.read().get(stage)
+        if fingerprint is None:
+            return None
+        # An artifact does not change, so that one in memory is not read again.
+        return self.loaded.newest(stage, workspace.root / fingerprint, lambda: workspace.find(stage, fingerprint))
+
     def collection(self, manifest: Manifest) -> Collection:
         """The pages that an artifact was made of. Raises MmrrError if they were removed."""
         pages = self.workspace.find("pages", manifest.inputs["pages"])
         if pages is None:
             raise MmrrError(f"the pages of {manifest.stage}/{manifest.fingerprint} were removed; run mmrr index again")
-        return load(self.workspace, pages)
+        return self.loaded.newest("collection", pages.path, lambda: load(self.workspace, pages))
 
     def same_pages(self, manifest: Manifest, collection: Collection) -> Manifest:
         """``manifest``, if it was made of this collection. Raises MmrrError with the command to run if not."""

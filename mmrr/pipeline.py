@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from mmrr import plots
-from mmrr.config import Index, Model, Prune, Render, Rerank, Retrieve
+from mmrr.config import Index, Model, Prune, PruneBy, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
@@ -352,6 +352,78 @@ def rerank_run(
     reranked = rerank.rerank(context, candidates, cached, options, score_options)
     final = _read_run(context, reranked, ranking.queries)
     return dataclasses.replace(ranking, reranked=reranked, final=final)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a search in memory."""
+
+    collection: Collection
+    first: Run
+    final: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        """The final run."""
+        return self.first if self.final is None else self.final
+
+
+def answer(
+    context: Context,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: Mapping[str, str],
+    rerank_options: Rerank | None,
+    score_options: Mapping[str, str],
+) -> Answer:
+    """The runs of ``search`` and ``rerank_run``, without artifacts: the same computations, and nothing is written.
+
+    ``rerank_options`` None: the first stage alone.
+    """
+    indexed = context.current("index")
+    collection = context.collection(indexed)
+    first = search(context, queries, options, search_options, indexed).first
+    if rerank_options is None:
+        return Answer(collection, first)
+    cached = context.same_pages(context.current("precache"), collection)
+    candidates = Candidates(collection, queries, None, first)
+    return Answer(collection, first, rerank.rerank_pages(context, candidates, cached, rerank_options, score_options))
+
+
+def scores(context: Context, asked: Sequence[tuple[Query, Sequence[str]]]) -> list[list[float]]:
+    """The current reranker's logit of each page for its query, from the page caches. Nothing is written.
+
+    ``asked`` has the page ids of each query. Raises MmrrError for a page that is not in the index.
+    """
+    collection = context.collection(context.current("index"))
+    cached = context.same_pages(context.current("precache"), collection)
+    rows = [(query, [page_row(collection, page_id) for page_id in page_ids]) for query, page_ids in asked]
+    return [logits.tolist() for logits in rerank.score_pages(context, collection, cached, rows)]
+
+
+@dataclass(frozen=True)
+class Cached:
+    """How the current page caches were made."""
+
+    scoring: Scoring
+    dtype: str
+    by: PruneBy
+
+
+def cached_as(context: Context) -> Cached | None:
+    """How the current page caches were made, to make those of other pages; None if there are none."""
+    made = context.workspace.current("precache")
+    if made is None or made.model is None:
+        return None
+    config = manifests.config(made, "precache")
+    commit, _, _ = made.model["revision"].partition("+")
+    model = Model(made.model["id"], None if commit.startswith("sha256:") else commit)
+    options = {name: str(value) for name, value in config["options"].items()}
+    pruned = context.workspace.find("prune", made.inputs["prune"]) if "prune" in made.inputs else None
+    prunes = families.load("scorers", config["family"]).SPEC.accepts_pruning
+    keep = manifests.content(made, "precache")["keep"] if prunes else None
+    by: PruneBy = manifests.config(pruned, "prune")["by"] if pruned else "attention"
+    return Cached(Scoring(config["family"], model, options, keep), made.model["dtype"], by)
 
 
 def remember(context: Context, ranking: Ranking) -> None:

@@ -96,7 +96,7 @@ class Reranker:
             {},
             family.checkpoint.identity(dtype_name(number_format)),
         )
-        key = ("scorer", scorer, family.checkpoint, family.prepare, str(self._device), number_format)
+        key = ("scorer", scorer, family.checkpoint.revision, family.prepare, str(self._device), number_format)
         self._scorer = (loaded or LoadsEachTime()).get(
             key, lambda: module.load(family.checkpoint, family.prepare, self._device, number_format)
         )
@@ -115,7 +115,9 @@ class Reranker:
 
     def made(self, caches: Manifest) -> bool:
         """Whether page caches of a workspace are those of this reranker: the same model, options and prompt."""
-        return (caches.config, caches.model) == (self._spec.config, self._spec.model)
+        # The name of a model may be a path: only its revision and its number format count.
+        same = Spec("precache", caches.schema, caches.config, {}, caches.model)
+        return same.fingerprint == self._spec.fingerprint
 
     def rank(self, query: str, documents: Sequence[PageImage], top_k: int | None = None) -> list[Ranked]:
         """The documents from the best to the worst, at most ``top_k``; equal logits in the given order.

@@ -85,13 +85,14 @@ class Models:
             options: dict[str, object] = {}
             dtype = settings.machine.dtype
             if model is None:
-                scoring = next(iter(self._workspaces.values())).scoring() if self._workspaces else None
-                if scoring is None:
+                cached = next(iter(self._workspaces.values())).cached_as() if self._workspaces else None
+                if cached is None:
                     raise Refused(
                         409, "this server has no reranker; its operator runs mmrr precache or passes --scorer-model"
                     )
+                scoring, dtype = cached.scoring, cached.dtype
                 model, revision, scorer = scoring.model.name, scoring.model.revision, scoring.family
-                options, dtype = dict(scoring.options), scoring.dtype or dtype
+                options = dict(scoring.options)
             self._reranker = Reranker(
                 model,
                 scorer=scorer,
@@ -148,7 +149,7 @@ class Models:
         Pages that several requests share are read once. A listwise scorer scores a list as a whole.
         """
         none: list[dict[int, float]] = [{} for _ in tasks]
-        if workspace is None or not workspace.caches_of(reranker):
+        if workspace is None or not workspace.caches_of(reranker.made):
             return none
         asked = []
         for task in tasks:

@@ -32,7 +32,7 @@ class Service:
         turns = Turns()
         self._workspaces = {
             name: self._stack.enter_context(
-                Workspace(folder, machine=settings.machine, loaded=self._loaded, read_only=settings.read_only, steady=True)
+                Workspace(folder, machine=settings.machine, loaded=self._loaded, steady=True)
             )
             for name, folder in settings.workspaces.items()
         }
