@@ -19,6 +19,10 @@ from mmrr.search import late_interaction
 #: Files of an ``index`` artifact: the FAISS index; for multi-vector embedders the vectors and the number of vectors of
 #: each page; the BM25 index.
 DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
+#: For text embedders: the FAISS index of the windows of all pages, and the number of windows of each page.
+WINDOWS, WINDOW_COUNTS = "windows.faiss", "windows.npy"
+#: The first search for n pages asks for 4 n windows.
+_WINDOWS_A_PAGE = 4
 
 #: Inverted file (IVF): nprobe = max(8, nlist / 16).
 PROBED, FEWEST = 1 / 16, 8
@@ -133,6 +137,47 @@ def search_dense(
         {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
         for scores, rows in found
     ]
+
+
+def build_windows(pages: Iterable[NDArray[np.float32]], folder: Path) -> None:
+    """Index the vectors (W, D) of each page's windows: the rows of an exact FAISS inner-product index, ``WINDOWS``.
+
+    ``WINDOW_COUNTS`` has the number of rows of each page. Without any window there is no ``WINDOWS``.
+    """
+    vectors = list(pages)
+    counts = np.array([len(of_page) for of_page in vectors], dtype=np.int64)
+    np.save(folder / WINDOW_COUNTS, counts, allow_pickle=False)
+    if counts.any():
+        rows = np.concatenate([of_page for of_page in vectors if len(of_page)])
+        _faiss("Flat", rows, lambda n: rows, folder / WINDOWS)
+
+
+def search_windows(files: Mapping[str, Path], queries: NDArray[np.float32], depth: int) -> list[dict[int, float]]:
+    """Top ``depth`` pages per query (Q, D), each with the score of its best window; ties at the last place included.
+
+    ``files``: the files of an index by name. A page without text is never found. Raises MmrrError if a file is damaged.
+    """
+    if WINDOWS not in files:
+        return [{} for _ in queries]
+    counts = late_interaction.read_rows(files[WINDOW_COUNTS])
+    owners = np.repeat(np.arange(len(counts)), counts)
+    index = _read_faiss(files[WINDOWS])
+    return [_best_windows(index, query[None], owners, depth) for query in queries]
+
+
+def _best_windows(
+    index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int
+) -> dict[int, float]:
+    """The best window's score of the ``depth`` best pages. More windows are asked for until they have enough pages."""
+    asked = min(depth * _WINDOWS_A_PAGE, index.ntotal)
+    while True:
+        (scores,), (rows,) = index.search(query, asked)
+        pages, first = np.unique(owners[rows], return_index=True)  # results are sorted: the first one is the best
+        best = scores[first]
+        edge = np.partition(best, -depth)[-depth] if len(best) > depth else -np.inf
+        if asked == index.ntotal or (len(best) > depth and scores[-1] < edge):
+            return {int(page): float(score) for page, score in zip(pages, best, strict=True) if score >= edge}
+        asked = min(4 * asked, index.ntotal)
 
 
 def _read_faiss(path: Path) -> faiss.Index:
