@@ -13,7 +13,7 @@ from mmrr.errors import MmrrError
 from . import options as o
 from . import report
 from .aliases import Command, Group
-from .context import dense_order, embedder_model, open_context, pairs, scoring_of
+from .context import Named, dense_order, fusion_of, indexing_of, open_context, pairs, scoring_of
 from .terminal import note
 
 _FLAGS = ("--json", "--no-rerank")
@@ -91,7 +91,11 @@ def mmdocir(
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
+    text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     search_option: o.SearchOptions = None,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -129,16 +133,19 @@ def mmdocir(
         scoring = scoring_of(scorer, model, scorer_revision, keep, caches) if model else None
         if not (scoring or no_rerank):
             note("no --scorer-model: measuring the first stage only")
-        embedding = embedder_model(embedder, embedder_revision, first_stage, scoring)
+        weight, weights = fusion_of(fuse, channels)
+        texts = (text_embedder, text_embedder_revision, pairs(text_option))
+        named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
+        indexing, notes = indexing_of(context, named, first_stage, Index(), scoring, follow=False)
+        for line in notes:
+            note(line)
         chain = pipeline.Chain(
             Render(renderer, dpi, max_tokens, ocr),
-            embedding,
-            pairs(embed_option),
-            Index(),
-            Retrieve(first_stage, "document", candidates),
+            indexing,
+            Retrieve(first_stage, "document", candidates, weights),
             pairs(search_option),
             scoring,
-            Rerank(dense_order(dense, prompt), fuse),
+            Rerank(dense_order(dense, prompt), weight),
             pairs(None, exit_layer=exit_layer),
         )
         result = experiments.mmdocir_benchmark(context, data, text, chain, report.plan, with_layouts=layouts)

@@ -239,9 +239,7 @@ class TextEmbedderFamily(Protocol[PrepareT]):
     SPEC: TextEmbedderSpec
     Prepare: type[PrepareT]  # hashed into the vectors of every window
 
-    def load(
-        self, checkpoint: Checkpoint, options: PrepareT, device: torch.device, dtype: torch.dtype
-    ) -> TextEmbedder:
+    def load(self, checkpoint: Checkpoint, options: PrepareT, device: torch.device, dtype: torch.dtype) -> TextEmbedder:
         """Load the checkpoint. The return annotation names the embedder's class, whose methods are checked too.
 
         Raises MmrrError if the checkpoint does not fit the family.

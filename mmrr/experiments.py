@@ -18,7 +18,8 @@ from mmrr.documents.discovery import find_sources
 from mmrr.errors import MmrrError
 from mmrr.evaluation import ids, mmdocir
 from mmrr.evaluation.mmdocir import Benchmark, Text
-from mmrr.pipeline import Chain, Ranking, Scoring, build_index, cache_pages, rerank_run, search
+from mmrr.indexing import build
+from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, rerank_run, search
 from mmrr.stages import evaluate, import_mmdocir, render
 from mmrr.stages.evaluate import LayoutRun
 from mmrr.stages.precache import Plan
@@ -154,7 +155,7 @@ def _rank(
     context: Context, benchmark: Benchmark, pages: Manifest, chain: Chain, report: Callable[[Plan], None]
 ) -> tuple[Ranking, list[Manifest]]:
     """The ranking of the questions over these pages, and the artifacts of its steps."""
-    steps = build_index(context, pages, chain.embedder, chain.embed_options, chain.index)
+    steps = build(context, pages, chain.indexing)
     indexed = steps[-1]
     ranking = search(context, benchmark.queries(), chain.retrieve, chain.search_options, indexed)
     steps.append(ranking.retrieved)

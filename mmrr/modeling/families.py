@@ -214,7 +214,7 @@ class FamilyDescription:
 
 
 def describe() -> tuple[list[FamilyDescription], list[str]]:
-    """Every embedder, text embedder and scorer family with all its options, and one line for each family that cannot be loaded.
+    """Every family of the described kinds with all its options, and one line for each that cannot be loaded.
 
     Imports them all.
     """

@@ -20,7 +20,7 @@ _MOST_CHARS = 200
 
 
 def embedder(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> SentenceTransformer:
-    """A ``SentenceTransformer``. Raises MmrrError if the library cannot load the checkpoint, or not without its code."""
+    """A ``SentenceTransformer``. Raises MmrrError if the library cannot load it, or only with code of its own."""
     _check_modules(checkpoint)
     with _loading(checkpoint):
         from sentence_transformers import SentenceTransformer  # the import takes seconds

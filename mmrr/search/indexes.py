@@ -154,32 +154,36 @@ def build_windows(pages: Iterable[NDArray[np.float32]], folder: Path) -> None:
         _faiss("Flat", rows, lambda n: rows, folder / WINDOWS)
 
 
-def search_windows(files: Mapping[str, Path], queries: NDArray[np.float32], depth: int) -> list[dict[int, float]]:
-    """Top ``depth`` pages per query (Q, D), each with the score of its best window; ties at the last place included.
+class WindowIndex:
+    """The windows of pages by their vectors. A page scores its best window."""
 
-    ``files``: the files of an index by name. A page without text is never found. Raises MmrrError if a file is damaged.
-    """
-    if WINDOWS not in files:
-        return [{} for _ in queries]
-    counts = late_interaction.read_rows(files[WINDOW_COUNTS])
-    owners = np.repeat(np.arange(len(counts)), counts)
-    index = _read_faiss(files[WINDOWS])
-    return [_best_windows(index, query[None], owners, depth) for query in queries]
+    def __init__(self, index: faiss.Index | None, owners: NDArray[np.int64]) -> None:
+        """``owners``: the row of the page of each window. ``index`` None: no page has a window."""
+        self._index, self._owners = index, owners
 
+    @classmethod
+    def load(cls, files: Mapping[str, Path]) -> WindowIndex:
+        """``files``: the files of an index by name. Raises MmrrError if one is damaged."""
+        counts = late_interaction.read_rows(files[WINDOW_COUNTS])
+        index = _read_faiss(files[WINDOWS]) if WINDOWS in files else None
+        return cls(index, np.repeat(np.arange(len(counts)), counts))
 
-def _best_windows(
-    index: faiss.Index, query: NDArray[np.float32], owners: NDArray[np.int64], depth: int
-) -> dict[int, float]:
-    """The best window's score of the ``depth`` best pages. More windows are asked for until they have enough pages."""
-    asked = min(depth * _WINDOWS_A_PAGE, index.ntotal)
-    while True:
-        (scores,), (rows,) = index.search(query, asked)
-        pages, first = np.unique(owners[rows], return_index=True)  # results are sorted: the first one is the best
-        best = scores[first]
-        edge = np.partition(best, -depth)[-depth] if len(best) > depth else -np.inf
-        if asked == index.ntotal or (len(best) > depth and scores[-1] < edge):
-            return {int(page): float(score) for page, score in zip(pages, best, strict=True) if score >= edge}
-        asked = min(4 * asked, index.ntotal)
+    def search(self, query: NDArray[np.float32], depth: int) -> dict[int, float]:
+        """{row: score} of the ``depth`` best pages for a query (D,), and of the ties at the last place.
+
+        A page without text is never found. More windows are asked for until they belong to enough pages.
+        """
+        if self._index is None:
+            return {}
+        asked = min(depth * _WINDOWS_A_PAGE, self._index.ntotal)
+        while True:
+            (scores,), (rows,) = self._index.search(query[None], asked)
+            pages, first = np.unique(self._owners[rows], return_index=True)  # sorted: the first one is the best
+            best = scores[first]
+            edge = np.partition(best, -depth)[-depth] if len(best) > depth else -np.inf
+            if asked == self._index.ntotal or (len(best) > depth and scores[-1] < edge):
+                return {int(page): float(score) for page, score in zip(pages, best, strict=True) if score >= edge}
+            asked = min(4 * asked, self._index.ntotal)
 
 
 def _read_faiss(path: Path) -> faiss.Index:

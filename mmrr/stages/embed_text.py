@@ -103,7 +103,9 @@ def _shards(spec: Spec, collection: Collection) -> PageShards:
     """The shard of windows of each shard of pages: it depends on the text layer, and on the text that OCR read."""
     both = zip(collection.shards, collection.text_shards, strict=True)
     by_ocr = {pages: text for pages, text in both if text != pages}
-    return {pages: spec.shard_key(pages, *([by_ocr[pages]] if pages in by_ocr else [])) for pages in collection.by_shard}
+    return {
+        pages: spec.shard_key(pages, *([by_ocr[pages]] if pages in by_ocr else [])) for pages in collection.by_shard
+    }
 
 
 def _commit(workspace: Workspace, spec: Spec, collection: Collection, shards: PageShards, timing: Timing) -> Manifest:

@@ -40,9 +40,7 @@ class Prepare:
     words: int = field(
         default=150, metadata={"help": "Most words of a window. A window also fits the model's number of tokens."}
     )
-    step: int = field(
-        default=100, metadata={"help": "Words from the start of a window to the start of the next one."}
-    )
+    step: int = field(default=100, metadata={"help": "Words from the start of a window to the start of the next one."})
 
 
 def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> TextEmbedder:
