@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -16,7 +16,10 @@ from .aliases import Command, Group
 from .context import Named, dense_order, fusion_of, indexing_of, open_context, pairs, scoring_of
 from .terminal import note
 
-_FLAGS = ("--json", "--no-rerank")
+if TYPE_CHECKING:
+    from mmrr.context import Context
+
+_FLAGS = ("--json", "--no-rerank", "--by-channel")
 NoRerank = Annotated[bool, typer.Option("--no-rerank", help="Measure the first stage only.")]
 
 
@@ -49,6 +52,16 @@ def evaluate(
         typer.Option("--measure", help="Name of a measure as ir_measures writes it, e.g. nDCG@5. Repeatable."),
     ] = None,
     no_rerank: NoRerank = False,
+    by_channel: Annotated[
+        bool,
+        typer.Option(
+            "--by-channel",
+            help="Measure each channel of the first stage (words, meaning, sight), each sum of them, and the current "
+            "reranking in one table. Needs --queries.",
+        ),
+    ] = False,
+    queries: o.Queries = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
     work: o.Work = o.WORK,
     from_: o.From = None,
     json_: o.Json = False,
@@ -62,11 +75,15 @@ def evaluate(
     """
     if context.invoked_subcommand:
         return
-    with open_context(work, chosen=from_, choices=("retrieve", "rerank")) as opened:
+    choices = ("index",) if by_channel else ("retrieve", "rerank")
+    with open_context(work, chosen=from_, choices=choices) as opened:
         from mmrr import pipeline
 
         if qrels is None:
             raise MmrrError("no judgements given; pass --qrels FILE, or name a benchmark: mmrr eval mmdocir --data DIR")
+        if by_channel or queries:
+            _by_channel(opened, queries, qrels, measure, scope, as_json=json_)
+            return
         if baseline and not run:
             raise MmrrError("--baseline needs --run, the TREC run to compare it with")
         if run:
@@ -74,6 +91,20 @@ def evaluate(
         else:
             judged = pipeline.judge_current(opened, qrels, measure, reranked=not no_rerank)
         report.evaluation(judged, as_json=json_)
+
+
+def _by_channel(
+    opened: Context, queries: Path | None, qrels: Path, measures: list[str] | None, scope: o.Scope, *, as_json: bool
+) -> None:
+    from mmrr import experiments
+    from mmrr.evaluation.metrics import MEASURES
+    from mmrr.evaluation.trec import read_qrels, read_queries
+
+    if queries is None:
+        raise MmrrError("--by-channel searches: pass the questions with --queries FILE")
+    judged = read_qrels(qrels)
+    lines = experiments.by_channel(opened, read_queries(queries), judged, measures or MEASURES[:1], scope)
+    report.by_channel(lines, len(judged), as_json=as_json)
 
 
 # One parameter per option.

@@ -342,11 +342,11 @@ def load_scorer(context: Context, name: str, revision: str | None) -> minirerank
 
 def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:
     """The run of an artifact; a query without hits has an empty ranking."""
-    found = _exact_run(context, manifest)
+    found = exact_run(context, manifest)
     return {query.query_id: found.get(query.query_id, []) for query in queries}
 
 
-def _exact_run(context: Context, manifest: Manifest) -> Run:
+def exact_run(context: Context, manifest: Manifest) -> Run:
     """The run of an artifact with the scores that were computed."""
     if not manifests.n_candidates(manifest):
         return {}
@@ -365,7 +365,7 @@ def judge_current(context: Context, qrels_path: Path, measures: list[str] | None
     runs, inputs = {}, {}
     for name, manifest in (("first_stage", _first_stage(context, newest)), ("reranked", newest if reranked else None)):
         if manifest:
-            runs[name] = _exact_run(context, manifest)
+            runs[name] = exact_run(context, manifest)
             inputs[manifest.stage] = manifest.fingerprint
     judged = evaluate.judge_ids(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
     make_current(context, judged.metrics)

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 
 from mmrr.errors import MmrrError
 
@@ -77,9 +78,15 @@ def _chosen(first_stage: str | None, chosen: Mapping[str, float], available: Set
     return used if len(used) > 1 else dict.fromkeys(used, 1.0)
 
 
-def default(available: Set[str]) -> dict[str, float]:
+def default(available: Collection[str]) -> dict[str, float]:
     """The default weights of these channels."""
     return next((dict(one) for one in _DEFAULT if set(one) == set(available)), dict.fromkeys(available, 1.0))
+
+
+def sums(available: Set[str]) -> list[tuple[str, ...]]:
+    """Each channel alone, then each sum of several, in the order of ``CHANNELS``."""
+    known = [name for name in CHANNELS if name in available]
+    return [names for size in range(1, len(known) + 1) for names in itertools.combinations(known, size)]
 
 
 def stored_name(used: Mapping[str, float]) -> str:

@@ -88,12 +88,8 @@ def retrieve(
     the index.
     """
     workspace = context.workspace
-    made = {
-        channel: workspace.find(stage, indexed.inputs[stage])
-        for channel, stage in (("sight", "embed"), ("meaning", "embed_text"))
-        if stage in indexed.inputs
-    }
-    weights = channels.weights(options.first_stage, options.channels, {"words", *(name for name in made if made[name])})
+    made = _vectors(workspace, indexed)
+    weights = channels.weights(options.first_stage, options.channels, {"words", *made})
     _check(queries, options, collection)
     config: dict[str, object] = {
         "first_stage": channels.stored_name(weights),
@@ -139,6 +135,20 @@ def retrieve(
     run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
     search_ms = 1000 * (time.perf_counter() - started)
     return _commit(one, spec, run, shards, search_ms)
+
+
+def available(workspace: Workspace, indexed: Manifest) -> set[str]:
+    """The channels of an index."""
+    return {"words", *_vectors(workspace, indexed)}
+
+
+def _vectors(workspace: Workspace, indexed: Manifest) -> dict[str, Manifest]:
+    """The artifact with the vectors of each channel of an index that has vectors."""
+    stages = {"sight": "embed", "meaning": "embed_text"}
+    found = {
+        name: workspace.find(stage, indexed.inputs[stage]) for name, stage in stages.items() if stage in indexed.inputs
+    }
+    return {name: manifest for name, manifest in found.items() if manifest}
 
 
 def _commit(one: _Search, spec: Spec, run: Run, shards: list[str], search_ms: float) -> Manifest:
