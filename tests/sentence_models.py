@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import string
 from pathlib import Path
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
-WORDS = (
-    "the thesis is due in april when soil moisture sensors rainfall spring by month page table of a what who where how "
-    "deadline submit committee water field depth reading results method chapter week date"
-).split()
+WORDS = """
+the thesis is due in april when soil moisture sensors rainfall spring by month page table of a what who where how
+deadline submit committee water field depth reading results method chapter week date
+""".split()
 #: The most tokens that the checkpoints read.
 MOST_TOKENS = 32
 
@@ -47,7 +48,8 @@ def _config(folder: Path) -> BertConfig:
     """Write the tokenizer, and return the config of a small BERT with its vocabulary."""
     folder.mkdir(parents=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*special, *WORDS, *(f"##{char}" for char in "abcdefghijklmnopqrstuvwxyz"), *"abcdefghijklmnopqrstuvwxyz?."]
+    letters = string.ascii_lowercase
+    pieces = [*special, *WORDS, *(f"##{char}" for char in letters), *letters, "?", "."]
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join(dict.fromkeys(pieces)) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(vocabulary), do_lower_case=True, model_max_length=512)

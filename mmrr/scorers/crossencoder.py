@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec, Window
 from mmrr.documents.page_grid import CELL_PX, snap
 from mmrr.errors import MmrrError
 from mmrr.modeling import sentence_models, text_windows
@@ -181,10 +181,12 @@ class Scorer:
             scores.scatter_reduce_(0, owners, logits.float().cpu().reshape(-1), "amax")
         return scores
 
+    def windows(self, text: str) -> list[Window]:
+        """The windows of a page's text. A page without words has none."""
+        return text_windows.cut(text, self._options.words, self._options.step, self._most_tokens, self._count_tokens)
+
     def _parts(self, text: str) -> list[str]:
-        """The text of each window of a page."""
-        windows = text_windows.cut(text, self._options.words, self._options.step, self._most_tokens, self._count_tokens)
-        return [text[window.start : window.end] for window in windows]
+        return [text[window.start : window.end] for window in self.windows(text)]
 
     def _count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in sentence_models.token_ids(self._model.tokenizer, texts)]
