@@ -5,6 +5,7 @@ Nothing here prints, sets up logging or changes the state of torch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
@@ -16,10 +17,12 @@ from typing import Self, get_args
 
 from PIL import Image
 
-from mmrr import pipeline
+from mmrr import adding, answering, pipeline
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
+from mmrr.indexing import Indexing, text_embedding
+from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.types import Page, Progress, Query, silent
 from mmrr.workspace import changes, manifests, store
@@ -67,7 +70,8 @@ class Search:
 
     top_k: int = 10
     candidates: int = 100
-    first_stage: str | None = None  # None: everything that the index has
+    first_stage: str | None = None  # words, meaning, sight or hybrid; None: everything that the index has
+    channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
     rerank: bool | None = None  # None: if the index has page caches
     fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
     document: str | None = None  # id, path or file name: only its pages are searched
@@ -120,6 +124,17 @@ class Workspace:
         """Free the models. A later call of another method fails."""
         self.__exit__(None, None, None)
 
+    def beside(self, progress: Progress = silent) -> Workspace:
+        """Another handle of this open workspace, for another thread. Closing it closes nothing.
+
+        Both use the same models: the caller sees to it that one thread at a time runs them.
+        """
+        other = copy.copy(self)
+        other._context = dataclasses.replace(self._context, progress=progress)
+        other._stack, other._lock = ExitStack(), threading.RLock()
+        other._shares, other._steady = True, False
+        return other
+
     # What is in it
 
     @property
@@ -165,26 +180,29 @@ class Workspace:
         embedder: str | None = None,
         embedder_revision: str | None = None,
         embed_options: Mapping[str, object] | None = None,
+        text_embedder: str | None = None,
+        text_options: Mapping[str, object] | None = None,
         render: Render | None = None,
         index: Index | None = None,
         replace: bool = False,
     ) -> Indexed:
         """Add documents as ``mmrr index`` does. The parameters are its options; None: its defaults.
 
+        Without ``text_embedder`` it is that of the current index, else minilm where it is installed; "none" for none.
         Raises MmrrError as the command does. An interrupted call continues where it stopped.
         """
         model = Model(embedder, embedder_revision) if embedder else None
-        options = _texts(embed_options)
-        indexing = index or Index()
         with self._lock:
+            text = text_embedding(self._context, text_embedder, options=_texts(text_options))
+            indexing = Indexing(model, _texts(embed_options), text.model, text.options, index or Index())
             found = pipeline.render_documents(
                 self._context,
                 [Path(one) for one in documents],
                 render or Render(),
                 replace=replace,
-                check=lambda: pipeline.check_index(self._context, model, options, indexing),
+                check=lambda: check_indexing(self._context, indexing),
             )
-            pipeline.index_pages(self._context, found.manifest, model, options, indexing)
+            pipeline.index_pages(self._context, found.manifest, indexing)
         content = manifests.content(found.manifest, "pages")
         return Indexed(content["pages"], content["documents"], found.changes)
 
@@ -209,7 +227,7 @@ class Workspace:
         all of them change together. Raises MmrrError as ``index`` and ``precache`` do.
         """
         with self._lock:
-            found = pipeline.add_documents(self._context, [Path(one) for one in documents], render or Render())
+            found = adding.add_documents(self._context, [Path(one) for one in documents], render or Render())
         content = manifests.content(found.manifest, "pages")
         return Indexed(content["pages"], content["documents"], found.changes)
 
@@ -227,9 +245,9 @@ class Workspace:
         known = changes.places(pages).items()
         return next((doc_id for doc_id, place in known if place.path == path.absolute()), None)
 
-    def cached_as(self) -> pipeline.Cached | None:
+    def cached_as(self) -> adding.Cached | None:
         """How the page caches were made; None if there are none."""
-        return pipeline.cached_as(self._now())
+        return adding.cached_as(self._now())
 
     def caches_of(self, made: Callable[[Manifest], bool]) -> bool:
         """Whether the pages of the index have caches for which ``made`` is true, such as ``Reranker.made``."""
@@ -258,10 +276,10 @@ class Workspace:
             scope: Scope = "document" if how.document is not None else "corpus"
             context = self._now()
             reranks = how.rerank or (how.rerank is None and self._has_caches(context))
-            answer = pipeline.answer(
+            answer = answering.answer(
                 context,
                 asked,
-                Retrieve(how.first_stage, scope, how.candidates),  # type: ignore[arg-type]  # checked by _with
+                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by _with
                 _texts(how.search_options),
                 Rerank(fuse=how.fuse) if reranks else None,
                 _texts(how.score_options),
@@ -276,7 +294,7 @@ class Workspace:
         """
         pairs = [(Query(f"q{i}", text), ids) for i, (text, ids) in enumerate(asked)]
         with self._lock:
-            return pipeline.scores(self._now(), pairs)
+            return answering.scores(self._now(), pairs)
 
     def _asked(self, queries: Sequence[str | Query], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None
@@ -287,7 +305,7 @@ class Workspace:
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
 
-    def _hits(self, ranking: pipeline.Answer, query: Query) -> list[Hit]:
+    def _hits(self, ranking: answering.Answer, query: Query) -> list[Hit]:
         first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
         hits = []
         for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):

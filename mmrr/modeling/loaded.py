@@ -12,12 +12,12 @@ T = TypeVar("T")
 class Loaded:
     """What was loaded, by a key that names all that it depends on. It may be used from several threads."""
 
-    #: Versions of one thing that stay: several workspaces may share what is loaded, and each may change.
-    SLOT = 8
+    #: Versions of one thing that stay. The one before the newest may still be in use.
+    SLOT = 2
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Any] = {}  # Any: models and indexes of all types
-        self._slots: dict[str, list[Hashable]] = {}  # by slot the keys, the last used one last
+        self._slots: dict[Hashable, list[Hashable]] = {}  # by slot the keys, the last used one last
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
@@ -28,7 +28,7 @@ class Loaded:
             found: T = self._known[key]
             return found
 
-    def newest(self, slot: str, key: Hashable, load: Callable[[], T]) -> T:
+    def newest(self, slot: Hashable, key: Hashable, load: Callable[[], T]) -> T:
         """As ``get``, for what later versions replace: of a slot's keys the ``SLOT`` last used ones stay."""
         with self._lock:
             keys = self._slots.setdefault(slot, [])
@@ -52,5 +52,5 @@ class LoadsEachTime(Loaded):
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
         return load()
 
-    def newest(self, slot: str, key: Hashable, load: Callable[[], T]) -> T:
+    def newest(self, slot: Hashable, key: Hashable, load: Callable[[], T]) -> T:
         return load()

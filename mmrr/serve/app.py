@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from mmrr import __version__
 from mmrr.serve import errors, routes, routes_documents
-from mmrr.serve.errors import Refused
+from mmrr.serve.errors import RefusedError
 from mmrr.serve.schemas import StatusResponse
 from mmrr.serve.security import Guard
 from mmrr.serve.service import Service, service_of
@@ -66,7 +66,7 @@ def _add_status_routes(app: FastAPI) -> None:
         """Whether the models are loaded."""
         service = service_of(request)
         if not service.ready.is_set():
-            raise Refused(503, "the models are not loaded yet", retry_after=5)
+            raise RefusedError(503, "the models are not loaded yet", retry_after=5)
         workspaces = list(service.settings.workspaces)
         return StatusResponse(status="ready", version=__version__, model=service.models.name, workspaces=workspaces)
 

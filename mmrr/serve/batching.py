@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmrr.serve.errors import Refused, log
+from mmrr.serve.errors import RefusedError, log
 from mmrr.serve.metrics import Metrics
 from mmrr.serve.settings import Limits
 from mmrr.serve.turns import Turns
@@ -82,25 +82,25 @@ class Batcher:
 
         The parameters: ``kind`` for the metrics; requests of one ``key`` are computed together by ``compute``;
         ``cost`` is the number of pages to score.
-        Raises Refused: 429 if the queue is full, 504 after the time limit, 503 if the server stops.
+        Raises RefusedError: 429 if the queue is full, 504 after the time limit, 503 if the server stops.
         """
         one = _Waiting(kind, key, compute, request, cost, client, time.monotonic() + self._limits.seconds)
         self._enter(one)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(one.future), self._limits.seconds)
         except TimeoutError:
-            raise Refused(504, f"no answer within {self._limits.seconds:g} s; ask for less, or later") from None
+            raise RefusedError(504, f"no answer within {self._limits.seconds:g} s; ask for less, or later") from None
 
     def _enter(self, one: _Waiting) -> None:
         with self._condition:
             if self._stopped:
-                raise Refused(503, "the server stops", retry_after=5)
+                raise RefusedError(503, "the server stops", retry_after=5)
             # Half of the queue is left to other clients.
             own = self._clients.get(one.client, 0)
             if self._inside >= self._limits.queue or (one.client and own >= math.ceil(self._limits.queue / 2)):
                 self._metrics.refused.inc()
                 seconds = min(30, max(1, math.ceil(self._inside * self._mean)))
-                raise Refused(429, f"{self._inside} requests wait; ask again later", retry_after=seconds)
+                raise RefusedError(429, f"{self._inside} requests wait; ask again later", retry_after=seconds)
             self._clients[one.client] = own + 1
             self._inside += 1
             self._metrics.waiting.set(self._inside)
@@ -186,4 +186,4 @@ class Batcher:
             self._active.clear()
         if left:
             log.warning("%d requests get no answer, because the server stops", len(left))
-        self._finish(left, [Refused(503, "the server stops", retry_after=5) for _ in left])
+        self._finish(left, [RefusedError(503, "the server stops", retry_after=5) for _ in left])

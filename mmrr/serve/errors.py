@@ -33,7 +33,7 @@ _TYPES = {
 _MOST_CHARS = 500
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An answer other than 2xx. ``message`` is one line for the client."""
 
     def __init__(self, status: int, message: str, *, kind: str | None = None, retry_after: int | None = None) -> None:
@@ -52,8 +52,8 @@ def response(status: int, message: str, kind: str | None = None, headers: Mappin
 def install(app: FastAPI) -> None:
     """Answer every exception of a request with JSON."""
 
-    @app.exception_handler(Refused)
-    def refused(_: Request, error: Refused) -> Any:
+    @app.exception_handler(RefusedError)
+    def refused(_: Request, error: RefusedError) -> Any:
         headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
         if error.status == 401:
             headers["WWW-Authenticate"] = "Bearer"

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from mmrr.documents.discovery import IMAGE_FORMATS
-from mmrr.serve.errors import Refused
+from mmrr.serve.errors import RefusedError
 from mmrr.serve.schemas import Contents, Document, Part, QueryText
 from mmrr.serve.settings import Limits
 
@@ -39,31 +39,31 @@ class Given:
 
 
 def query_text(query: str | QueryText, limits: Limits) -> str:
-    """Raises Refused for a query that is empty or too long."""
+    """Raises RefusedError for a query that is empty or too long."""
     text = query if isinstance(query, str) else query.text
     if not text.strip():
-        raise Refused(422, "query: it is empty; expected a question or some words")
+        raise RefusedError(422, "query: it is empty; expected a question or some words")
     if len(text) > limits.query_chars:
-        raise Refused(413, f"query: {len(text)} characters; expected at most {limits.query_chars}")
+        raise RefusedError(413, f"query: {len(text)} characters; expected at most {limits.query_chars}")
     return text
 
 
 def read_documents(
     documents: Sequence[str | Document] | Contents, limits: Limits, fetch_hosts: frozenset[str]
 ) -> list[Given]:
-    """The documents in order. Raises Refused, with the place of the document."""
+    """The documents in order. Raises RefusedError, with the place of the document."""
     if isinstance(documents, Contents):
         documents = [Document(content=[part]) for part in documents.content]
     if not documents:
-        raise Refused(422, "documents: the list is empty; expected 1 or more documents")
+        raise RefusedError(422, "documents: the list is empty; expected 1 or more documents")
     if len(documents) > limits.documents:
-        raise Refused(413, f"documents: {len(documents)} documents; expected at most {limits.documents}")
+        raise RefusedError(413, f"documents: {len(documents)} documents; expected at most {limits.documents}")
     found = []
     for i, document in enumerate(documents):
         try:
             found.append(_read(document, limits, fetch_hosts))
-        except Refused as error:
-            raise Refused(error.status, f"documents.{i}: {error.message}") from error
+        except RefusedError as error:
+            raise RefusedError(error.status, f"documents.{i}: {error.message}") from error
     return found
 
 
@@ -74,14 +74,16 @@ def _read(document: str | Document, limits: Limits, fetch_hosts: frozenset[str])
         return _text(document, limits)
     given = [name for name in ("page_id", "text", "image", "content") if getattr(document, name) is not None]
     if len(given) != 1:
-        raise Refused(422, f"found {' and '.join(given) or 'nothing'}; expected one of page_id, text, image, content")
+        raise RefusedError(
+            422, f"found {' and '.join(given) or 'nothing'}; expected one of page_id, text, image, content"
+        )
     if document.page_id is not None:
         return Given("page", document.page_id)
     if document.image is not None:
         return Given("image", _image(document.image, limits, fetch_hosts))
     if document.content is not None:
         if len(document.content) != 1:
-            raise Refused(422, f"content has {len(document.content)} parts; expected one image_url or one text")
+            raise RefusedError(422, f"content has {len(document.content)} parts; expected one image_url or one text")
         return _part(document.content[0], limits, fetch_hosts)
     assert document.text is not None
     return _text(document.text, limits)
@@ -90,17 +92,17 @@ def _read(document: str | Document, limits: Limits, fetch_hosts: frozenset[str])
 def _part(part: Part, limits: Limits, fetch_hosts: frozenset[str]) -> Given:
     if part.type == "text":
         if part.text is None:
-            raise Refused(422, "a content of type text has no text")
+            raise RefusedError(422, "a content of type text has no text")
         return _text(part.text, limits)
     if part.image_url is None:
-        raise Refused(422, "a content of type image_url has no image_url")
+        raise RefusedError(422, "a content of type image_url has no image_url")
     url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
     return Given("image", _image(url, limits, fetch_hosts))
 
 
 def _text(text: str, limits: Limits) -> Given:
     if len(text) > limits.text_chars:
-        raise Refused(413, f"a text of {len(text)} characters; expected at most {limits.text_chars}")
+        raise RefusedError(413, f"a text of {len(text)} characters; expected at most {limits.text_chars}")
     return Given("text", text)
 
 
@@ -110,9 +112,9 @@ def _image(url: str, limits: Limits, fetch_hosts: frozenset[str]) -> bytes:
         try:
             data = base64.b64decode(url[header.end() :], validate=True)
         except (ValueError, binascii.Error):
-            raise Refused(400, "the data URI is not base64") from None
+            raise RefusedError(400, "the data URI is not base64") from None
     elif url[:5].lower() == "data:":
-        raise Refused(400, "a data URI of another kind; expected data:image/...;base64,...")
+        raise RefusedError(400, "a data URI of another kind; expected data:image/...;base64,...")
     else:
         data = _fetch(url, limits, fetch_hosts)
     try:
@@ -121,9 +123,9 @@ def _image(url: str, limits: Limits, fetch_hosts: frozenset[str]) -> bytes:
     except Image.DecompressionBombError:
         pixels = limits.image_pixels + 1
     except Exception:  # Pillow's decoders raise errors of many types for a damaged file
-        raise Refused(400, f"{len(data)} bytes that are no image; expected {', '.join(IMAGE_FORMATS)}") from None
+        raise RefusedError(400, f"{len(data)} bytes that are no image; expected {', '.join(IMAGE_FORMATS)}") from None
     if pixels > limits.image_pixels:
-        raise Refused(413, f"an image of more than {limits.image_pixels} pixels; send a smaller one")
+        raise RefusedError(413, f"an image of more than {limits.image_pixels} pixels; send a smaller one")
     return data
 
 
@@ -133,11 +135,11 @@ def _fetch(url: str, limits: Limits, hosts: frozenset[str]) -> bytes:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError:
-        raise Refused(400, "found no data URI and no URL; expected data:image/...;base64,...") from None
+        raise RefusedError(400, "found no data URI and no URL; expected data:image/...;base64,...") from None
     if parts.scheme not in ("http", "https") or not host:
-        raise Refused(400, "found no data URI and no URL; expected data:image/...;base64,...")
+        raise RefusedError(400, "found no data URI and no URL; expected data:image/...;base64,...")
     if host not in hosts:
-        raise Refused(400, "a remote URL is not fetched; send the image as a data URI: data:image/...;base64,...")
+        raise RefusedError(400, "a remote URL is not fetched; send the image as a data URI: data:image/...;base64,...")
     try:
         if parts.scheme == "https":
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -152,11 +154,11 @@ def _fetch(url: str, limits: Limits, hosts: frozenset[str]) -> bytes:
         finally:
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Refused(400, f"the image at {host} could not be fetched: {type(error).__name__}") from None
+        raise RefusedError(400, f"the image at {host} could not be fetched: {type(error).__name__}") from None
     if answer.status != 200:
-        raise Refused(400, f"the image at {host} could not be fetched: status {answer.status}")
+        raise RefusedError(400, f"the image at {host} could not be fetched: status {answer.status}")
     if len(data) > limits.body_bytes:
-        raise Refused(413, f"the image at {host} has more than {limits.body_bytes} bytes")
+        raise RefusedError(413, f"the image at {host} has more than {limits.body_bytes} bytes")
     return data
 
 

@@ -20,7 +20,7 @@ from mmrr.api import Workspace
 from mmrr.config import Render
 from mmrr.documents.discovery import IMAGE_SUFFIXES, inspect, source_at
 from mmrr.errors import MmrrError
-from mmrr.serve.errors import Refused, log
+from mmrr.serve.errors import RefusedError, log
 from mmrr.serve.metrics import Metrics
 from mmrr.serve.settings import Limits
 from mmrr.serve.turns import Turns
@@ -84,23 +84,25 @@ class Jobs:
             self._tasks.put_nowait(None)
 
     def get(self, job_id: str) -> Job:
-        """Raises Refused for an unknown id."""
+        """Raises RefusedError for an unknown id."""
         with self._lock:
             if job_id not in self._known:
-                raise Refused(404, "no job of that id; the server keeps the state of the newest 1,000 since its start")
+                raise RefusedError(
+                    404, "no job of that id; the server keeps the state of the newest 1,000 since its start"
+                )
             return self._known[job_id]
 
     def check_room(self) -> None:
-        """Raise Refused if the queue of jobs is full."""
+        """Raise RefusedError if the queue of jobs is full."""
         if self._tasks.full():
-            raise Refused(429, f"{self._limits.jobs} uploads wait; try again later", retry_after=30)
+            raise RefusedError(429, f"{self._limits.jobs} uploads wait; try again later", retry_after=30)
 
     def upload(self, workspace: str, name: str, file: Path) -> Job:
-        """Index an uploaded file under this name. Raises Refused if the queue is full."""
+        """Index an uploaded file under this name. Raises RefusedError if the queue is full."""
         return self._add(_Task(Job(uuid.uuid4().hex, "upload", workspace, name), file))
 
     def delete(self, workspace: str, document: str) -> Job:
-        """Remove a document. Raises Refused if the queue is full."""
+        """Remove a document. Raises RefusedError if the queue is full."""
         return self._add(_Task(Job(uuid.uuid4().hex, "delete", workspace, document)))
 
     def _add(self, task: _Task) -> Job:
@@ -111,7 +113,7 @@ class Jobs:
             with self._lock:
                 del self._known[task.job.id]
             self.check_room()
-            raise Refused(429, "too many uploads wait; try again later", retry_after=30) from None
+            raise RefusedError(429, "too many uploads wait; try again later", retry_after=30) from None
         return task.job
 
     def _set(self, job: Job) -> None:
@@ -158,7 +160,8 @@ class Jobs:
     def _do(self, task: _Task, workspace: Workspace) -> str:
         """Returns the id of the document."""
         if task.file is None:
-            workspace.remove(task.job.document)
+            with self._turns.turn():  # no search reads what is removed
+                workspace.remove(task.job.document)
             with contextlib.suppress(OSError):
                 stored = upload_folder(workspace) / task.job.document
                 if "/" not in task.job.document and stored.is_file():
@@ -226,11 +229,13 @@ def upload_folder(workspace: Workspace) -> Path:
 def safe_name(name: str) -> str:
     """A file name for an uploaded document: letters, digits, ``.``, ``-`` and ``_``, at most 120 signs.
 
-    Raises Refused for a name without an ending of a document.
+    Raises RefusedError for a name without an ending of a document.
     """
     name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     name = re.sub(r"[^\w.-]+", "_", name).lstrip("._-")
     stem, dot, suffix = name.rpartition(".")
     if not dot or not stem or f".{suffix.lower()}" not in {".pdf", *IMAGE_SUFFIXES}:
-        raise Refused(415, f"the file's name has no ending of a document; expected .pdf {' '.join(sorted(IMAGE_SUFFIXES))}")
+        raise RefusedError(
+            415, f"the file's name has no ending of a document; expected .pdf {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return f"{stem[:100]}.{suffix}"

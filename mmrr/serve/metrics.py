@@ -26,7 +26,9 @@ class Metrics:
         self.step_seconds = Histogram(
             "mmrr_step_seconds", "Time of a step of the models.", ["kind"], buckets=_SECONDS, registry=self._registry
         )
-        self.jobs = Counter("mmrr_document_jobs", "Uploads and removals by result.", ["status"], registry=self._registry)
+        self.jobs = Counter(
+            "mmrr_document_jobs", "Uploads and removals by result.", ["status"], registry=self._registry
+        )
 
     def text(self) -> bytes:
         """The text format of Prometheus."""

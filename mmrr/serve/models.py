@@ -13,7 +13,7 @@ from mmrr.documents.image_input import read_image
 from mmrr.errors import MmrrError
 from mmrr.modeling.loaded import Loaded
 from mmrr.reranker import Reranker
-from mmrr.serve.errors import Refused, log
+from mmrr.serve.errors import RefusedError, log
 from mmrr.serve.inputs import Given
 from mmrr.serve.settings import Settings
 
@@ -50,12 +50,12 @@ class Models:
         self._reranker: Reranker | None = None
 
     def workspace(self, name: str | None) -> tuple[str, Workspace]:
-        """A workspace by its name; None: the default one. Raises Refused for an unknown name."""
+        """A workspace by its name; None: the default one. Raises RefusedError for an unknown name."""
         if not self._workspaces:
-            raise Refused(404, "this server has no workspace; it only scores documents that a request brings")
+            raise RefusedError(404, "this server has no workspace; it only scores documents that a request brings")
         chosen = next(iter(self._workspaces)) if name is None else name
         if chosen not in self._workspaces:
-            raise Refused(404, f"no workspace of that name; this server has {', '.join(self._workspaces)}")
+            raise RefusedError(404, f"no workspace of that name; this server has {', '.join(self._workspaces)}")
         return chosen, self._workspaces[chosen]
 
     @property
@@ -73,12 +73,12 @@ class Models:
             yield
         try:
             self.reranker()
-        except Refused as error:
+        except RefusedError as error:
             log.warning("%s", error.message)
         return [None]
 
     def reranker(self) -> Reranker:
-        """The reranker, loaded once. Raises Refused if there is none."""
+        """The reranker, loaded once. Raises RefusedError if there is none."""
         if self._reranker is None:
             settings = self._settings
             model, scorer, revision = settings.scorer_model, settings.scorer, settings.scorer_revision
@@ -87,7 +87,7 @@ class Models:
             if model is None:
                 cached = next(iter(self._workspaces.values())).cached_as() if self._workspaces else None
                 if cached is None:
-                    raise Refused(
+                    raise RefusedError(
                         409, "this server has no reranker; its operator runs mmrr precache or passes --scorer-model"
                     )
                 scoring, dtype = cached.scoring, cached.dtype
@@ -135,7 +135,7 @@ class Models:
             for task, known in zip(tasks, cached, strict=True):
                 try:
                     answers.append((yield from self._score(reranker, workspace, task, dict(known))))
-                except (MmrrError, Refused) as error:
+                except (MmrrError, RefusedError) as error:
                     answers.append(error)
             return answers
 
@@ -188,13 +188,15 @@ class Models:
         return [known[i] for i in range(len(task.documents))]
 
 
-def _search(workspace: Workspace, options: Search, queries: list[str]) -> dict[str, list[Hit] | MmrrError | Refused]:
+def _search(
+    workspace: Workspace, options: Search, queries: list[str]
+) -> dict[str, list[Hit] | MmrrError | RefusedError]:
     try:
         return dict(zip(queries, workspace.search_many(queries, options), strict=True))
     except MmrrError as error:
         if options.first_stage is not None:
             text = str(error).replace(str(workspace.path), "the workspace")
-            return dict.fromkeys(queries, Refused(400, text))
+            return dict.fromkeys(queries, RefusedError(400, text))
         return dict.fromkeys(queries, error)
 
 
@@ -208,15 +210,15 @@ def _with_texts(workspace: Workspace, hits: list[Hit] | Exception, task: SearchT
 
 
 def _page(given: Given, i: int, reranker: Reranker, workspace: Workspace | None) -> Image.Image | str:
-    """What the reranker reads of a document. Raises Refused for a document that it cannot read."""
+    """What the reranker reads of a document. Raises RefusedError for a document that it cannot read."""
     if given.kind == "page":
         if workspace is None:
-            raise Refused(404, f"documents.{i}: this server has no workspace, so it knows no page")
+            raise RefusedError(404, f"documents.{i}: this server has no workspace, so it knows no page")
         page_id = str(given.value)
         return workspace.text(page_id) if reranker.reads == "text" else workspace.image(page_id)
     if given.kind != reranker.reads:
         wanted = "page images" if reranker.reads == "image" else "texts of pages"
-        raise Refused(
+        raise RefusedError(
             400, f"documents.{i}: found {given.kind}, and the model of this server, {reranker.model}, reads {wanted}"
         )
     if isinstance(given.value, str):
@@ -224,4 +226,4 @@ def _page(given: Given, i: int, reranker: Reranker, workspace: Workspace | None)
     try:
         return read_image(given.value, reranker.max_tokens)
     except MmrrError as error:
-        raise Refused(400, f"documents.{i}: {error}") from None
+        raise RefusedError(400, f"documents.{i}: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 import uuid
@@ -15,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from mmrr import config
 from mmrr.api import Search, Workspace
 from mmrr.errors import MmrrError
-from mmrr.serve.errors import Refused
+from mmrr.serve.errors import RefusedError
 from mmrr.serve.inputs import Given, query_text, read_documents
 from mmrr.serve.models import Found, RankTask, SearchTask
 from mmrr.serve.schemas import (
@@ -29,7 +28,7 @@ from mmrr.serve.schemas import (
     SearchResponse,
     SearchResult,
 )
-from mmrr.serve.service import Service, service_of
+from mmrr.serve.service import service_of
 
 ERRORS: dict[int | str, dict[str, Any]] = {  # Any: a schema of OpenAPI
     status: {"model": ErrorResponse} for status in (400, 401, 404, 413, 422, 429, 503, 504)
@@ -81,15 +80,15 @@ def _check_pages(workspace: Workspace, given: list[Given]) -> None:
     known = _known_pages(workspace)
     for i, one in enumerate(given):
         if one.kind == "page" and one.value not in known:
-            raise Refused(404, f"documents.{i}: no page of that id in the workspace")
+            raise RefusedError(404, f"documents.{i}: no page of that id in the workspace")
 
 
 def _known_pages(workspace: Workspace) -> Any:
-    """A container of the page ids of a workspace. Raises Refused if it has no index."""
+    """A container of the page ids of a workspace. Raises RefusedError if it has no index."""
     try:
         return workspace.page_ids()
     except MmrrError as error:
-        raise Refused(409, "the workspace has no index; its operator runs mmrr index") from error
+        raise RefusedError(409, "the workspace has no index; its operator runs mmrr index") from error
 
 
 @router.post("/v1/search")
@@ -101,10 +100,10 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     name, workspace = service.models.workspace(asked.workspace)
     for what, value in (("candidates", asked.candidates), ("top_k", asked.top_k)):
         if value > limits.candidates and (what == "top_k" or asked.rerank is not False):
-            raise Refused(422, f"{what}: found {value}; expected at most {limits.candidates}")
+            raise RefusedError(422, f"{what}: found {value}; expected at most {limits.candidates}")
     stages = get_args(config.FirstStage)
     if asked.first_stage is not None and asked.first_stage not in stages:
-        raise Refused(422, f"first_stage: found another name; expected one of {', '.join(stages)}")
+        raise RefusedError(422, f"first_stage: found another name; expected one of {', '.join(stages)}")
     await run_in_threadpool(_check_documents, workspace, asked.documents)
     options = Search(
         top_k=asked.top_k,
@@ -148,7 +147,7 @@ def _filter(documents: list[str] | None) -> str | None:
     if documents is None:
         return None
     if len(documents) != 1:
-        raise Refused(422, f"documents: found {len(documents)} ids; expected 1")
+        raise RefusedError(422, f"documents: found {len(documents)} ids; expected 1")
     return documents[0]
 
 
@@ -157,14 +156,14 @@ def _check_documents(workspace: Workspace, documents: list[str] | None) -> None:
     known = _known_documents(workspace)
     for i, name in enumerate(documents or []):
         if name not in known:
-            raise Refused(404, f"documents.{i}: no document of that id in the workspace")
+            raise RefusedError(404, f"documents.{i}: no document of that id in the workspace")
 
 
 def _known_documents(workspace: Workspace) -> set[str]:
     try:
         return {entry["doc_id"] for entry in workspace.documents()}
     except MmrrError as error:
-        raise Refused(409, "the workspace has no index; its operator runs mmrr index") from error
+        raise RefusedError(409, "the workspace has no index; its operator runs mmrr index") from error
 
 
 @router.get("/v1/pages/{page_id:path}/image", response_class=Response, responses={200: {"content": {"image/png": {}}}})
@@ -200,6 +199,4 @@ def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> Pag
 
 def _expect_page(workspace: Workspace, page_id: str) -> None:
     if page_id not in _known_pages(workspace):
-        raise Refused(404, "no page of that id in the workspace")
-
-
+        raise RefusedError(404, "no page of that id in the workspace")

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from mmrr.api import Workspace
 from mmrr.errors import MmrrError
-from mmrr.serve.errors import Refused
+from mmrr.serve.errors import RefusedError
 from mmrr.serve.jobs import Job, safe_name, upload_folder
 from mmrr.serve.routes import ERRORS, WorkspaceName
 from mmrr.serve.schemas import DocumentRow, DocumentsResponse, JobResponse, Name
@@ -41,9 +41,7 @@ def _rows(workspace: Workspace) -> list[DocumentRow]:
 
 
 @router.post("/v1/documents", status_code=202)
-async def upload(
-    request: Request, file: UploadFile, workspace: Annotated[Name | None, Form()] = None
-) -> JobResponse:
+async def upload(request: Request, file: UploadFile, workspace: Annotated[Name | None, Form()] = None) -> JobResponse:
     """Add a PDF or an image. It is rendered, indexed and cached in the background; the answer has the job's id.
 
     A file with the name of an earlier upload replaces it.
@@ -66,8 +64,8 @@ def _keep(service: Service, name: str, workspace: Workspace, document: str, file
         return service.jobs.upload(name, document, kept)
     except OSError as error:
         kept.unlink(missing_ok=True)
-        raise Refused(503, f"the file could not be kept: {error.strerror}") from error
-    except Refused:
+        raise RefusedError(503, f"the file could not be kept: {error.strerror}") from error
+    except RefusedError:
         kept.unlink(missing_ok=True)
         raise
 
@@ -84,14 +82,14 @@ def delete(document_id: str, request: Request, workspace: WorkspaceName = None) 
     service = _writable(request)
     name, opened = service.models.workspace(workspace)
     if document_id not in {row.id for row in _rows(opened)}:
-        raise Refused(404, "no document of that id in the workspace")
+        raise RefusedError(404, "no document of that id in the workspace")
     return _shown(service.jobs.delete(name, document_id))
 
 
 def _writable(request: Request) -> Service:
     service = service_of(request)
     if service.settings.read_only:
-        raise Refused(403, "this server is read-only; add and remove documents where the workspace is written")
+        raise RefusedError(403, "this server is read-only; add and remove documents where the workspace is written")
     return service
 
 

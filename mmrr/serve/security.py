@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
-from mmrr.serve.errors import Refused, response
+from mmrr.serve.errors import RefusedError, response
 from mmrr.serve.metrics import Metrics
 from mmrr.serve.settings import Settings, is_loopback
 
@@ -50,7 +50,7 @@ class Guard:
             self._check(scope, headers)
             limited = self._limited(scope, headers, receive)
             await self._app(scope, limited, counted)
-        except Refused as error:
+        except RefusedError as error:
             if not status:
                 challenge = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
                 await response(error.status, error.message, error.kind, challenge)(scope, receive, counted)
@@ -63,17 +63,19 @@ class Guard:
         host = headers.get(b"host", "")
         # Without a key only this machine may ask. A page of a website that the user has open must not ask for it.
         if not self._keys and not is_loopback(_hostname(host)):
-            raise Refused(403, "the host of the request is not this machine; expected localhost or 127.0.0.1")
+            raise RefusedError(403, "the host of the request is not this machine; expected localhost or 127.0.0.1")
         origin = headers.get(b"origin")
         if origin and not self._keys and origin.partition("://")[2] != host:
-            raise Refused(403, "a website may not use a server without an API key")
+            raise RefusedError(403, "a website may not use a server without an API key")
         if self._keys and scope["path"] not in OPEN:
             scheme, _, key = headers.get(b"authorization", "").partition(" ")
             given = key.strip().encode("latin-1", "replace")
             # Every key is compared, so that the time does not tell which one is near.
             same = [hmac.compare_digest(given, one) for one in self._keys]
             if scheme.lower() != "bearer" or not any(same):
-                raise Refused(401, "the API key is missing or wrong; expected the header Authorization: Bearer KEY")
+                raise RefusedError(
+                    401, "the API key is missing or wrong; expected the header Authorization: Bearer KEY"
+                )
 
     def _limited(self, scope: Scope, headers: dict[bytes, str], receive: Receive) -> Receive:
         """``receive``, which raises an error as soon as the body is longer than its limit."""
@@ -83,7 +85,7 @@ class Guard:
         if length.isdecimal() and len(length) < 20 and int(length) <= most:
             seen = 0
         else:
-            raise Refused(413, f"the body is too large; expected at most {most} bytes")
+            raise RefusedError(413, f"the body is too large; expected at most {most} bytes")
 
         async def limited() -> Message:
             nonlocal seen

@@ -43,8 +43,7 @@ class Service:
 
     def _open(self, name: str, progress: Progress) -> Workspace:
         """A second handle of a workspace, for the thread that adds documents."""
-        folder = self.settings.workspaces[name]
-        return Workspace(folder, machine=self.settings.machine, progress=progress, loaded=self._loaded)
+        return self._workspaces[name].beside(progress)
 
     def start(self) -> None:
         self.batcher.start()

@@ -15,6 +15,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -102,7 +103,9 @@ def precache(
         tasks.insert(0, _Task(shared))
     seconds = 0.0
     if tasks:
-        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
+        # Helper processes of several devices load their own.
+        loaded = context.loaded if len(devices) == 1 else None
+        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, loaded)
         seconds = on_devices(devices, load, tasks, context.progress("precache", plan.missing))
     size = workspace.shard_bytes("precache", [*shards.values(), shared])
     content: PrecacheContent = {
@@ -160,10 +163,14 @@ class _Load:
     checkpoint: Checkpoint
     prepare: Options
     dtype: torch.dtype
+    loaded: Loaded | None  # where models stay in memory
 
     def __call__(self, device: torch.device) -> Work:
         module = families.load("scorers", self.family)
-        scorer = module.load(self.checkpoint, self.prepare, device, self.dtype)
+        key = ("scorer", self.family, self.checkpoint.revision, self.prepare, str(device), self.dtype)
+        scorer = (self.loaded or LoadsEachTime()).get(
+            key, lambda: module.load(self.checkpoint, self.prepare, device, self.dtype)
+        )
         reads = module.page_input(self.prepare)
         n_together = 1 if device.type == "cpu" else SHARD_PAGES
 

@@ -347,9 +347,12 @@ class _CachedScoring:
 
 def _cached_scoring(context: Context, collection: Collection, cached: Manifest, options: Options) -> _CachedScoring:
     """What scores candidates from page caches; it stays in memory where models do, with its open files."""
-    key = (cached.path, collection.manifest.path, options)
-    return context.loaded.newest(
-        "page caches", key, lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options)
+    return context.kept(
+        "page caches",
+        cached,
+        lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options),
+        collection.manifest.fingerprint,
+        options,
     )
 
 

@@ -1,4 +1,8 @@
-"""Stage ``retrieve``: queries -> the first stage's run, by page vectors, by text, or by score fusion of both."""
+"""Stage ``retrieve``: queries -> the first stage's run.
+
+It has up to three channels: ``words`` (BM25), ``meaning`` (vectors of the text) and ``sight`` (vectors of the page
+image). Several are added by score fusion.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,25 @@ from safetensors.torch import load
 
 from mmrr.config import Retrieve
 from mmrr.context import Context
-from mmrr.contracts import Embedder, Options
+from mmrr.contracts import Embedder, Options, TextEmbedder
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
-from mmrr.modeling import families
+from mmrr.modeling import families, text_checkpoints
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.search.fusion import fuse
-from mmrr.search.indexes import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_dense
+from mmrr.search import channels
+from mmrr.search.fusion import fuse_all
+from mmrr.search.indexes import (
+    DENSE,
+    SIZES,
+    TEXT,
+    VECTORS,
+    WINDOW_COUNTS,
+    WINDOWS,
+    DenseIndex,
+    TextIndex,
+    WindowIndex,
+)
 from mmrr.search.late_interaction import max_sim
 from mmrr.types import Query, Run, rank
 from mmrr.workspace import manifests
@@ -32,12 +47,14 @@ from mmrr.workspace.manifests import RetrieveContent
 from mmrr.workspace.pages import Collection, read_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensor_files import save_tensors
-from mmrr.workspace.tensors import read_vectors
+from mmrr.workspace.tensors import read_vectors, read_windows
 
 #: The fewest pages of each ranking that score fusion standardises over.
 FUSION_DEPTH = 100
 #: The file of a query's shard: its vectors and their temperature.
 _VECTORS = "vectors.safetensors"
+#: Queries that a text embedder reads together.
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -70,19 +87,64 @@ def retrieve(
     Raises MmrrError if the search needs page vectors and the index has none, and if the document of a query is not in
     the index.
     """
+    plan = _plan(context, collection, indexed, queries, options, search_options)
+    if done := context.workspace.done(plan.spec):
+        return done
+    started = time.perf_counter()
+    run, shards = _found(context, plan, kept=True)
+    search_ms = 1000 * (time.perf_counter() - started)
+    return _commit(plan.search, plan.spec, run, shards, search_ms)
+
+
+def rank_pages(
+    context: Context,
+    collection: Collection,
+    indexed: Manifest,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: Mapping[str, str],
+) -> Run:
+    """The run of ``retrieve``, computed in memory: nothing is written, and no earlier result is read.
+
+    Raises MmrrError as ``retrieve`` does.
+    """
+    run, _ = _found(context, _plan(context, collection, indexed, queries, options, search_options), kept=False)
+    return run
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a search does, and the Spec of its artifact."""
+
+    search: _Search
+    spec: Spec
+    weights: dict[str, float]  # by channel
+    vectors: dict[str, Manifest]  # of the channels that have vectors
+    options: Options | None  # the embedder family's ``Search``, with the channel ``sight``
+
+
+def _plan(
+    context: Context,
+    collection: Collection,
+    indexed: Manifest,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: Mapping[str, str],
+) -> _Plan:
     workspace = context.workspace
-    embedded = workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
-    first_stage = options.first_stage or ("hybrid" if embedded else "bm25")
-    if first_stage != "bm25" and embedded is None:
-        raise MmrrError(
-            f"--first-stage {first_stage} needs page vectors, and this index has none; "
-            "run mmrr index with --embedder, or use --first-stage bm25"
-        )
+    made = _vectors(workspace, indexed)
+    weights = channels.weights(options.first_stage, options.channels, {"words", *made})
     _check(queries, options, collection)
-    config: dict[str, object] = {**dataclasses.asdict(options), "first_stage": first_stage}
+    config: dict[str, object] = {
+        "first_stage": channels.stored_name(weights),
+        "scope": options.scope,
+        "depth": options.depth,
+    }
+    if not channels.is_former_sum(weights):
+        config["channels"] = weights
     search = None
-    if embedded and first_stage != "bm25":
-        search = _search_options(embedded, search_options)
+    if "sight" in weights:
+        search = _search_options(made["sight"], search_options)
         config["search"] = families.stored_options(search)
     elif search_options:
         raise MmrrError(
@@ -93,25 +155,44 @@ def retrieve(
         "index": indexed.fingerprint,
         "queries": digest([dataclasses.astuple(query) for query in queries]),
     }
-    spec = Spec("retrieve", 4, config, inputs)
-    if done := workspace.done(spec):
-        return done
-
-    runs: list[Run] = []
-    shards: list[str] = []
     # Fusion standardises scores over the pages found, so it needs enough of them for a mean and a deviation.
-    depth = max(options.depth, FUSION_DEPTH) if first_stage == "hybrid" else options.depth
+    depth = max(options.depth, FUSION_DEPTH) if len(weights) > 1 else options.depth
     one = _Search(workspace, collection, indexed, queries, options, depth)
-    started = time.perf_counter()
-    if embedded and search:
-        shards, encoded = _encode_queries(context, embedded, search, queries)
-        runs.append(_dense(one, embedded, encoded))
-    if first_stage != "dense":
-        runs.append(_text(one))
-    found = runs[0] if len(runs) == 1 else fuse(runs[0], runs[1], weight=1.0)
-    run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
-    search_ms = 1000 * (time.perf_counter() - started)
-    return _commit(one, spec, run, shards, search_ms)
+    return _Plan(one, Spec("retrieve", 4, config, inputs), weights, made, search)
+
+
+def _found(context: Context, plan: _Plan, *, kept: bool) -> tuple[Run, list[str]]:
+    """The run, and the shards of the queries' vectors. ``kept``: the vectors are read from shards and stored there."""
+    one, weights = plan.search, plan.weights
+    runs: list[tuple[Run, float]] = []
+    shards: list[str] = []
+    if "sight" in weights:
+        assert plan.options
+        own, encoded = _encode_queries(context, plan.vectors["sight"], plan.options, one.queries, kept=kept)
+        shards += own
+        runs.append((_dense(context, one, plan.vectors["sight"], encoded), weights["sight"]))
+    if "words" in weights:
+        runs.append((_text(context, one), weights["words"]))
+    if "meaning" in weights:
+        own, vectors = _encode_for_text(context, plan.vectors["meaning"], one.queries, kept=kept)
+        shards += own
+        runs.append((_meaning(context, one, plan.vectors["meaning"], vectors), weights["meaning"]))
+    found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
+    return {query_id: hits[: one.options.depth] for query_id, hits in found.items()}, shards
+
+
+def available(workspace: Workspace, indexed: Manifest) -> set[str]:
+    """The channels of an index."""
+    return {"words", *_vectors(workspace, indexed)}
+
+
+def _vectors(workspace: Workspace, indexed: Manifest) -> dict[str, Manifest]:
+    """The artifact with the vectors of each channel of an index that has vectors."""
+    stages = {"sight": "embed", "meaning": "embed_text"}
+    found = {
+        name: workspace.find(stage, indexed.inputs[stage]) for name, stage in stages.items() if stage in indexed.inputs
+    }
+    return {name: manifest for name, manifest in found.items() if manifest}
 
 
 def _commit(one: _Search, spec: Spec, run: Run, shards: list[str], search_ms: float) -> Manifest:
@@ -155,10 +236,17 @@ class _Encoded:
 
 
 def _encode_queries(
-    context: Context, embedded: Manifest, search: Options, queries: list[Query]
+    context: Context, embedded: Manifest, search: Options, queries: list[Query], *, kept: bool
 ) -> tuple[list[str], _Encoded]:
-    """Embed the queries that have no shard yet. Returns the shard of each query, and the vectors in them."""
+    """Embed the queries that have no shard yet. Returns the shard of each query, and the vectors in them.
+
+    Without ``kept`` no shard is read or written.
+    """
     assert embedded.model
+    if not kept:
+        embedder = _embedder(context, embedded)
+        vectors = [embedder.embed_queries([query.text], search)[0].cpu().numpy() for query in queries]
+        return [], _Encoded(vectors, embedder.temperature(search))
     workspace = context.workspace
     spec = Spec("retrieve", 3, {**embedded.config, "search": families.stored_options(search)}, {}, embedded.model)
     keys = [spec.shard_key("query", query.text) for query in queries]
@@ -183,22 +271,27 @@ def _encode_queries(
 def _embedder(context: Context, embedded: Manifest) -> Embedder:
     """The embedder that made the page vectors: the same checkpoint, options and number format."""
     assert embedded.model
+    model = embedded.model
     config = manifests.config(embedded, "embed")
     family = families.load("embedders", config["family"])
     device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(embedded.model["dtype"], device)
-    checkpoint = recorded(embedded.model, context.workspace.hashes, families.names("embedders"))
+    dtype = resolve_dtype(model["dtype"], device)
     prepare = families.make_options(family.Prepare, config["options"])
-    key = ("embedder", config["family"], checkpoint, prepare, str(device), dtype)
-    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
+
+    def load() -> Embedder:
+        checkpoint = recorded(model, context.workspace.hashes, families.names("embedders"))
+        return family.load(checkpoint, prepare, device, dtype)
+
+    # A checkpoint in memory is not looked for again: that may ask the Hub.
+    key = ("embedder", config["family"], model["revision"], prepare, str(device), dtype)
+    return context.loaded.get(key, load)
 
 
-def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
+def _dense(context: Context, one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
     """Rank by vectors: the whole collection through its index, one document by exact products."""
     if one.options.scope == "corpus":
-        names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
-        files = {name: one.workspace.own_file(one.indexed, name) for name in names}
-        found = search_dense(files, encoded.vectors, one.depth, encoded.temperature)
+        index = context.kept("page vectors", one.indexed, lambda: _open_dense(one))
+        found = index.search(encoded.vectors, one.depth, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
             ranked |= one.ranked(query, list(pages), list(pages.values()))
@@ -218,6 +311,11 @@ def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
     return ranked
 
 
+def _open_dense(one: _Search) -> DenseIndex:
+    names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
+    return DenseIndex.load({name: one.workspace.own_file(one.indexed, name) for name in names})
+
+
 def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:
     """(row, score) of the ``depth`` best pages that share a word with the query and of their ties, unordered."""
     scores = index.scores(query)
@@ -225,11 +323,11 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
     return [(int(row), float(scores[row])) for row in np.flatnonzero((scores > 0) & (scores >= edge))]
 
 
-def _text(one: _Search) -> Run:
+def _text(context: Context, one: _Search) -> Run:
     """Rank by text: in the collection the pages that share a word with the query, in one document all its pages."""
     ranked: Run = {}
     if one.options.scope == "corpus":
-        index = TextIndex.load(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
+        index = context.kept("words", one.indexed, lambda: _open_text(one))
         for query in one.queries:
             found = best_by_text(index, query.text, one.depth)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
@@ -242,3 +340,85 @@ def _text(one: _Search) -> Run:
             cached[query.doc_id] = TextIndex.build(read_texts(one.workspace, one.collection, rows))
         ranked |= one.ranked(query, rows, cached[query.doc_id].scores(query.text).tolist())
     return ranked
+
+
+def _open_text(one: _Search) -> TextIndex:
+    return TextIndex.load(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
+
+
+def _encode_for_text(
+    context: Context, embedded: Manifest, queries: list[Query], *, kept: bool
+) -> tuple[list[str], list[NDArray[np.float32]]]:
+    """Embed the queries that have no shard yet with the text embedder. The shard and the vector (D,) of each query.
+
+    Without ``kept`` no shard is read or written.
+    """
+    assert embedded.model
+    if not kept:
+        texts = [query.text for query in queries]
+        embedder = _text_embedder(context, embedded)
+        portions = [embedder.embed_queries(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        return [], [vector.cpu().numpy() for portion in portions for vector in portion]
+    workspace = context.workspace
+    spec = Spec("retrieve", 3, embedded.config, {}, embedded.model)
+    keys = [spec.shard_key("query", query.text) for query in queries]
+    missing = {
+        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
+    }
+    if missing:
+        embedder = _text_embedder(context, embedded)
+        todo = list(missing.items())
+        with context.progress("embed queries", len(todo)) as advance:
+            for first in range(0, len(todo), _BATCH):
+                some = todo[first : first + _BATCH]
+                for (key, _), vector in zip(some, embedder.embed_queries([text for _, text in some]), strict=True):
+                    folder = workspace.scratch()
+                    save_tensors({"vectors": vector[None].contiguous()}, folder / _VECTORS)
+                    workspace.commit_shard("retrieve", key, folder, {})
+                advance(len(some))
+    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
+    return keys, [of_query["vectors"][0].numpy() for of_query in found]
+
+
+def _text_embedder(context: Context, embedded: Manifest) -> TextEmbedder:
+    """The text embedder that made the vectors of the windows: the same checkpoint, options and number format."""
+    assert embedded.model
+    model = embedded.model
+    config = manifests.config(embedded, "embed_text")
+    family = families.load("text_embedders", config["family"])
+    device = resolve_device(context.machine.device)
+    dtype = resolve_dtype(model["dtype"], device)
+    prepare = families.make_options(family.Prepare, config["options"])
+
+    def load() -> TextEmbedder:
+        checkpoint = text_checkpoints.recorded(model, context.workspace.hashes)
+        return family.load(checkpoint, prepare, device, dtype)
+
+    key = ("text embedder", config["family"], model["revision"], prepare, str(device), dtype)
+    return context.loaded.get(key, load)
+
+
+def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[NDArray[np.float32]]) -> Run:
+    """Rank by the best window of each page: in the collection the pages with text, in one document all its pages."""
+    ranked: Run = {}
+    if one.options.scope == "corpus":
+        index = context.kept("windows", one.indexed, lambda: _windows(one))
+        for query, vector in zip(one.queries, vectors, strict=True):
+            found = index.search(vector, one.depth)
+            ranked |= one.ranked(query, list(found), list(found.values()))
+        return ranked
+    cached: dict[str, list[NDArray[np.float32]]] = {}
+    for query, vector in zip(one.queries, vectors, strict=True):
+        assert query.doc_id
+        rows = one.collection.rows[query.doc_id]
+        if query.doc_id not in cached:
+            cached[query.doc_id] = [w.numpy() for w in read_windows(one.workspace, embedded, one.collection, rows)]
+        best = [float((windows @ vector).max()) if len(windows) else None for windows in cached[query.doc_id]]
+        lowest = min((score for score in best if score is not None), default=0.0)  # of a page without text
+        ranked |= one.ranked(query, rows, [lowest if score is None else score for score in best])
+    return ranked
+
+
+def _windows(one: _Search) -> WindowIndex:
+    names = (name for name in (WINDOWS, WINDOW_COUNTS) if name in one.indexed.files)
+    return WindowIndex.load({name: one.workspace.own_file(one.indexed, name) for name in names})
