@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from mmrr import __version__
+from mmrr.errors import MmrrError
 from mmrr.serve import errors, routes, routes_documents
 from mmrr.serve.errors import RefusedError
 from mmrr.serve.schemas import StatusResponse
@@ -95,18 +98,31 @@ def _page(schema: dict[str, Any]) -> str:
     )
 
 
-def run(settings: Settings) -> None:
-    """Serve until the process gets SIGTERM or Ctrl-C."""
-    import uvicorn
+def run(settings: Settings, started: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until the process gets SIGTERM or Ctrl-C. ``started`` gets the address.
 
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        server_header=False,
-        access_log=False,
-        log_level="warning",
-        limit_concurrency=1000,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
-    )
+    Raises MmrrError if the address is in use or is none of this machine's.
+    """
+    settings.check()
+    listening = _listen(settings.host, settings.port)
+    with listening:
+        app = create_app(settings)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        started(f"http://{host}:{listening.getsockname()[1]}")
+        config = uvicorn.Config(
+            app,
+            server_header=False,
+            access_log=False,
+            log_level="warning",
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise MmrrError(f"{host}:{port} cannot be used: {error.strerror}; choose another --host or --port") from error

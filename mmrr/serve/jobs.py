@@ -73,15 +73,19 @@ class Jobs:
         self._lock = threading.Lock()
         self._tasks: queue.Queue[_Task | None] = queue.Queue(limits.jobs)
         self._running = ""  # id of the running job
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="mmrr-documents", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its job. A process that ends earlier leaves the collection as it was."""
+        """End the job at its next page, and the thread. The collection stays as it was before the job."""
+        self._stopping = True
         with contextlib.suppress(queue.Full):
             self._tasks.put_nowait(None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout=30)
 
     def get(self, job_id: str) -> Job:
         """Raises RefusedError for an unknown id."""
@@ -132,7 +136,7 @@ class Jobs:
     def _run(self) -> None:
         opened: dict[str, Workspace] = {}
         try:
-            while (task := self._tasks.get()) is not None:
+            while (task := self._tasks.get()) is not None and not self._stopping:
                 self._running = task.job.id
                 self._change(task.job.id, status="running")
                 try:
@@ -194,6 +198,8 @@ class Jobs:
 
         def advance(n: int) -> None:
             nonlocal done
+            if self._stopping:
+                raise MmrrError("the server stopped; upload the file again")
             done += n
             self._change(self._running, pages_done=done)
 
