@@ -328,12 +328,13 @@ class _Batch:
     def _without_pdfium(self, plan: _Plan) -> Drawn:
         """Poppler's image of a page that PDFium does not open."""
         image, damage = _read_poppler_image(plan, self.files.get(plan.number))
-        end = damage if image is None else "drawn with poppler"
-        details = [plan.detail, self.errors[plan.number], self.reasons.get(plan.number, ""), end]
         # The limit of PDFium comes first: a larger one lets it draw the page.
         past = self.job.without_pdfium.get(plan.number) or self.past.get(plan.number)
-        drawn = _drawn(plan, image, details, by_other=True)
-        return drawn._replace(status=past.status) if past else drawn
+        if image is None and past:
+            return Drawn(plan.number, None, str(past), plan.text, status=past.status)
+        end = damage if image is None else "drawn with poppler"
+        details = [plan.detail, self.errors[plan.number], self.reasons.get(plan.number, ""), end]
+        return _drawn(plan, image, details, by_other=True)
 
     # Poppler
 
