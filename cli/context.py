@@ -49,9 +49,9 @@ def open_context(
 
 def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:
     """Bytes of a size such as 512MiB or 4GB. Raises MmrrError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match or not (zero_allowed or float(match[1])):
-        raise MmrrError(f"{option} {text}: expected a size such as 512MiB or 4GiB")
+        raise MmrrError(f"{option} {text[:40]}: expected a size such as 512MiB or 4GiB")
     step = 1024 if match[3] else 1000
     return int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " "))
 
