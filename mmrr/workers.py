@@ -6,10 +6,13 @@ Processes that render pages also start here, so torch is imported only where a m
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -43,6 +46,26 @@ def start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A spawned process that does not import the caller's script."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802  # the name that multiprocessing calls; Any: its types are private
+        # A script without a __main__ guard would otherwise run again in each process. Tasks are functions of modules.
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return multiprocessing.context.SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Spawn(multiprocessing.context.SpawnContext):
+    """The context of processes that do not import the caller's script."""
+
+    Process = _Process
+
+
 class Pool(ProcessPoolExecutor):
     """Helper processes that ignore Ctrl-C from their start on. The parent handles it."""
 
@@ -50,7 +73,7 @@ class Pool(ProcessPoolExecutor):
         """``begin(*args)`` runs first in each process. Processes are spawned, because a forked process would inherit
         locks and could not use CUDA.
         """
-        super().__init__(n, multiprocessing.get_context("spawn"), begin, args)
+        super().__init__(n, _Spawn(), begin, args)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         with _deferred_interrupts():

@@ -36,7 +36,7 @@ ONLY_IN = {
     "click": set(),
     "mmrr.cli": set(),
     "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.reranker"},
-    "mmrr.pipeline": {"mmrr.experiments"},
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.api"},
     "mmrr.experiments": set(),
     "mmrr.training": {"mmrr.training"},
 }
