@@ -22,13 +22,18 @@ _PAIRS = frozenset(group[0] + letter for group in _FREQUENT.split() for letter i
 
 _LEAST_PAIRS = 80  # pairs of letters that a judgement needs: about 20 words
 _LEAST_CHARACTERS = 40
-_FREQUENT_SHARE = 0.66  # of the pairs; less is garbled
+_FREQUENT_SHARE = 0.62  # of the pairs; less is garbled
 _UNUSABLE_SHARE = 0.2  # of the characters: private, unassigned, replacement and control characters, and rare scripts
 _WORD_SHARE = 0.3  # letters and digits among the characters; less is garbled
+_LEAST_TOKENS = 25
+_TOKEN_SHARE = 0.42  # words and numbers among what stands between blanks; less is garbled
+_LATIN_SHARE = 0.5  # of the letters; with less, the words are names and addresses in another script
 _ACCENTED_SHARE = 0.6  # of the Latin letters; Vietnamese has about 0.3
 
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]{2,}")
 _LEADERS = re.compile(r"([^\w\s])(?:\s*\1){2,}")  # dots and lines that fill a row
+_TOKEN = re.compile(r"\W{0,3}(?:[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*|[+-]?\d[\d.,:/%-]*)\W{0,3}")
+_WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7af]")  # scripts that put none between words
 _SPACE = re.compile(r"[\s\u00ad]+")
 
 
@@ -41,7 +46,18 @@ def is_garbled(text: str) -> bool:
         return True
     if sum(map(_is_word, characters)) < _WORD_SHARE * len(characters):
         return True
-    return _has_odd_letters(text)
+    return _has_odd_tokens(text) or _has_odd_letters(text)
+
+
+def _has_odd_tokens(text: str) -> bool:
+    """Whether letters, digits and signs are mixed within most words."""
+    if _WITHOUT_BLANKS.search(text):
+        return False
+    tokens = [token for token in _LEADERS.sub(" ", text).replace("\u00ad\n", "").split() if len(token) > 1]
+    return (
+        len(tokens) >= _LEAST_TOKENS
+        and sum(_TOKEN.fullmatch(token) is not None for token in tokens) < _TOKEN_SHARE * len(tokens)
+    )
 
 
 def _has_odd_letters(text: str) -> bool:
@@ -53,7 +69,7 @@ def _has_odd_letters(text: str) -> bool:
         plain = _plain(word)
         n_pairs += len(plain) - 1
         n_frequent += sum(pair in _PAIRS for pair in map("".join, zip(plain, plain[1:], strict=False)))
-    if n_pairs < _LEAST_PAIRS:
+    if n_pairs < _LEAST_PAIRS or n_letters < _LATIN_SHARE * sum(map(str.isalpha, text)):
         return False
     return n_accented > _ACCENTED_SHARE * n_letters or n_frequent < _FREQUENT_SHARE * n_pairs
 

@@ -115,9 +115,7 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     records: list[dict[str, object]] = []
     for page in pages:
         record = {**dataclasses.asdict(page), "text": len(page.text.strip())}
-        if not record["notes"]:
-            del record["notes"]
-        records.append(record)
+        records.append({key: value for key, value in record.items() if value or key not in ("notes", "label")})
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
@@ -162,6 +160,8 @@ class _Listing:
                     "sha256": page["sha256"],
                     "shard": key,
                 }
+                if "label" in page:
+                    record["label"] = page["label"]
                 n_chars = page["text"]
                 if number in read_chars:
                     record["ocr"] = ocr[key]
