@@ -103,12 +103,16 @@ class TextLayer:
                 with suppress(pdfium.PdfiumError):
                     self._copy.init_forms()  # makes the appearance of fields that have none
         with closing(self._copy[number - 1]) as page:
+            n_objects = pdfium_c.FPDFPage_CountObjects(page)
             _hide_undrawn(page)
             if pdfium_c.FPDFPage_Flatten(page, pdfium_c.FLAT_NORMALDISPLAY) != pdfium_c.FLATTEN_SUCCESS:
                 return text
         with closing(self._copy[number - 1]) as page:
+            # The appearances are the last objects. PDFium would mix their lines with those behind them.
+            for index in range(n_objects):
+                pdfium_c.FPDFPageObj_SetIsActive(pdfium_c.FPDFPage_GetObject(page, index), False)
             hide_switched_off(self._copy, page)
-            return _text(page)
+            return "\n".join(filter(None, [text, _text(page)]))
 
 
 def _text(page: Any) -> str:
