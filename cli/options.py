@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Prune, PruneBy, Render, Rerank, Retrieve, Scope
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, OcrMode, Prune, PruneBy, Render, Rerank, Retrieve, Scope
 
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -247,12 +247,23 @@ MaxTokens = Annotated[
     ),
 ]
 Ocr = Annotated[
-    bool,
+    OcrMode,
     typer.Option(
-        "--ocr/--no-ocr",
-        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
-        "install 'mmrr[ocr]'.",
+        "--ocr",
+        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
+        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
         rich_help_panel=_PAGES,
+    ),
+]
+OcrLanguage = Annotated[
+    str,
+    typer.Option(
+        "--ocr-language",
+        metavar="CODE",
+        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
+        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
+        rich_help_panel=_PAGES,
+        show_default=False,
     ),
 ]
 

@@ -73,7 +73,7 @@ def without_text(context: Context, cached: Manifest) -> None:
     without = cached.content.get("without_text", 0)
     if without:
         by_ocr = "ocr" in context.collection(cached).manifest.config
-        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr reads it from their images"
+        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr auto reads it from their images"
         note(f"{without} of {cached.content['pages']} pages have no text for the scorer to read; {remedy}")
 
 
@@ -120,7 +120,8 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
     rows = []
     for row in answer["results"]:
         page = row["page_id"].rsplit("/", 1)[1].lstrip("0") or "0"
-        cells = [str(row["rank"]), row["doc_id"], page, f"{row['score']:.4f}"]
+        labelled = f"{page} ({row['label']})" if row["label"] else page
+        cells = [str(row["rank"]), row["doc_id"], labelled, f"{row['score']:.4f}"]
         if logit:
             cells.append(f"{row['logit']:.3f}")
         if reranked:
@@ -145,6 +146,7 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
     for position, hit in enumerate(found.run.get(query_id, [])[:top_k], 1):
         page = found.collection.pages[found.collection.row_of[hit.page_id]]
         row: dict[str, Any] = {"rank": position, "page_id": hit.page_id, "doc_id": page.doc_id, "page": page.number}
+        row["label"] = page.label
         if not by_logit:
             row["score"] = hit.score
         else:

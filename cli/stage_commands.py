@@ -24,6 +24,7 @@ def render(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     workers: o.Workers = o.MACHINE.workers,
     page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
     page_memory: o.PageMemory = o.PAGE_MEMORY,
@@ -36,7 +37,9 @@ def render(
     with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
+        found = pipeline.render_documents(
+            context, documents, Render(renderer, dpi, max_tokens, ocr, ocr_language), replace=replace
+        )
         report.documents(found.manifest, found.changes)
         typer.echo(found.manifest.path)
 

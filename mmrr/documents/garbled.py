@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import pairwise
 
 #: The 258 pairs of letters that are most frequent in 27 languages of Latin script, without accents: each group is a
 #: first letter and the letters that follow it. They are 88 % (Czech) to 97 % (Romanian) of the pairs of a text, 93 % in
@@ -54,10 +55,9 @@ def _has_odd_tokens(text: str) -> bool:
     if _WITHOUT_BLANKS.search(text):
         return False
     tokens = [token for token in _LEADERS.sub(" ", text).replace("\u00ad\n", "").split() if len(token) > 1]
-    return (
-        len(tokens) >= _LEAST_TOKENS
-        and sum(_TOKEN.fullmatch(token) is not None for token in tokens) < _TOKEN_SHARE * len(tokens)
-    )
+    return len(tokens) >= _LEAST_TOKENS and sum(
+        _TOKEN.fullmatch(token) is not None for token in tokens
+    ) < _TOKEN_SHARE * len(tokens)
 
 
 def _has_odd_letters(text: str) -> bool:
@@ -68,7 +68,7 @@ def _has_odd_letters(text: str) -> bool:
         n_accented += sum(not letter.isascii() for letter in word)
         plain = _plain(word)
         n_pairs += len(plain) - 1
-        n_frequent += sum(pair in _PAIRS for pair in map("".join, zip(plain, plain[1:], strict=False)))
+        n_frequent += sum(first + second in _PAIRS for first, second in pairwise(plain))
     if n_pairs < _LEAST_PAIRS or n_letters < _LATIN_SHARE * sum(map(str.isalpha, text)):
         return False
     return n_accented > _ACCENTED_SHARE * n_letters or n_frequent < _FREQUENT_SHARE * n_pairs

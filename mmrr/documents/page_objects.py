@@ -1,24 +1,55 @@
 """The objects of a PDF page: which text is on a layer that is switched off, and whether the page is an image.
 
 PDFium reads the text of all layers (optional content groups) and draws those that are on. It has no function that says
-which are. So a black square with the same mark is drawn, on a page of its own: it is black if the layer is on.
+which are. So a black square with the same mark is drawn, on a page of its own: it is black if the layer is on. A form
+(a part of the page with its own content) may be on a layer without a mark. It is drawn alone, on a page of one colour:
+if the colour stays, nothing of it is drawn.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import re
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
 
+_LAYERS = b"/OCProperties"
+_OBJECT_STREAM = re.compile(rb"/ObjStm\b[^>]{0,300}>>\s{0,4}stream\r?\n")
+_MOST_PACKED, _MOST_UNPACKED = 1 << 20, 1 << 23
 _DEPTH = 4  # of nested forms; text that is nested deeper is always read
 _MOST_OBJECTS = 100_000  # of a page; later ones are not looked at
 _SCAN_SHARE = 0.6  # of the page's area, which its images cover
 _STRIP_SHARE = 0.5  # of the page's width: scans come in strips, one below the other
-_SMALL_PX = 256
+_ALONE_PX = 800  # the longer side of the picture of a form
+_ODD_COLOUR = (255, 0, 253, 255)
+
+
+def may_have_layers(path: Path) -> bool:
+    """Whether a PDF names layers. Asking which are on takes time, and few files have any. Raises OSError.
+
+    It looks for the name in the file and in its compressed objects. An encrypted file may have layers.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data.find(_LAYERS) >= 0 or data.find(b"/Encrypt") >= 0:
+                return True
+            return any(_LAYERS in _unpacked(data, found.end()) for found in _OBJECT_STREAM.finditer(data))
+
+
+def _unpacked(data: mmap.mmap, start: int) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data[start : start + _MOST_PACKED], _MOST_UNPACKED)
+    except zlib.error:
+        return b""
 
 
 def hide_switched_off(pdf: Any, page: Any) -> None:
@@ -43,6 +74,7 @@ class _Layers:
             pdfium_c.FPDFPage_Delete(self._pdf, len(self._pdf) - 1)
 
     def hide(self, objects: Iterator[Any], depth: int) -> None:
+        """Make text inactive that is on a layer that is off, and forms with such text."""
         for item in objects:
             self._left -= 1
             if self._left < 0:
@@ -53,7 +85,10 @@ class _Layers:
             if not all(map(self._is_on, _layer_marks(item))):
                 pdfium_c.FPDFPageObj_SetIsActive(item, False)
             elif kind == pdfium_c.FPDF_PAGEOBJ_FORM and depth < _DEPTH:
-                self.hide(_form_objects(item), depth + 1)
+                if depth == 0 and _has_visible_text(item, depth) and not _is_drawn_alone(self._page, item):
+                    pdfium_c.FPDFPageObj_SetIsActive(item, False)
+                else:
+                    self.hide(_form_objects(item), depth + 1)
 
     def _is_on(self, mark: Any) -> bool:
         address = ctypes.cast(mark, ctypes.c_void_p).value or 0
@@ -76,6 +111,46 @@ class _Layers:
         pdfium_c.FPDFPage_RemoveObject(self._probe, square)
         pdfium_c.FPDFPageObj_Destroy(square)
         return black or not marked
+
+
+def _has_visible_text(form: Any, depth: int) -> bool:
+    """Whether a form has text that is meant to be seen. The text of OCR is not: it lies below its image."""
+    for item in _form_objects(form):
+        kind = pdfium_c.FPDFPageObj_GetType(item)
+        if kind == pdfium_c.FPDF_PAGEOBJ_TEXT:
+            if pdfium_c.FPDFTextObj_GetTextRenderMode(item) != pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE:
+                return True
+        elif kind == pdfium_c.FPDF_PAGEOBJ_FORM and depth < _DEPTH and _has_visible_text(item, depth + 1):
+            return True
+    return False
+
+
+def _is_drawn_alone(page: Any, form: Any) -> bool:
+    """Whether a form of an open page draws anything."""
+    others = [item for item in _top_objects(page) if _is_active(item) and not _same(item, form)]
+    width, height = page.get_size()
+    scale = _ALONE_PX / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    try:
+        for item in others:
+            pdfium_c.FPDFPageObj_SetIsActive(item, False)
+        with closing(pdfium.PdfBitmap.new_native(*size, pdfium_c.FPDFBitmap_BGR)) as bitmap:
+            bitmap.fill_rect(_ODD_COLOUR, 0, 0, *size)
+            before = bytes(bitmap.buffer)
+            pdfium_c.FPDF_RenderPageBitmap(bitmap, page, 0, 0, *size, 0, 0)
+            return bytes(bitmap.buffer) != before
+    finally:
+        for item in others:
+            pdfium_c.FPDFPageObj_SetIsActive(item, True)
+
+
+def _is_active(item: Any) -> bool:
+    active = pdfium_c.FPDF_BOOL()
+    return not pdfium_c.FPDFPageObj_GetIsActive(item, ctypes.byref(active)) or bool(active.value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return ctypes.cast(one, ctypes.c_void_p).value == ctypes.cast(other, ctypes.c_void_p).value
 
 
 def _top_objects(page: Any) -> Iterator[Any]:

@@ -58,7 +58,7 @@ class OpenPdf:
         if self.pdf.get_formtype() == pdfium_c.FORMTYPE_ACRO_FORM:
             with suppress(pdfium.PdfiumError):
                 self.pdf.init_forms()
-        self.texts = TextLayer(self.pdf, lambda: open_pdf(path))
+        self.texts = TextLayer(self.pdf, path, lambda: open_pdf(path))
 
     @property
     def n_pages(self) -> int:

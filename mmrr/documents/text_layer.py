@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pypdfium2 as pdfium  # type: ignore[import-untyped]
 import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
 
 from mmrr.documents.garbled import is_garbled
-from mmrr.documents.page_objects import hide_switched_off, is_scan
+from mmrr.documents.page_objects import hide_switched_off, is_scan, may_have_layers
 
 #: A hyphen at the end of a line, which may or may not belong to the word, and the end of the line.
 LINE_END_HYPHEN = "\u00ad\n"
@@ -29,10 +30,12 @@ _INVISIBLE, _HIDDEN, _NO_VIEW = 1 << 0, 1 << 1, 1 << 5
 _WITHOUT_TEXT = (pdfium_c.FPDF_ANNOT_LINK, pdfium_c.FPDF_ANNOT_POPUP)
 _WITH_TEXT = (pdfium_c.FPDF_PAGEOBJ_TEXT, pdfium_c.FPDF_PAGEOBJ_FORM)
 _FEW_WORDS = 30
+_LABEL_CHARACTERS = 40
 #: The notice of Adobe's programs in a form that only they can show, in some of their languages.
 _NOTICE = re.compile(
     "please wait|bitte warten|veuillez patienter|espere|por favor, aguarde|attendere|een ogenblik geduld"
-    "|v\u00e4nligen v\u00e4nta|vent venligst|prosz\u0119 czeka\u0107|\u043f\u043e\u0434\u043e\u0436\u0434\u0438\u0442\u0435"
+    "|v\u00e4nligen v\u00e4nta|vent venligst|prosz\u0119 czeka\u0107"
+    "|\u043f\u043e\u0434\u043e\u0436\u0434\u0438\u0442\u0435"
     "|\u304a\u5f85\u3061\u304f\u3060\u3055\u3044|\u8bf7\u7a0d\u5019|adobe reader|acrobat reader",
     re.IGNORECASE,
 )
@@ -51,9 +54,12 @@ class PageText(NamedTuple):
 class TextLayer:
     """Reads the texts of the pages of an open ``PdfDocument``."""
 
-    def __init__(self, pdf: Any, reopen: Callable[[], Any]) -> None:
+    def __init__(self, pdf: Any, path: Path, reopen: Callable[[], Any]) -> None:
         """``reopen`` opens the same file once more. The second copy is changed in memory: appearances become text."""
         self._pdf = pdf
+        self._has_layers = True
+        with suppress(OSError, ValueError):
+            self._has_layers = may_have_layers(path)
         self._reopen = reopen
         self._copy: Any = None
         self._is_xfa = pdf.get_formtype() in (pdfium_c.FORMTYPE_XFA_FULL, pdfium_c.FORMTYPE_XFA_FOREGROUND)
@@ -66,7 +72,8 @@ class TextLayer:
         """
         label = self._label(number)
         try:
-            hide_switched_off(self._pdf, page)
+            if self._has_layers:
+                hide_switched_off(self._pdf, page)
             text = _text(page)
             if _has_drawn_annotations(page):
                 text = self._with_annotations(number, text)
@@ -82,7 +89,7 @@ class TextLayer:
 
     def _label(self, number: int) -> str:
         try:
-            label = " ".join(self._pdf.get_page_label(number - 1).split())
+            label = "".join(filter(str.isprintable, self._pdf.get_page_label(number - 1))).strip()[:_LABEL_CHARACTERS]
         except Exception:  # pypdfium2 decodes it; a broken label is none
             return ""
         return "" if label == str(number) else label
@@ -111,7 +118,8 @@ class TextLayer:
             # The appearances are the last objects. PDFium would mix their lines with those behind them.
             for index in range(n_objects):
                 pdfium_c.FPDFPageObj_SetIsActive(pdfium_c.FPDFPage_GetObject(page, index), False)
-            hide_switched_off(self._copy, page)
+            if self._has_layers:
+                hide_switched_off(self._copy, page)
             return "\n".join(filter(None, [text, _text(page)]))
 
 
