@@ -15,7 +15,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import scorings
-from .terminal import check_output, emit, note, progress, size, table
+from .progress import progress
+from .terminal import check_output, emit, note, size, table
 
 if TYPE_CHECKING:
     from mmrr.evaluation._timing import Row

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model
 from mmrr.errors import MmrrError
 
-from .terminal import note, progress
+from .progress import progress
+from .terminal import note
 
 if TYPE_CHECKING:
     from mmrr.context import Context
@@ -31,9 +32,15 @@ def open_context(
     choices: tuple[str, ...] = ("index",),
     *,
     create: bool = False,
+    reading: bool = False,
 ) -> Iterator[Context]:
-    """Open a workspace. ``chosen`` are the values of --from, ``choices`` the stages that they may name."""
+    """Open a workspace. ``chosen`` are the values of --from, ``choices`` the stages that they may name.
+
+    ``reading``: the command also works where the workspace cannot be written. Six parameters and a flag: what the
+    options of a command say about its workspace.
+    """
     from mmrr.context import Context
+    from mmrr.workspace import read_only
     from mmrr.workspace.store import Workspace
 
     fingerprints = {}
@@ -42,17 +49,20 @@ def open_context(
         if stage not in choices:
             expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
             raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
-    with Workspace.open(work, create=create) as workspace:
+    with read_only.opened(work, note) if reading else Workspace.open(work, create=create) as workspace:
         yield Context(workspace, machine or Machine(), progress, fingerprints, note)
 
 
 def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:
     """Bytes of a size such as 512MiB or 4GB. Raises MmrrError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match or not (zero_allowed or float(match[1])):
-        raise MmrrError(f"{option} {text}: expected a size such as 512MiB or 4GiB")
-    step = 1024 if match[3] else 1000
-    return int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " "))
+    size = -1.0
+    if match:
+        step = 1024 if match[3] else 1000
+        size = float(match[1]) * step ** " KMGT".index(match[2].upper() or " ")
+    if not (size > 0 or (zero_allowed and size == 0)) or size >= 2**63:
+        raise MmrrError(f"{option} {text[:40]}: expected a size such as 512MiB or 4GiB")
+    return int(size)
 
 
 def scoring_machine(device: str, memory_budget: str, resident: str) -> Machine:

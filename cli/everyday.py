@@ -126,7 +126,7 @@ def rerank(
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
     machine = scoring_machine(device, memory_budget, resident)
-    with open_context(work, machine, from_, ("index", "precache")) as context:
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(query, queries, document, scope)

@@ -12,7 +12,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import open_context
-from .terminal import check_output, emit, note, progress, table
+from .progress import progress
+from .terminal import check_output, emit, note, table
 
 
 # One parameter per option.

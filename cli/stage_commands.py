@@ -58,7 +58,7 @@ def retrieve(
 
     Searches page vectors, text, or both. mmrr rerank does this too.
     """
-    with open_context(work, Machine(device), from_) as context:
+    with open_context(work, Machine(device), from_, reading=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(query, queries, document, scope)

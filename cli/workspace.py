@@ -26,7 +26,7 @@ def list_artifacts(
     Shows each artifact with its options, size and age. A star marks the current artifact of a stage: the one that
     other commands use. A damaged artifact is named with the command that removes it; the exit code is then 1.
     """
-    with open_context(work) as context:
+    with open_context(work, reading=True) as context:
         if documents:
             report_workspace.document_list(context.current("pages"), as_json=json_)
         elif not report_workspace.artifacts(context.workspace, as_json=json_):
@@ -82,7 +82,7 @@ def verify(
 
     Names each damaged or missing file and the command that makes it again. The exit code is 1 if there is one.
     """
-    with open_context(work, Machine(device)) as context:
+    with open_context(work, Machine(device), reading=True) as context:
         from mmrr import pipeline
         from mmrr.workspace.verify import verify as verify_workspace
 
@@ -108,7 +108,7 @@ def view(
 
     Example: `mmrr view report.pdf/0007 --output page.png`
     """
-    with open_context(work, chosen=from_, choices=("prune",)) as context:
+    with open_context(work, chosen=from_, choices=("prune",), reading=True) as context:
         from mmrr import pipeline
 
         check_output(output)
