@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model, Scope
 from mmrr.errors import MmrrError
 
 from .progress import progress
@@ -189,15 +189,27 @@ def dense_order(dense: bool, prompt: DenseOrder) -> DenseOrder | None:
     return prompt if dense else None
 
 
-def queries_from(query: str | None, path: Path | None, document: str | None = None, scope: str = "") -> list[Query]:
+def document_scope(context: Context, document: str | None, scope: Scope) -> tuple[str | None, Scope]:
+    """The id of the document that the user named, and the scope, which it implies.
+
+    Raises MmrrError if the index has no such document, or several.
+    """
+    from mmrr.workspace import changes
+
+    if document is None:
+        return None, scope
+    return changes.find(context.collection(context.current("index")).manifest, document), "document"
+
+
+def queries_from(query: str | None, path: Path | None, document: str | None = None) -> list[Query]:
     """One query from the command line, or the queries of a file. Raises MmrrError for none, both or an empty one."""
     from mmrr.evaluation.trec import read_queries
     from mmrr.types import Query
 
     if (query is None) == (path is None):
         raise MmrrError("expected either one query on the command line or --queries FILE")
-    if document is not None and (path is not None or scope != "document"):
-        raise MmrrError("--document needs a query on the command line and --scope document")
+    if document is not None and path is not None:
+        raise MmrrError("--document needs a query on the command line; in a file, doc_id names the document of a query")
     if path is not None:
         return read_queries(path)
     if query is None or not query.strip():

@@ -13,6 +13,7 @@ from . import report
 from .context import (
     check_embedding,
     dense_order,
+    document_scope,
     embedding_of,
     open_context,
     pairs,
@@ -129,7 +130,8 @@ def rerank(
     with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
         options = Rerank(dense_order(dense, prompt), fuse)
         context.current("precache")  # fails here, before the search, if there are no caches

@@ -43,7 +43,8 @@ def remove(
         Optional[list[str]],
         typer.Option(
             "--document",
-            help="Take this document out of the collection and the index: its id or file name. Repeatable.",
+            help="Take this document out of the collection and the index: its id, or the name of its file, also "
+            "without folder and ending. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -96,7 +97,11 @@ def verify(
 def view(
     page: Annotated[
         str,
-        typer.Argument(metavar="PAGE", help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False),
+        typer.Argument(
+            metavar="PAGE",
+            help="A page as rankings name it, e.g. report.pdf/0007, or a file and a page: report/7.",
+            show_default=False,
+        ),
     ],
     work: o.Work = o.WORK,
     output: Annotated[Path, typer.Option("--output", help="PNG file to write.")] = Path("page.png"),

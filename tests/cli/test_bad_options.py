@@ -66,7 +66,7 @@ def test_options_of_precache(prepared: Prepared, options: list[str], says: str) 
         (["--device", "quantum"], "device 'quantum'"),
         (["--from", "precache/0123456789ab"], "no precache/0123456789ab"),
         (["--search-option", "unknown=1"], "unknown"),
-        (["--document", "thesis.pdf"], "--scope document"),
+        (["--document", "these.pdf"], "no document 'these.pdf' in the collection; the nearest are thesis.pdf"),
     ],
 )
 def test_options_of_rerank(prepared: Prepared, options: list[str], says: str) -> None:
