@@ -317,4 +317,5 @@ def _scorer(context: Context, cached: Manifest) -> Scorer:
     device = resolve_device(context.machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)
     checkpoint = recorded(cached.model, context.workspace.hashes, module.SPEC.model_types)
-    return module.load(checkpoint, prepare, device, dtype)
+    key = ("scorer", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: module.load(checkpoint, prepare, device, dtype))

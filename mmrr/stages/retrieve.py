@@ -188,7 +188,9 @@ def _embedder(context: Context, embedded: Manifest) -> Embedder:
     device = resolve_device(context.machine.device)
     dtype = resolve_dtype(embedded.model["dtype"], device)
     checkpoint = recorded(embedded.model, context.workspace.hashes, families.names("embedders"))
-    return family.load(checkpoint, families.make_options(family.Prepare, config["options"]), device, dtype)
+    prepare = families.make_options(family.Prepare, config["options"])
+    key = ("embedder", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
 
 
 def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
