@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mmrr.config import Index
 from mmrr.context import Context
 from mmrr.modeling import families
-from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense, check_factory
+from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense, check_factory, check_vectors
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import IndexConfig, IndexContent
 from mmrr.workspace.pages import Collection, read_texts
@@ -25,6 +25,11 @@ _BATCH_PAGES = 256
 def check(options: Index) -> None:
     """Raise MmrrError as ``check_factory`` does."""
     check_factory(options.faiss_factory)
+
+
+def check_size(options: Index, n_vectors: int) -> None:
+    """Raise MmrrError if the index needs more vectors than there are."""
+    check_vectors(options.faiss_factory, n_vectors)
 
 
 def build(context: Context, collection: Collection, embedded: Manifest | None, options: Index) -> Manifest:
