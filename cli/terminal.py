@@ -137,10 +137,12 @@ def show_bug(error: BaseException, *, as_json: bool = False) -> None:
         emit({"error": message})
 
 
-def check_output(path: Path | None) -> None:
+def check_output(path: Path | None, *, is_picture: bool = False) -> None:
     """Check, before the work starts, that a file can be written. Raises MmrrError if not."""
     if path is None:
         return
+    if is_picture and path.suffix.lower() != ".png":
+        raise MmrrError(f"--output {path}: expected a name that ends in .png")
     if path.is_dir():
         raise MmrrError(f"--output {path} is a folder; expected a file")
     if not path.parent.is_dir():

@@ -116,9 +116,7 @@ def view(
     with open_context(work, chosen=from_, choices=("prune",), reading=True) as context:
         from mmrr import pipeline
 
-        check_output(output)
-        if output.suffix.lower() != ".png":
-            raise MmrrError(f"--output {output}: expected a name that ends in .png")
+        check_output(output, is_picture=True)
         report.picture(pipeline.kept_picture(context, page), output)
         typer.echo(output)
 

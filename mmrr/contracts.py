@@ -193,7 +193,7 @@ class EmbedderFamily(Protocol[PrepareT, SearchT]):
     Search: type[SearchT]  # hashed into a run alone: changing it reuses the pages' vectors
 
     def check(self, checkpoint: Checkpoint, options: PrepareT) -> None:
-        """Raise MmrrError if the options do not fit the checkpoint. Called before pages are rendered; without weights."""
+        """Raise MmrrError if the options do not fit the checkpoint. Loads no weights: no page is rendered yet."""
         ...
 
     def load(

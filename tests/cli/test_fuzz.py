@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,10 @@ def commands() -> Iterator[tuple[str, Any]]:
             yield f"{name} {inner}", own
 
 
+def takes_json(command: Any) -> bool:
+    return any(parameter.name == "json_" for parameter in command.params)
+
+
 def cases(name: str, command: Any) -> Iterator[list[str]]:
     draw = random.Random(f"{SEED} {name}")
     for parameter in command.params:
@@ -135,6 +140,18 @@ def test_a_wrong_value_is_one_line(
 def test_every_command_is_tried() -> None:
     others = {"doctor", "models", "verify"}  # no option of their own but --work, --json and --device
     assert {name for name, _ in commands()} == {*ARGUMENTS, *SHOWING, *others}
+
+
+@pytest.mark.parametrize("name", [name for name, command in commands() if takes_json(command)])
+def test_an_error_is_json_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = {"models": ["--nonsense"], "config": ["--nonsense"], "doctor": ["--nonsense"]}
+    for arguments in (wrong.get(name, ARGUMENTS.get(name, [])), ["--nonsense"]):
+        found = CliRunner().invoke(app, [*name.split(), *arguments, "--json"])
+        assert isinstance(found.exception, SystemExit), found.exc_info
+        document = json.loads(found.stdout)
+        assert list(document) == ["schema", "error"]
+        assert found.stderr == f"error: {document['error']}\n"
 
 
 @pytest.mark.parametrize("number", [HUGE, "9" * 5000, "1e999", "-" + HUGE])
