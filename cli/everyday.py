@@ -36,6 +36,7 @@ def index(
     embed_option: o.EmbedOptions = None,
     first_stage: o.FirstStageOption = None,
     faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    language: o.LanguageOption = o.INDEX.language,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
@@ -63,10 +64,13 @@ def index(
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
         rendering = Render(renderer, dpi, max_tokens, ocr)
-        check = partial(check_embedding, context, embedding, Index(faiss_factory))
+        indexing = Index(faiss_factory, language)
+        check = partial(check_embedding, context, embedding, indexing)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
-        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index(faiss_factory))
+        made = pipeline.index_pages(
+            context, found.manifest, embedding.model, embedding.options, Index(faiss_factory, language)
+        )
         typer.echo(made.path)
 
 
@@ -158,6 +162,7 @@ def run(
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
     first_stage: o.FirstStageOption = None,
+    language: o.LanguageOption = o.INDEX.language,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -194,10 +199,11 @@ def run(
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
-        check = partial(check_embedding, context, embedding, Index())
+        indexing = Index(language=language)
+        check = partial(check_embedding, context, embedding, indexing)
         found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
         report.documents(found.manifest, found.changes)
-        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index())
+        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=fuse), pairs(None, exit_layer=exit_layer))

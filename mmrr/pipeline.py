@@ -186,9 +186,7 @@ def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) 
         if whole is None:
             raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
         embedded = embed.keep_embedded(context, whole, collection)
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    options = Index(factory) if factory else Index()
-    made = index_stage.build(context, collection, embedded, options)
+    made = index_stage.build(context, collection, embedded, index_stage.options_of(indexed))
     return [embedded, made] if embedded else [made]
 
 
