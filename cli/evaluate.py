@@ -62,7 +62,7 @@ def evaluate(
     """
     if context.invoked_subcommand:
         return
-    with open_context(work, chosen=from_, choices=("retrieve", "rerank")) as opened:
+    with open_context(work, chosen=from_, choices=("retrieve", "rerank"), reading=True) as opened:
         from mmrr import pipeline
 
         if qrels is None:

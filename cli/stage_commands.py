@@ -11,7 +11,7 @@ from mmrr.config import Machine, Prune, Render, Retrieve
 
 from . import options as o
 from . import report
-from .context import drawing_machine, open_context, pairs, queries_from
+from .context import document_scope, drawing_machine, open_context, pairs, queries_from
 from .terminal import check_output, counted, note
 
 
@@ -64,10 +64,11 @@ def retrieve(
 
     Searches page vectors, text, or both. mmrr rerank does this too.
     """
-    with open_context(work, Machine(device), from_) as context:
+    with open_context(work, Machine(device), from_, reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
         if queries:  # mmrr eval measures a file of queries, not a query from the command line

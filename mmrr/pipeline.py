@@ -186,9 +186,7 @@ def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) 
         if whole is None:
             raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
         embedded = embed.keep_embedded(context, whole, collection)
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    options = Index(factory) if factory else Index()
-    made = index_stage.build(context, collection, embedded, options)
+    made = index_stage.build(context, collection, embedded, index_stage.options_of(indexed))
     return [embedded, made] if embedded else [made]
 
 
@@ -206,9 +204,11 @@ def build_index(
     context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
 ) -> list[Manifest]:
     """``pages`` -> (``embed``, with an embedder) -> ``index``; the artifacts in this order."""
-    if embedder:
-        index_stage.check(options)  # before the vectors are computed
     collection = load(context.workspace, pages)
+    if embedder:  # before the vectors are computed
+        index_stage.check(options)
+        if not embed.is_multi_vector(context, embedder, embed_options):
+            index_stage.check_size(options, len(collection.pages))
     embedded = embed.embed(context, collection, embedder, embed_options) if embedder else None
     made = index_stage.build(context, collection, embedded, options)
     return [embedded, made] if embedded else [made]
