@@ -8,14 +8,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmrr.api import Hit as Hit
+    from mmrr.api import Search as Search
+    from mmrr.api import Workspace as Workspace
+    from mmrr.api import open as open
     from mmrr.errors import MmrrError as MmrrError
     from mmrr.reranker import Reranker as Reranker
+    from mmrr.types import Query as Query
 
 __version__ = "0.2.0"
 
 #: {public name: its module}
-_PUBLIC = {"MmrrError": "mmrr.errors", "Reranker": "mmrr.reranker"}
-__all__ = ["MmrrError", "Reranker", "__version__"]
+_PUBLIC = {
+    "Hit": "mmrr.api",
+    "MmrrError": "mmrr.errors",
+    "Query": "mmrr.types",
+    "Reranker": "mmrr.reranker",
+    "Search": "mmrr.api",
+    "Workspace": "mmrr.api",
+    "open": "mmrr.api",
+}
+__all__ = ["Hit", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:  # Any: the type of a public name

@@ -10,20 +10,19 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from mmrr.config import Render
 from mmrr.context import Context
 from mmrr.documents import ocr
-from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, is_machine_fault, source_at
-from mmrr.documents.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
+from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, source_at
+from mmrr.documents.rendering import RenderOptions, default_renderer
 from mmrr.errors import MmrrError
-from mmrr.workers import Pool, helpers
+from mmrr.stages._drawing import Task, draw
+from mmrr.workers import helpers
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
@@ -32,7 +31,6 @@ from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 #: Why a document was not rendered, for people.
 _CHANGED = "it changed or went away while it was read"
-_DIED = "the process that draws them died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +44,12 @@ class Staying:
     path: Path | None  # None: not known
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """The pages of one shard."""
-
-    key: str
-    source: Source | None  # None: the document's file is not known
-    sha256: str
-    first: int
-    last: int
-
-    @property
-    def n_pages(self) -> int:
-        return self.last - self.first + 1
-
-
 @dataclass(slots=True)
 class _Plan:
     """The documents of the new listing, and the shards that they need."""
 
     entries: list[DocumentEntry] = field(default_factory=list)
-    tasks: dict[str, _Task] = field(default_factory=dict)  # by shard
+    tasks: dict[str, Task] = field(default_factory=dict)  # by shard
     named: set[str] = field(default_factory=set)  # content hashes of the files that the command looks at
     lost: dict[str, str] = field(default_factory=dict)  # of those that could not be read: {content hash: reason}
     unfinished: set[str] = field(default_factory=set)  # content hashes of those that an earlier command left unfinished
@@ -78,7 +61,7 @@ class _Plan:
             for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
                 last = min(first + SHARD_PAGES - 1, entry["n_pages"])
                 key = drawn.shard_key(entry["sha256"], f"{first}-{last}")
-                self.tasks.setdefault(key, _Task(key, source, entry["sha256"], first, last))
+                self.tasks.setdefault(key, Task(key, source, entry["sha256"], first, last))
                 entry["shards"].append(key)
         self.entries.append(entry)
 
@@ -257,7 +240,7 @@ def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> Pa
     pages_computed = 0
     started = time.perf_counter()
     with context.progress("render", sum(task.n_pages for task in missing)) as advance:
-        for task, folder, pages in _run(workspace, missing, drawing, _workers(context)):
+        for task, folder, pages in draw(workspace, missing, drawing, _workers(context)):
             if not task.source or content_hash(workspace, task.source) != task.sha256:
                 plan.lost[task.sha256] = _CHANGED
             elif isinstance(pages, str):
@@ -353,82 +336,3 @@ def _known_inspections(workspace: Workspace) -> dict[str, Inspection]:
 
 def _inspection(entry: DocumentEntry) -> Inspection:
     return Inspection(entry["status"], entry["n_pages"], entry["detail"])
-
-
-#: A shard: its task, the scratch folder with its files, and its pages, or what stopped the machine from drawing them.
-_Rendered = tuple[_Task, Path, list[RenderedPage] | str]
-
-
-def _run(workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int) -> Iterator[_Rendered]:
-    """Render in helper processes, a few tasks at a time. A document that kills its process fails alone."""
-    left = {task.key: task for task in tasks}
-    while left:
-        started: list[_Task] = []  # when a process dies, those of its pool that have no result
-        try:
-            for rendered in _pool(workspace, list(left.values()), options, min(workers, len(left)), started):
-                del left[rendered[0].key]
-                yield rendered
-            return
-        except BrokenProcessPool:
-            pass
-        for task in started or list(left.values())[:1]:  # one process each, to find the document that kills it
-            del left[task.key]
-            try:
-                yield from _pool(workspace, [task], options, 1, [])
-            except BrokenProcessPool:
-                yield task, workspace.scratch(), _DIED
-                if not _process_starts():  # then no other task can be done either
-                    for other in left.values():
-                        yield other, workspace.scratch(), "the processes that render do not start"
-                    return
-
-
-def _process_starts() -> bool:
-    """Whether a helper process can do a task that needs no document."""
-    with Pool(1) as pool:
-        try:
-            pool.submit(os.getpid).result()
-        except BrokenProcessPool:
-            return False
-    return True
-
-
-def _pool(
-    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int, started: list[_Task]
-) -> Iterator[_Rendered]:
-    """Render in ``workers`` processes. ``started`` always holds the tasks that were begun and have no result yet."""
-    pool = Pool(workers)
-    queue = iter(tasks)
-    running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}
-
-    def submit(task: _Task) -> None:
-        folder = workspace.scratch()
-        started.append(task)
-        running[pool.submit(render_pages, task.source, task.first, task.last, folder, options)] = (task, folder)
-
-    try:
-        for task in islice(queue, 2 * workers):
-            submit(task)
-        while running:
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                pages = _result(future)
-                task, folder = running.pop(future)
-                started.remove(task)
-                yield task, folder, pages
-                for following in islice(queue, 1):
-                    submit(following)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for _, folder in running.values():
-            workspace.discard(folder)
-
-
-def _result(future: Future[list[RenderedPage]]) -> list[RenderedPage] | str:
-    """The pages, or what stopped the machine from drawing them. Raises BrokenProcessPool if the process died."""
-    try:
-        return future.result()
-    except (MemoryError, OSError) as error:
-        if not is_machine_fault(error):
-            raise
-        return "memory ran out" if isinstance(error, MemoryError) else f"it could not be read ({error.strerror})"
