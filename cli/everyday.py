@@ -69,9 +69,7 @@ def index(
         check = partial(check_embedding, context, embedding, indexing)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
-        made = pipeline.index_pages(
-            context, found.manifest, embedding.model, embedding.options, Index(faiss_factory, language)
-        )
+        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
         typer.echo(made.path)
 
 

@@ -149,6 +149,7 @@ def config(
     scorer_revision: o.ScorerRevision = None,
     fuse: o.Fuse = None,
     first_stage: o.FirstStageOption = None,
+    language: o.LanguageOption = o.INDEX.language,
     candidates: o.Candidates = o.RETRIEVE.depth,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
