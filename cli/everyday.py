@@ -13,6 +13,7 @@ from . import report
 from .context import (
     check_embedding,
     dense_order,
+    document_scope,
     drawing_machine,
     embedding_of,
     open_context,
@@ -35,10 +36,12 @@ def index(
     embed_option: o.EmbedOptions = None,
     first_stage: o.FirstStageOption = None,
     faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    language: o.LanguageOption = o.INDEX.language,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -61,11 +64,12 @@ def index(
 
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
-        rendering = Render(renderer, dpi, max_tokens, ocr)
-        check = partial(check_embedding, context, embedding, Index(faiss_factory))
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
+        indexing = Index(faiss_factory, language)
+        check = partial(check_embedding, context, embedding, indexing)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
-        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index(faiss_factory))
+        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
         typer.echo(made.path)
 
 
@@ -130,10 +134,11 @@ def rerank(
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
     machine = scoring_machine(device, memory_budget, resident)
-    with open_context(work, machine, from_, ("index", "precache")) as context:
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
         options = Rerank(dense_order(dense, prompt), fuse)
         context.current("precache")  # fails here, before the search, if there are no caches
@@ -156,6 +161,7 @@ def run(
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
     first_stage: o.FirstStageOption = None,
+    language: o.LanguageOption = o.INDEX.language,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -171,6 +177,7 @@ def run(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -192,10 +199,12 @@ def run(
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
-        check = partial(check_embedding, context, embedding, Index())
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
+        indexing = Index(language=language)
+        check = partial(check_embedding, context, embedding, indexing)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
+        found = pipeline.render_documents(context, documents, rendering, check=check)
         report.documents(found.manifest, found.changes)
-        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index())
+        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=fuse), pairs(None, exit_layer=exit_layer))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: The settings of each stage that mmrr ls shows.
 _SETTINGS = {
     "pages": ("renderer", "dpi", "max_tokens", "ocr"),
-    "index": ("faiss_factory",),
+    "index": ("faiss_factory", "language"),
     "retrieve": ("first_stage", "scope", "depth"),
     "prune": ("keep",),
     "precache": ("family", "options"),

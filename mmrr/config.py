@@ -10,8 +10,14 @@ from typing import Literal
 
 FirstStage = Literal["dense", "bm25", "hybrid"]
 Scope = Literal["corpus", "document"]
+#: Languages of text with a stemmer, by ISO 639-1 code. none: words are not stemmed.
+Language = Literal[
+    "auto", "ar", "ca", "cs", "da", "de", "el", "en", "es", "et", "eu", "fa", "fi", "fr", "ga", "hi", "hu", "hy", "id",
+    "it", "lt", "ne", "nl", "no", "pl", "pt", "ro", "ru", "sr", "sv", "ta", "tr", "none",
+]  # fmt: skip
 DenseOrder = Literal["vision-first", "query-first"]
 PruneBy = Literal["attention", "random"]
+OcrMode = Literal["auto", "force", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,9 @@ class Render:
     renderer: str = "auto"  # poppler or pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
-    ocr: bool = False  # read pages without a text layer
+    #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
+    ocr: OcrMode = "never"
+    ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,8 +145,8 @@ def render_documents(
         make_current(context, made)
     elif before is None or before.fingerprint != made.fingerprint:
         context.notice(f"current: pages/{made.fingerprint}")
-    if before and manifests.content(before, "pages").get("by_ocr") and not options.ocr:
-        context.notice("the text that OCR read before is left out; pass --ocr to keep it")
+    if before and manifests.content(before, "pages").get("by_ocr") and options.ocr == "never":
+        context.notice("the text that OCR read before is left out; pass --ocr auto to keep it")
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 
@@ -186,9 +186,7 @@ def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) 
         if whole is None:
             raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
         embedded = embed.keep_embedded(context, whole, collection)
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    options = Index(factory) if factory else Index()
-    made = index_stage.build(context, collection, embedded, options)
+    made = index_stage.build(context, collection, embedded, index_stage.options_of(indexed))
     return [embedded, made] if embedded else [made]
 
 
@@ -206,9 +204,11 @@ def build_index(
     context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
 ) -> list[Manifest]:
     """``pages`` -> (``embed``, with an embedder) -> ``index``; the artifacts in this order."""
-    if embedder:
-        index_stage.check(options)  # before the vectors are computed
     collection = load(context.workspace, pages)
+    if embedder:  # before the vectors are computed
+        index_stage.check(options)
+        if not embed.is_multi_vector(context, embedder, embed_options):
+            index_stage.check_size(options, len(collection.pages))
     embedded = embed.embed(context, collection, embedder, embed_options) if embedder else None
     made = index_stage.build(context, collection, embedded, options)
     return [embedded, made] if embedded else [made]
@@ -318,6 +318,8 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
     collection = context.collection(pruned)
     row = page_row(collection, page_id)
     page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
+    if page.label:
+        context.notice(f"{page.page_id} is the page that the document calls {page.label}")
     kept = read_kept_tokens(context.workspace, shard)[page.number]
     return plots.kept_tokens(read_image(context.workspace, page), kept)
 

@@ -17,8 +17,10 @@ HEAVY = {"torch", "transformers", "faiss", "bm25s", "safetensors", "datasets", "
 #: The command line may import all of them, inside its commands.
 ONLY_IN = {
     "faiss": {"mmrr.search.indexes"},
-    "bm25s": {"mmrr.search.indexes"},
-    "Stemmer": {"mmrr.search.indexes"},
+    "bm25s": {"mmrr.search.indexes", "mmrr.search.languages"},
+    "Stemmer": {"mmrr.search.languages"},
+    "py3langid": {"mmrr.search.languages"},
+    "icu4py": {"mmrr.search.words"},
     "transformers": {"mmrr.backbones", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},

@@ -90,12 +90,14 @@ class Timing(TypedDict):
 
 class IndexConfig(TypedDict):
     bm25: dict[str, Any]
+    language: NotRequired[str]  # of the text; indexes of mmrr 0.1 have none
     faiss_factory: NotRequired[str]
 
 
 class IndexContent(TypedDict):
     pages: int
     pages_with_text: int
+    languages: NotRequired[dict[str, int]]  # pages by the language of their text
 
 
 class RetrieveConfig(TypedDict):
@@ -186,6 +188,7 @@ class PageRecord(TypedDict):
     sha256: str
     text: int
     notes: NotRequired[list[str]]  # codes of what is wrong with it
+    label: NotRequired[str]  # the document's own number of the page, if it is another one
 
 
 class PagesShard(TypedDict):
