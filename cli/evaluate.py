@@ -109,6 +109,7 @@ def mmdocir(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
@@ -131,7 +132,7 @@ def mmdocir(
             note("no --scorer-model: measuring the first stage only")
         embedding = embedder_model(embedder, embedder_revision, first_stage, scoring)
         chain = pipeline.Chain(
-            Render(renderer, dpi, max_tokens, ocr),
+            Render(renderer, dpi, max_tokens, ocr, ocr_language),
             embedding,
             pairs(embed_option),
             Index(),

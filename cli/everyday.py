@@ -13,6 +13,7 @@ from . import report
 from .context import (
     check_embedding,
     dense_order,
+    drawing_machine,
     embedding_of,
     open_context,
     pairs,
@@ -39,9 +40,12 @@ def index(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render, embed and index documents.
 
@@ -53,12 +57,13 @@ def index(
 
     Example: `mmrr index reports/ --embedder reader-embedder`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
-        rendering = Render(renderer, dpi, max_tokens, ocr)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
         indexing = Index(faiss_factory, language)
         check = partial(check_embedding, context, embedding, indexing)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
@@ -170,9 +175,12 @@ def run(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Run the whole chain in one command.
 
@@ -180,7 +188,8 @@ def run(
 
     Example: `mmrr run reports/ --queries queries.jsonl --scorer-model reader-reranker`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(None, queries)
@@ -190,7 +199,9 @@ def run(
         embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
         indexing = Index(language=language)
         check = partial(check_embedding, context, embedding, indexing)
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
+        found = pipeline.render_documents(
+            context, documents, Render(renderer, dpi, max_tokens, ocr, ocr_language), check=check
+        )
         report.documents(found.manifest, found.changes)
         pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))

@@ -13,6 +13,7 @@ from mmrr.config import (
     Index,
     Language,
     Machine,
+    OcrMode,
     Prune,
     PruneBy,
     Render,
@@ -259,12 +260,23 @@ MaxTokens = Annotated[
     ),
 ]
 Ocr = Annotated[
-    bool,
+    OcrMode,
     typer.Option(
-        "--ocr/--no-ocr",
-        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
-        "install 'mmrr[ocr]'.",
+        "--ocr",
+        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
+        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
         rich_help_panel=_PAGES,
+    ),
+]
+OcrLanguage = Annotated[
+    str,
+    typer.Option(
+        "--ocr-language",
+        metavar="CODE",
+        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
+        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
+        rich_help_panel=_PAGES,
+        show_default=False,
     ),
 ]
 
@@ -344,6 +356,26 @@ Workers = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+PageTimeout = Annotated[
+    float,
+    typer.Option(
+        "--page-timeout",
+        metavar="SECONDS",
+        envvar="MMRR_PAGE_TIMEOUT",
+        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+PageMemory = Annotated[
+    str,
+    typer.Option(
+        "--page-memory",
+        metavar="SIZE",
+        envvar="MMRR_PAGE_MEMORY",
+        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 MemoryBudget = Annotated[
     str,
     typer.Option(
@@ -370,4 +402,4 @@ RENDER, INDEX, RETRIEVE, MACHINE, PRUNE, RERANK = Render(), Index(), Retrieve(),
 RENDERER: RendererName = "auto"
 DTYPE: DtypeName = "auto"
 PROMPT: DenseOrder = "vision-first"
-SCORER, MEMORY_BUDGET, RESIDENT = "minireranker", "4GiB", "0"
+SCORER, MEMORY_BUDGET, RESIDENT, PAGE_MEMORY = "minireranker", "4GiB", "0", "2GiB"

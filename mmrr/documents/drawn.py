@@ -55,6 +55,7 @@ class Drawn(NamedTuple):
     text: str = ""
     notes: tuple[str, ...] = ()
     status: PageStatus = "failed"  # of a page without an image
+    label: str = ""  # the page's own number
 
 
 def _ignore(number: int, drawing: bool) -> None:
@@ -70,8 +71,8 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     #: The pages on which PDFium went past a limit: PDFium does not open them again.
     without_pdfium: Mapping[int, PastLimitError] = field(default_factory=dict)
-    #: Called when work of PDFium or Pillow on a page begins, and whether it is drawn, else it is read; with 0 when other
-    #: work begins.
+    #: Called when PDFium or Pillow begins a page, with True if it draws the page, False if it reads it; with page 0
+    #: when other work begins.
     begin: Callable[[int, bool], None] = _ignore
 
 
