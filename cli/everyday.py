@@ -14,6 +14,7 @@ from .context import (
     Named,
     check_indexing,
     dense_order,
+    drawing_machine,
     fusion_of,
     indexing_of,
     open_context,
@@ -46,6 +47,8 @@ def index(
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render, embed and index documents.
 
@@ -57,7 +60,8 @@ def index(
 
     Example: `mmrr index reports/ --embedder reader-embedder`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         embed_options = pairs(embed_option, dim=dim or None)
@@ -184,6 +188,8 @@ def run(
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Run the whole chain in one command.
 
@@ -191,7 +197,8 @@ def run(
 
     Example: `mmrr run reports/ --queries queries.jsonl --scorer-model reader-reranker`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(None, queries)

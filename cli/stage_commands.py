@@ -11,7 +11,7 @@ from mmrr.config import Machine, Prune, Render, Retrieve
 
 from . import options as o
 from . import report
-from .context import fusion_of, open_context, pairs, queries_from
+from .context import drawing_machine, fusion_of, open_context, pairs, queries_from
 from .terminal import check_output, counted, note
 
 
@@ -25,12 +25,15 @@ def render(
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render documents to page images and text.
 
     mmrr index does this too, and adds documents in the same way.
     """
-    with open_context(work, Machine(workers=workers), create=True) as context:
+    machine = drawing_machine(Machine(workers=workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
