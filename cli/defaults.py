@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 import typer
 
-from mmrr.config import FirstStage
+from mmrr.config import FirstStage, Language
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -42,6 +42,7 @@ KEYS: dict[str, type | tuple[str, ...]] = {
     "fuse": float,
     "first-stage": get_args(FirstStage),
     "channels": str,
+    "language": get_args(Language),
     "candidates": int,
     "renderer": get_args(o.RendererName),
     "dpi": int,

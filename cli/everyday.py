@@ -40,6 +40,7 @@ def index(
     text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
     faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    language: o.LanguageOption = o.INDEX.language,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
@@ -67,7 +68,7 @@ def index(
         embed_options = pairs(embed_option, dim=dim or None)
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, embed_options, *texts)
-        indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory))
+        indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
         rendering = Render(renderer, dpi, max_tokens, ocr)
         check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
@@ -170,6 +171,7 @@ def run(
     text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
     channels: o.Channels = None,
+    language: o.LanguageOption = o.INDEX.language,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -207,7 +209,7 @@ def run(
         weight, weights = fusion_of(fuse, channels)
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
-        indexing, notes = indexing_of(context, named, first_stage, Index(), scoring)
+        indexing, notes = indexing_of(context, named, first_stage, Index(language=language), scoring)
         check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
         report.documents(found.manifest, found.changes)

@@ -7,7 +7,19 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Prune, PruneBy, Render, Rerank, Retrieve, Scope
+from mmrr.config import (
+    DenseOrder,
+    FirstStage,
+    Index,
+    Language,
+    Machine,
+    Prune,
+    PruneBy,
+    Render,
+    Rerank,
+    Retrieve,
+    Scope,
+)
 
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -297,6 +309,15 @@ Faiss = Annotated[
         help="FAISS factory string, for large collections. With one vector per page, PCA256,SQ8,Refine(SQfp16) "
         "searches shortened vectors and rescores the candidates with the full ones. With one vector per token, Flat "
         "scores every page (about 6 ms per 1,000 pages) and IVF1024,SQ8 searches 1/16 of its lists for candidates.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+LanguageOption = Annotated[
+    Language,
+    typer.Option(
+        "--language",
+        help="Language of the text, for stemming and stop words. auto: detected for each page. none: words stay as "
+        "they are.",
         rich_help_panel=_SEARCH,
     ),
 ]

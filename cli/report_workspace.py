@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "pages": ("renderer", "dpi", "max_tokens", "ocr"),
     "embed_text": ("options",),
-    "index": ("faiss_factory",),
+    "index": ("faiss_factory", "language"),
     "retrieve": ("first_stage", "channels", "scope", "depth"),
     "prune": ("keep",),
     "precache": ("family", "options"),

@@ -13,6 +13,11 @@ from typing import Literal
 #: and dense are the former names of words and sight.
 FirstStage = Literal["words", "meaning", "sight", "hybrid", "bm25", "dense"]
 Scope = Literal["corpus", "document"]
+#: Languages of text with a stemmer, by ISO 639-1 code. none: words are not stemmed.
+Language = Literal[
+    "auto", "ar", "ca", "cs", "da", "de", "el", "en", "es", "et", "eu", "fa", "fi", "fr", "ga", "hi", "hu", "hy", "id",
+    "it", "lt", "ne", "nl", "no", "pl", "pt", "ro", "ru", "sr", "sv", "ta", "tr", "none",
+]  # fmt: skip
 DenseOrder = Literal["vision-first", "query-first"]
 PruneBy = Literal["attention", "random"]
 

@@ -10,7 +10,6 @@ from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.modeling import text_checkpoints
 from mmrr.stages import embed, embed_text, index
-from mmrr.workspace import manifests
 from mmrr.workspace.pages import Collection, load
 from mmrr.workspace.store import Manifest
 
@@ -96,9 +95,7 @@ def rebuild(context: Context, indexed: Manifest, collection: Collection) -> list
         embedded = embed.keep_embedded(context, whole, collection)
     if whole := _vectors(context, indexed, "embed_text"):
         text_embedded = embed_text.keep_embedded(context, whole, collection)
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    options = Index(factory) if factory else Index()
-    made = index.build(context, collection, embedded, text_embedded, options)
+    made = index.build(context, collection, embedded, text_embedded, index.options_of(indexed))
     return [one for one in (embedded, text_embedded, made) if one]
 
 

@@ -32,7 +32,7 @@ _SIGNS = str.maketrans(
         "\ufffe": _SHY,
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"),
         **dict.fromkeys("\u2018\u2019\u201b\u02bc\u2032\uff07", "'"),
-        **dict.fromkeys("\u200c\u200d\u2060\ufeff", None),
+        **dict.fromkeys("\u200c\u200d\u2060\ufeff", ""),
         "\u200b": " ",
     }
 )

@@ -37,6 +37,7 @@ from mmrr.search.indexes import (
     WINDOWS,
     TextIndex,
     WindowIndex,
+    read_languages,
     search_dense,
 )
 from mmrr.search.late_interaction import max_sim
@@ -44,7 +45,7 @@ from mmrr.types import Query, Run, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
-from mmrr.workspace.pages import Collection, read_texts
+from mmrr.workspace.pages import Collection, read_stored_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensor_files import save_tensors
 from mmrr.workspace.tensors import read_vectors, read_windows
@@ -265,18 +266,21 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
 def _text(one: _Search) -> Run:
     """Rank by text: in the collection the pages that share a word with the query, in one document all its pages."""
     ranked: Run = {}
+    folder, n_pages = one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages)
     if one.options.scope == "corpus":
-        index = TextIndex.load(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
+        index = TextIndex.load(folder, n_pages)
         for query in one.queries:
             found = best_by_text(index, query.text, one.depth)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
+    of_pages = read_languages(folder, n_pages)
     cached: dict[str, TextIndex] = {}
     for query in one.queries:
         assert query.doc_id
         rows = one.collection.rows[query.doc_id]
         if query.doc_id not in cached:
-            cached[query.doc_id] = TextIndex.build(read_texts(one.workspace, one.collection, rows))
+            texts = read_stored_texts(one.workspace, one.collection, rows)
+            cached[query.doc_id] = TextIndex.build(texts, [of_pages[row] for row in rows])
         ranked |= one.ranked(query, rows, cached[query.doc_id].scores(query.text).tolist())
     return ranked
 

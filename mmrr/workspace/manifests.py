@@ -96,12 +96,14 @@ class Timing(TypedDict):
 
 class IndexConfig(TypedDict):
     bm25: dict[str, Any]
+    language: NotRequired[str]  # of the text; indexes of mmrr 0.1 have none
     faiss_factory: NotRequired[str]
 
 
 class IndexContent(TypedDict):
     pages: int
     pages_with_text: int
+    languages: NotRequired[dict[str, int]]  # pages by the language of their text
 
 
 class RetrieveConfig(TypedDict):
