@@ -114,7 +114,8 @@ def indexing_of(
     from mmrr.stages import embed
 
     model = Model(named.embedder, named.embedder_revision) if named.embedder else None
-    options, notes = named.embed_options, []
+    options = named.embed_options
+    notes: list[str] = []
     text = TextEmbedding(None)
     if first_stage in _WORDS_ONLY:
         model = model if scoring and scoring.prunes else None

@@ -122,7 +122,7 @@ def retrieve(
     started = time.perf_counter()
     runs: list[tuple[Run, float]] = []
     shards: list[str] = []
-    if "sight" in weights:
+    if search:
         own, encoded = _encode_queries(context, made["sight"], search, queries)
         shards += own
         runs.append((_dense(one, made["sight"], encoded), weights["sight"]))
