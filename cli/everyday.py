@@ -14,6 +14,7 @@ from .context import (
     Named,
     check_indexing,
     dense_order,
+    document_scope,
     drawing_machine,
     fusion_of,
     indexing_of,
@@ -45,6 +46,7 @@ def index(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -69,7 +71,7 @@ def index(
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, embed_options, *texts)
         indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
-        rendering = Render(renderer, dpi, max_tokens, ocr)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
         check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
@@ -139,10 +141,11 @@ def rerank(
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
     machine = scoring_machine(device, memory_budget, resident)
-    with open_context(work, machine, from_, ("index", "precache")) as context:
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
         weight, weights = fusion_of(fuse, channels)
         options = Rerank(dense_order(dense, prompt), weight)
@@ -187,6 +190,7 @@ def run(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -211,7 +215,8 @@ def run(
         named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
         indexing, notes = indexing_of(context, named, first_stage, Index(language=language), scoring)
         check = partial(check_indexing, context, indexing, notes)
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
+        found = pipeline.render_documents(context, documents, rendering, check=check)
         report.documents(found.manifest, found.changes)
         pipeline.index_pages(context, found.manifest, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))

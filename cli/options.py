@@ -13,6 +13,7 @@ from mmrr.config import (
     Index,
     Language,
     Machine,
+    OcrMode,
     Prune,
     PruneBy,
     Render,
@@ -30,6 +31,9 @@ Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
+_QUERIES = "File of queries: JSON Lines with query_id, text and optionally doc_id, or plain text, a question a line."
+_QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
+
 # Input and output
 
 Work = Annotated[
@@ -42,23 +46,19 @@ Documents = Annotated[
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
 ]
-Queries = Annotated[
-    Optional[Path], typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
-]
-RequiredQueries = Annotated[
-    Path, typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
-]
-Qrels = Annotated[
-    Optional[Path], typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
-]
-RequiredQrels = Annotated[
-    Path, typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
-]
+Queries = Annotated[Optional[Path], typer.Option("--queries", help=_QUERIES)]
+RequiredQueries = Annotated[Path, typer.Option("--queries", help=_QUERIES)]
+Qrels = Annotated[Optional[Path], typer.Option("--qrels", help=_QRELS)]
+RequiredQrels = Annotated[Path, typer.Option("--qrels", help=_QRELS)]
 RunOutput = Annotated[Optional[Path], typer.Option("--output", help="Also write the ranking to this TREC run file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Pages to show for each query.")]
 Document = Annotated[
     Optional[str],
-    typer.Option("--document", help="Search only this document. Needs --scope document.", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--document",
+        help="Search only this document: its id, or the name of its file, also without folder and ending.",
+        rich_help_panel=_SEARCH,
+    ),
 ]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Make the collection exactly these documents. Default: add them to it.")
@@ -291,12 +291,23 @@ MaxTokens = Annotated[
     ),
 ]
 Ocr = Annotated[
-    bool,
+    OcrMode,
     typer.Option(
-        "--ocr/--no-ocr",
-        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
-        "install 'mmrr[ocr]'.",
+        "--ocr",
+        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
+        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
         rich_help_panel=_PAGES,
+    ),
+]
+OcrLanguage = Annotated[
+    str,
+    typer.Option(
+        "--ocr-language",
+        metavar="CODE",
+        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
+        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
+        rich_help_panel=_PAGES,
+        show_default=False,
     ),
 ]
 

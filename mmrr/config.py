@@ -20,6 +20,7 @@ Language = Literal[
 ]  # fmt: skip
 DenseOrder = Literal["vision-first", "query-first"]
 PruneBy = Literal["attention", "random"]
+OcrMode = Literal["auto", "force", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class Render:
     renderer: str = "auto"  # poppler or pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
-    ocr: bool = False  # read pages without a text layer
+    #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
+    ocr: OcrMode = "never"
+    ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,10 +77,12 @@ def check(context: Context, indexing: Indexing) -> None:
 
 def build(context: Context, pages: Manifest, indexing: Indexing) -> list[Manifest]:
     """The artifacts in this order: ``embed`` with an embedder, ``embed_text`` with a text embedder, ``index``."""
-    index.check(indexing.index)  # before the vectors are computed
     collection = load(context.workspace, pages)
     embedded = text_embedded = None
+    index.check(indexing.index)  # before the vectors are computed
     if indexing.embedder:
+        if not embed.is_multi_vector(context, indexing.embedder, indexing.embed_options):
+            index.check_size(indexing.index, len(collection.pages))
         embedded = embed.embed(context, collection, indexing.embedder, indexing.embed_options)
     if indexing.text_embedder:
         text_embedded = embed_text.embed_text(context, collection, indexing.text_embedder, indexing.text_options)

@@ -55,6 +55,7 @@ class Drawn(NamedTuple):
     text: str = ""
     notes: tuple[str, ...] = ()
     status: PageStatus = "failed"  # of a page without an image
+    label: str = ""  # the page's own number
 
 
 def _ignore(number: int, drawing: bool) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from mmrr.contracts import ModelConfig
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.workspace.files import HashCache, digest
+from mmrr.workspace.files import HashCache, digest, expand_user
 
 #: The files that a checkpoint needs. Weights are read from safetensors only, because other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
@@ -198,7 +198,7 @@ def _recorded_name(name: str, folder: Path, revision: str) -> str:
 
 def _locate(name: str, revision: str | None, hashes: HashCache, *, modules: bool = False) -> tuple[Path, str]:
     """The folder of a checkpoint and its revision. ``modules``: files in folders of the checkpoint count too."""
-    folder = _BUILT_IN / name if name in built_in() else Path(name).expanduser()
+    folder = _BUILT_IN / name if name in built_in() else expand_user(Path(name))
     if name and folder.is_dir():  # Path("") is the current folder
         if revision:
             raise MmrrError(f"{name} is a local folder; leave out the revision ({revision}), which needs a Hub id")

@@ -14,7 +14,7 @@ from mmrr.config import Index
 from mmrr.context import Context
 from mmrr.modeling import families
 from mmrr.search import languages
-from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense, build_windows, check_factory
+from mmrr.search.indexes import BM25, TEXT, TextIndex, build_dense, build_windows, check_factory, check_vectors
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import IndexConfig, IndexContent
 from mmrr.workspace.pages import Collection, read_stored_texts
@@ -33,6 +33,11 @@ _Read = Callable[[Workspace, Manifest, Collection, Sequence[int]], list["torch.T
 def check(options: Index) -> None:
     """Raise MmrrError as ``check_factory`` does."""
     check_factory(options.faiss_factory)
+
+
+def check_size(options: Index, n_vectors: int) -> None:
+    """Raise MmrrError if the index needs more vectors than there are."""
+    check_vectors(options.faiss_factory, n_vectors)
 
 
 def options_of(indexed: Manifest) -> Index:

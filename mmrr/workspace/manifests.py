@@ -195,6 +195,7 @@ class PageRecord(TypedDict):
     sha256: str
     text: int
     notes: NotRequired[list[str]]  # codes of what is wrong with it
+    label: NotRequired[str]  # the document's own number of the page, if it is another one
 
 
 class PagesShard(TypedDict):
