@@ -140,7 +140,7 @@ def resolve_modules(name: str, revision: str | None, hashes: HashCache) -> Check
     if not any((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"))):
         raise MmrrError(f"{name}: no *.safetensors in {folder}; other weight formats are not read: they can run code")
     config = folder / "config.json"
-    return Checkpoint(name, found, folder, str(_read_json(name, config).get("model_type")) if config.exists() else "")
+    return Checkpoint(name, found, folder, str(read_json(name, config).get("model_type")) if config.exists() else "")
 
 
 def recorded_modules(model: dict[str, str], hashes: HashCache) -> Checkpoint:
