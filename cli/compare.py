@@ -64,7 +64,7 @@ def compare(
     with open_context(work, Machine(device, dtype)) as context:
         from mmrr import experiments
 
-        check_output(output)
+        check_output(output, is_picture=True)
         chosen = scorings(scorers)
         query_list, judged = _questions(queries, qrels, data)
         weight, weights = fusion_of(fuse, channels)

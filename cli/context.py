@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model, Scope
 from mmrr.errors import MmrrError
 
-from .terminal import note, progress
+from .progress import progress
+from .terminal import note
 
 if TYPE_CHECKING:
     from mmrr.context import Context
@@ -35,9 +37,15 @@ def open_context(
     choices: tuple[str, ...] = ("index",),
     *,
     create: bool = False,
+    reading: bool = False,
 ) -> Iterator[Context]:
-    """Open a workspace. ``chosen`` are the values of --from, ``choices`` the stages that they may name."""
+    """Open a workspace. ``chosen`` are the values of --from, ``choices`` the stages that they may name.
+
+    ``reading``: the command also works where the workspace cannot be written. Six parameters and a flag: what the
+    options of a command say about its workspace.
+    """
     from mmrr.context import Context
+    from mmrr.workspace import read_only
     from mmrr.workspace.store import Workspace
 
     fingerprints = {}
@@ -46,23 +54,32 @@ def open_context(
         if stage not in choices:
             expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
             raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
-    with Workspace.open(work, create=create) as workspace:
+    with read_only.opened(work, note) if reading else Workspace.open(work, create=create) as workspace:
         yield Context(workspace, machine or Machine(), progress, fingerprints, note)
 
 
 def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:
     """Bytes of a size such as 512MiB or 4GB. Raises MmrrError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match or not (zero_allowed or float(match[1])):
-        raise MmrrError(f"{option} {text}: expected a size such as 512MiB or 4GiB")
-    step = 1024 if match[3] else 1000
-    return int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " "))
+    size = -1.0
+    if match:
+        step = 1024 if match[3] else 1000
+        size = float(match[1]) * step ** " KMGT".index(match[2].upper() or " ")
+    if not (size > 0 or (zero_allowed and size == 0)) or size >= 2**63:
+        raise MmrrError(f"{option} {text[:40]}: expected a size such as 512MiB or 4GiB")
+    return int(size)
 
 
 def scoring_machine(device: str, memory_budget: str, resident: str) -> Machine:
     """The machine that reranks: its device and its two memory limits."""
     budget = memory_size("--memory-budget", memory_budget)
     return Machine(device, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
+
+
+def drawing_machine(machine: Machine, page_timeout: float, page_memory: str) -> Machine:
+    """The machine that draws pages, with its two limits of one page."""
+    memory = memory_size("--page-memory", page_memory)
+    return dataclasses.replace(machine, page_seconds=page_timeout, page_memory=memory)
 
 
 def pairs(values: list[str] | None, **named: object) -> dict[str, str]:
@@ -107,7 +124,8 @@ def indexing_of(
     from mmrr.stages import embed
 
     model = Model(named.embedder, named.embedder_revision) if named.embedder else None
-    options, notes = named.embed_options, []
+    options = named.embed_options
+    notes: list[str] = []
     text = TextEmbedding(None)
     if first_stage in _WORDS_ONLY:
         model = model if scoring and scoring.prunes else None
@@ -209,15 +227,27 @@ def dense_order(dense: bool, prompt: DenseOrder) -> DenseOrder | None:
     return prompt if dense else None
 
 
-def queries_from(query: str | None, path: Path | None, document: str | None = None, scope: str = "") -> list[Query]:
+def document_scope(context: Context, document: str | None, scope: Scope) -> tuple[str | None, Scope]:
+    """The id of the document that the user named, and the scope, which it implies.
+
+    Raises MmrrError if the index has no such document, or several.
+    """
+    from mmrr.workspace import changes
+
+    if document is None:
+        return None, scope
+    return changes.find(context.collection(context.current("index")).manifest, document), "document"
+
+
+def queries_from(query: str | None, path: Path | None, document: str | None = None) -> list[Query]:
     """One query from the command line, or the queries of a file. Raises MmrrError for none, both or an empty one."""
     from mmrr.evaluation.trec import read_queries
     from mmrr.types import Query
 
     if (query is None) == (path is None):
         raise MmrrError("expected either one query on the command line or --queries FILE")
-    if document is not None and (path is not None or scope != "document"):
-        raise MmrrError("--document needs a query on the command line and --scope document")
+    if document is not None and path is not None:
+        raise MmrrError("--document needs a query on the command line; in a file, doc_id names the document of a query")
     if path is not None:
         return read_queries(path)
     if query is None or not query.strip():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from mmrr.config import Index, Machine, Render, Rerank, Retrieve
+from mmrr.config import Index, Machine, Render, Rerank, Retrieve, Scope
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -76,7 +76,7 @@ def evaluate(
     if context.invoked_subcommand:
         return
     choices = ("index",) if by_channel else ("retrieve", "rerank")
-    with open_context(work, chosen=from_, choices=choices) as opened:
+    with open_context(work, chosen=from_, choices=choices, reading=True) as opened:
         from mmrr import pipeline
 
         if qrels is None:
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _by_channel(
-    opened: Context, queries: Path | None, qrels: Path, measures: list[str] | None, scope: o.Scope, *, as_json: bool
+    opened: Context, queries: Path | None, qrels: Path, measures: list[str] | None, scope: Scope, *, as_json: bool
 ) -> None:
     from mmrr import experiments
     from mmrr.evaluation.metrics import MEASURES
@@ -144,6 +144,7 @@ def mmdocir(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
@@ -171,7 +172,7 @@ def mmdocir(
         for line in notes:
             note(line)
         chain = pipeline.Chain(
-            Render(renderer, dpi, max_tokens, ocr),
+            Render(renderer, dpi, max_tokens, ocr, ocr_language),
             indexing,
             Retrieve(first_stage, "document", candidates, weights),
             pairs(search_option),

@@ -14,6 +14,8 @@ from .context import (
     Named,
     check_indexing,
     dense_order,
+    document_scope,
+    drawing_machine,
     fusion_of,
     indexing_of,
     open_context,
@@ -39,13 +41,17 @@ def index(
     text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
     faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    language: o.LanguageOption = o.INDEX.language,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render, embed and index documents.
 
@@ -57,14 +63,15 @@ def index(
 
     Example: `mmrr index reports/ --embedder reader-embedder`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         embed_options = pairs(embed_option, dim=dim or None)
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, embed_options, *texts)
-        indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory))
-        rendering = Render(renderer, dpi, max_tokens, ocr)
+        indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
         check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
@@ -134,10 +141,11 @@ def rerank(
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
     machine = scoring_machine(device, memory_budget, resident)
-    with open_context(work, machine, from_, ("index", "precache")) as context:
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
         weight, weights = fusion_of(fuse, channels)
         options = Rerank(dense_order(dense, prompt), weight)
@@ -166,6 +174,7 @@ def run(
     text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
     channels: o.Channels = None,
+    language: o.LanguageOption = o.INDEX.language,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -181,9 +190,12 @@ def run(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Run the whole chain in one command.
 
@@ -191,7 +203,8 @@ def run(
 
     Example: `mmrr run reports/ --queries queries.jsonl --scorer-model reader-reranker`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(None, queries)
@@ -200,9 +213,10 @@ def run(
         weight, weights = fusion_of(fuse, channels)
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
-        indexing, notes = indexing_of(context, named, first_stage, Index(), scoring)
+        indexing, notes = indexing_of(context, named, first_stage, Index(language=language), scoring)
         check = partial(check_indexing, context, indexing, notes)
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
+        found = pipeline.render_documents(context, documents, rendering, check=check)
         report.documents(found.manifest, found.changes)
         pipeline.index_pages(context, found.manifest, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))

@@ -29,7 +29,7 @@ from . import (
     workspace,
 )
 from .aliases import Command, Group
-from .terminal import Verbosity, is_verbose, keep_freed_memory, set_verbosity, show_bug
+from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
 
 #: Panel of the help -> command -> its function, in the order of the help. None: a group, added below.
 PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
@@ -134,12 +134,13 @@ def root(
 def main() -> None:
     """Entry point of the console script."""
     keep_freed_memory()
+    replace_unencodable()
     try:
         app()
     except Exception as error:
         if is_verbose():
             raise
-        show_bug(error)
+        show_bug(error, as_json="--json" in sys.argv)
         sys.exit(1)
 
 

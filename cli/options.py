@@ -7,7 +7,20 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Prune, PruneBy, Render, Rerank, Retrieve, Scope
+from mmrr.config import (
+    DenseOrder,
+    FirstStage,
+    Index,
+    Language,
+    Machine,
+    OcrMode,
+    Prune,
+    PruneBy,
+    Render,
+    Rerank,
+    Retrieve,
+    Scope,
+)
 
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -17,6 +30,9 @@ BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
+
+_QUERIES = "File of queries: JSON Lines with query_id, text and optionally doc_id, or plain text, a question a line."
+_QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
 # Input and output
 
@@ -30,23 +46,19 @@ Documents = Annotated[
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
 ]
-Queries = Annotated[
-    Optional[Path], typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
-]
-RequiredQueries = Annotated[
-    Path, typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
-]
-Qrels = Annotated[
-    Optional[Path], typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
-]
-RequiredQrels = Annotated[
-    Path, typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
-]
+Queries = Annotated[Optional[Path], typer.Option("--queries", help=_QUERIES)]
+RequiredQueries = Annotated[Path, typer.Option("--queries", help=_QUERIES)]
+Qrels = Annotated[Optional[Path], typer.Option("--qrels", help=_QRELS)]
+RequiredQrels = Annotated[Path, typer.Option("--qrels", help=_QRELS)]
 RunOutput = Annotated[Optional[Path], typer.Option("--output", help="Also write the ranking to this TREC run file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Pages to show for each query.")]
 Document = Annotated[
     Optional[str],
-    typer.Option("--document", help="Search only this document. Needs --scope document.", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--document",
+        help="Search only this document: its id, or the name of its file, also without folder and ending.",
+        rich_help_panel=_SEARCH,
+    ),
 ]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Make the collection exactly these documents. Default: add them to it.")
@@ -279,12 +291,23 @@ MaxTokens = Annotated[
     ),
 ]
 Ocr = Annotated[
-    bool,
+    OcrMode,
     typer.Option(
-        "--ocr/--no-ocr",
-        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
-        "install 'mmrr[ocr]'.",
+        "--ocr",
+        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
+        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
         rich_help_panel=_PAGES,
+    ),
+]
+OcrLanguage = Annotated[
+    str,
+    typer.Option(
+        "--ocr-language",
+        metavar="CODE",
+        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
+        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
+        rich_help_panel=_PAGES,
+        show_default=False,
     ),
 ]
 
@@ -297,6 +320,15 @@ Faiss = Annotated[
         help="FAISS factory string, for large collections. With one vector per page, PCA256,SQ8,Refine(SQfp16) "
         "searches shortened vectors and rescores the candidates with the full ones. With one vector per token, Flat "
         "scores every page (about 6 ms per 1,000 pages) and IVF1024,SQ8 searches 1/16 of its lists for candidates.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+LanguageOption = Annotated[
+    Language,
+    typer.Option(
+        "--language",
+        help="Language of the text, for stemming and stop words. auto: detected for each page. none: words stay as "
+        "they are.",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -367,6 +399,26 @@ Workers = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+PageTimeout = Annotated[
+    float,
+    typer.Option(
+        "--page-timeout",
+        metavar="SECONDS",
+        envvar="MMRR_PAGE_TIMEOUT",
+        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+PageMemory = Annotated[
+    str,
+    typer.Option(
+        "--page-memory",
+        metavar="SIZE",
+        envvar="MMRR_PAGE_MEMORY",
+        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 MemoryBudget = Annotated[
     str,
     typer.Option(
@@ -393,4 +445,4 @@ RENDER, INDEX, RETRIEVE, MACHINE, PRUNE, RERANK = Render(), Index(), Retrieve(),
 RENDERER: RendererName = "auto"
 DTYPE: DtypeName = "auto"
 PROMPT: DenseOrder = "vision-first"
-SCORER, MEMORY_BUDGET, RESIDENT = "minireranker", "4GiB", "0"
+SCORER, MEMORY_BUDGET, RESIDENT, PAGE_MEMORY = "minireranker", "4GiB", "0", "2GiB"

@@ -7,9 +7,9 @@ import datetime
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "pages": ("renderer", "dpi", "max_tokens", "ocr"),
     "embed_text": ("options",),
-    "index": ("faiss_factory",),
+    "index": ("faiss_factory", "language"),
     "retrieve": ("first_stage", "channels", "scope", "depth"),
     "prune": ("keep",),
     "precache": ("family", "options"),
@@ -109,8 +109,35 @@ def document_list(pages: Manifest, *, as_json: bool) -> None:
     if as_json:
         emit({"artifact": str(pages.path), "documents": entries})
         return
-    rows = [[entry["doc_id"], entry["status"], str(entry["n_pages"]), entry["detail"]] for entry in entries]
+    rows = [
+        [
+            entry["doc_id"],
+            entry["status"],
+            str(entry["n_pages"]),
+            "\n".join(filter(None, [entry["detail"], _notes(entry)])),
+        ]
+        for entry in entries
+    ]
     table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
+
+
+def _notes(entry: Mapping[str, Any]) -> str:
+    """What is wrong with pages of a document: a line for each code, with the numbers of the pages."""
+    notes: Mapping[str, list[int]] = entry.get("notes", {})
+    return "\n".join(
+        f"{code}: {'page' if len(numbers) == 1 else 'pages'} {_ranges(numbers)}" for code, numbers in notes.items()
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """For example ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def removal(removed: Removal) -> None:

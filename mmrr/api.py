@@ -311,8 +311,7 @@ class Workspace:
         for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
             page = ranking.collection.pages[ranking.collection.row_of[page_id]]
             before = first.get(page_id) if ranking.final is not None else None
-            label = getattr(page, "label", "")
-            hits.append(Hit(page_id, page.doc_id, page.number, label, score, rank, before, query, self))
+            hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, self))
         return hits
 
     @staticmethod

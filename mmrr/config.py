@@ -13,8 +13,14 @@ from typing import Literal
 #: and dense are the former names of words and sight.
 FirstStage = Literal["words", "meaning", "sight", "hybrid", "bm25", "dense"]
 Scope = Literal["corpus", "document"]
+#: Languages of text with a stemmer, by ISO 639-1 code. none: words are not stemmed.
+Language = Literal[
+    "auto", "ar", "ca", "cs", "da", "de", "el", "en", "es", "et", "eu", "fa", "fi", "fr", "ga", "hi", "hu", "hy", "id",
+    "it", "lt", "ne", "nl", "no", "pl", "pt", "ro", "ru", "sr", "sv", "ta", "tr", "none",
+]  # fmt: skip
 DenseOrder = Literal["vision-first", "query-first"]
 PruneBy = Literal["attention", "random"]
+OcrMode = Literal["auto", "force", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,8 @@ class Machine:
     workers: int = 0  # processes that render and run OCR; 0: one per core
     memory: int = 4 << 30  # bytes for page caches while they are scored, on top of the model
     resident: int = 0  # bytes of page caches that stay on the device between queries
+    page_seconds: float = 60.0  # limit of the time to draw one page, for each renderer
+    page_memory: int = 2 << 30  # bytes; limit of the memory of a process that draws a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,9 @@ class Render:
     renderer: str = "auto"  # poppler or pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
-    ocr: bool = False  # read pages without a text layer
+    #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
+    ocr: OcrMode = "never"
+    ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
 
 
 @dataclass(frozen=True, slots=True)

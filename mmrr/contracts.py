@@ -207,6 +207,10 @@ class EmbedderFamily(Protocol[PrepareT, SearchT]):
     Prepare: type[PrepareT]  # hashed into every page's vectors
     Search: type[SearchT]  # hashed into a run alone: changing it reuses the pages' vectors
 
+    def check(self, checkpoint: Checkpoint, options: PrepareT) -> None:
+        """Raise MmrrError if the options do not fit the checkpoint. Loads no weights: no page is rendered yet."""
+        ...
+
     def load(
         self, checkpoint: Checkpoint, options: PrepareT, device: torch.device, dtype: torch.dtype
     ) -> Embedder[SearchT]:

@@ -164,7 +164,7 @@ def mmdocir_benchmark(
     benchmark = mmdocir.open_benchmark(data)
     if with_layouts and benchmark.form != "published":
         raise MmrrError("layouts come with the published parquet files; the PDFs and annotations hold none to rank")
-    if chain.render.ocr and benchmark.form == "published":
+    if chain.render.ocr != "never" and benchmark.form == "published":
         raise MmrrError("the published parquet files come with their pages' text (--text): leave out --ocr")
     chain = dataclasses.replace(chain, retrieve=dataclasses.replace(chain.retrieve, scope="document"))
     layouts = None

@@ -10,7 +10,6 @@ from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.modeling import text_checkpoints
 from mmrr.stages import embed, embed_text, index
-from mmrr.workspace import manifests
 from mmrr.workspace.pages import Collection, load
 from mmrr.workspace.store import Manifest
 
@@ -78,10 +77,12 @@ def check(context: Context, indexing: Indexing) -> None:
 
 def build(context: Context, pages: Manifest, indexing: Indexing) -> list[Manifest]:
     """The artifacts in this order: ``embed`` with an embedder, ``embed_text`` with a text embedder, ``index``."""
-    index.check(indexing.index)  # before the vectors are computed
     collection = load(context.workspace, pages)
     embedded = text_embedded = None
+    index.check(indexing.index)  # before the vectors are computed
     if indexing.embedder:
+        if not embed.is_multi_vector(context, indexing.embedder, indexing.embed_options):
+            index.check_size(indexing.index, len(collection.pages))
         embedded = embed.embed(context, collection, indexing.embedder, indexing.embed_options)
     if indexing.text_embedder:
         text_embedded = embed_text.embed_text(context, collection, indexing.text_embedder, indexing.text_options)
@@ -96,7 +97,7 @@ def rebuild(context: Context, indexed: Manifest, collection: Collection) -> list
         embedded = embed.keep_embedded(context, whole, collection)
     if whole := _vectors(context, indexed, "embed_text"):
         text_embedded = embed_text.keep_embedded(context, whole, collection)
-    made = index.build(context, collection, embedded, text_embedded, _options_of(indexed))
+    made = index.build(context, collection, embedded, text_embedded, index.options_of(indexed))
     return [one for one in (embedded, text_embedded, made) if one]
 
 
@@ -111,12 +112,7 @@ def followed(context: Context) -> Indexing:
         return Indexing(text_embedder=text.model, text_options=text.options)
     model, options = embed.followed(context.workspace, indexed) or (None, {})
     text_model, text_options = embed_text.followed(context.workspace, indexed) or (None, {})
-    return Indexing(model, options, text_model, text_options, _options_of(indexed))
-
-
-def _options_of(indexed: Manifest) -> Index:
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    return Index(factory) if factory else Index()
+    return Indexing(model, options, text_model, text_options, index.options_of(indexed))
 
 
 def _vectors(context: Context, indexed: Manifest, stage: str) -> Manifest | None:

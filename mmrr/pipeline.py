@@ -24,7 +24,7 @@ from mmrr.indexing import Indexing, build, rebuild
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
-from mmrr.stages.evaluate import Judgement
+from mmrr.stages.evaluate import Judgement as Judgement
 from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
@@ -143,8 +143,8 @@ def render_documents(
         make_current(context, made)
     elif before is None or before.fingerprint != made.fingerprint:
         context.notice(f"current: pages/{made.fingerprint}")
-    if before and manifests.content(before, "pages").get("by_ocr") and not options.ocr:
-        context.notice("the text that OCR read before is left out; pass --ocr to keep it")
+    if before and manifests.content(before, "pages").get("by_ocr") and options.ocr == "never":
+        context.notice("the text that OCR read before is left out; pass --ocr auto to keep it")
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 
@@ -281,6 +281,8 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
     collection = context.collection(pruned)
     row = page_row(collection, page_id)
     page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
+    if page.label:
+        context.notice(f"{page.page_id} is the page that the document calls {page.label}")
     kept = read_kept_tokens(context.workspace, shard)[page.number]
     return plots.kept_tokens(read_image(context.workspace, page), kept)
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
-WORDS = """
+_TEXT = """
 the thesis is due in april when soil moisture sensors rainfall spring by month page table of a what who where how
 deadline submit committee water field depth reading results method chapter week date
-""".split()
+"""
+WORDS = _TEXT.split()
 #: The most tokens that the checkpoints read.
 MOST_TOKENS = 32
 

@@ -17,8 +17,10 @@ HEAVY = {"torch", "transformers", "faiss", "bm25s", "safetensors", "datasets", "
 #: The command line may import all of them, inside its commands.
 ONLY_IN = {
     "faiss": {"mmrr.search.indexes"},
-    "bm25s": {"mmrr.search.indexes"},
-    "Stemmer": {"mmrr.search.indexes"},
+    "bm25s": {"mmrr.search.indexes", "mmrr.search.languages"},
+    "Stemmer": {"mmrr.search.languages"},
+    "py3langid": {"mmrr.search.languages"},
+    "icu4py": {"mmrr.search.words"},
     "sentence_transformers": {"mmrr.modeling.sentence_models"},
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from PIL import Image
 
@@ -55,6 +55,7 @@ class Drawn(NamedTuple):
     text: str = ""
     notes: tuple[str, ...] = ()
     status: PageStatus = "failed"  # of a page without an image
+    label: str = ""  # the page's own number
 
 
 def _ignore(number: int, drawing: bool) -> None:
@@ -70,11 +71,11 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     #: The pages on which PDFium went past a limit: PDFium does not open them again.
     without_pdfium: Mapping[int, PastLimitError] = field(default_factory=dict)
-    #: Called when work of PDFium or Pillow on a page begins, and whether it is drawn, else it is read; with 0 when other
-    #: work begins.
+    #: Called when PDFium or Pillow begins a page, with True if it draws the page, False if it reads it; with page 0
+    #: when other work begins.
     begin: Callable[[int, bool], None] = _ignore
 
 
 def is_limit(status: str) -> bool:
     """Whether this is the status of a page past a limit."""
-    return status in LimitStatus.__args__
+    return status in get_args(LimitStatus)

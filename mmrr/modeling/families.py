@@ -101,7 +101,8 @@ def embedder(config: ModelConfig) -> str:
 
     Raises MmrrError naming the known families.
     """
-    candidates = [str(name).lower() for name in (*(config.get("architectures") or ()), config.get("model_type"))]
+    named = config.get("architectures")
+    candidates = [str(name).lower() for name in (*(named if isinstance(named, list) else ()), config.get("model_type"))]
     known = names("embedders")
     for name in candidates:
         if name in known:
@@ -144,7 +145,8 @@ def parse_options(cls: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
         try:
             values[name] = _convert(hints[name], text)
         except ValueError:
-            raise MmrrError(f"option {key}={text}: expected {_type_name(hints[name])}") from None
+            shown = text if len(text) <= 40 else f"{text[:30]}...({len(text)} characters)"
+            raise MmrrError(f"option {key}={shown}: expected {_type_name(hints[name])}") from None
     return cast("type[Any]", cls)(**values)  # Any: each family has its own constructor
 
 
@@ -178,7 +180,10 @@ def _convert(hint: object, text: str) -> object:
             raise ValueError(text)
         return text.lower() == "true"
     if hint is int or hint is float or hint is str:
-        return hint(text)
+        value = hint(text)
+        if isinstance(value, int | float) and not abs(value) < 2**31:
+            raise ValueError(text)
+        return value
     raise ValueError(text)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -116,7 +117,8 @@ class Scorer:
     def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
         """Raises MmrrError as ``load``."""
         self._options = prepare
-        self._model = sentence_models.cross_encoder(checkpoint, device, dtype)
+        # Any: the library's functions have one signature for each type of what they return.
+        self._model: Any = sentence_models.cross_encoder(checkpoint, device, dtype)
         most = min(self._model.get_max_seq_length() or 512, 1 << 20)
         if most <= _QUERY_TOKENS:
             raise MmrrError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -60,13 +61,41 @@ def check_factory(factory: str) -> None:
             f"--faiss-factory {factory}: found '{found[0]}', expected sizes above 0, at least HNSW2 and "
             "at least NSG8; try 'Flat' or 'HNSW32'"
         )
+    if _tried(factory) is None:
+        raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+
+
+def check_vectors(factory: str, n: int) -> None:
+    """Raise MmrrError if FAISS needs more than ``n`` vectors to train such an index."""
+    index = _tried(factory)
+    needed = _fewest(index) if index else 0
+    if n < needed:
+        raise MmrrError(
+            f"FAISS cannot build '{factory}' over {n} vectors: it needs at least {needed}; try 'Flat', or a factory "
+            "string of fewer lists"
+        )
+
+
+def _tried(factory: str) -> Any:  # Any: FAISS has no types
+    """An empty index, or None if FAISS cannot build it for any dimensions."""
     for dimensions in _TRIED:
-        try:
-            faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError:
-            continue
-        return
-    raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+        with contextlib.suppress(RuntimeError):
+            return faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
+    return None
+
+
+def _fewest(index: Any) -> int:
+    """The fewest vectors that an index can be trained with: one for each list and for each code of a quantizer."""
+    index = faiss.downcast_index(index)
+    inner = [getattr(index, name) for name in ("index", "base_index") if hasattr(index, name)]
+    fewest = max(map(_fewest, inner), default=1)
+    if hasattr(index, "pq"):
+        fewest = max(fewest, index.pq.ksub)
+    if hasattr(index, "nlist"):
+        quantizer = faiss.downcast_index(index.quantizer)
+        # The lists of a multi-index are the pairs of the codes of its quantizer.
+        fewest = max(fewest, _fewest(quantizer) if hasattr(quantizer, "pq") else index.nlist)
+    return fewest
 
 
 def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:

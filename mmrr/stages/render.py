@@ -7,26 +7,26 @@ everything that was made from the images stays.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmrr.config import Render
 from mmrr.context import Context
-from mmrr.documents import ocr
 from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, source_at
-from mmrr.documents.rendering import RenderOptions, default_renderer
+from mmrr.documents.drawn import Job, RenderOptions
+from mmrr.documents.limits import LEAST_MEMORY, Limits
+from mmrr.documents.rendering import default_renderer
 from mmrr.errors import MmrrError
 from mmrr.stages._drawing import Task, draw
-from mmrr.workers import helpers
+from mmrr.stages._ocr import read_pages, reading
+from mmrr.stages._provisional import Conditions
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
-from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
-from mmrr.workspace.pages import RENDERED, commit_ocr, commit_pages, complaint, list_pages, pages_spec
+from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PagesProvenance
+from mmrr.workspace.pages import RENDERED, commit_pages, complaint, list_pages, pages_spec
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 #: Why a document was not rendered, for people.
@@ -54,6 +54,8 @@ class _Plan:
     lost: dict[str, str] = field(default_factory=dict)  # of those that could not be read: {content hash: reason}
     unfinished: set[str] = field(default_factory=set)  # content hashes of those that an earlier command left unfinished
     not_rendered: dict[str, str] = field(default_factory=dict)  # {shard: what stopped it}
+    earlier: dict[str, str] = field(default_factory=dict)  # ``provisional`` of documents that stay, as listed before
+    provisional: dict[str, str] = field(default_factory=dict)  # {shard: the one that stands for it, which is not whole}
 
     def add(self, entry: DocumentEntry, source: Source | None, drawn: Spec) -> None:
         """Add a document and, if it opens, its shards."""
@@ -91,6 +93,14 @@ class _Plan:
                 entry["detail"] = f"{pages}: {self.not_rendered[missing[0].key]}; run the command again"
                 entry["status"] = NOT_RENDERED
                 entry["shards"] = [key for key in entry["shards"] if key not in tasks]
+
+    def use_provisional(self) -> None:
+        """List the shards that stand for others."""
+        for entry in self.entries:
+            used = {key: self.provisional[key] for key in entry["shards"] if key in self.provisional}
+            if used:
+                entry["provisional"] = used
+                entry["shards"] = [used.get(key, key) for key in entry["shards"]]
 
 
 def find_documents(
@@ -149,37 +159,39 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     """
     drawing = _drawing(context, options)
     hashes = content_hashes(context, sources)
+    wanted = reading(options)
     drawn_config = dataclasses.asdict(drawing)
-    config = {**drawn_config, "ocr": ocr.ENGINE} if options.ocr else drawn_config
+    config = {**drawn_config, "ocr": wanted.name} if wanted else drawn_config
     drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
     listed = [_entry(doc_id, sha256) for doc_id, sha256 in contents]  # the spec of the listing if all are rendered
     if done := context.workspace.done(pages_spec(config, listed)):
         return done
-    if options.ocr:
-        ocr.require()
 
     plan = _plan(context, sources, hashes, staying, drawn)
     if not plan.tasks:
         raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in plan.entries[:5]))
-    timing = _render_missing(context, plan, drawing)
+    timing = _render_missing(context, plan, drawing, drawn)
     plan.drop_lost()
     plan.drop_not_rendered()
-    if options.ocr:
+    plan.use_provisional()
+    if wanted:
         started = time.perf_counter()
-        timing["pages_read"] = _read_by_ocr(context, Spec("pages", RENDERED, config, {}), plan.entries)
+        spec = Spec("pages", RENDERED, config, {})
+        timing["pages_read"] = read_pages(context, wanted, spec, plan.entries, _workers(context))
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     return list_pages(context.workspace, pages_spec(config, plan.entries), plan.entries, provenance=timing)
 
 
 def _drawing(context: Context, options: Render) -> RenderOptions:
-    """The renderer's options. Raises MmrrError for an unknown renderer and for a negative number of workers."""
+    """The renderer's options. Raises MmrrError for an unknown renderer, and for a wrong number of workers or limit."""
     renderer = default_renderer() if options.renderer == "auto" else options.renderer
     if renderer not in ("poppler", "pdfium"):
         raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
     if context.machine.workers < 0:
         raise MmrrError(f"--workers {context.machine.workers}: expected 0 (one per core) or more")
+    _limits(context)
     return RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
 
 
@@ -209,6 +221,7 @@ def _plan(
         opened = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
         if one.entry["status"] == NOT_RENDERED:
             plan.unfinished.add(one.entry["sha256"])
+        plan.earlier |= one.entry.get("provisional", {})
         found = Inspection("ok", one.entry["n_pages"], "") if opened else _inspection(one.entry)
         there = source_at(one.entry["doc_id"], one.path) if one.path else None
         plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
@@ -219,14 +232,18 @@ def _plan(
     return plan
 
 
-def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> PagesProvenance:
+def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions, drawn: Spec) -> PagesProvenance:
     """Render the shards that are missing, unless their file changed. Returns how many pages, and how long it took."""
     workspace = context.workspace
-    missing = [task for task in plan.tasks.values() if not workspace.has_shard("pages", task.key)]
+    limits = _limits(context)
+    conditions = Conditions(drawn, limits)
+    missing = [task for task in plan.tasks.values() if not _is_stored(workspace, plan, task, conditions.names(task))]
     earlier = [task for task in missing if task.sha256 not in plan.named]
     gone = {
         task.sha256 for task in earlier if task.source is None or content_hash(workspace, task.source) != task.sha256
     }
+    missing = [task for task in missing if task.sha256 not in gone or not _is_stored(workspace, plan, task)]
+    gone &= {task.sha256 for task in missing}
     # Nobody has seen the pages that an earlier command left unfinished: they are no reason to stop.
     names = [entry["doc_id"] for entry in plan.entries if entry["sha256"] in gone - plan.unfinished]
     if names:
@@ -240,64 +257,45 @@ def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> Pa
     pages_computed = 0
     started = time.perf_counter()
     with context.progress("render", sum(task.n_pages for task in missing)) as advance:
-        for task, folder, pages in draw(workspace, missing, drawing, _workers(context)):
+        for task, folder, pages in draw(workspace, missing, Job((), drawing, limits), _workers(context)):
             if not task.source or content_hash(workspace, task.source) != task.sha256:
                 plan.lost[task.sha256] = _CHANGED
             elif isinstance(pages, str):
                 plan.not_rendered[task.key] = pages
             else:
-                commit_pages(workspace, task.key, folder, pages)
+                name = conditions.name(task, pages)
+                if name:
+                    plan.provisional[task.key] = name
+                commit_pages(workspace, name or task.key, folder, pages)
                 pages_computed += task.n_pages
             advance(task.n_pages)
     return {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
 
 
+def _is_stored(workspace: Workspace, plan: _Plan, task: Task, names: Sequence[str] | None = None) -> bool:
+    """Whether a shard is there, or one that is not whole stands for it: of these names, or as listed before."""
+    if workspace.has_shard("pages", task.key):
+        return True
+    if names is None:
+        names = [plan.earlier[task.key]] if task.key in plan.earlier else []
+    found = next((name for name in names if workspace.has_shard("pages", name)), None)
+    if found:
+        plan.provisional[task.key] = found
+    return found is not None
+
+
+def _limits(context: Context) -> Limits:
+    """Raises MmrrError for a limit that no page can keep."""
+    machine = context.machine
+    if not machine.page_seconds > 0:
+        raise MmrrError(f"--page-timeout {machine.page_seconds}: expected a number of seconds above 0")
+    if machine.page_memory < LEAST_MEMORY:
+        raise MmrrError(f"--page-memory {machine.page_memory}: expected at least {LEAST_MEMORY >> 20} MiB")
+    return Limits(machine.page_seconds, machine.page_memory)
+
+
 def _workers(context: Context) -> int:
     return context.machine.workers or os.cpu_count() or 1
-
-
-def _read_by_ocr(context: Context, spec: Spec, entries: list[DocumentEntry]) -> int:
-    """Read the pages without a text layer; each document's ``ocr`` says in which shard. Returns how many were read."""
-    workspace = context.workspace
-    missing: dict[str, tuple[str, list[PageRecord]]] = {}
-    for entry in entries:
-        shards = entry["ocr"] = {}
-        for key in entry["shards"]:
-            pages = _without_text(workspace, key)
-            if pages:
-                shards[key] = spec.shard_key(key)
-                if not workspace.has_shard("pages", shards[key]):
-                    missing[shards[key]] = key, pages
-    images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
-    if not images:
-        return 0
-    try:
-        workers = min(_workers(context), len(images))
-        with helpers(workers) as pool, context.progress("ocr", len(images)) as advance:
-            paths = (folder / page["file"] for folder, page in images)
-            answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
-            for key, (drawn, pages) in missing.items():
-                read = []
-                for page, answer in zip(pages, answers, strict=False):  # each shard takes the answers of its pages
-                    if answer is None:
-                        raise workspace.damaged("pages", drawn, f"{page['file']} does not match its hash")
-                    read.append((page["number"], *answer))
-                    advance(1)
-                commit_ocr(workspace, key, ocr.ENGINE, read)
-    except BrokenProcessPool:
-        raise MmrrError(
-            "a process that read pages by OCR died, perhaps because memory ran out; "
-            "run the command again with --workers 1"
-        ) from None
-    return len(images)
-
-
-def _without_text(workspace: Workspace, key: str) -> list[PageRecord]:
-    """The pages of a shard that have an image and no text layer."""
-    lines = workspace.read_shard_file("pages", key, "text.jsonl").decode().split("\n")
-    texts: dict[int, str] = {record["number"]: record["text"] for record in map(json.loads, filter(None, lines))}
-    pages = manifests.shard_record(workspace, "pages", key)["pages"]
-    return [page for page in pages if page["status"] == "ok" and not texts.get(page["number"], "").strip()]
 
 
 def content_hashes(context: Context, sources: Sequence[Source]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families, text_checkpoints
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.modeling.finite import expect_finite
 from mmrr.search import channels
 from mmrr.search.fusion import fuse_all
 from mmrr.search.indexes import (
@@ -38,13 +40,14 @@ from mmrr.search.indexes import (
     DenseIndex,
     TextIndex,
     WindowIndex,
+    read_languages,
 )
 from mmrr.search.late_interaction import max_sim
 from mmrr.types import Query, Run, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
-from mmrr.workspace.pages import Collection, read_texts
+from mmrr.workspace.pages import Collection, read_stored_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensor_files import save_tensors
 from mmrr.workspace.tensors import read_vectors, read_windows
@@ -69,7 +72,16 @@ class _Search:
     depth: int
 
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
-        """The ranking of one query from the scores of the pages at ``rows``."""
+        """The ranking of one query from the scores of the pages at ``rows``.
+
+        Raises MmrrError for a score that is not finite: an older mmrr stored page vectors that hold NaN.
+        """
+        for row, score in zip(rows, scores, strict=True):
+            if not math.isfinite(score):
+                raise MmrrError(
+                    f"query {query.query_id}: the score of page {self.collection.pages[row].page_id} is not finite; "
+                    "run mmrr index again with other weights or --dtype float32"
+                )
         of_page = {self.collection.pages[row].page_id: score for row, score in zip(rows, scores, strict=True)}
         return {query.query_id: rank(of_page, self.depth)}
 
@@ -245,8 +257,10 @@ def _encode_queries(
     assert embedded.model
     if not kept:
         embedder = _embedder(context, embedded)
-        vectors = [embedder.embed_queries([query.text], search)[0].cpu().numpy() for query in queries]
-        return [], _Encoded(vectors, embedder.temperature(search))
+        found = [_embed_query(embedder, embedded, query.text, search) for query in queries]
+        # In the number format of a shard.
+        same = torch.tensor(embedder.temperature(search)).item()
+        return [], _Encoded([vectors.cpu().numpy() for vectors in found], same)
     workspace = context.workspace
     spec = Spec("retrieve", 3, {**embedded.config, "search": families.stored_options(search)}, {}, embedded.model)
     keys = [spec.shard_key("query", query.text) for query in queries]
@@ -259,13 +273,20 @@ def _encode_queries(
         with context.progress("embed queries", len(missing)) as advance:
             for key, text in missing.items():
                 folder = workspace.scratch()
-                (vectors,) = embedder.embed_queries([text], search)
+                vectors = _embed_query(embedder, embedded, text, search)
                 save_tensors({"vectors": vectors, "temperature": temperature}, folder / _VECTORS)
                 workspace.commit_shard("retrieve", key, folder, {})
                 advance(1)
-    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
-    temperature = found[0]["temperature"] if found else torch.tensor(0.0)  # one embedder has one temperature
-    return keys, _Encoded([of_query["vectors"].numpy() for of_query in found], temperature.item())
+    stored = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
+    temperature = stored[0]["temperature"] if stored else torch.tensor(0.0)  # one embedder has one temperature
+    return keys, _Encoded([of_query["vectors"].numpy() for of_query in stored], temperature.item())
+
+
+def _embed_query(embedder: Embedder, embedded: Manifest, text: str, search: Options) -> torch.Tensor:
+    assert embedded.model
+    (vectors,) = embedder.embed_queries([text], search)
+    expect_finite(f"query '{text[:60]}'", embedded.model["id"], {"vectors": vectors})
+    return vectors
 
 
 def _embedder(context: Context, embedded: Manifest) -> Embedder:
@@ -332,12 +353,14 @@ def _text(context: Context, one: _Search) -> Run:
             found = best_by_text(index, query.text, one.depth)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
+    of_pages = read_languages(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
     cached: dict[str, TextIndex] = {}
     for query in one.queries:
         assert query.doc_id
         rows = one.collection.rows[query.doc_id]
         if query.doc_id not in cached:
-            cached[query.doc_id] = TextIndex.build(read_texts(one.workspace, one.collection, rows))
+            texts = read_stored_texts(one.workspace, one.collection, rows)
+            cached[query.doc_id] = TextIndex.build(texts, [of_pages[row] for row in rows])
         ranked |= one.ranked(query, rows, cached[query.doc_id].scores(query.text).tolist())
     return ranked
 

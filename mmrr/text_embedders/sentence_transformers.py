@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,8 @@ class TextEmbedder:
     def __init__(self, checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> None:
         """Raises MmrrError as ``load``."""
         self._options = options
-        self._model = sentence_models.embedder(checkpoint, device, dtype)
+        # Any: the library's functions have one signature for each type of what they return.
+        self._model: Any = sentence_models.embedder(checkpoint, device, dtype)
         similarity = self._model.similarity_fn_name
         if similarity not in ("cosine", "dot"):
             raise MmrrError(f"{checkpoint.id} compares vectors by '{similarity}'; expected cosine or dot")

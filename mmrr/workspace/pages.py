@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _SOFT_HYPHEN = re.compile("\u00ad\n?")
 #: Raised when rendering the same file with the same options gives other text or other records. 2: hyphens at line ends.
 RENDERED = 2
+#: What is no longer wrong with a page that OCR has read.
+_READ_BY_OCR = ("little_text", "garbled")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
 def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], schema: int = RENDERED) -> Spec:
     """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
 
-    A document that is not wholly rendered counts as other content, so that the same command does not find this listing.
+    A document that is not wholly rendered counts as other content, so that the same command does not find this listing;
+    so does one that other conditions may draw better.
     """
     hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
     return Spec("pages", schema, config, {"documents": digest(hashes)})
@@ -102,6 +105,8 @@ def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], s
 def _content(entry: DocumentEntry) -> str:
     if entry["status"] == manifests.NOT_RENDERED:
         return digest([manifests.NOT_RENDERED, entry["sha256"], entry["shards"]])
+    if "provisional" in entry:
+        return digest(["provisional", entry["sha256"], entry["shards"]])
     return entry["sha256"]
 
 
@@ -109,7 +114,10 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     """Turn a scratch folder of rendered pages into a shard: texts go to ``text.jsonl``, the rest to the record."""
     texts = [{"number": page.number, "text": page.text} for page in pages]
     (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
-    records = [{**dataclasses.asdict(page), "text": len(page.text.strip())} for page in pages]
+    records: list[dict[str, object]] = []
+    for page in pages:
+        record = {**dataclasses.asdict(page), "text": len(page.text.strip())}
+        records.append({key: value for key, value in record.items() if value or key not in ("notes", "label")})
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
@@ -133,12 +141,17 @@ class _Listing:
     def add(self, workspace: Workspace, entry: DocumentEntry, page_name: str) -> None:
         """Add the pages of a document that have an image, and write the others to its ``failed_pages``."""
         failed = entry["failed_pages"] = {}
+        notes: dict[str, list[int]] = {}
         ocr = entry.get("ocr", {})
         for key in entry["shards"]:
             read = manifests.shard_record(workspace, "ocr", ocr[key])["pages"] if key in ocr else []
             read_chars = {page["number"]: page["text"] for page in read}
             for page in manifests.shard_record(workspace, "pages", key)["pages"]:
                 number = page["number"]
+                mended = _READ_BY_OCR if number in read_chars else ()
+                codes = [code for code in page.get("notes", []) if code not in mended]
+                for code in (*codes, *([page["status"]] if page["status"] in manifests.LIMITS else [])):
+                    notes.setdefault(code, []).append(number)
                 if page["status"] != "ok":
                     failed[str(number)] = page["detail"]
                     continue
@@ -151,6 +164,8 @@ class _Listing:
                     "sha256": page["sha256"],
                     "shard": key,
                 }
+                if "label" in page:
+                    record["label"] = page["label"]
                 n_chars = page["text"]
                 if number in read_chars:
                     record["ocr"] = ocr[key]
@@ -158,6 +173,8 @@ class _Listing:
                     self.by_ocr += n_chars > 0
                 self.without_text += n_chars == 0
                 self.records.append(record)
+        if notes:
+            entry["notes"] = notes
 
 
 def list_pages(
@@ -176,8 +193,10 @@ def list_pages(
         listing.add(workspace, entry, page_name)
         n_failed = len(entry["failed_pages"])
         if n_failed and entry["status"] != manifests.NOT_RENDERED:
-            entry["status"] = "partial" if n_failed < entry["n_pages"] else "corrupt"
+            entry["status"] = "partial" if n_failed < entry["n_pages"] else _status(entry)
             entry["detail"] = f"{n_failed} of {entry['n_pages']} pages could not be drawn"
+            if limited := _limited(entry):
+                entry["detail"] += f"; page {limited}: {entry['failed_pages'][limited]}"
     if not listing.records:
         raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
     content = {
@@ -196,6 +215,17 @@ def list_pages(
         provenance,
         lambda folder: (folder / "pages.jsonl").write_text(_lines(listing.records), "utf-8"),
     )
+
+
+def _limited(entry: DocumentEntry) -> str | None:
+    """The first page past a limit, if there is one."""
+    numbers = [number for code in manifests.LIMITS for number in entry.get("notes", {}).get(code, [])]
+    return str(min(numbers)) if numbers else None
+
+
+def _status(entry: DocumentEntry) -> str:
+    """The status of a document without an image."""
+    return next((code for code in manifests.LIMITS if entry.get("notes", {}).get(code)), "corrupt")
 
 
 def complaint(entry: DocumentEntry) -> str:
@@ -274,16 +304,20 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
 
 
 def page_row(collection: Collection, page_id: str) -> int:
-    """The row of a page.
+    """The row of a page, whose document may be named as ``changes.find`` takes it, and its number without zeros.
 
     Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
     """
     if page_id in collection.row_of:
         return collection.row_of[page_id]
     entries = {entry["doc_id"]: entry for entry in manifests.documents(collection.manifest)}
-    name = page_id if page_id in entries else page_id.rpartition("/")[0] or page_id
+    head, _, number = page_id.rpartition("/")
+    is_number = number.isascii() and number.isdecimal() and len(number) < 10
+    name = page_id if page_id in entries or not is_number else head
     doc_id = changes.find(collection.manifest, name)
     rows = collection.rows.get(doc_id, [])
+    if name == head and (found := [row for row in rows if collection.pages[row].number == int(number)]):
+        return found[0]
     n_pages = entries[doc_id]["n_pages"]
     count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
     ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]

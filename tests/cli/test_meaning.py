@@ -13,6 +13,7 @@ from mmrr.search.fusion import fuse_all
 from mmrr.types import rank
 from tests.cli.chain import QUESTION
 from tests.console import (
+    FP32,
     INDEX,
     SOIL,
     THESIS,
@@ -26,7 +27,7 @@ from tests.console import (
     write_documents,
     write_queries,
 )
-from tests.sentence_models import write_text_embedder
+from tests.sentence_models import write_cross_encoder, write_text_embedder
 
 
 class Made(NamedTuple):
@@ -187,3 +188,19 @@ def test_without_a_text_embedder_one_line_says_so(made: Made, tmp_path: Path, mo
     result = mmrr("index", made.docs, "--work", tmp_path / "w", *INDEX)
     assert result.stderr.count("pip install 'mmrr[text]'") == 1
     assert not shards(tmp_path / "w", "embed_text")
+
+
+def test_a_cross_encoder_reranks(copy: Made, tmp_path: Path) -> None:
+    model = write_cross_encoder(tmp_path / "cross")
+    precache = ("precache", "--work", copy.work, "--scorer", "crossencoder", "--scorer-model", model)
+    mmrr(*precache, *FP32)
+    found = json.loads(mmrr("rerank", QUESTION, "--work", copy.work, "--json").stdout)
+    rows = found["queries"][0]["results"]
+    assert [row["logit"] for row in rows] == sorted((row["logit"] for row in rows), reverse=True)
+    assert {row["page_id"] for row in rows} >= {"thesis.pdf/0001", "thesis.pdf/0002"}
+    assert "whole pages" in refused(*precache, "--keep", "0.5")
+    both = ("rerank", "--queries", copy.queries, "--work", copy.work, "--fuse")
+    mmrr(*both, "words=1,meaning=2,reranker=0.3")
+    command = ("eval", "--by-channel", "--queries", copy.queries, "--qrels", copy.qrels, "--work", copy.work, "--json")
+    assert json.loads(mmrr(*command).stdout)["rows"][-1]["name"] == "reranked by crossencoder, fused 0.3"
+    assert "leave one of them out" in refused(*both, "words=1,reranker=1", "--channels", "meaning=1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from mmrr.modeling.checkpoints import resolve
 from mmrr.scorers import crossencoder
 from mmrr.scorers.crossencoder import Prepare, Score, Scorer
 from mmrr.workspace.files import HashCache
-from tests.cli.conftest import Prepared
 from tests.conftest import CPU
-from tests.console import FP32, mmrr, refused
 from tests.sentence_models import write_cross_encoder, write_text_embedder
 
 QUERY = "when is the thesis due?"
@@ -72,13 +69,3 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
         loaded(write_text_embedder(tmp_path / "embedder"))
     with pytest.raises(MmrrError, match="expected 1 word or more"):
         loaded(write_cross_encoder(tmp_path / "one"), Prepare(words=0))
-
-
-def test_the_chain(copy: Prepared, tmp_path: Path) -> None:
-    model = write_cross_encoder(tmp_path / "cross")
-    precache = ("precache", "--work", copy.work, "--scorer", "crossencoder", "--scorer-model", model)
-    mmrr(*precache, *FP32)
-    found = json.loads(mmrr("rerank", QUERY, "--work", copy.work, "--json").stdout)
-    assert {row["page_id"] for row in found["queries"][0]["results"]} <= {"thesis.pdf/0001", "thesis.pdf/0002"}
-    assert "logit" in found["queries"][0]["results"][0]
-    assert "whole pages" in refused(*precache, "--keep", "0.5")
