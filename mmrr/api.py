@@ -29,6 +29,7 @@ from mmrr.workspace import changes, manifests, store
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
+from mmrr.workspace.read_only import ReadOnlyWorkspace
 from mmrr.workspace.store import Manifest
 
 
@@ -95,16 +96,18 @@ class Workspace:
         notice: Callable[[str], None] = lambda line: None,
         loaded: Loaded | None = None,
         steady: bool = False,
+        read_only: bool = False,
     ) -> None:
         """Open a workspace, or make one with ``create``.
 
         The parameters ``progress`` and ``notice`` get what a command shows. Workspaces and rerankers with the same
         ``loaded`` share their models; one thread at a time may then use them. With ``steady``, searches follow the
         newest index whose pages have caches: while another command adds documents, they find the collection as it was.
-        Raises MmrrError if there is no workspace.
+        With ``read_only`` nothing is written into the folder. Raises MmrrError if there is no workspace.
         """
         self._stack = ExitStack()
-        opened = self._stack.enter_context(store.Workspace.open(Path(folder), create=create))
+        found = store.Workspace.open(Path(folder), create=create and not read_only)
+        opened = self._stack.enter_context(ReadOnlyWorkspace(found.root, notice) if read_only else found)
         self._context = Context(opened, machine or Machine(), progress, {}, notice, loaded or Loaded())
         self._shares, self._steady = loaded is not None, steady
         self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow

@@ -32,7 +32,13 @@ class Service:
         turns = Turns()
         self._workspaces = {
             name: self._stack.enter_context(
-                Workspace(folder, machine=settings.machine, loaded=self._loaded, steady=True)
+                Workspace(
+                    folder,
+                    machine=settings.machine,
+                    loaded=self._loaded,
+                    steady=True,
+                    read_only=settings.read_only,
+                )
             )
             for name, folder in settings.workspaces.items()
         }
