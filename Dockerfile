@@ -3,8 +3,6 @@ ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE}
 
-# An image of CUDA has no Python of its own.
-ARG PYTHON=python3
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 ENV DEBIAN_FRONTEND=noninteractive \
@@ -12,17 +10,20 @@ ENV DEBIAN_FRONTEND=noninteractive \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONUNBUFFERED=1
 
+# Debian keeps one version of a package, so that pinned ones would soon be gone.
+# hadolint ignore=DL3008,SC2046
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends poppler-utils python3 python3-venv \
+    && apt-get install --yes --no-install-recommends poppler-utils \
+        $(command -v python3 >/dev/null || echo python3 python3-venv) \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 mmrr \
-    && useradd --uid 10001 --gid mmrr --create-home --shell /usr/sbin/nologin mmrr \
+    && useradd --uid 10001 --gid 10001 --create-home --shell /usr/sbin/nologin mmrr \
     && mkdir -p /work /models \
     && chown mmrr:mmrr /work /models
 
 # torch first: its layer stays when the source changes.
 COPY constraints.txt /tmp/constraints.txt
-RUN ${PYTHON} -m venv /opt/mmrr \
+RUN python3 -m venv /opt/mmrr \
     && /opt/mmrr/bin/pip install --index-url "${TORCH_INDEX}" \
         "$(grep '^torch==' /tmp/constraints.txt)"
 
@@ -34,7 +35,7 @@ RUN /opt/mmrr/bin/pip install --constraint /tmp/constraints.txt "/src[serve,ocr,
 ENV PATH=/opt/mmrr/bin:${PATH} \
     HF_HOME=/models
 
-USER mmrr
+USER 10001:10001
 WORKDIR /work
 VOLUME ["/work", "/models"]
 EXPOSE 8000

@@ -34,14 +34,17 @@ def answer(
     search_options: Mapping[str, str],
     rerank_options: Rerank | None,
     score_options: Mapping[str, str],
+    documents: Sequence[str] | None = None,
 ) -> Answer:
     """The runs of ``pipeline.search`` and ``pipeline.rerank_run``: the same computations, without artifacts.
 
-    ``rerank_options`` None: the first stage alone.
+    The parameters are theirs. ``rerank_options`` None: the first stage alone. ``documents``: the ids of the documents
+    whose pages may be found, with the scores that they have in the whole collection; None: all.
     """
     indexed = context.current("index")
     collection = context.collection(indexed)
-    found = retrieve.rank_pages(context, collection, indexed, queries, options, search_options)
+    within = None if documents is None else {row for doc_id in documents for row in collection.rows.get(doc_id, [])}
+    found = retrieve.rank_pages(context, collection, indexed, queries, options, search_options, within)
     first = {query.query_id: found.get(query.query_id, []) for query in queries}
     if rerank_options is None:
         return Answer(collection, first)

@@ -75,7 +75,8 @@ class Search:
     channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
     rerank: bool | None = None  # None: if the index has page caches
     fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
-    document: str | None = None  # id, path or file name: only its pages are searched
+    document: str | None = None  # id, path or file name: only its pages are searched, as a collection of their own
+    documents: Sequence[str] | None = None  # the same names: only their pages are found
     search_options: Mapping[str, object] = field(default_factory=dict)
     score_options: Mapping[str, object] = field(default_factory=dict)
 
@@ -286,6 +287,7 @@ class Workspace:
                 _texts(how.search_options),
                 Rerank(fuse=how.fuse) if reranks else None,
                 _texts(how.score_options),
+                self._documents(context, how.documents),
             )
             return [self._hits(answer, query)[: how.top_k] for query in asked]
 
@@ -334,6 +336,12 @@ class Workspace:
         if index and cached and index.inputs["pages"] == cached.inputs["pages"]:
             self._last = {"index": index.fingerprint, "precache": cached.fingerprint}
         return dataclasses.replace(self._context, chosen=self._last)
+
+    def _documents(self, context: Context, names: Sequence[str] | None) -> list[str] | None:
+        if names is None:
+            return None
+        collection = context.collection(context.current("index"))
+        return [self._document(collection, name) for name in names]
 
     @staticmethod
     def _document(collection: Collection, name: str) -> str:

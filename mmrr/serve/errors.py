@@ -49,15 +49,20 @@ def response(status: int, message: str, kind: str | None = None, headers: Mappin
     return JSONResponse(body, status, dict(headers or {}))
 
 
+def refusal(error: RefusedError) -> Any:
+    """The JSON answer of a refused request. Any: a Starlette response."""
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return response(error.status, error.message, error.kind, headers)
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of a request with JSON."""
 
     @app.exception_handler(RefusedError)
     def refused(_: Request, error: RefusedError) -> Any:
-        headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-        if error.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return response(error.status, error.message, error.kind, headers)
+        return refusal(error)
 
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> Any:

@@ -194,7 +194,7 @@ def _search(
     try:
         return dict(zip(queries, workspace.search_many(queries, options), strict=True))
     except MmrrError as error:
-        if options.first_stage is not None:
+        if options.first_stage is not None or options.channels is not None:
             text = str(error).replace(str(workspace.path), "the workspace")
             return dict.fromkeys(queries, RefusedError(400, text))
         return dict.fromkeys(queries, error)

@@ -111,9 +111,10 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
         first_stage=asked.first_stage,
         rerank=asked.rerank,
         fuse=asked.fuse,
-        document=_filter(asked.documents),
+        channels=asked.channels,
+        documents=None if asked.documents is None else sorted(set(asked.documents)),
     )
-    key = ("search", name, *(getattr(options, field) for field in _GROUPED))
+    key = ("search", name, repr(options))  # requests with the same options are searched together
     found: Found = await service.batcher.answer(
         "search",
         key,
@@ -137,18 +138,6 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     ]
     reranked = any(hit.first_stage_rank is not None for hit in found.hits)
     return SearchResponse(id=f"search-{uuid.uuid4().hex}", workspace=name, reranked=reranked, results=results)
-
-
-#: Requests that agree in these options are searched together.
-_GROUPED = ("top_k", "candidates", "first_stage", "rerank", "fuse", "document")
-
-
-def _filter(documents: list[str] | None) -> str | None:
-    if documents is None:
-        return None
-    if len(documents) != 1:
-        raise RefusedError(422, f"documents: found {len(documents)} ids; expected 1")
-    return documents[0]
 
 
 def _check_documents(workspace: Workspace, documents: list[str] | None) -> None:

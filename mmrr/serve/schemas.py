@@ -93,7 +93,8 @@ class SearchRequest(BaseModel):
     top_k: Count = 10
     candidates: Count = Field(100, description="Pages of the first stage that are reranked.")
     documents: list[Name] | None = Field(None, max_length=100, description="Ids of the documents that are searched.")
-    first_stage: Name | None = Field(None, description="The channels of the first stage. Default: all of the index.")
+    first_stage: Name | None = Field(None, description="words, meaning, sight or hybrid. Default: all of the index.")
+    channels: dict[Name, Annotated[float, Field(ge=0, le=1e6)]] | None = Field(None, max_length=10)
     rerank: bool | None = Field(None, description="Default: if the pages have caches.")
     fuse: float | None = Field(None, ge=0, le=1e6, description="Weight of the reranker in score fusion.")
     return_text: bool = False

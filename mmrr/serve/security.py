@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 
-from mmrr.serve.errors import RefusedError, response
+from mmrr.serve.errors import RefusedError, refusal
 from mmrr.serve.metrics import Metrics
 from mmrr.serve.settings import Settings, is_loopback
 
@@ -30,6 +30,7 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._inside = 0
         self._keys = [key.encode() for key in settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,16 +46,19 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
             await send(message)
 
+        self._inside += 1
         try:
+            if self._inside > self._settings.limits.requests:
+                raise RefusedError(429, "too many requests at once; ask again later", retry_after=1)
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             self._check(scope, headers)
             limited = self._limited(scope, headers, receive)
             await self._app(scope, limited, counted)
         except RefusedError as error:
             if not status:
-                challenge = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-                await response(error.status, error.message, error.kind, challenge)(scope, receive, counted)
+                await refusal(error)(scope, receive, counted)
         finally:
+            self._inside -= 1
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.monotonic() - started)

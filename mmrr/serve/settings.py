@@ -25,6 +25,7 @@ class Limits:
     pages: int = 5_000  # of one uploaded document
     seconds: float = 60.0  # from the arrival of a request to its answer
     queue: int = 128  # requests that wait or are computed
+    requests: int = 1_000  # requests of all kinds at once; their bodies are in memory
     together: int = 16  # requests that are scored together
     step: int = 8  # images or texts that are prepared before another request has its turn
     jobs: int = 32  # uploads and removals that wait

@@ -10,24 +10,19 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
 
 from mmrr.config import Retrieve
 from mmrr.context import Context
-from mmrr.contracts import Embedder, Options, TextEmbedder
+from mmrr.contracts import Options
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
-from mmrr.modeling import families, text_checkpoints
-from mmrr.modeling.checkpoints import recorded
-from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.modeling.finite import expect_finite
+from mmrr.modeling import families
 from mmrr.search import channels
 from mmrr.search.fusion import fuse_all
 from mmrr.search.indexes import (
@@ -43,21 +38,17 @@ from mmrr.search.indexes import (
     read_languages,
 )
 from mmrr.search.late_interaction import max_sim
+from mmrr.stages._query_vectors import Encoded, encode_for_text, encode_queries
 from mmrr.types import Query, Run, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
 from mmrr.workspace.pages import Collection, read_stored_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
-from mmrr.workspace.tensor_files import save_tensors
 from mmrr.workspace.tensors import read_vectors, read_windows
 
 #: The fewest pages of each ranking that score fusion standardises over.
 FUSION_DEPTH = 100
-#: The file of a query's shard: its vectors and their temperature.
-_VECTORS = "vectors.safetensors"
-#: Queries that a text embedder reads together.
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,12 @@ class _Search:
     queries: list[Query]
     options: Retrieve
     depth: int
+    within: Set[int] | None = None  # rows of the pages that may be found; None: all
+
+    @property
+    def reach(self) -> int:
+        """How many pages an index is asked for: with ``within`` all, because the best ones may be outside."""
+        return self.depth if self.within is None else len(self.collection.pages)
 
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
         """The ranking of one query from the scores of the pages at ``rows``.
@@ -82,7 +79,10 @@ class _Search:
                     f"query {query.query_id}: the score of page {self.collection.pages[row].page_id} is not finite; "
                     "run mmrr index again with other weights or --dtype float32"
                 )
-        of_page = {self.collection.pages[row].page_id: score for row, score in zip(rows, scores, strict=True)}
+        found = zip(rows, scores, strict=True)
+        if self.within is not None:
+            found = ((row, score) for row, score in found if row in self.within)  # type: ignore[assignment]
+        of_page = {self.collection.pages[row].page_id: score for row, score in found}
         return {query.query_id: rank(of_page, self.depth)}
 
 
@@ -115,12 +115,17 @@ def rank_pages(
     queries: list[Query],
     options: Retrieve,
     search_options: Mapping[str, str],
+    within: Set[int] | None = None,
 ) -> Run:
     """The run of ``retrieve``, computed in memory: nothing is written, and no earlier result is read.
 
-    Raises MmrrError as ``retrieve`` does.
+    The parameters are those of ``retrieve``, and ``within``: the rows of the pages that may be found. Their scores are
+    those of a search in the whole collection. Raises MmrrError as ``retrieve`` does.
     """
-    run, _ = _found(context, _plan(context, collection, indexed, queries, options, search_options), kept=False)
+    plan = _plan(context, collection, indexed, queries, options, search_options)
+    if within is not None:
+        plan = dataclasses.replace(plan, search=dataclasses.replace(plan.search, within=within))
+    run, _ = _found(context, plan, kept=False)
     return run
 
 
@@ -180,13 +185,13 @@ def _found(context: Context, plan: _Plan, *, kept: bool) -> tuple[Run, list[str]
     shards: list[str] = []
     if "sight" in weights:
         assert plan.options
-        own, encoded = _encode_queries(context, plan.vectors["sight"], plan.options, one.queries, kept=kept)
+        own, encoded = encode_queries(context, plan.vectors["sight"], plan.options, one.queries, kept=kept)
         shards += own
         runs.append((_dense(context, one, plan.vectors["sight"], encoded), weights["sight"]))
     if "words" in weights:
         runs.append((_text(context, one), weights["words"]))
     if "meaning" in weights:
-        own, vectors = _encode_for_text(context, plan.vectors["meaning"], one.queries, kept=kept)
+        own, vectors = encode_for_text(context, plan.vectors["meaning"], one.queries, kept=kept)
         shards += own
         runs.append((_meaning(context, one, plan.vectors["meaning"], vectors), weights["meaning"]))
     found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
@@ -239,80 +244,11 @@ def _search_options(embedded: Manifest, options: Mapping[str, str]) -> Options:
     return families.parse_options(family.Search, dict(options))
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """The vectors of the queries."""
-
-    vectors: list[NDArray[np.float32]]  # (M, D) of each query
-    temperature: float  # as ``max_sim`` takes it
-
-
-def _encode_queries(
-    context: Context, embedded: Manifest, search: Options, queries: list[Query], *, kept: bool
-) -> tuple[list[str], _Encoded]:
-    """Embed the queries that have no shard yet. Returns the shard of each query, and the vectors in them.
-
-    Without ``kept`` no shard is read or written.
-    """
-    assert embedded.model
-    if not kept:
-        embedder = _embedder(context, embedded)
-        found = [_embed_query(embedder, embedded, query.text, search) for query in queries]
-        # In the number format of a shard.
-        same = torch.tensor(embedder.temperature(search)).item()
-        return [], _Encoded([vectors.cpu().numpy() for vectors in found], same)
-    workspace = context.workspace
-    spec = Spec("retrieve", 3, {**embedded.config, "search": families.stored_options(search)}, {}, embedded.model)
-    keys = [spec.shard_key("query", query.text) for query in queries]
-    missing = {
-        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
-    }
-    if missing:
-        embedder = _embedder(context, embedded)
-        temperature = torch.tensor(embedder.temperature(search))
-        with context.progress("embed queries", len(missing)) as advance:
-            for key, text in missing.items():
-                folder = workspace.scratch()
-                vectors = _embed_query(embedder, embedded, text, search)
-                save_tensors({"vectors": vectors, "temperature": temperature}, folder / _VECTORS)
-                workspace.commit_shard("retrieve", key, folder, {})
-                advance(1)
-    stored = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
-    temperature = stored[0]["temperature"] if stored else torch.tensor(0.0)  # one embedder has one temperature
-    return keys, _Encoded([of_query["vectors"].numpy() for of_query in stored], temperature.item())
-
-
-def _embed_query(embedder: Embedder, embedded: Manifest, text: str, search: Options) -> torch.Tensor:
-    assert embedded.model
-    (vectors,) = embedder.embed_queries([text], search)
-    expect_finite(f"query '{text[:60]}'", embedded.model["id"], {"vectors": vectors})
-    return vectors
-
-
-def _embedder(context: Context, embedded: Manifest) -> Embedder:
-    """The embedder that made the page vectors: the same checkpoint, options and number format."""
-    assert embedded.model
-    model = embedded.model
-    config = manifests.config(embedded, "embed")
-    family = families.load("embedders", config["family"])
-    device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(model["dtype"], device)
-    prepare = families.make_options(family.Prepare, config["options"])
-
-    def load() -> Embedder:
-        checkpoint = recorded(model, context.workspace.hashes, families.names("embedders"))
-        return family.load(checkpoint, prepare, device, dtype)
-
-    # A checkpoint in memory is not looked for again: that may ask the Hub.
-    key = ("embedder", config["family"], model["revision"], prepare, str(device), dtype)
-    return context.loaded.get(key, load)
-
-
-def _dense(context: Context, one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
+def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded) -> Run:
     """Rank by vectors: the whole collection through its index, one document by exact products."""
     if one.options.scope == "corpus":
         index = context.kept("page vectors", one.indexed, lambda: _open_dense(one))
-        found = index.search(encoded.vectors, one.depth, encoded.temperature)
+        found = index.search(encoded.vectors, one.reach, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
             ranked |= one.ranked(query, list(pages), list(pages.values()))
@@ -350,7 +286,7 @@ def _text(context: Context, one: _Search) -> Run:
     if one.options.scope == "corpus":
         index = context.kept("words", one.indexed, lambda: _open_text(one))
         for query in one.queries:
-            found = best_by_text(index, query.text, one.depth)
+            found = best_by_text(index, query.text, one.reach)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
     of_pages = read_languages(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
@@ -369,65 +305,13 @@ def _open_text(one: _Search) -> TextIndex:
     return TextIndex.load(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
 
 
-def _encode_for_text(
-    context: Context, embedded: Manifest, queries: list[Query], *, kept: bool
-) -> tuple[list[str], list[NDArray[np.float32]]]:
-    """Embed the queries that have no shard yet with the text embedder. The shard and the vector (D,) of each query.
-
-    Without ``kept`` no shard is read or written.
-    """
-    assert embedded.model
-    if not kept:
-        texts = [query.text for query in queries]
-        embedder = _text_embedder(context, embedded)
-        portions = [embedder.embed_queries(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
-        return [], [vector.cpu().numpy() for portion in portions for vector in portion]
-    workspace = context.workspace
-    spec = Spec("retrieve", 3, embedded.config, {}, embedded.model)
-    keys = [spec.shard_key("query", query.text) for query in queries]
-    missing = {
-        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
-    }
-    if missing:
-        embedder = _text_embedder(context, embedded)
-        todo = list(missing.items())
-        with context.progress("embed queries", len(todo)) as advance:
-            for first in range(0, len(todo), _BATCH):
-                some = todo[first : first + _BATCH]
-                for (key, _), vector in zip(some, embedder.embed_queries([text for _, text in some]), strict=True):
-                    folder = workspace.scratch()
-                    save_tensors({"vectors": vector[None].contiguous()}, folder / _VECTORS)
-                    workspace.commit_shard("retrieve", key, folder, {})
-                advance(len(some))
-    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
-    return keys, [of_query["vectors"][0].numpy() for of_query in found]
-
-
-def _text_embedder(context: Context, embedded: Manifest) -> TextEmbedder:
-    """The text embedder that made the vectors of the windows: the same checkpoint, options and number format."""
-    assert embedded.model
-    model = embedded.model
-    config = manifests.config(embedded, "embed_text")
-    family = families.load("text_embedders", config["family"])
-    device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(model["dtype"], device)
-    prepare = families.make_options(family.Prepare, config["options"])
-
-    def load() -> TextEmbedder:
-        checkpoint = text_checkpoints.recorded(model, context.workspace.hashes)
-        return family.load(checkpoint, prepare, device, dtype)
-
-    key = ("text embedder", config["family"], model["revision"], prepare, str(device), dtype)
-    return context.loaded.get(key, load)
-
-
 def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[NDArray[np.float32]]) -> Run:
     """Rank by the best window of each page: in the collection the pages with text, in one document all its pages."""
     ranked: Run = {}
     if one.options.scope == "corpus":
         index = context.kept("windows", one.indexed, lambda: _windows(one))
         for query, vector in zip(one.queries, vectors, strict=True):
-            found = index.search(vector, one.depth)
+            found = index.search(vector, one.reach)
             ranked |= one.ranked(query, list(found), list(found.values()))
         return ranked
     cached: dict[str, list[NDArray[np.float32]]] = {}

@@ -37,10 +37,18 @@ def test_search_finds_what_the_workspace_finds(client: TestClient, workspace: mm
     assert found["workspace"] == "work"
 
 
-def test_search_in_a_document_with_text(client: TestClient):
-    found = search(client, documents=["soil.pdf"], return_text=True, rerank=False)
-    assert {one["document"] for one in found["results"]} == {"soil.pdf"}
-    assert any("Rainfall" in one["text"] for one in found["results"])
+@pytest.mark.parametrize("rerank", [False, True])
+def test_search_in_documents_with_text(client: TestClient, rerank: bool):
+    found = search(client, documents=["soil.pdf"], return_text=True, rerank=rerank, candidates=3)["results"]
+    assert {one["document"] for one in found} == {"soil.pdf"}
+    assert len(found) == 3, "pages of other documents take no place among the candidates"
+    assert any("Rainfall" in one["text"] for one in found)
+    everywhere = {one["page_id"]: one["score"] for one in search(client, rerank=True)["results"]}
+    if rerank:
+        assert [one["score"] for one in found] == pytest.approx([everywhere[one["page_id"]] for one in found], abs=1e-4)
+    both = search(client, documents=["soil.pdf", "thesis.pdf"], rerank=rerank)["results"]
+    assert [one["page_id"] for one in both] == [one["page_id"] for one in search(client, rerank=rerank)["results"]]
+    assert search(client, documents=[], rerank=rerank)["results"] == []
 
 
 @pytest.mark.parametrize(
@@ -56,6 +64,8 @@ def test_search_in_a_document_with_text(client: TestClient):
         ({"documents": ["../thesis.pdf"]}, 404, "no document of that id"),
         ({"first_stage": "smell"}, 422, "expected one of"),
         ({"first_stage": "meaning"}, 400, "needs vectors of the pages' text"),
+        ({"channels": {"smell": 1}}, 400, "no channel 'smell'"),
+        ({"channels": {"words": -1}}, 422, "channels"),
         ({"fuse": -1}, 422, "fuse"),
         ({"workspace": "other"}, 404, "this server has work"),
     ],
