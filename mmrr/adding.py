@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmrr.config import Model, Prune, PruneBy, Render
+from mmrr.config import Model, OcrMode, Prune, PruneBy, Render
 from mmrr.context import Context
 from mmrr.indexing import build, check, followed
 from mmrr.modeling import families
@@ -18,9 +18,10 @@ from mmrr.workspace import manifests
 def add_documents(context: Context, inputs: Sequence[Path], options: Render) -> Collected:
     """Step: documents -> ``pages``, ``index`` and, where there are page caches, ``precache``, all as the current ones.
 
-    Index and page caches become current together at the end. Raises MmrrError as the steps do.
+    ``options`` are those of a new collection, and the language of OCR. Index and page caches become current together
+    at the end. Raises MmrrError as the steps do.
     """
-    plan, cached = followed(context), cached_as(context)
+    plan, cached, options = followed(context), cached_as(context), rendered_as(context, options)
     found = render_documents(context, inputs, options, check=lambda: check(context, plan))
     made = build(context, found.manifest, plan)
     if cached:
@@ -30,6 +31,17 @@ def add_documents(context: Context, inputs: Sequence[Path], options: Render) -> 
         made += cache_pages(context, scoring, made[-1], pruning=pruning)
     make_current(context, *made)
     return found
+
+
+def rendered_as(context: Context, options: Render) -> Render:
+    """How the current pages were rendered, to render others; ``options`` if there are none."""
+    pages = context.workspace.current("pages")
+    if pages is None:
+        return options
+    config = manifests.config(pages, "pages")
+    drawn = {name: config[name] for name in ("renderer", "dpi", "max_tokens") if name in config}  # type: ignore[literal-required]
+    read: OcrMode = "never" if "ocr" not in config else "force" if "every page" in config["ocr"] else "auto"
+    return dataclasses.replace(options, **drawn, ocr=read)
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,10 @@ def cached_as(context: Context) -> Cached | None:
     config = manifests.config(made, "precache")
     commit, _, _ = made.model["revision"].partition("+")
     model = Model(made.model["id"], None if commit.startswith("sha256:") else commit)
-    options = {name: str(value) for name, value in config["options"].items()}
+    module = families.load("scorers", config["family"])
+    prepare = families.make_options(module.Prepare, config["options"])
+    options = {name: str(value) for name, value in dataclasses.asdict(prepare).items()}
     pruned = context.workspace.find("prune", made.inputs["prune"]) if "prune" in made.inputs else None
-    prunes = families.load("scorers", config["family"]).SPEC.accepts_pruning
-    keep = manifests.content(made, "precache")["keep"] if prunes else None
+    keep = manifests.content(made, "precache")["keep"] if module.SPEC.accepts_pruning else None
     by: PruneBy = manifests.config(pruned, "prune")["by"] if pruned else "attention"
     return Cached(Scoring(config["family"], model, options, keep), made.model["dtype"], by)

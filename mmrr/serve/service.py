@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 from fastapi import Request
 
@@ -34,6 +35,7 @@ class Service:
             name: self._stack.enter_context(
                 Workspace(
                     folder,
+                    create=not settings.read_only and _is_empty(folder),
                     machine=settings.machine,
                     loaded=self._loaded,
                     steady=True,
@@ -74,6 +76,11 @@ class Service:
     def client(request: Request) -> str:
         """Who asks, for the fair share of the queue."""
         return request.client.host if request.client else ""
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is there and empty, as a new volume of a container: it becomes a workspace."""
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def service_of(request: Request) -> Service:
