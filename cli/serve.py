@@ -23,10 +23,9 @@ Works = Annotated[
     Optional[list[str]],
     typer.Option(
         "--work",
-        envvar="MMRR_WORK",
         metavar="[NAME=]PATH",
-        help="A workspace to serve. Repeatable; the first one is the default. Without one, the server scores only "
-        "documents that a request brings, with --scorer-model.",
+        help="A workspace to serve. Repeatable; the first one is the default. Default: MMRR_WORK, else mmrr-work; with "
+        "--scorer-model and neither of them, the server scores only documents that a request brings.",
         show_default=False,
     ),
 ]
@@ -135,15 +134,11 @@ def serve(
 
     Example: `mmrr serve --work mmrr-work --port 8000`
     """
-    try:
-        from mmrr.serve.app import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] == "mmrr":
-            raise
-        raise MmrrError(f"mmrr serve needs the package {error.name}; run: pip install 'mmrr[serve]'") from error
     from mmrr.serve.settings import Limits, Settings, parse_workspaces, read_keys
 
-    folders = work or ([] if scorer_model else [str(o.WORK)])
+    # Click would cut the value of a variable at blanks, because the option is repeatable.
+    variable = os.environ.get("MMRR_WORK")
+    folders = work or ([variable] if variable else [] if scorer_model else [str(o.WORK)])
     limits = Limits(
         body_bytes=memory_size("--max-body", max_body),
         upload_bytes=memory_size("--max-upload", max_upload),
@@ -169,6 +164,13 @@ def serve(
         fetch_hosts=frozenset(name.lower() for name in fetch_host or []),
         limits=limits,
     )
+    settings.check()
+    try:
+        from mmrr.serve.app import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "mmrr":
+            raise
+        raise MmrrError(f"mmrr serve needs the package {error.name}; run: pip install 'mmrr[serve]'") from error
     run(
         settings,
         lambda url: note(f"serving {', '.join(settings.workspaces) or scorer_model} at {url}; routes: {url}/docs"),

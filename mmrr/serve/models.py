@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,11 @@ class Models:
     def __init__(self, settings: Settings, workspaces: dict[str, Workspace], loaded: Loaded) -> None:
         self._settings, self._workspaces, self._loaded = settings, workspaces, loaded
         self._reranker: Reranker | None = None
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Close the folder of the images' caches."""
+        self._stack.close()
 
     def workspace(self, name: str | None) -> tuple[str, Workspace]:
         """A workspace by its name; None: the default one. Raises RefusedError for an unknown name."""
@@ -104,6 +110,8 @@ class Models:
                 max_tokens=settings.render.max_tokens,
                 loaded=self._loaded,
             )
+            if settings.image_cache:
+                self._stack.enter_context(self._reranker.cache(settings.image_cache))
         return self._reranker
 
     # Searches

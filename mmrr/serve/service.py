@@ -70,6 +70,7 @@ class Service:
     def stop(self) -> None:
         self.jobs.stop()
         self.batcher.stop()
+        self.models.close()
         self._stack.close()
 
     @staticmethod

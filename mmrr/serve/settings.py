@@ -97,7 +97,7 @@ def read_keys(file: Path | None, from_environment: str | None) -> tuple[str, ...
         try:
             lines = file.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise MmrrError(f"--api-key-file {file} cannot be read: {error}") from error
+            raise MmrrError(f"--api-key-file {file} cannot be read; expected a file with a key in each line") from error
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not keys:
             raise MmrrError(f"--api-key-file {file} has no key; expected one a line")
