@@ -19,6 +19,7 @@ from .terminal import detail, fail, note, plain_errors
 COMMANDS = {"blend": "fuse"}
 #: Command -> {old option: new option}.
 OPTIONS = {
+    "retrieve": {"--fuse": "--channels"},
     "rerank": {"--blend": "--fuse"},
     "run": {"--blend": "--fuse"},
     "mmdocir": {"--blend": "--fuse"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.context import Context
-    from mmrr.experiments import BenchmarkResult
+    from mmrr.experiments import BenchmarkResult, Line
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
@@ -209,6 +210,26 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
     if judged.kept:
         typer.echo(judged.path)
+
+
+def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
+    """Show one row for each way of ranking: each measure with its 95 % interval, and that of the difference."""
+    if as_json:
+        emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
+        return
+    measures = list(lines[0].metrics)
+    columns = ["first stage"]
+    for measure in measures:
+        columns += [measure, "95 % interval"]
+    columns.append(f"{measures[-1]} less the first")
+    rows = []
+    for line in lines:
+        row = [line.name]
+        for measure in measures:
+            row += [f"{line.metrics[measure]:.3f}", _interval([*line.intervals[measure]], ".2f")]
+        row.append(_interval([*line.differences[measures[-1]]], "+.3f") if line.differences else "")
+        rows.append(row)
+    table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
 
 
 def missing_queries(missing: list[str], judged: int) -> None:

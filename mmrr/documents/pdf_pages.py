@@ -67,7 +67,8 @@ class OpenPdf:
 
     def info(self, numbers: Sequence[int]) -> poppler.Info:
         """What poppler says of the file and of these pages. Raises PopplerError."""
-        shapes, n_pages = {}, 0
+        shapes: dict[int, poppler.Shape] = {}
+        n_pages = 0
         blocks = sorted({(number - 1) // _INFO_PAGES for number in numbers})
         for block in blocks:
             if block not in self._infos:
