@@ -311,6 +311,15 @@ OcrLanguage = Annotated[
     ),
 ]
 
+Tiles = Annotated[
+    bool,
+    typer.Option(
+        "--tiles/--no-tiles",
+        help="Cut PDF pages whose print is too small for --max-tokens into several images, which rank as one page.",
+        rich_help_panel=_PAGES,
+    ),
+]
+
 # Search
 
 Faiss = Annotated[

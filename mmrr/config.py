@@ -46,6 +46,7 @@ class Render:
     #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
     ocr: OcrMode = "never"
     ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
+    tiles: bool = False  # cut pages with small print into several images
 
 
 @dataclass(frozen=True, slots=True)

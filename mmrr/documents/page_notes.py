@@ -19,8 +19,8 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "lack a font: install a CJK font, e.g. fonts-noto-cjk",
     ),
     SMALL_PRINT: (
-        "has print below what its tokens can show (a larger --max-tokens shows more)",
-        "have print below what their tokens can show (a larger --max-tokens shows more)",
+        "has print below what its tokens can show (--tiles or a larger --max-tokens shows it)",
+        "have print below what their tokens can show (--tiles or a larger --max-tokens shows it)",
     ),
     OTHER_RENDERER: ("was drawn by the other renderer", "were drawn by the other renderer"),
     "time_limit": ("took longer than --page-timeout", "took longer than --page-timeout"),

@@ -23,6 +23,7 @@ from mmrr.errors import MmrrError
 from mmrr.stages._drawing import Task, draw
 from mmrr.stages._ocr import read_pages, reading
 from mmrr.stages._provisional import Conditions
+from mmrr.stages._tiles import TILING, cut_pages
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PagesProvenance
@@ -162,6 +163,8 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     wanted = reading(options)
     drawn_config = dataclasses.asdict(drawing)
     config = {**drawn_config, "ocr": wanted.name} if wanted else drawn_config
+    if options.tiles:
+        config = {**config, "tiles": TILING}
     drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
@@ -176,6 +179,10 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     plan.drop_lost()
     plan.drop_not_rendered()
     plan.use_provisional()
+    if options.tiles:
+        sources_of = {task.sha256: task.source for task in plan.tasks.values()}
+        cut = Spec("pages", RENDERED, {**drawn_config, "tiles": TILING}, {})
+        cut_pages(context, cut, plan.entries, sources_of, drawing, _workers(context))
     if wanted:
         started = time.perf_counter()
         spec = Spec("pages", RENDERED, config, {})
