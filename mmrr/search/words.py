@@ -55,8 +55,8 @@ _HYPHEN = re.compile(r"[-&]")
 
 #: What folding turns into other letters, beyond taking marks off.
 _LETTERS: dict[int, int | str | None] = {
-    **str.maketrans("øđðłıħ", "oddlih"),
-    **str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}),
+    **dict(zip(map(ord, "øđðłıħ"), "oddlih", strict=True)),
+    **{ord(letter): spelt for letter, spelt in {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}.items()},
     0x640: None,  # the Arabic letter that only makes a word longer
 }
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
