@@ -22,6 +22,10 @@ from mmrr.config import (
     Scope,
 )
 
+from .page_options import PageMemory as PageMemory
+from .page_options import PageTimeout as PageTimeout
+from .page_options import Tiles as Tiles
+
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
@@ -311,14 +315,6 @@ OcrLanguage = Annotated[
     ),
 ]
 
-Tiles = Annotated[
-    bool,
-    typer.Option(
-        "--tiles/--no-tiles",
-        help="Cut PDF pages whose print is too small for --max-tokens into several images, which rank as one page.",
-        rich_help_panel=_PAGES,
-    ),
-]
 
 # Search
 
@@ -405,26 +401,6 @@ Workers = Annotated[
         "--workers",
         envvar="MMRR_WORKERS",
         help="Processes that render pages and read text. 0: one per core.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PageTimeout = Annotated[
-    float,
-    typer.Option(
-        "--page-timeout",
-        metavar="SECONDS",
-        envvar="MMRR_PAGE_TIMEOUT",
-        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PageMemory = Annotated[
-    str,
-    typer.Option(
-        "--page-memory",
-        metavar="SIZE",
-        envvar="MMRR_PAGE_MEMORY",
-        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
         rich_help_panel=_MACHINE,
     ),
 ]
