@@ -151,8 +151,7 @@ def retrieve(
         runs.append((_meaning(context, one, made["meaning"], vectors), weights["meaning"]))
     found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
     run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
-    search_ms = 1000 * (time.perf_counter() - started)
-    return _commit(one, spec, run, shards, search_ms)
+    return _commit(one, spec, run, shards, 1000 * (time.perf_counter() - started))
 
 
 def available(workspace: Workspace, indexed: Manifest) -> set[str]:
@@ -348,7 +347,7 @@ def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[N
     if one.options.scope == "corpus":
         index = context.loaded.get(("windows", one.indexed.fingerprint), lambda: _windows(one))
         for query, vector in zip(one.queries, vectors, strict=True):
-            found = index.search(vector, one.depth)
+            found = index.search(vector, one.n_images)
             ranked |= one.ranked(query, list(found), list(found.values()))
         return ranked
     cached: dict[str, list[NDArray[np.float32]]] = {}
