@@ -38,6 +38,8 @@ def index(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -57,7 +59,7 @@ def index(
 
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
-        rendering = Render(renderer, dpi, max_tokens, ocr)
+        rendering = Render(renderer, dpi, max_tokens, ocr, convert, password)
         check = partial(check_embedding, context, embedding, Index(faiss_factory))
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
@@ -167,6 +169,8 @@ def run(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -186,7 +190,7 @@ def run(
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
         check = partial(check_embedding, context, embedding, Index())
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
+        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr, convert, password), check=check)
         report.documents(found.manifest, found.changes)
         pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index())
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))

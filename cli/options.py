@@ -256,6 +256,25 @@ Ocr = Annotated[
     ),
 ]
 
+Convert = Annotated[
+    bool,
+    typer.Option(
+        "--convert/--no-convert",
+        help="Read office files (docx, pptx, xlsx, odt, ...): LibreOffice, where it is installed, converts them to PDF.",
+        rich_help_panel=_PAGES,
+    ),
+]
+Password = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--password",
+        metavar="FILE",
+        help="File with the passwords of encrypted PDFs: NAME PASSWORD a line, or one password for all.",
+        rich_help_panel=_PAGES,
+        show_default=False,
+    ),
+]
+
 # Search
 
 Faiss = Annotated[

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Most documents or queries that are listed.
 _MOST_LISTED = 20
 _TITLE_CHARS = 200
+#: Of the files that are no documents: most reasons that are listed, and most names of each.
+_MOST_REASONS = 8
+_MOST_NAMED = 3
 #: Entries of the metrics that are no run.
 _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
 
@@ -48,6 +51,26 @@ def documents(pages: Manifest, changes: Changes) -> None:
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
     read_pages = f"{counted(pages.content['pages'], 'page')} of {counted(len(entries), 'document')} ({counts})"
     note("; ".join(filter(None, [f"{counted(len(entries), 'document')}: {changes}", read_pages, texts])))
+    skipped(pages)
+
+
+def skipped(pages: Manifest) -> None:
+    """Count the files of the named folders that are no documents, by reason, with the first names."""
+    from mmrr.workspace import changes
+
+    names: dict[str, list[str]] = {}
+    for name, reason in changes.skipped_names(pages):
+        names.setdefault(reason, []).append(name)
+    parts = [
+        f"{len(files)} {reason.removeprefix('unsupported: ')} "
+        f"({', '.join(files[:_MOST_NAMED])}{', ...' if len(files) > _MOST_NAMED else ''})"
+        for reason, files in sorted(names.items(), key=lambda item: -len(item[1]))
+    ]
+    parts = parts[:_MOST_REASONS] + ["..."] * (len(parts) > _MOST_REASONS)
+    hidden = sum(changes.skipped(pages)["hidden"].values())
+    parts += [f"{hidden} hidden"] * (hidden > 0)
+    if parts:
+        note(f"skipped: {', '.join(parts)}; see: mmrr ls --documents")
 
 
 def plan(plan: Plan) -> None:

@@ -24,6 +24,8 @@ def render(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
     workers: o.Workers = o.MACHINE.workers,
 ) -> None:
     """Render documents to page images and text.
@@ -33,7 +35,7 @@ def render(
     with open_context(work, Machine(workers=workers), create=True) as context:
         from mmrr import pipeline
 
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
+        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr, convert, password), replace=replace)
         report.documents(found.manifest, found.changes)
         typer.echo(found.manifest.path)
 

@@ -6,6 +6,7 @@ The options of a model family (band, instruction, ...) are in that family's modu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 FirstStage = Literal["dense", "bm25", "hybrid"]
@@ -33,6 +34,8 @@ class Render:
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
     ocr: bool = False  # read pages without a text layer
+    convert: bool = False  # office files become PDF by LibreOffice; not hashed: the files' contents are
+    password: Path | None = None  # a file with the passwords of encrypted PDFs; never stored
 
 
 @dataclass(frozen=True, slots=True)

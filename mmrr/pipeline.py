@@ -28,7 +28,7 @@ from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
-from mmrr.workspace.changes import Changes, Place
+from mmrr.workspace.changes import Changes
 from mmrr.workspace.files import digest
 from mmrr.workspace.pages import Collection, load, page_row, read_image, without
 from mmrr.workspace.store import Manifest
@@ -129,15 +129,13 @@ def render_documents(
         base = None if replace else before
         if base:
             _can_change(context, base)
-        sources, staying = render.find_documents(context, inputs, before, replace=replace)
+        documents = render.find_documents(context, inputs, before, replace=replace, convert=options.convert)
         check()
         if base and (said := render.changed_options(context, base, options)):
             context.notice(said)
-        made = render.render(context, sources, options, staying)
+        made = render.render(context, documents.sources, options, documents.staying)
         entries = manifests.documents(made)
-        found = {source.doc_id: Place(changes.root_of(source.path, inputs), source.path) for source in sources}
-        places = changes.merge_places(changes.places(base), found, entries)
-        made = context.workspace.annotate(made, sources=places)
+        made = render.record_origins(context, made, base, inputs, documents)
         if replace or context.workspace.replace_current(before, made):
             break  # else another command changed the collection meanwhile: add to what it made
     if replace:

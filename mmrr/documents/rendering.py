@@ -125,7 +125,7 @@ def render_pages(source: Source, first: int, last: int, out: Path, options: Rend
     if source.kind == "pdf":
         if options.renderer == "poppler" and default_renderer() != "poppler":
             raise MmrrError("poppler's pdftoppm or pdfinfo is not on PATH; install poppler or use the pdfium renderer")
-        pages = _draw_pdf(source.path, numbers, options)
+        pages = _draw_pdf(source.file, numbers, options)
     else:
         pages = _draw_images(source, numbers, options)
     with closing(pages):  # deletes temporary files even if saving fails
@@ -422,7 +422,8 @@ def _draw_images(source: Source, numbers: Sequence[int], options: RenderOptions)
 
 def _draw_image(path: Path, frame: int, max_tokens: int) -> Image.Image:
     with open_image(path) as opened:
-        opened.seek(frame)
+        if frame:  # a HEIC file starts at its main image, which need not be the first
+            opened.seek(frame)
         # Pillow checks the size of the first frame only.
         if Image.MAX_IMAGE_PIXELS and math.prod(opened.size) > 2 * Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels are too many")

@@ -86,7 +86,8 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
 def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry]) -> Spec:
     """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
 
-    A document that is not wholly rendered counts as other content, so that the same command does not find this listing.
+    A document that is not wholly rendered, or that was not opened for want of its password, counts as other content, so
+    that the same command does not find this listing.
     """
     hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
     return Spec("pages", 1, config, {"documents": digest(hashes)})
@@ -95,6 +96,8 @@ def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry]) -
 def _content(entry: DocumentEntry) -> str:
     if entry["status"] == manifests.NOT_RENDERED:
         return digest([manifests.NOT_RENDERED, entry["sha256"], entry["shards"]])
+    if entry["status"] == "password_required":
+        return digest([entry["status"], entry["sha256"]])
     return entry["sha256"]
 
 
@@ -252,7 +255,7 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
-    return workspace.annotate(made, sources=sources)
+    return workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
 
 
 def page_row(collection: Collection, page_id: str) -> int:

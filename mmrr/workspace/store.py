@@ -29,6 +29,7 @@ from mmrr.workspace.artifact import Spec as Spec
 from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
+    check_file,
     check_folder,
     checksum_file,
     environment,
@@ -102,7 +103,7 @@ class Workspace:
         return Workspace, (self.root, self._scratch.run)
 
     def __enter__(self) -> Self:
-        for name in ("tmp", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
+        for name in ("tmp", "converted", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
             check_folder(self.root / name)
         try:
             self._scratch.open()
@@ -266,6 +267,16 @@ class Workspace:
         folder = self.root / "shards" / _stage(stage) / _key(key)
         check_folder(folder)
         return folder
+
+    def converted(self, sha256: str) -> Path:
+        """The PDF that was made of an office file with this content. It may not exist yet.
+
+        Raises MmrrError if a symbolic link is in its place.
+        """
+        path = self.root / "converted" / f"{_key(sha256)}.pdf"
+        check_folder(path.parent)
+        check_file(path)
+        return path
 
     def has_shard(self, stage: str, key: str) -> bool:
         """Whether a shard exists and each of its files has the recorded size; a damaged shard is set aside.
