@@ -61,11 +61,11 @@ def skipped(pages: Manifest) -> None:
     names: dict[str, list[str]] = {}
     for name, reason in changes.skipped_names(pages):
         names.setdefault(reason, []).append(name)
-    parts = [
-        f"{len(files)} {reason.removeprefix('unsupported: ')} "
-        f"({', '.join(files[:_MOST_NAMED])}{', ...' if len(files) > _MOST_NAMED else ''})"
-        for reason, files in sorted(names.items(), key=lambda item: -len(item[1]))
-    ]
+    parts = []
+    for reason, files in sorted(names.items(), key=lambda item: -len(item[1])):
+        what, _, remedy = reason.removeprefix("unsupported: ").partition("; ")
+        shown = ", ".join(files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
+        parts.append(f"{len(files)} {what} ({'; '.join(filter(None, [shown, remedy]))})")
     parts = parts[:_MOST_REASONS] + ["..."] * (len(parts) > _MOST_REASONS)
     hidden = sum(changes.skipped(pages)["hidden"].values())
     parts += [f"{hidden} hidden"] * (hidden > 0)

@@ -109,12 +109,12 @@ def document_list(pages: Manifest, *, as_json: bool) -> None:
     entries = pages.content["documents"]
     skipped, hidden = changes.skipped_names(pages), changes.skipped(pages)["hidden"]
     if as_json:
-        files = [{"file": utf8(name), "reason": reason} for name, reason in skipped]
+        files = [{"file": name, "reason": reason} for name, reason in skipped]
         emit({"artifact": str(pages.path), "documents": entries, "skipped": files, "hidden": hidden})
         return
     rows = [[entry["doc_id"], entry["status"], str(entry["n_pages"]), entry["detail"]] for entry in entries]
     rows += [[name, "skipped", "0", reason] for name, reason in skipped]
-    rows += [[root, "hidden", "0", counted(count, "hidden file or folder", "hidden files and folders")] for root, count in hidden.items()]
+    rows += [[root, "hidden", "0", f"{counted(count, 'entry', 'entries')} not looked at"] for root, count in hidden.items()]
     table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
 
 

@@ -122,10 +122,13 @@ def skipped(pages: Manifest | None) -> SkippedFiles:
 def skipped_names(pages: Manifest) -> list[tuple[str, str]]:
     """(path below the folder that was named, reason) of each file that is no document."""
     places = [(_restored_place(one["place"]), one["reason"]) for one in skipped(pages)["files"]]
-    return [
-        (place.path.relative_to(place.root).as_posix() if place.path != place.root else place.path.name, reason)
-        for place, reason in places
+    names = [
+        place.path.name if place.path == place.root else place.path.relative_to(place.root).as_posix()
+        for place, _ in places
     ]
+    # A byte that is not UTF-8 becomes an escape.
+    safe = (name.encode("utf-8", "backslashreplace").decode() for name in names)
+    return [(name, reason) for name, (_, reason) in zip(safe, places, strict=True)]
 
 
 def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str, str]:
