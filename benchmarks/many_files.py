@@ -43,12 +43,17 @@ def write_pdf(path: Path, number: int) -> None:
     path.write_bytes(data)
 
 
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def timed(what: str, n_files: int, *arguments: str) -> None:
-    """Run one command and print its time, its time a file, and its largest memory."""
-    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    """Run one command and print its time, its time a file, and the time of the processors."""
+    started, before = time.perf_counter(), _cpu_seconds()
     subprocess.run([*_MMRR, *arguments], check=True, stdout=subprocess.DEVNULL)
-    seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    show(what, f"{seconds:9.1f} s   {1000 * seconds / n_files:8.2f} ms a file   {used.ru_utime - before:9.1f} s CPU")
+    seconds, cpu = time.perf_counter() - started, _cpu_seconds() - before
+    show(what, f"{seconds:9.1f} s   {1000 * seconds / n_files:8.2f} ms a file   {cpu:9.1f} s CPU")
 
 
 def show(what: str, value: str) -> None:

@@ -190,7 +190,9 @@ def run(
         named = Model(embedder or "", embedder_revision)
         embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
         check = partial(check_embedding, context, embedding, Index())
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr, convert, password), check=check)
+        found = pipeline.render_documents(
+            context, documents, Render(renderer, dpi, max_tokens, ocr, convert, password), check=check
+        )
         report.documents(found.manifest, found.changes)
         pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index())
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))

@@ -260,7 +260,7 @@ Convert = Annotated[
     bool,
     typer.Option(
         "--convert/--no-convert",
-        help="Read office files (docx, pptx, xlsx, odt, ...): LibreOffice, where it is installed, converts them to PDF.",
+        help="Read office files (docx, pptx, xlsx, odt, ...). LibreOffice, if it is installed, converts them to PDF.",
         rich_help_panel=_PAGES,
     ),
 ]

@@ -114,7 +114,9 @@ def document_list(pages: Manifest, *, as_json: bool) -> None:
         return
     rows = [[entry["doc_id"], entry["status"], str(entry["n_pages"]), entry["detail"]] for entry in entries]
     rows += [[name, "skipped", "0", reason] for name, reason in skipped]
-    rows += [[root, "hidden", "0", f"{counted(count, 'entry', 'entries')} not looked at"] for root, count in hidden.items()]
+    rows += [
+        [root, "hidden", "0", f"{counted(count, 'entry', 'entries')} not looked at"] for root, count in hidden.items()
+    ]
     table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
 
 
@@ -122,7 +124,16 @@ def removal(removed: Removal) -> None:
     """Say what was removed."""
     for name in removed.artifacts:
         note(f"removed {name}")
-    note(f"removed {counted(removed.shards, 'unused shard')}; {size(removed.bytes)} freed")
+    stages = ", ".join(f"{count} of {stage}" for stage, count in removed.by_stage.items())
+    what = f"{counted(removed.shards, 'unused shard')}{f' ({stages})' if stages else ''}"
+    note(f"removed {what}; {size(removed.bytes)} freed")
+    if removed.shards and not removed.artifacts:
+        note("no artifact listed them: a command that was interrupted computes them again")
+    if removed.unlisted:
+        note(
+            f"kept {counted(removed.unlisted, 'shard')} ({size(removed.unlisted_bytes)}) of commands that were "
+            "interrupted, which continue from there; mmrr rm without names removes them"
+        )
 
 
 def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool) -> None:

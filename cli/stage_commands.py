@@ -35,7 +35,9 @@ def render(
     with open_context(work, Machine(workers=workers), create=True) as context:
         from mmrr import pipeline
 
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr, convert, password), replace=replace)
+        found = pipeline.render_documents(
+            context, documents, Render(renderer, dpi, max_tokens, ocr, convert, password), replace=replace
+        )
         report.documents(found.manifest, found.changes)
         typer.echo(found.manifest.path)
 

@@ -30,7 +30,7 @@ from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import Collection, load, page_row, read_image, without
+from mmrr.workspace.pages import Collection, load, page_row, read_image
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
 
@@ -128,7 +128,7 @@ def render_documents(
         before = context.workspace.current("pages")
         base = None if replace else before
         if base:
-            _can_change(context, base)
+            can_change(context, base)
         documents = render.find_documents(context, inputs, before, replace=replace, convert=options.convert)
         check()
         if base and (said := render.changed_options(context, base, options)):
@@ -147,46 +147,13 @@ def render_documents(
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 
-def _can_change(context: Context, pages: Manifest) -> None:
+def can_change(context: Context, pages: Manifest) -> None:
+    """Raise MmrrError if no document can be added to or taken from a collection."""
     if "file" in manifests.config(pages, "pages"):
         raise MmrrError(
             f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
             "use another --work, or make a new collection here with --replace"
         )
-
-
-def remove_documents(context: Context, names: Sequence[str]) -> Collected:
-    """Step: take documents out of the collection, and out of the index if there is one. No model is run.
-
-    ``names`` are ids, paths or file names. Raises MmrrError for a name that is not in the collection or not unique, and
-    if no document would be left.
-    """
-    before = context.current("pages")
-    _can_change(context, before)
-    gone = {changes.find(before, name) for name in names}
-    pages = without(context.workspace, before, gone)
-    made = [pages]
-    indexed = context.workspace.current("index")
-    if indexed:
-        own = context.collection(indexed).manifest
-        own = pages if own.fingerprint == before.fingerprint else without(context.workspace, own, gone)
-        made += _rebuild_index(context, indexed, load(context.workspace, own))
-    make_current(context, *made)
-    return Collected(pages, changes.compare(manifests.documents(before), manifests.documents(pages)))
-
-
-def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) -> list[Manifest]:
-    """The ``embed`` and ``index`` artifacts of a part of an index's pages."""
-    embedded = None
-    if "embed" in indexed.inputs:
-        whole = context.workspace.find("embed", indexed.inputs["embed"])
-        if whole is None:
-            raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
-        embedded = embed.keep_embedded(context, whole, collection)
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    options = Index(factory) if factory else Index()
-    made = index_stage.build(context, collection, embedded, options)
-    return [embedded, made] if embedded else [made]
 
 
 # Index

@@ -36,9 +36,10 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
-    "mmrr.pipeline": {"mmrr.experiments"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.removal"},
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.removal"},
     "mmrr.experiments": set(),
+    "mmrr.removal": set(),
     "mmrr.training": {"mmrr.training"},
 }
 #: Every module and package directly below mmrr, and the model families' packages.

@@ -14,7 +14,6 @@ import hashlib
 import os
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
@@ -31,11 +30,11 @@ from mmrr.documents.formats import (
     OFFICE_SUFFIXES,
     PAGED_FORMATS,
     PAGED_SUFFIXES,
-    image_formats,
     image_suffixes,
     looks_like_image,
     unsupported,
 )
+from mmrr.documents.formats import open_image as open_image  # "as": rendering imports it from here
 from mmrr.errors import MmrrError
 
 Kind = Literal["pdf", "image", "images"]
@@ -167,20 +166,27 @@ def find(
             if real in known:
                 found.sources.append(Source(known[real], path, kind))
                 continue
-            doc_id = unique = _doc_id(path.name if named_alone else path.relative_to(given).as_posix())
-            digest, digits = hashlib.sha256(os.fsencode(path)).hexdigest(), 6
-            while unique in taken:
-                unique, digits = f"{doc_id}~{digest[:digits]}", digits + 1
-            taken.add(unique)
-            found.sources.append(Source(unique, path, kind))
+            doc_id = _unique(_doc_id(path.name if named_alone else path.relative_to(given).as_posix()), path, taken)
+            taken.add(doc_id)
+            found.sources.append(Source(doc_id, path, kind))
     return found
+
+
+def _unique(doc_id: str, path: Path, taken: Set[str]) -> str:
+    unique, digits = doc_id, 6
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+    while unique in taken:
+        unique, digits = f"{doc_id}~{digest[:digits]}", digits + 1
+    return unique
 
 
 def _no_document(given: Path, skipped: Sequence[Skipped]) -> str:
     reasons = Counter(one.reason for one in skipped if one.root == given)
     held = ", ".join(f"{count} {reason.removeprefix('unsupported: ')}" for reason, count in reasons.most_common(5))
     suffixes = " ".join(sorted(image_suffixes()))
-    return f"no document in {given}{f' (found: {held})' if held else ''}; expected PDF files or images (.pdf {suffixes})"
+    return (
+        f"no document in {given}{f' (found: {held})' if held else ''}; expected PDF files or images (.pdf {suffixes})"
+    )
 
 
 def source_at(doc_id: str, path: Path) -> Source | None:
@@ -386,14 +392,6 @@ def unlock(path: Path, password: str, copy: Path) -> bool:
                 pdf.save(file, flags=pdfium_c.FPDF_REMOVE_SECURITY)
             return True
     return False
-
-
-def open_image(path: Path) -> Image.Image:
-    """An open image in one of ``formats.image_formats()``. Raises what Pillow raises."""
-    with warnings.catch_warnings():
-        # Pillow warns from 89 Mpx and refuses from twice that. Only the refusal matters here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path, formats=image_formats())
 
 
 def _n_frames(path: Path) -> int:

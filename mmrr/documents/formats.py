@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import warnings
+from pathlib import Path
 
-from PIL import features
+from PIL import Image, features
 
 _HEIF = frozenset({".heic", ".heif", ".hif"})
 _JPEG_2000 = frozenset({".jp2", ".j2k", ".j2c", ".jpf", ".jpx"})
@@ -23,7 +24,17 @@ OFFICE_SUFFIXES = frozenset({".doc", ".docx", ".odt", ".rtf", ".ppt", ".pptx", "
 PAGED_SUFFIXES = frozenset({".tif", ".tiff", ".gif"})
 PAGED_FORMATS = frozenset({"TIFF", "GIF"})
 
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+_MAGIC = (
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"RIFF",
+    b"II*\0",
+    b"MM\0*",
+    b"BM",
+    b"GIF8",
+    b"\0\0\0\x0cjP  ",
+    b"\xff\x4f\xff\x51",
+)
 
 
 @functools.cache
@@ -46,6 +57,14 @@ def image_suffixes() -> frozenset[str]:
     """The endings of image files that are read here."""
     optional = {"HEIF": _HEIF, "JPEG2000": _JPEG_2000, "AVIF": _AVIF}
     return _ALWAYS.union(*(optional.get(name, frozenset()) for name in image_formats()))
+
+
+def open_image(path: Path) -> Image.Image:
+    """An open image in one of ``image_formats()``. Raises what Pillow raises."""
+    with warnings.catch_warnings():
+        # Pillow warns from 89 Mpx and refuses from twice that. Only the refusal matters here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path, formats=image_formats())
 
 
 def looks_like_image(head: bytes) -> bool:

@@ -34,14 +34,14 @@ def program() -> str | None:
     return shutil.which("soffice") or shutil.which("libreoffice") or (str(_MAC) if _MAC.exists() else None)
 
 
-def convert(path: Path, scratch: Path, timeout_s: float = TIMEOUT_S) -> Path:
+def convert(path: Path, scratch: Path) -> Path:
     """Convert an office file to PDF. Returns the PDF, which lies in the empty folder ``scratch``.
 
     LibreOffice gets a copy of the file and a new profile, both in ``scratch``: it leaves lock files and settings
     there and nowhere else, and no running LibreOffice takes the work over.
 
     Raises:
-        ConversionError: LibreOffice is missing, failed, made no PDF, or took more than ``timeout_s`` seconds.
+        ConversionError: LibreOffice is missing, failed, made no PDF, or took more than ``TIMEOUT_S`` seconds.
         OSError: the file cannot be read or ``scratch`` cannot be written.
     """
     found = program()
@@ -55,15 +55,15 @@ def convert(path: Path, scratch: Path, timeout_s: float = TIMEOUT_S) -> Path:
     profile = f"-env:UserInstallation={(scratch / 'profile').absolute().as_uri()}"
     options = ["--headless", "--norestore", "--nolockcheck", "--nodefault", "--nologo"]
     command = [found, profile, *options, "--convert-to", "pdf", "--outdir", str(scratch / "out"), str(copy)]
-    said = _run(command, scratch, timeout_s)
+    said = _run(command, scratch)
     made = scratch / "out" / "document.pdf"
     if not made.is_file() or made.is_symlink():
         raise ConversionError(f"LibreOffice made no PDF of it{f' ({said})' if said else ''}")
     return made
 
 
-def _run(command: list[str], scratch: Path, timeout_s: float) -> str:
-    """Run LibreOffice. Returns the last line that it printed. Raises ConversionError after ``timeout_s`` seconds."""
+def _run(command: list[str], scratch: Path) -> str:
+    """Run LibreOffice. Returns the last line that it printed. Raises ConversionError after ``TIMEOUT_S`` seconds."""
     environment = {**os.environ, "HOME": str(scratch), "TMPDIR": str(scratch)}
     process = subprocess.Popen(
         command,
@@ -75,9 +75,9 @@ def _run(command: list[str], scratch: Path, timeout_s: float) -> str:
         start_new_session=True,  # soffice starts another process; both end with the group
     )
     try:
-        output, _ = process.communicate(timeout=timeout_s)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise ConversionError(f"LibreOffice took more than {timeout_s:g} s") from None
+        raise ConversionError(f"LibreOffice took more than {TIMEOUT_S:g} s") from None
     finally:
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -83,6 +83,7 @@ class Opener:
     context: Context
     passwords: Passwords
     convert: bool
+    _problems: dict[str, str] = field(default_factory=dict)  # {content hash: why it was not converted}
 
     def check_names(self, sources: Sequence[Source]) -> None:
         """Name the lines of the password file that belong to no document."""
@@ -102,7 +103,9 @@ class Opener:
         if not self.convert or not new:
             return
         with self.context.progress("convert", len(new)) as advance, ThreadPoolExecutor(min(workers, len(new))) as pool:
-            for _ in pool.map(lambda item: _converted(workspace, item[1], item[0]), new.items()):
+            problems = pool.map(lambda item: _converted(workspace, item[1], item[0]), new.items())
+            for sha256, problem in zip(new, problems, strict=True):
+                self._problems[sha256] = problem
                 advance(1)
 
     def open(self, source: Source, sha256: str) -> tuple[Source, Inspection]:
@@ -113,12 +116,10 @@ class Opener:
         """
         workspace = self.context.workspace
         if source.is_office:
-            if self.convert and not workspace.converted(sha256).exists():
-                problem = _converted(workspace, source, sha256)
-                if problem:
-                    return source, Inspection("unreadable", 0, problem)
+            if self.convert and sha256 not in self._problems and not workspace.converted(sha256).exists():
+                self._problems[sha256] = _converted(workspace, source, sha256)
             if not workspace.converted(sha256).exists():
-                return source, Inspection("unreadable", 0, _NOT_CONVERTED)
+                return source, Inspection("unreadable", 0, self._problems.get(sha256) or _NOT_CONVERTED)
             source = dataclasses.replace(source, copy=workspace.converted(sha256))
         found = inspect(source)
         password = self.passwords.of(source)

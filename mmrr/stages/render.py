@@ -27,7 +27,7 @@ from mmrr.stages._sources import Staying, content_hash, content_hashes, unreadab
 from mmrr.stages._sources import find_documents as find_documents  # "as": the pipeline imports these two from here
 from mmrr.stages._sources import record_origins as record_origins
 from mmrr.workers import helpers
-from mmrr.workspace import changes, manifests
+from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
 from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages, pages_spec

@@ -50,6 +50,9 @@ SHARD_PAGES = 16
 #: In the order of the data flow.
 STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
+#: The folder of the PDFs that were made of office files.
+CONVERTED = "converted"
+
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
@@ -103,7 +106,7 @@ class Workspace:
         return Workspace, (self.root, self._scratch.run)
 
     def __enter__(self) -> Self:
-        for name in ("tmp", "converted", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
+        for name in ("tmp", CONVERTED, "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
             check_folder(self.root / name)
         try:
             self._scratch.open()
@@ -273,10 +276,15 @@ class Workspace:
 
         Raises MmrrError if a symbolic link is in its place.
         """
-        path = self.root / "converted" / f"{_key(sha256)}.pdf"
+        path = self.root / CONVERTED / f"{_key(sha256)}.pdf"
         check_folder(path.parent)
         check_file(path)
         return path
+
+    def all_converted(self) -> list[Path]:
+        """The PDFs that were made of office files, by their names. Others are not the workspace's."""
+        check_folder(self.root / CONVERTED)
+        return sorted(path for path in (self.root / CONVERTED).glob("*.pdf") if _KEY.fullmatch(path.stem))
 
     def has_shard(self, stage: str, key: str) -> bool:
         """Whether a shard exists and each of its files has the recorded size; a damaged shard is set aside.

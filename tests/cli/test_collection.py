@@ -200,8 +200,8 @@ def test_documents_are_taken_out_by_id_or_file_name(empty: Collection, monkeypat
 
 def test_a_document_that_was_taken_out_comes_back_with_its_folder(small: Collection) -> None:
     mmrr("rm", "--document", "anchor.pdf", "--work", small.work)
-    assert small.index(model=False).startswith("3 documents: 1 added, 2 unchanged; ")
-    assert small.computed("pages") == 3  # the artifact of the first command: nothing was rendered
+    assert small.index().startswith("3 documents: 1 added, 2 unchanged; ")
+    assert small.computed("pages") == 1  # its data was deleted, that of the others was not
 
 
 def test_files_of_one_name_from_two_folders_are_two_documents(small: Collection) -> None:
