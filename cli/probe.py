@@ -47,12 +47,13 @@ def probe(
         raise MmrrError("no reranker given; pass --scorer-model (or set MMRR_SCORER_MODEL), a local path or a Hub id")
     with open_context(work, Machine(device, dtype), from_) as context:
         from mmrr import pipeline
-        from mmrr.evaluation import layer_probe
+        from mmrr.evaluation import ids, layer_probe
         from mmrr.evaluation.trec import read_qrels, read_queries
         from mmrr.workspace.pages import read_image
 
         query_list, judged = read_queries(queries), read_qrels(qrels)
         check_output(output)
+        ids.unknown_pages(judged, context.collection(context.current("index")).row_of, str(qrels))
         found = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         scorer = pipeline.load_scorer(context, scorer_model, scorer_revision)
         pages, rows = found.collection.pages, found.collection.row_of

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 #: Most documents or queries that are listed.
 _MOST_LISTED = 20
 _TITLE_CHARS = 200
-#: Of the files that are no documents: most reasons that are listed, and most names of each.
+#: Of the files that are no documents: most reasons that are listed.
 _MOST_REASONS = 8
+#: Names or ids that a note names.
 _MOST_NAMED = 3
 #: Entries of the metrics that are no run.
 _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
@@ -104,10 +105,13 @@ class Shown:
 
 def ranking(found: Ranking, shown: Shown) -> None:
     """Show the pages found: tables or JSON, and a TREC run file where --output names one."""
+    from mmrr.evaluation.trec import write_run
     from mmrr.workspace.files import write_atomically
 
     if shown.output:
-        write_atomically(shown.output, (found.manifest.path / "run.trec").read_text("utf-8"))
+        text = io.StringIO()
+        write_run(found.run, text)
+        write_atomically(shown.output, text.getvalue())
     answers: list[dict[str, Any]] = [
         {"query_id": query.query_id, "text": query.text, "results": _results(found, query.query_id, shown.top_k)}
         for query in found.queries
@@ -184,18 +188,19 @@ def picture(image: Image.Image, output: Path) -> None:
 
 def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     """Show the measures of one run, or of two runs with their difference and its bootstrap intervals."""
-    judged, unknown = judgement.metrics, judgement.unknown
-    if unknown:
-        are, count = ("is", "counts") if len(unknown) == 1 else ("are", "count")
-        note(
-            f"{counted(len(unknown), 'judged page')} {are} not in the index and {count} as not found: "
-            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}"
-        )
+    judged = judgement.metrics
+    _count_in_vain("judged page", "not in the index and", judgement.unknown)
+    spellings = [f"{there} for {wanted}" for wanted, there in judgement.other.items()]
+    _count_in_vain("judged page", "in the run under another id and", spellings)
     metrics, n_queries = judged.content["metrics"], judged.content["queries"]
     missing_queries(judgement.missing, n_queries)
     if as_json:
-        counts = {"queries": n_queries, "queries_not_in_the_run": judgement.missing}
-        emit({"artifact": str(judged.path), **counts, "metrics": metrics})
+        in_vain = {
+            "queries_not_in_the_run": judgement.missing,
+            "pages_not_in_the_index": judgement.unknown,
+            "pages_under_another_id": judgement.other,
+        }
+        emit({"artifact": str(judged.path), "queries": n_queries, **in_vain, "metrics": metrics})
         return
     runs = [name for name in metrics if name not in _COMPARISONS]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]
@@ -215,7 +220,16 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
 def missing_queries(missing: list[str], judged: int) -> None:
     """Say how many judged queries the run lacks."""
     if missing:
-        note(f"{len(missing)} of {judged} judged queries are not in the run; they count as 0")
+        named = ", ".join(missing[:_MOST_NAMED]) + (", ..." if len(missing) > _MOST_NAMED else "")
+        note(f"{len(missing)} of {judged} judged queries are not in the run; they count as 0: {named}")
+
+
+def _count_in_vain(noun: str, why: str, names: list[str]) -> None:
+    """Say how many judged pages count as not found, and name the first."""
+    if names:
+        are, count = ("is", "counts") if len(names) == 1 else ("are", "count")
+        named = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+        note(f"{counted(len(names), noun)} {are} {why} {count} as not found: {named}")
 
 
 def _interval(ends: list[float | None], form: str) -> str:

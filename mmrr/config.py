@@ -48,9 +48,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """How page vectors are indexed."""
+    """How page vectors and page text are indexed."""
 
     faiss_factory: str = "Flat"
+    language: Language = "auto"  # of the text; auto: detected for each page
 
 
 @dataclass(frozen=True, slots=True)

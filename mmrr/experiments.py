@@ -16,7 +16,7 @@ from mmrr.config import Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.documents.discovery import find_sources
 from mmrr.errors import MmrrError
-from mmrr.evaluation import mmdocir
+from mmrr.evaluation import ids, mmdocir
 from mmrr.evaluation.mmdocir import Benchmark, Text
 from mmrr.pipeline import Chain, Ranking, Scoring, build_index, cache_pages, rerank_run, search
 from mmrr.stages import evaluate, import_mmdocir, render
@@ -55,9 +55,11 @@ def compare(
     """The first stage, and each scorer over its candidates, on the current index. Missing caches are computed.
 
     A scorer without a share of kept tokens keeps the default share, whatever is current. Seven parameters: the
-    questions and the settings of three stages, which vary independently.
+    questions and the settings of three stages, which vary independently. Raises MmrrError if the index has none of the
+    judged pages.
     """
     indexed = context.current("index")
+    ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
     ranking = search(context, queries, options, {}, indexed)
     runs = {"first stage": ranking.first}
     found: dict[str, tuple[int, float | None, float | None]] = {}

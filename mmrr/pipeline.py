@@ -19,11 +19,12 @@ from mmrr import plots
 from mmrr.config import Index, Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import read_qrels, read_queries, read_run
+from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.stages import embed, evaluate, precache, prune, render, rerank, retrieve
 from mmrr.stages import index as index_stage
+from mmrr.stages.evaluate import Judgement
 from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
@@ -343,21 +344,18 @@ def load_scorer(context: Context, name: str, revision: str | None) -> minirerank
 
 def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:
     """The run of an artifact; a query without hits has an empty ranking."""
-    path = context.workspace.own_file(manifest, "run.trec")
-    found = read_run(path) if manifests.n_candidates(manifest) else {}
+    found = _exact_run(context, manifest)
     return {query.query_id: found.get(query.query_id, []) for query in queries}
 
 
+def _exact_run(context: Context, manifest: Manifest) -> Run:
+    """The run of an artifact with the scores that were computed."""
+    if not manifests.n_candidates(manifest):
+        return {}
+    return read_run(context.workspace.own_file(manifest, EXACT if EXACT in manifest.files else RUN))
+
+
 # Evaluation
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The measures of a run, and what the judgements name in vain: both count as not found."""
-
-    metrics: Manifest
-    unknown: list[str]  # judged pages that the index does not have
-    missing: list[str]  # judged queries that the run lacks, or one of two runs
 
 
 def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
@@ -369,10 +367,9 @@ def judge_current(context: Context, qrels_path: Path, measures: list[str] | None
     runs, inputs = {}, {}
     for name, manifest in (("first_stage", _first_stage(context, newest)), ("reranked", newest if reranked else None)):
         if manifest:
-            path = context.workspace.own_file(manifest, "run.trec")
-            runs[name] = read_run(path) if manifests.n_candidates(manifest) else {}
+            runs[name] = _exact_run(context, manifest)
             inputs[manifest.stage] = manifest.fingerprint
-    judged = _judge(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+    judged = evaluate.judge_ids(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
     make_current(context, judged.metrics)
     return judged
 
@@ -383,26 +380,7 @@ def judge_file(
     """A TREC run against judgements, alone or compared with a baseline."""
     paths = ({"baseline": baseline} if baseline else {}) | {"run": run_path}
     runs = {name: read_run(path) for name, path in paths.items()}
-    return _judge(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
-
-
-def _judge(
-    context: Context, runs: dict[str, Run], qrels_path: Path, measures: list[str] | None, inputs: dict[str, str]
-) -> Judgement:
-    qrels = read_qrels(qrels_path)
-    unknown: list[str] = []
-    pages = context.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
-    if pages:
-        known = load(context.workspace, pages).row_of
-        judged = {page_id for row in qrels.values() for page_id in row}
-        unknown = sorted(judged - set(known))
-        if len(unknown) == len(judged):
-            raise MmrrError(
-                f"{qrels_path}: none of the {len(judged)} judged pages is in the index "
-                f"(judged: {min(judged)}; indexed: {next(iter(known))})"
-            )
-    manifest = evaluate.judge(context, runs, qrels, inputs, *([measures] if measures else []))
-    return Judgement(manifest, unknown, evaluate.missing_queries(runs, qrels))
+    return evaluate.judge_ids(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
 
 
 def _first_stage(context: Context, manifest: Manifest) -> Manifest:

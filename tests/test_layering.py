@@ -24,8 +24,7 @@ ONLY_IN = {
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
-    "pdf2image": {"mmrr.documents.poppler"},
-    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
+    "pypdfium2": {"mmrr.documents"},
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
@@ -36,8 +35,8 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.removal"},
-    "mmrr.pipeline": {"mmrr.experiments", "mmrr.removal"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.removal", "mmrr.reranker"},
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.removal", "mmrr.api"},
     "mmrr.experiments": set(),
     "mmrr.removal": set(),
     "mmrr.training": {"mmrr.training"},
@@ -163,13 +162,19 @@ def test_importing_the_command_line_loads_no_model_library():
     """Otherwise ``mmrr --help`` takes seconds."""
     loaded = loaded_by("import mmrr.cli.main")
     assert "typer" in loaded
-    assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pdf2image"})
+    assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pypdfium2"})
 
 
 def test_importing_the_library_loads_no_terminal_library():
     loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
+
+
+def test_opening_a_workspace_loads_no_model_library():
+    """Otherwise ``mmrr ls`` takes seconds."""
+    loaded = loaded_by("import mmrr.context, mmrr.cli.report_workspace, mmrr.workspace.gc")
+    assert not loaded & {"torch", "transformers", "faiss", "scipy", "safetensors"}
 
 
 def test_processes_that_render_pages_load_no_model_library():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,10 @@ from typing import Any
 import bm25s
 import faiss
 import numpy as np
-import Stemmer
 from numpy.typing import NDArray
 
 from mmrr.errors import MmrrError
-from mmrr.search import late_interaction
+from mmrr.search import languages, late_interaction, words
 
 #: Files of an ``index`` artifact: the FAISS index; for multi-vector embedders the vectors and the number of vectors of
 #: each page; the BM25 index.
@@ -34,8 +34,10 @@ _SAMPLED, _SAMPLE = 64, 1 << 16
 _SIZE_ZERO = re.compile(r"[A-Za-z]*(?<!\d)0+(?!\d)")
 _TOO_FEW_NEIGHBOURS = re.compile(r"(HNSW0*1|NSG0*[1-7])(?!\d)")
 
-#: The defaults of bm25s (Lucene's BM25), with English stemming and bm25s's short list of English stop words.
-BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
+#: The defaults of bm25s (Lucene's BM25), and the version of the rules that cut text into words.
+BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "words": words.VERSION}
+#: The file of a text index that says by which rules it was made.
+_WORDS = "words.json"
 
 
 #: Dimensions that a factory string is tried with before those of the vectors are known: PQ needs a multiple of its M.
@@ -189,53 +191,70 @@ def _candidate_pages(
     return sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
 
 
-def tokenize(texts: list[str]) -> list[list[str]]:
-    """Lower-cased, stemmed words of two or more letters, without stop words."""
-    stemmer = Stemmer.Stemmer(BM25["stemmer"])
-    tokens: list[list[str]] = bm25s.tokenize(
-        texts, stopwords=BM25["stopwords"], stemmer=stemmer, return_ids=False, show_progress=False
-    )
-    return tokens
-
-
 class TextIndex:
     """BM25 over the text of pages."""
 
-    def __init__(self, bm25: bm25s.BM25 | None, n_pages: int) -> None:
+    def __init__(self, bm25: bm25s.BM25 | None, of_pages: Sequence[str]) -> None:
+        """``of_pages``: the language of each page."""
         self._bm25 = bm25  # None: the pages have no word at all
-        self._n_pages = n_pages
+        self._of_pages = list(of_pages)
+        self._words = words.Words(languages.by_frequency(of_pages))
 
     @classmethod
-    def build(cls, texts: list[str]) -> TextIndex:
-        tokens = tokenize(texts)
-        if not any(tokens):
-            return cls(None, len(texts))
-        bm25 = bm25s.BM25(method=BM25["method"], k1=BM25["k1"], b=BM25["b"])
-        bm25.index(tokens, show_progress=False)
-        return cls(bm25, len(texts))
+    def build(cls, texts: Sequence[str], of_pages: Sequence[str] | None = None) -> TextIndex:
+        """``of_pages``: the language of each page; by default it is detected."""
+        made = cls(None, languages.of_pages(texts) if of_pages is None else of_pages)
+        tokens = [made._words.of_page(text, language) for text, language in zip(texts, made._of_pages, strict=True)]
+        if any(tokens):
+            made._bm25 = bm25s.BM25(method=BM25["method"], k1=BM25["k1"], b=BM25["b"])
+            made._bm25.index(tokens, show_progress=False)
+        return made
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """BM25 scores (n,); 0 for a page that shares no word with the query."""
-        words = tokenize([query])[0]
-        if self._bm25 is None or not words:
-            return np.zeros(self._n_pages, dtype=np.float32)
-        scores: NDArray[np.float32] = self._bm25.get_scores(words)
+        of_query = self._words.of_query(query)
+        if self._bm25 is None or not of_query:
+            return np.zeros(len(self._of_pages), dtype=np.float32)
+        scores: NDArray[np.float32] = self._bm25.get_scores(of_query)
         return scores
 
     def save(self, folder: Path) -> None:
-        """Write plain arrays and JSON. An index without words is an empty folder."""
+        """Write plain arrays and JSON. An index without words is the file of the languages alone."""
         folder.mkdir()
         if self._bm25 is not None:
             self._bm25.save(folder, show_progress=False)
+        record = {"version": words.VERSION, "pages": self._of_pages}
+        (folder / _WORDS).write_text(json.dumps(record), "utf-8")
 
     @classmethod
     def load(cls, folder: Path, n_pages: int) -> TextIndex:
-        """Raises MmrrError if the files are damaged or missing."""
+        """Raises MmrrError if the files are damaged or missing, or if their words were cut by other rules."""
         if not folder.is_dir():
             raise MmrrError(f"{folder} is missing; run mmrr index again")
-        if not any(folder.iterdir()):
-            return cls(None, n_pages)
+        of_pages = read_languages(folder, n_pages)
+        if all(path.name == _WORDS for path in folder.iterdir()):
+            return cls(None, of_pages)
         try:
-            return cls(bm25s.BM25.load(folder, load_corpus=False, allow_pickle=False), n_pages)
+            return cls(bm25s.BM25.load(folder, load_corpus=False, allow_pickle=False), of_pages)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise MmrrError(f"{folder} is damaged ({error}); run mmrr index again") from error
+
+
+def read_languages(folder: Path, n_pages: int) -> list[str]:
+    """The language of each page of a text index. Raises MmrrError as ``TextIndex.load`` does."""
+    try:
+        record = json.loads((folder / _WORDS).read_text("utf-8"))
+        version, of_pages = record["version"], record["pages"]
+    except FileNotFoundError:
+        version, of_pages = 0, []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MmrrError(f"{folder} is damaged ({error}); run mmrr index again") from error
+    if version != words.VERSION:
+        raise MmrrError(
+            f"{folder} is damaged, or another version of mmrr made it: found words of version {version}, expected "
+            f"{words.VERSION}; run mmrr index again"
+        )
+    known = {*languages.STEMMERS, languages.NONE}
+    if not isinstance(of_pages, list) or len(of_pages) != n_pages or not known.issuperset(map(str, of_pages)):
+        raise MmrrError(f"{folder} is damaged (languages of {n_pages} pages expected); run mmrr index again")
+    return of_pages

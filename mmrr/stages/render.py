@@ -30,7 +30,7 @@ from mmrr.workers import helpers
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
-from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages, pages_spec
+from mmrr.workspace.pages import RENDERED, commit_ocr, commit_pages, complaint, list_pages, pages_spec
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 #: Why a document was not rendered, for people.
@@ -113,7 +113,7 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     hashes = content_hashes(context, sources)
     drawn_config = dataclasses.asdict(drawing)
     config = {**drawn_config, "ocr": ocr.ENGINE} if options.ocr else drawn_config
-    drawn = Spec("pages", 1, drawn_config, {})
+    drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
     listed = [_entry(doc_id, sha256) for doc_id, sha256 in contents]  # the spec of the listing if all are rendered
@@ -130,7 +130,7 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     plan.drop_not_rendered()
     if options.ocr:
         started = time.perf_counter()
-        timing["pages_read"] = _read_by_ocr(context, Spec("pages", 1, config, {}), plan.entries)
+        timing["pages_read"] = _read_by_ocr(context, Spec("pages", RENDERED, config, {}), plan.entries)
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     spec = pages_spec(config, plan.entries)
     return context.workspace.done(spec) or list_pages(context.workspace, spec, plan.entries, provenance=timing)

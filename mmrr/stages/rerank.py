@@ -16,7 +16,7 @@ from mmrr.config import DenseOrder, Rerank
 from mmrr.context import Context
 from mmrr.contracts import Options, Scorer, SupportsDense, SupportsUncached
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import write_run
+from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
 from mmrr.modeling.cache_streams import ahead, moved, portions
 from mmrr.modeling.checkpoints import recorded
@@ -140,8 +140,7 @@ def _commit(
         reranked = fuse(first, reranked, weight)
 
     def write(folder: Path) -> None:
-        with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
-            write_run(reranked, file)
+        save_run(reranked, folder)
         (folder / "timings.jsonl").write_text("".join(json.dumps(timing) + "\n" for timing in timings), "utf-8")
 
     content: RerankContent = {
@@ -318,4 +317,5 @@ def _scorer(context: Context, cached: Manifest) -> Scorer:
     device = resolve_device(context.machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)
     checkpoint = recorded(cached.model, context.workspace.hashes, module.SPEC.model_types)
-    return module.load(checkpoint, prepare, device, dtype)
+    key = ("scorer", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: module.load(checkpoint, prepare, device, dtype))

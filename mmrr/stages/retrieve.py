@@ -18,7 +18,7 @@ from mmrr.config import Retrieve
 from mmrr.context import Context
 from mmrr.contracts import Embedder, Options
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import write_run
+from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
@@ -27,10 +27,11 @@ from mmrr.search.indexes import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_d
 from mmrr.search.late_interaction import max_sim
 from mmrr.types import Query, Run, rank
 from mmrr.workspace import manifests
-from mmrr.workspace.files import digest, save_tensors
+from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
 from mmrr.workspace.pages import Collection, read_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
+from mmrr.workspace.tensor_files import save_tensors
 from mmrr.workspace.tensors import read_vectors
 
 #: The fewest pages of each ranking that score fusion standardises over.
@@ -115,8 +116,7 @@ def retrieve(
 
 def _commit(one: _Search, spec: Spec, run: Run, shards: list[str], search_ms: float) -> Manifest:
     def write(folder: Path) -> None:
-        with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
-            write_run(run, file)
+        save_run(run, folder)
         lines = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n" for query in one.queries)
         (folder / "queries.jsonl").write_text("".join(lines), "utf-8")
 
@@ -188,7 +188,9 @@ def _embedder(context: Context, embedded: Manifest) -> Embedder:
     device = resolve_device(context.machine.device)
     dtype = resolve_dtype(embedded.model["dtype"], device)
     checkpoint = recorded(embedded.model, context.workspace.hashes, families.names("embedders"))
-    return family.load(checkpoint, families.make_options(family.Prepare, config["options"]), device, dtype)
+    prepare = families.make_options(family.Prepare, config["options"])
+    key = ("embedder", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
 
 
 def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:

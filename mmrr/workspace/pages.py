@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,12 @@ from mmrr.workspace.store import Manifest, Spec, Workspace
 
 if TYPE_CHECKING:
     from mmrr.documents.rendering import RenderedPage
+
+
+#: A soft hyphen, and the end of the line that it may stand at.
+_SOFT_HYPHEN = re.compile("\u00ad\n?")
+#: Raised when rendering the same file with the same options gives other text or other records. 2: hyphens at line ends.
+RENDERED = 2
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,14 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
     return Collection(manifest, pages, shards, text_shards)
 
 
-def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry]) -> Spec:
+def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], schema: int = RENDERED) -> Spec:
     """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
 
     A document that is not wholly rendered, or that was not opened for want of its password, counts as other content, so
     that the same command does not find this listing.
     """
     hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
-    return Spec("pages", 1, config, {"documents": digest(hashes)})
+    return Spec("pages", schema, config, {"documents": digest(hashes)})
 
 
 def _content(entry: DocumentEntry) -> str:
@@ -204,7 +211,18 @@ def _lines(records: Sequence[Mapping[str, object]]) -> str:
 
 
 def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
-    """The text of the pages at ``rows`` (default: all), from the text layer or OCR; "" for a page without text."""
+    """The text of the pages at ``rows`` (default: all), from the text layer or OCR; "" for a page without text.
+
+    Words that a soft hyphen or a hyphen at the end of a line cuts are whole.
+    """
+    return [_SOFT_HYPHEN.sub("", text) for text in read_stored_texts(workspace, collection, rows)]
+
+
+def read_stored_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
+    """As ``read_texts``, with the soft hyphens: U+00AD, and U+00AD with a newline for a hyphen at the end of a line.
+
+    Such a hyphen may belong to the word or not.
+    """
     wanted = range(len(collection.pages)) if rows is None else rows
     known: dict[str, dict[int, str]] = {}
     texts = []
@@ -250,7 +268,7 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
             "no document that opens would be left; name others with mmrr index --replace, "
             f"or delete the folder {workspace.root}"
         )
-    spec = pages_spec(pages.config, entries)
+    spec = pages_spec(pages.config, entries, pages.schema)
     sources = changes.merge_places(changes.places(pages), {}, entries)
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}

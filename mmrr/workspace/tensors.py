@@ -16,9 +16,9 @@ from safetensors.torch import load
 
 from mmrr.types import Embedding, KeptTokens, Page, PageCache
 from mmrr.workspace import manifests
-from mmrr.workspace.files import checksum_tensor, save_tensors
 from mmrr.workspace.pages import Collection
 from mmrr.workspace.store import Manifest, Workspace
+from mmrr.workspace.tensor_files import checksum_tensor, save_tensors
 
 _EMBEDDINGS, _KEPT, _CACHES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"
 _OPEN_FILES = 64

@@ -191,7 +191,7 @@ def test_text_layer_is_cleaned(tmp_path: Path) -> None:
     rows = b"BT /F1 12 Tf 14 TL 10 80 Td (caf\\351 \\(x\\)) Tj T* (hyphen-) Tj T* (ation ends) Tj ET"
     data = make_pdf([rows, b"0 0 0 rg 5 5 50 50 re f", ""], size=(200, 100))
     words, drawing, blank = render(source(write(tmp_path / "a.pdf", data)), tmp_path / "out", last=3)
-    assert words.text == "caf\u00e9 (x)\nhyphenation ends"
+    assert words.text == "caf\u00e9 (x)\nhyphen\u00ad\nation ends"
     assert (drawing.text, drawing.status, drawing.detail) == ("", "ok", "")
     assert (blank.text, blank.status, blank.detail) == ("", "ok", "")
     assert Image.open(tmp_path / "out" / blank.file).getextrema() == ((255, 255),) * 3
