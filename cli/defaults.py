@@ -44,6 +44,7 @@ KEYS: dict[str, type | tuple[str, ...]] = {
     "dpi": int,
     "max-tokens": int,
     "ocr": bool,
+    "convert": bool,
     "device": str,
     "dtype": get_args(o.DtypeName),
     "workers": int,
