@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ def scoring_machine(device: str, memory_budget: str, resident: str) -> Machine:
     """The machine that reranks: its device and its two memory limits."""
     budget = memory_size("--memory-budget", memory_budget)
     return Machine(device, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
+
+
+def drawing_machine(machine: Machine, page_timeout: float, page_memory: str) -> Machine:
+    """The machine that draws pages, with its two limits of one page."""
+    memory = memory_size("--page-memory", page_memory)
+    return dataclasses.replace(machine, page_seconds=page_timeout, page_memory=memory)
 
 
 def pairs(values: list[str] | None, **named: object) -> dict[str, str]:

@@ -13,6 +13,7 @@ from . import report
 from .context import (
     check_embedding,
     dense_order,
+    drawing_machine,
     embedding_of,
     open_context,
     pairs,
@@ -43,6 +44,8 @@ def index(
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render, embed and index documents.
 
@@ -54,7 +57,8 @@ def index(
 
     Example: `mmrr index reports/ --embedder reader-embedder`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         named = Model(embedder or "", embedder_revision)
@@ -174,6 +178,8 @@ def run(
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Run the whole chain in one command.
 
@@ -181,7 +187,8 @@ def run(
 
     Example: `mmrr run reports/ --queries queries.jsonl --scorer-model reader-reranker`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(None, queries)

@@ -342,6 +342,26 @@ Workers = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+PageTimeout = Annotated[
+    float,
+    typer.Option(
+        "--page-timeout",
+        metavar="SECONDS",
+        envvar="MMRR_PAGE_TIMEOUT",
+        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+PageMemory = Annotated[
+    str,
+    typer.Option(
+        "--page-memory",
+        metavar="SIZE",
+        envvar="MMRR_PAGE_MEMORY",
+        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 MemoryBudget = Annotated[
     str,
     typer.Option(
@@ -368,4 +388,4 @@ RENDER, INDEX, RETRIEVE, MACHINE, PRUNE, RERANK = Render(), Index(), Retrieve(),
 RENDERER: RendererName = "auto"
 DTYPE: DtypeName = "auto"
 PROMPT: DenseOrder = "vision-first"
-SCORER, MEMORY_BUDGET, RESIDENT = "minireranker", "4GiB", "0"
+SCORER, MEMORY_BUDGET, RESIDENT, PAGE_MEMORY = "minireranker", "4GiB", "0", "2GiB"

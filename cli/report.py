@@ -36,6 +36,7 @@ _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau"
 
 def documents(pages: Manifest, changes: Changes) -> None:
     """Count changes, documents and pages, and name each document that could not be read completely."""
+    from mmrr.documents import page_notes
     from mmrr.workspace.pages import complaint
 
     entries = pages.content["documents"]
@@ -51,7 +52,13 @@ def documents(pages: Manifest, changes: Changes) -> None:
     read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
     read_pages = f"{counted(pages.content['pages'], 'page')} of {counted(len(entries), 'document')} ({counts})"
-    note("; ".join(filter(None, [f"{counted(len(entries), 'document')}: {changes}", read_pages, texts])))
+    noted: Counter[str] = Counter()
+    for entry in entries:
+        noted.update({code: len(numbers) for code, numbers in entry.get("notes", {}).items()})
+    clauses = [f"{counted(len(entries), 'document')}: {changes}", read_pages, texts, *page_notes.summary(noted)]
+    note("; ".join(filter(None, clauses)))
+    if noted:
+        note("mmrr ls --documents lists these pages")
     skipped(pages)
 
 

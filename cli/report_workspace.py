@@ -7,9 +7,9 @@ import datetime
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -112,12 +112,39 @@ def document_list(pages: Manifest, *, as_json: bool) -> None:
         files = [{"file": name, "reason": reason} for name, reason in skipped]
         emit({"artifact": str(pages.path), "documents": entries, "skipped": files, "hidden": hidden})
         return
-    rows = [[entry["doc_id"], entry["status"], str(entry["n_pages"]), entry["detail"]] for entry in entries]
+    rows = [
+        [
+            entry["doc_id"],
+            entry["status"],
+            str(entry["n_pages"]),
+            "\n".join(filter(None, [entry["detail"], _notes(entry)])),
+        ]
+        for entry in entries
+    ]
     rows += [[name, "skipped", "0", reason] for name, reason in skipped]
     rows += [
         [root, "hidden", "0", f"{counted(count, 'entry', 'entries')} not looked at"] for root, count in hidden.items()
     ]
     table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
+
+
+def _notes(entry: Mapping[str, Any]) -> str:
+    """What is wrong with pages of a document: a line for each code, with the numbers of the pages."""
+    notes: Mapping[str, list[int]] = entry.get("notes", {})
+    return "\n".join(
+        f"{code}: {'page' if len(numbers) == 1 else 'pages'} {_ranges(numbers)}" for code, numbers in notes.items()
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """For example ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def removal(removed: Removal) -> None:

@@ -11,7 +11,7 @@ from mmrr.config import Machine, Prune, Render, Retrieve
 
 from . import options as o
 from . import report
-from .context import open_context, pairs, queries_from
+from .context import drawing_machine, open_context, pairs, queries_from
 from .terminal import check_output, counted, note
 
 
@@ -27,12 +27,15 @@ def render(
     convert: o.Convert = o.RENDER.convert,
     password: o.Password = None,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render documents to page images and text.
 
     mmrr index does this too, and adds documents in the same way.
     """
-    with open_context(work, Machine(workers=workers), create=True) as context:
+    machine = drawing_machine(Machine(workers=workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         found = pipeline.render_documents(

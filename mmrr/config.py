@@ -24,6 +24,8 @@ class Machine:
     workers: int = 0  # processes that render and run OCR; 0: one per core
     memory: int = 4 << 30  # bytes for page caches while they are scored, on top of the model
     resident: int = 0  # bytes of page caches that stay on the device between queries
+    page_seconds: float = 60.0  # limit of the time to draw one page, for each renderer
+    page_memory: int = 2 << 30  # bytes; limit of the memory of a process that draws a page
 
 
 @dataclass(frozen=True, slots=True)

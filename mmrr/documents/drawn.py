@@ -70,8 +70,8 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     #: The pages on which PDFium went past a limit: PDFium does not open them again.
     without_pdfium: Mapping[int, PastLimitError] = field(default_factory=dict)
-    #: Called when work of PDFium or Pillow on a page begins, and whether it is drawn, else it is read; with 0 when other
-    #: work begins.
+    #: Called when PDFium or Pillow begins a page, with True if it draws the page, False if it reads it; with page 0
+    #: when other work begins.
     begin: Callable[[int, bool], None] = _ignore
 
 

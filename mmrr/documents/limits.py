@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+#: The least limit of memory: the process needs this much without a page.
+LEAST_MEMORY = 256 << 20
 #: The status of a page past a limit.
 LimitStatus = Literal["time_limit", "memory_limit"]
 

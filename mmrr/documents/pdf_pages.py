@@ -243,7 +243,7 @@ class _Batch:
                 continue
             text, detail = "", ""
             try:
-                text = poppler.read_text(self.file.path, number)
+                text = poppler.read_text(self.file.path, number, self.job.limits.seconds)
             except poppler.PopplerError:
                 detail = "the text layer could not be read"
             drawn = drawn_size(*points, canvas)

@@ -83,18 +83,18 @@ def read_info(path: Path, first: int = 1, last: int = 1) -> Info:
     return Info(n_pages, shapes)
 
 
-def read_text(path: Path, number: int) -> str:
-    """The text layer of one page. Raises PopplerError."""
-    text = _output("pdftotext", ["-f", str(number), "-l", str(number), "-enc", "UTF-8", str(path), "-"])
+def read_text(path: Path, number: int, seconds: float = TIMEOUT_S) -> str:
+    """The text layer of one page. Raises PopplerError, also if it takes longer than this."""
+    text = _output("pdftotext", ["-f", str(number), "-l", str(number), "-enc", "UTF-8", str(path), "-"], seconds)
     return text.replace("\r\n", "\n").replace("\0", "").rstrip("\n\f")
 
 
-def _output(name: str, arguments: Sequence[str]) -> str:
+def _output(name: str, arguments: Sequence[str], seconds: float = TIMEOUT_S) -> str:
     program = shutil.which(name)
     if program is None:
         raise PopplerError(f"{name} is not on PATH")
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, timeout=TIMEOUT_S, check=True)
+        done = subprocess.run([program, *arguments], capture_output=True, timeout=min(seconds, TIMEOUT_S), check=True)
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.decode("utf-8", "replace").split())[:200]
         raise PopplerError(said or str(error)) from error

@@ -19,10 +19,13 @@ from mmrr.config import Render
 from mmrr.context import Context
 from mmrr.documents import ocr
 from mmrr.documents.discovery import Inspection, Source, source_at
-from mmrr.documents.rendering import RenderOptions, default_renderer
+from mmrr.documents.drawn import Job, RenderOptions
+from mmrr.documents.limits import LEAST_MEMORY, Limits
+from mmrr.documents.rendering import default_renderer
 from mmrr.errors import MmrrError
 from mmrr.stages._drawing import Task, draw
 from mmrr.stages._opening import Opener, read_passwords
+from mmrr.stages._provisional import Conditions
 from mmrr.stages._sources import Staying, content_hash, content_hashes, unreadable_hash
 from mmrr.stages._sources import find_documents as find_documents  # "as": the pipeline imports these two from here
 from mmrr.stages._sources import record_origins as record_origins
@@ -48,6 +51,8 @@ class _Plan:
     lost: dict[str, str] = field(default_factory=dict)  # of those that could not be read: {content hash: reason}
     unfinished: set[str] = field(default_factory=set)  # content hashes of those that an earlier command left unfinished
     not_rendered: dict[str, str] = field(default_factory=dict)  # {shard: what stopped it}
+    earlier: dict[str, str] = field(default_factory=dict)  # ``provisional`` of documents that stay, as listed before
+    provisional: dict[str, str] = field(default_factory=dict)  # {shard: the one that stands for it, which is not whole}
 
     def add(self, entry: DocumentEntry, source: Source | None, drawn: Spec) -> None:
         """Add a document and, if it opens, its shards."""
@@ -85,6 +90,14 @@ class _Plan:
                 entry["detail"] = f"{pages}: {self.not_rendered[missing[0].key]}; run the command again"
                 entry["status"] = NOT_RENDERED
                 entry["shards"] = [key for key in entry["shards"] if key not in tasks]
+
+    def use_provisional(self) -> None:
+        """List the shards that stand for others."""
+        for entry in self.entries:
+            used = {key: self.provisional[key] for key in entry["shards"] if key in self.provisional}
+            if used:
+                entry["provisional"] = used
+                entry["shards"] = [used.get(key, key) for key in entry["shards"]]
 
 
 def check(context: Context, options: Render) -> None:
@@ -125,9 +138,10 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     plan = _plan(opener, sources, hashes, staying, drawn)
     if not plan.tasks:
         raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in plan.entries[:5]))
-    timing = _render_missing(opener, plan, drawing)
+    timing = _render_missing(opener, plan, drawing, drawn)
     plan.drop_lost()
     plan.drop_not_rendered()
+    plan.use_provisional()
     if options.ocr:
         started = time.perf_counter()
         timing["pages_read"] = _read_by_ocr(context, Spec("pages", RENDERED, config, {}), plan.entries)
@@ -137,12 +151,13 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
 
 
 def _drawing(context: Context, options: Render) -> RenderOptions:
-    """The renderer's options. Raises MmrrError for an unknown renderer and for a negative number of workers."""
+    """The renderer's options. Raises MmrrError for an unknown renderer, and for a wrong number of workers or limit."""
     renderer = default_renderer() if options.renderer == "auto" else options.renderer
     if renderer not in ("poppler", "pdfium"):
         raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
     if context.machine.workers < 0:
         raise MmrrError(f"--workers {context.machine.workers}: expected 0 (one per core) or more")
+    _limits(context)
     return RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
 
 
@@ -178,6 +193,7 @@ def _plan(
         is_whole = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
         if one.entry["status"] == NOT_RENDERED:
             plan.unfinished.add(one.entry["sha256"])
+        plan.earlier |= one.entry.get("provisional", {})
         found = Inspection("ok", one.entry["n_pages"], "") if is_whole else _inspection(one.entry)
         there = source_at(one.entry["doc_id"], one.path) if one.path else None
         plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
@@ -188,15 +204,19 @@ def _plan(
     return plan
 
 
-def _render_missing(opener: Opener, plan: _Plan, drawing: RenderOptions) -> PagesProvenance:
+def _render_missing(opener: Opener, plan: _Plan, drawing: RenderOptions, drawn: Spec) -> PagesProvenance:
     """Render the shards that are missing, unless their file changed. Returns how many pages, and how long it took."""
     context = opener.context
     workspace = context.workspace
-    missing = [task for task in plan.tasks.values() if not workspace.has_shard("pages", task.key)]
+    limits = _limits(context)
+    conditions = Conditions(drawn, limits)
+    missing = [task for task in plan.tasks.values() if not _is_stored(workspace, plan, task, conditions.names(task))]
     earlier = [task for task in missing if task.sha256 not in plan.named]
     gone = {
         task.sha256 for task in earlier if task.source is None or content_hash(workspace, task.source) != task.sha256
     }
+    missing = [task for task in missing if task.sha256 not in gone or not _is_stored(workspace, plan, task)]
+    gone &= {task.sha256 for task in missing}
     # Nobody has seen the pages that an earlier command left unfinished: they are no reason to stop.
     names = [entry["doc_id"] for entry in plan.entries if entry["sha256"] in gone - plan.unfinished]
     if names:
@@ -211,13 +231,16 @@ def _render_missing(opener: Opener, plan: _Plan, drawing: RenderOptions) -> Page
     pages_computed = 0
     started = time.perf_counter()
     with context.progress("render", sum(task.n_pages for task in missing)) as advance:
-        for task, folder, pages in draw(workspace, missing, drawing, _workers(context)):
+        for task, folder, pages in draw(workspace, missing, Job((), drawing, limits), _workers(context)):
             if not task.source or content_hash(workspace, task.source) != task.sha256:
                 plan.lost[task.sha256] = _CHANGED
             elif isinstance(pages, str):
                 plan.not_rendered[task.key] = pages
             else:
-                commit_pages(workspace, task.key, folder, pages)
+                name = conditions.name(task, pages)
+                if name:
+                    plan.provisional[task.key] = name
+                commit_pages(workspace, name or task.key, folder, pages)
                 pages_computed += task.n_pages
             advance(task.n_pages)
     return {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
@@ -238,6 +261,28 @@ def _opened(opener: Opener, plan: _Plan, missing: list[Task]) -> list[Task]:
             task = dataclasses.replace(task, source=source)
         tasks.append(task)
     return tasks
+
+
+def _is_stored(workspace: Workspace, plan: _Plan, task: Task, names: Sequence[str] | None = None) -> bool:
+    """Whether a shard is there, or one that is not whole stands for it: of these names, or as listed before."""
+    if workspace.has_shard("pages", task.key):
+        return True
+    if names is None:
+        names = [plan.earlier[task.key]] if task.key in plan.earlier else []
+    found = next((name for name in names if workspace.has_shard("pages", name)), None)
+    if found:
+        plan.provisional[task.key] = found
+    return found is not None
+
+
+def _limits(context: Context) -> Limits:
+    """Raises MmrrError for a limit that no page can keep."""
+    machine = context.machine
+    if not machine.page_seconds > 0:
+        raise MmrrError(f"--page-timeout {machine.page_seconds}: expected a number of seconds above 0")
+    if machine.page_memory < LEAST_MEMORY:
+        raise MmrrError(f"--page-memory {machine.page_memory}: expected at least {LEAST_MEMORY >> 20} MiB")
+    return Limits(machine.page_seconds, machine.page_memory)
 
 
 def _workers(context: Context) -> int:

@@ -13,6 +13,8 @@ from mmrr.workspace.store import Manifest, Workspace
 #: The status of a document with pages that the machine could not draw: a process died, or memory ran out. Such a
 #: document lists the shards that it has. It is never ``ok`` in a later listing without being rendered.
 NOT_RENDERED = "not_rendered"
+#: The status of a page past a limit, and of a document without an image because of them. Larger limits may draw it.
+LIMITS = ("time_limit", "memory_limit")
 
 #: {shard of pages: this stage's shard of the same pages}
 PageShards = dict[str, str]
@@ -44,6 +46,9 @@ class DocumentEntry(TypedDict):
     shards: list[str]
     ocr: NotRequired[PageShards]  # {shard: the shard with the text that OCR read of it}
     failed_pages: NotRequired[dict[str, str]]  # {page number: why it has no image}
+    notes: NotRequired[dict[str, list[int]]]  # {code of what is wrong with pages: their numbers}
+    #: {shard: the one in ``shards`` that stands for it}: limits, fonts or a missing renderer kept pages from an image
+    provisional: NotRequired[PageShards]
 
 
 class PagesContent(TypedDict):
@@ -195,6 +200,7 @@ class PageRecord(TypedDict):
     file: str
     sha256: str
     text: int
+    notes: NotRequired[list[str]]  # codes of what is wrong with it
 
 
 class PagesShard(TypedDict):

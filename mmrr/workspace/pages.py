@@ -93,8 +93,8 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
 def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], schema: int = RENDERED) -> Spec:
     """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
 
-    A document that is not wholly rendered, or that was not opened for want of its password, counts as other content, so
-    that the same command does not find this listing.
+    A document that is not wholly rendered, that was not opened for want of its password, or that other conditions may
+    draw better, counts as other content, so that the same command does not find this listing.
     """
     hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
     return Spec("pages", schema, config, {"documents": digest(hashes)})
@@ -105,6 +105,8 @@ def _content(entry: DocumentEntry) -> str:
         return digest([manifests.NOT_RENDERED, entry["sha256"], entry["shards"]])
     if entry["status"] == "password_required":
         return digest([entry["status"], entry["sha256"]])
+    if "provisional" in entry:
+        return digest(["provisional", entry["sha256"], entry["shards"]])
     return entry["sha256"]
 
 
@@ -112,7 +114,12 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     """Turn a scratch folder of rendered pages into a shard: texts go to ``text.jsonl``, the rest to the record."""
     texts = [{"number": page.number, "text": page.text} for page in pages]
     (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
-    records = [{**dataclasses.asdict(page), "text": len(page.text.strip())} for page in pages]
+    records: list[dict[str, object]] = []
+    for page in pages:
+        record = {**dataclasses.asdict(page), "text": len(page.text.strip())}
+        if not record["notes"]:
+            del record["notes"]
+        records.append(record)
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
@@ -136,12 +143,15 @@ class _Listing:
     def add(self, workspace: Workspace, entry: DocumentEntry, page_name: str) -> None:
         """Add the pages of a document that have an image, and write the others to its ``failed_pages``."""
         failed = entry["failed_pages"] = {}
+        notes: dict[str, list[int]] = {}
         ocr = entry.get("ocr", {})
         for key in entry["shards"]:
             read = manifests.shard_record(workspace, "ocr", ocr[key])["pages"] if key in ocr else []
             read_chars = {page["number"]: page["text"] for page in read}
             for page in manifests.shard_record(workspace, "pages", key)["pages"]:
                 number = page["number"]
+                for code in (*page.get("notes", []), *([page["status"]] if page["status"] in manifests.LIMITS else [])):
+                    notes.setdefault(code, []).append(number)
                 if page["status"] != "ok":
                     failed[str(number)] = page["detail"]
                     continue
@@ -161,6 +171,8 @@ class _Listing:
                     self.by_ocr += n_chars > 0
                 self.without_text += n_chars == 0
                 self.records.append(record)
+        if notes:
+            entry["notes"] = notes
 
 
 def list_pages(
@@ -179,8 +191,10 @@ def list_pages(
         listing.add(workspace, entry, page_name)
         n_failed = len(entry["failed_pages"])
         if n_failed and entry["status"] != manifests.NOT_RENDERED:
-            entry["status"] = "partial" if n_failed < entry["n_pages"] else "corrupt"
+            entry["status"] = "partial" if n_failed < entry["n_pages"] else _status(entry)
             entry["detail"] = f"{n_failed} of {entry['n_pages']} pages could not be drawn"
+            if limited := _limited(entry):
+                entry["detail"] += f"; page {limited}: {entry['failed_pages'][limited]}"
     if not listing.records:
         raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
     content = {
@@ -199,6 +213,17 @@ def list_pages(
         provenance,
         lambda folder: (folder / "pages.jsonl").write_text(_lines(listing.records), "utf-8"),
     )
+
+
+def _limited(entry: DocumentEntry) -> str | None:
+    """The first page past a limit, if there is one."""
+    numbers = [number for code in manifests.LIMITS for number in entry.get("notes", {}).get(code, [])]
+    return str(min(numbers)) if numbers else None
+
+
+def _status(entry: DocumentEntry) -> str:
+    """The status of a document without an image."""
+    return next((code for code in manifests.LIMITS if entry.get("notes", {}).get(code)), "corrupt")
 
 
 def complaint(entry: DocumentEntry) -> str:
