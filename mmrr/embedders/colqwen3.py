@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import safe_open
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 
 from mmrr.contracts import EmbedderSpec
@@ -194,6 +193,8 @@ def pool(vectors: Tensor, factor: int) -> Tensor:
 
     Ward's hierarchical clustering (token pooling, arXiv 2409.14683). n / factor is rounded up.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage  # 0.3 s to import, and a query needs neither
+
     n_clusters = -(-len(vectors) // factor)
     if n_clusters == len(vectors):
         return vectors
