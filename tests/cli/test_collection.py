@@ -178,7 +178,7 @@ def test_documents_are_taken_out_by_id_or_file_name(empty: Collection, monkeypat
     empty.index()
     before = shards(empty.work, "pages"), shards(empty.work, "embed")
     monkeypatch.setattr("mmrr.embedders.qwen3_vl.Embedder.__init__", None)
-    monkeypatch.setattr(render, "render_pages", None)
+    monkeypatch.setattr(render, "draw", None)
     names = ("--document", "animals_and_things/anchor.pdf", "--document", "badger.pdf")
     result = mmrr("rm", *names, "--work", empty.work)
     assert "2 documents: 2 removed, 2 unchanged; 2 pages of 2 documents (2 ok)" in result.stderr
