@@ -71,9 +71,12 @@ def skipped(pages: Manifest) -> None:
         names.setdefault(reason, []).append(name)
     parts = []
     for reason, files in sorted(names.items(), key=lambda item: -len(item[1])):
-        what, _, remedy = reason.removeprefix("unsupported: ").partition("; ")
         shown = ", ".join(files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
-        parts.append(f"{len(files)} {what} ({'; '.join(filter(None, [shown, remedy]))})")
+        if reason.startswith("unsupported: "):
+            suffix, _, remedy = reason.removeprefix("unsupported: ").partition("; ")
+            parts.append(f"{len(files)} {suffix} ({'; '.join(filter(None, [shown, remedy]))})")
+        else:
+            parts.append(f"{shown} ({reason})")
     parts = parts[:_MOST_REASONS] + ["..."] * (len(parts) > _MOST_REASONS)
     hidden = sum(changes.skipped(pages)["hidden"].values())
     parts += [f"{hidden} hidden"] * (hidden > 0)

@@ -53,17 +53,17 @@ def remove_documents(context: Context, names: Sequence[str]) -> Removed:
         doomed |= {one.fingerprint: one for one in gc.dependents(holder, artifacts)}
     current = set(workspace.all_current.read().values())
     pages = reduced.artifact(before)
-    made = []
-    for old in doomed.values():
-        if old.stage in _REDUCED and (old.fingerprint in current or old.stage == "precache"):
-            new = reduced.artifact(old) if old is not before else pages
-            if new and old.fingerprint in current:
-                made.append(new)
     if pages is None:
         raise MmrrError(
             "no document that opens would be left; name others with mmrr index --replace, "
             f"or delete the folder {workspace.root}"
         )
+    made = []
+    for old in doomed.values():
+        if old.stage in _REDUCED and (old.fingerprint in current or old.stage == "precache"):
+            new = reduced.artifact(old)
+            if new and old.fingerprint in current:
+                made.append(new)
     make_current(context, *made)
     removal = gc.remove(workspace, [f"{one.stage}/{one.fingerprint}" for one in doomed.values()], cascade=True)
     return Removed(Collected(pages, changes.compare(manifests.documents(before), manifests.documents(pages))), removal)

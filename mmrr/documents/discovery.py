@@ -213,6 +213,9 @@ class _Walk:
             self._skip(folder, "a link to a folder that is read under another name")
             return
         self._visited.add(real)
+        if os.path.isfile(folder / "mmrr.json"):
+            self._skip(folder, "a workspace of mmrr")  # its page images are no documents
+            return
         try:
             entries = sorted(folder.iterdir())
         except OSError:

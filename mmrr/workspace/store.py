@@ -54,6 +54,7 @@ STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", 
 CONVERTED = "converted"
 
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a Path has only one
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
 
@@ -79,6 +80,8 @@ class Workspace:
         A new workspace in which the command commits nothing is removed again when it is closed after an error.
         Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
         """
+        if _URL.match(str(root)):
+            raise MmrrError(f"found a URL ({root}), expected a folder for the workspace; mmrr uses local files only")
         root = root.expanduser().absolute()
         made: list[Path] = []
         if not (root / _MARK).exists():

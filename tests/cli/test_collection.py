@@ -183,7 +183,8 @@ def test_documents_are_taken_out_by_id_or_file_name(empty: Collection, monkeypat
     result = mmrr("rm", *names, "--work", empty.work)
     assert "2 documents: 2 removed, 2 unchanged; 2 pages of 2 documents (2 ok)" in result.stderr
     assert artifact(result).parent.name == "pages"
-    assert (shards(empty.work, "pages"), shards(empty.work, "embed")) == before
+    left = shards(empty.work, "pages"), shards(empty.work, "embed")
+    assert all(some < all_ and len(some) == 2 for some, all_ in zip(left, before, strict=True))
     assert empty.found("anchor") == []
     assert empty.found("candle") == ["animals_and_things/candle.pdf/0001"]
     wrong = refused("rm", "--document", "candel.pdf", "--work", empty.work)

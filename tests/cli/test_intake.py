@@ -81,6 +81,14 @@ def test_every_file_of_a_folder_is_indexed_or_named(tmp_path: Path) -> None:
     assert {row["file"] for row in listed(work)["skipped"]} == {"table.csv"}
 
 
+def test_a_workspace_in_a_folder_holds_no_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_documents(tmp_path / "docs", thesis=THESIS))
+    made = artifact(mmrr("render", ".", "--work", "w", *INDEX))
+    again = mmrr("render", ".", "--work", "w", *INDEX)
+    assert artifact(again) == made
+    assert "skipped: w (a workspace of mmrr); " in again.stderr
+
+
 def test_a_folder_without_documents_names_what_it_holds(tmp_path: Path) -> None:
     for name in ("a.docx", "b.docx", "c.txt"):
         write(tmp_path / "docs" / name, b"text")
