@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mmrr.config import Index
 from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.pipeline import Collected, can_change, make_current
-from mmrr.stages import embed, index, precache, prune
+from mmrr.stages import embed, embed_text, index, precache, prune
 from mmrr.workspace import changes, gc, manifests
 from mmrr.workspace.gc import Removal
 from mmrr.workspace.pages import Collection, load, without
 from mmrr.workspace.store import Manifest
 
 #: The stages whose artifacts are made again without the documents. Rankings and measures are removed.
-_REDUCED = ("pages", "embed", "index", "prune", "precache")
+_REDUCED = ("pages", "embed", "embed_text", "index", "prune", "precache")
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,11 @@ class _Reduced:
     def _of_pages(self, old: Manifest, collection: Collection, made: dict[str, Manifest | None]) -> Manifest:
         if old.stage == "embed":
             return embed.keep_embedded(self.context, old, collection)
+        if old.stage == "embed_text":
+            return embed_text.keep_embedded(self.context, old, collection)
         if old.stage == "index":
-            factory = manifests.config(old, "index").get("faiss_factory")
-            return index.build(self.context, collection, made.get("embed"), Index(factory) if factory else Index())
+            vectors = made.get("embed"), made.get("embed_text")
+            return index.build(self.context, collection, *vectors, index.options_of(old))
         inputs = {role: one.fingerprint for role, one in made.items() if one}
         if old.stage == "prune":
             return prune.keep_pruned(self.context, old, collection, inputs)

@@ -391,7 +391,7 @@ def unlock(path: Path, password: str, copy: Path) -> bool:
     """
     for encoding in ("utf-8", "latin-1"):  # older encryption uses Latin-1
         with suppress(pdfium.PdfiumError, UnicodeEncodeError), closing(_open(path, password.encode(encoding))) as pdf:
-            with copy.open("xb") as file:
+            with open(copy, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 pdf.save(file, flags=pdfium_c.FPDF_REMOVE_SECURITY)
             return True
     return False

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _SOFT_HYPHEN = re.compile("\u00ad\n?")
 #: Raised when rendering the same file with the same options gives other text or other records. 2: hyphens at line ends.
 RENDERED = 2
+#: What is no longer wrong with a page that OCR has read.
+_READ_BY_OCR = ("little_text", "garbled")
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,7 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     records: list[dict[str, object]] = []
     for page in pages:
         record = {**dataclasses.asdict(page), "text": len(page.text.strip())}
-        if not record["notes"]:
-            del record["notes"]
-        records.append(record)
+        records.append({key: value for key, value in record.items() if value or key not in ("notes", "label")})
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
@@ -150,7 +150,9 @@ class _Listing:
             read_chars = {page["number"]: page["text"] for page in read}
             for page in manifests.shard_record(workspace, "pages", key)["pages"]:
                 number = page["number"]
-                for code in (*page.get("notes", []), *([page["status"]] if page["status"] in manifests.LIMITS else [])):
+                mended = _READ_BY_OCR if number in read_chars else ()
+                codes = [code for code in page.get("notes", []) if code not in mended]
+                for code in (*codes, *([page["status"]] if page["status"] in manifests.LIMITS else [])):
                     notes.setdefault(code, []).append(number)
                 if page["status"] != "ok":
                     failed[str(number)] = page["detail"]
@@ -164,6 +166,8 @@ class _Listing:
                     "sha256": page["sha256"],
                     "shard": key,
                 }
+                if "label" in page:
+                    record["label"] = page["label"]
                 n_chars = page["text"]
                 if number in read_chars:
                     record["ocr"] = ocr[key]
@@ -302,16 +306,20 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
 
 
 def page_row(collection: Collection, page_id: str) -> int:
-    """The row of a page.
+    """The row of a page, whose document may be named as ``changes.find`` takes it, and its number without zeros.
 
     Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
     """
     if page_id in collection.row_of:
         return collection.row_of[page_id]
     entries = {entry["doc_id"]: entry for entry in manifests.documents(collection.manifest)}
-    name = page_id if page_id in entries else page_id.rpartition("/")[0] or page_id
+    head, _, number = page_id.rpartition("/")
+    is_number = number.isascii() and number.isdecimal() and len(number) < 10
+    name = page_id if page_id in entries or not is_number else head
     doc_id = changes.find(collection.manifest, name)
     rows = collection.rows.get(doc_id, [])
+    if name == head and (found := [row for row in rows if collection.pages[row].number == int(number)]):
+        return found[0]
     n_pages = entries[doc_id]["n_pages"]
     count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
     ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]

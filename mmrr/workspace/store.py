@@ -33,6 +33,7 @@ from mmrr.workspace.files import (
     check_folder,
     checksum_file,
     environment,
+    expand_user,
     flush,
     move,
     parse_json,
@@ -48,7 +49,7 @@ from mmrr.workspace.scratch import Scratch
 #: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
-STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
+STAGES = ("pages", "embed", "embed_text", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
 #: The folder of the PDFs that were made of office files.
 CONVERTED = "converted"
@@ -57,6 +58,10 @@ _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a Path has only one
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
+
+
+class NotWritableError(MmrrError):
+    """This user cannot write to the workspace."""
 
 
 class Workspace:
@@ -82,7 +87,7 @@ class Workspace:
         """
         if _URL.match(str(root)):
             raise MmrrError(f"found a URL ({root}), expected a folder for the workspace; mmrr uses local files only")
-        root = root.expanduser().absolute()
+        root = expand_user(root).absolute()
         made: list[Path] = []
         if not (root / _MARK).exists():
             if not create:
@@ -114,7 +119,8 @@ class Workspace:
         try:
             self._scratch.open()
         except OSError as error:
-            raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
+            kind = NotWritableError if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else MmrrError
+            raise kind(f"{self.root} cannot be written: {error.strerror}") from error
         self._scratch.sweep()
         return self
 
@@ -194,7 +200,7 @@ class Workspace:
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
                 if not file.is_file() or checksum_file(file) != checksum:
-                    raise MmrrError(f"{file} is gone or damaged; {_again(manifest.stage)}")
+                    raise MmrrError(f"{file} is gone or damaged; {again(manifest.stage)}")
         return path
 
     def artifacts(self) -> list[Manifest]:
@@ -338,7 +344,7 @@ class Workspace:
         try:
             return unseal(path.read_bytes())
         except FileNotFoundError:
-            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {_again(stage)}") from None
+            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {again(stage)}") from None
         except (ValueError, IsADirectoryError) as error:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
 
@@ -360,7 +366,7 @@ class Workspace:
         with contextlib.suppress(OSError):
             move(self.root, folder, folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
         return MmrrError(
-            f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard"
+            f"{stage} shard {key} is damaged: {what}; it was set aside, {again(stage)} to compute that shard"
         )
 
     # The current artifacts, which later commands follow
@@ -415,12 +421,13 @@ def _key(key: str) -> str:
     return key
 
 
-def _again(stage: str) -> str:
+def again(stage: str) -> str:
+    """What to do where something of a stage is damaged or gone."""
     return f"run the {command(stage).split()[0]} command again"
 
 
 def command(stage: str) -> str:
     """The command that makes a stage's artifact, with the argument that it needs."""
-    if stage in ("pages", "embed", "index"):
+    if stage in ("pages", "embed", "embed_text", "index"):
         return "index DOCUMENTS"
     return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage
