@@ -11,6 +11,7 @@ from typing import Any, get_args
 import typer.core
 
 from mmrr.config import OcrMode
+from mmrr.errors import MmrrError
 
 from .terminal import detail, fail, note, plain_errors
 
@@ -18,6 +19,7 @@ from .terminal import detail, fail, note, plain_errors
 COMMANDS = {"blend": "fuse"}
 #: Command -> {old option: new option}.
 OPTIONS = {
+    "retrieve": {"--fuse": "--channels"},
     "rerank": {"--blend": "--fuse"},
     "run": {"--blend": "--fuse"},
     "mmdocir": {"--blend": "--fuse"},
@@ -29,6 +31,7 @@ OPTIONS = {
     "probe": {"--alike": "--similarity"},
 }
 
+_LARGEST = 2**31 - 1
 _EMPTY = re.compile(r"(--[\w-]+=)?")
 #: A wrong option, argument or command. Typer exports only its subclass.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -54,6 +57,7 @@ class Command(typer.core.TyperCommand):
         """Run the command; the user's errors become one line, and --verbose shows how long the command took."""
         started = time.perf_counter()
         with plain_errors(as_json=bool(ctx.params.get("json_"))):
+            _check_numbers(ctx)
             result = super().invoke(ctx)
         detail(f"{ctx.command_path}: {time.perf_counter() - started:.2f} s")
         return result
@@ -80,6 +84,15 @@ class Group(typer.core.TyperGroup):
         """Run the group's own function, then its command."""
         with plain_errors(as_json=bool(ctx.params.get("json_")) or "--json" in ctx.args):
             return super().invoke(ctx)
+
+
+def _check_numbers(ctx: Any) -> None:
+    """Refuse whole numbers that no library accepts: they would end in a bug far from the option."""
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name)
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            shown = str(value) if abs(value) < 10**20 else "a number of more than 20 digits"
+            raise MmrrError(f"{parameter.opts[-1]}: found {shown}, expected a whole number up to {_LARGEST}")
 
 
 @contextlib.contextmanager

@@ -34,11 +34,14 @@ KEYS: dict[str, type | tuple[str, ...]] = {
     "work": str,
     "embedder": str,
     "embedder-revision": str,
+    "text-embedder": str,
+    "text-embedder-revision": str,
     "scorer": str,
     "scorer-model": str,
     "scorer-revision": str,
     "fuse": float,
     "first-stage": get_args(FirstStage),
+    "channels": str,
     "language": get_args(Language),
     "candidates": int,
     "renderer": get_args(o.RendererName),
@@ -92,7 +95,7 @@ def _read_file(path: Path) -> dict[str, object]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also text that is not UTF-8, and a number of more than 4,300 digits
         raise MmrrError(f"{path}: found no valid TOML ({error}); correct the file or delete it") from error
     except IsADirectoryError as error:
         raise MmrrError(f"{path} is a folder; expected a TOML file") from error
@@ -118,6 +121,8 @@ def _checked(path: Path, key: str, value: object) -> object:
         if value not in kind:
             raise MmrrError(f"{path}: found {key} = {value!r}; expected one of {', '.join(kind)}")
         return value
+    if isinstance(value, int | float) and not abs(value) < 2**31:
+        raise MmrrError(f"{path}: found {key} = {str(value)[:20]}; expected a number below 2^31")
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits:
         raise MmrrError(f"{path}: found {key} = {value!r}; expected a value of type {_NAMES[kind]}")

@@ -12,7 +12,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import open_context
-from .terminal import check_output, emit, note, progress, table
+from .progress import progress
+from .terminal import check_output, emit, note, table
 
 
 # One parameter per option.
@@ -52,7 +53,7 @@ def probe(
         from mmrr.workspace.pages import read_image
 
         query_list, judged = read_queries(queries), read_qrels(qrels)
-        check_output(output)
+        check_output(output, is_picture=True)
         ids.unknown_pages(judged, context.collection(context.current("index")).row_of, str(qrels))
         found = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         scorer = pipeline.load_scorer(context, scorer_model, scorer_revision)

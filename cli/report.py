@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.context import Context
-    from mmrr.experiments import BenchmarkResult
+    from mmrr.experiments import BenchmarkResult, Line
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
@@ -102,16 +103,22 @@ def ranking(found: Ranking, shown: Shown) -> None:
         for query in found.queries
     ]
     if shown.as_json:
-        emit({"artifact": str(found.manifest.path), "queries": answers})
+        emit({"artifact": _path(found.manifest), "queries": answers})
         return
     listed = answers[:_MOST_LISTED] if shown.is_file else answers
     for answer in listed:
         _ranking_table(found, answer, to_stdout=not shown.is_file)
     if len(listed) < len(answers):
         more = counted(len(answers) - len(listed), "more query", "more queries")
-        note(f"... and {more}; see {found.manifest.path / 'run.trec'}")
-    if shown.path:
+        where = _path(found.manifest)
+        note(f"... and {more}; " + (f"see {where}/run.trec" if where else "--output writes the whole ranking"))
+    if shown.path and found.manifest.kept:
         typer.echo(found.manifest.path)
+
+
+def _path(manifest: Manifest) -> str | None:
+    """The folder of an artifact; None if it goes with the command, because the workspace cannot be written."""
+    return str(manifest.path) if manifest.kept else None
 
 
 def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -> None:
@@ -187,7 +194,7 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             "pages_not_in_the_index": judgement.unknown,
             "pages_under_another_id": judgement.other,
         }
-        emit({"artifact": str(judged.path), "queries": n_queries, **in_vain, "metrics": metrics})
+        emit({"artifact": _path(judged), "queries": n_queries, **in_vain, "metrics": metrics})
         return
     runs = [name for name in metrics if name not in _COMPARISONS]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]
@@ -201,7 +208,28 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     tau = metrics.get("kendall_tau")
     title = counted(n_queries, "judged query", "judged queries")
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
-    typer.echo(judged.path)
+    if judged.kept:
+        typer.echo(judged.path)
+
+
+def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
+    """Show one row for each way of ranking: each measure with its 95 % interval, and that of the difference."""
+    if as_json:
+        emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
+        return
+    measures = list(lines[0].metrics)
+    columns = ["first stage"]
+    for measure in measures:
+        columns += [measure, "95 % interval"]
+    columns.append(f"{measures[-1]} less the first")
+    rows = []
+    for line in lines:
+        row = [line.name]
+        for measure in measures:
+            row += [f"{line.metrics[measure]:.3f}", _interval([*line.intervals[measure]], ".2f")]
+        row.append(_interval([*line.differences[measures[-1]]], "+.3f") if line.differences else "")
+        rows.append(row)
+    table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
 
 
 def missing_queries(missing: list[str], judged: int) -> None:

@@ -12,7 +12,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import open_context, pairs
-from .terminal import counted, emit, note, progress
+from .progress import progress
+from .terminal import counted, emit, note
 
 if TYPE_CHECKING:
     from mmrr.training.data.hard_negatives import MiningResult

@@ -26,7 +26,7 @@ def list_artifacts(
     Shows each artifact with its options, size and age. A star marks the current artifact of a stage: the one that
     other commands use. A damaged artifact is named with the command that removes it; the exit code is then 1.
     """
-    with open_context(work) as context:
+    with open_context(work, reading=True) as context:
         if documents:
             report_workspace.document_list(context.current("pages"), as_json=json_)
         elif not report_workspace.artifacts(context.workspace, as_json=json_):
@@ -43,7 +43,8 @@ def remove(
         Optional[list[str]],
         typer.Option(
             "--document",
-            help="Take this document out of the collection and the index: its id or file name. Repeatable.",
+            help="Take this document out of the collection and the index: its id, or the name of its file, also "
+            "without folder and ending. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -82,7 +83,7 @@ def verify(
 
     Names each damaged or missing file and the command that makes it again. The exit code is 1 if there is one.
     """
-    with open_context(work, Machine(device)) as context:
+    with open_context(work, Machine(device), reading=True) as context:
         from mmrr import pipeline
         from mmrr.workspace.verify import verify as verify_workspace
 
@@ -96,7 +97,11 @@ def verify(
 def view(
     page: Annotated[
         str,
-        typer.Argument(metavar="PAGE", help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False),
+        typer.Argument(
+            metavar="PAGE",
+            help="A page as rankings name it, e.g. report.pdf/0007, or a file and a page: report/7.",
+            show_default=False,
+        ),
     ],
     work: o.Work = o.WORK,
     output: Annotated[Path, typer.Option("--output", help="PNG file to write.")] = Path("page.png"),
@@ -108,12 +113,10 @@ def view(
 
     Example: `mmrr view report.pdf/0007 --output page.png`
     """
-    with open_context(work, chosen=from_, choices=("prune",)) as context:
+    with open_context(work, chosen=from_, choices=("prune",), reading=True) as context:
         from mmrr import pipeline
 
-        check_output(output)
-        if output.suffix.lower() != ".png":
-            raise MmrrError(f"--output {output}: expected a name that ends in .png")
+        check_output(output, is_picture=True)
         report.picture(pipeline.kept_picture(context, page), output)
         typer.echo(output)
 
@@ -141,11 +144,14 @@ def config(
     work: o.Work = o.WORK,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
     scorer: o.Scorer = o.SCORER,
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
     fuse: o.Fuse = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     language: o.LanguageOption = o.INDEX.language,
     candidates: o.Candidates = o.RETRIEVE.depth,
     renderer: o.Renderer = o.RENDERER,

@@ -31,6 +31,7 @@ from mmrr.contracts import EmbedderSpec
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
+from mmrr.modeling.checkpoint_files import loading
 from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.plain_forward import Visual
 from mmrr.modeling.saliency import Saliency
@@ -96,6 +97,18 @@ class Search:
     )
 
 
+def check(checkpoint: Checkpoint, options: Prepare) -> None:
+    """Raise MmrrError if the checkpoint has fewer dimensions than ``dim``."""
+    width = (checkpoint.config().get("text_config") or {}).get("hidden_size")
+    if type(width) is int:
+        _check_dim(options, _projection(checkpoint.path, width).out_features, checkpoint)
+
+
+def _check_dim(options: Prepare, width: int, checkpoint: Checkpoint) -> None:
+    if not 0 <= options.dim <= width:
+        raise MmrrError(f"dim {options.dim}: expected 0 to {width}, the dimensions of {checkpoint.id}")
+
+
 def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Embedder:
     """Load the checkpoint. Raises MmrrError if it does not fit the family or the options."""
     return Embedder(checkpoint, options, device, dtype)
@@ -117,10 +130,7 @@ class Embedder:
         self._temperature = config.get(TEMPERATURE, 0.0)
         if type(self._temperature) not in (int, float) or not 0 <= self._temperature < math.inf:
             raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
-        if not 0 <= prepare.dim <= self.projection.out_features:
-            raise MmrrError(
-                f"dim {prepare.dim}: expected 0 to {self.projection.out_features}, the dimensions of {checkpoint.id}"
-            )
+        _check_dim(prepare, self.projection.out_features, checkpoint)
         chat = self.backbone.chat.with_template(_PAGE)
         (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])
         self.before, self.after = self.backbone.split_at_image(ids)
@@ -207,7 +217,7 @@ def _projection(path: Path, width: int) -> nn.Linear:
     """The linear layer after the language model. Raises MmrrError if there is none, or if it has another width."""
     found: dict[str, Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
+        with loading(f"{file} does not load"), safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no dict)
                 layer, _, kind = name.rpartition(".")
                 if layer.split(".")[-1] in PROJECTIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,10 @@ from mmrr.search import languages, late_interaction, words
 #: Files of an ``index`` artifact: the FAISS index; for multi-vector embedders the vectors and the number of vectors of
 #: each page; the BM25 index.
 DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
+#: For text embedders: the FAISS index of the windows of all pages, and the number of windows of each page.
+WINDOWS, WINDOW_COUNTS = "windows.faiss", "windows.npy"
+#: The first search for n pages asks for 4 n windows.
+_WINDOWS_A_PAGE = 4
 
 #: Inverted file (IVF): nprobe = max(8, nlist / 16).
 PROBED, FEWEST = 1 / 16, 8
@@ -56,13 +61,41 @@ def check_factory(factory: str) -> None:
             f"--faiss-factory {factory}: found '{found[0]}', expected sizes above 0, at least HNSW2 and "
             "at least NSG8; try 'Flat' or 'HNSW32'"
         )
+    if _tried(factory) is None:
+        raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+
+
+def check_vectors(factory: str, n: int) -> None:
+    """Raise MmrrError if FAISS needs more than ``n`` vectors to train such an index."""
+    index = _tried(factory)
+    needed = _fewest(index) if index else 0
+    if n < needed:
+        raise MmrrError(
+            f"FAISS cannot build '{factory}' over {n} vectors: it needs at least {needed}; try 'Flat', or a factory "
+            "string of fewer lists"
+        )
+
+
+def _tried(factory: str) -> Any:  # Any: FAISS has no types
+    """An empty index, or None if FAISS cannot build it for any dimensions."""
     for dimensions in _TRIED:
-        try:
-            faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError:
-            continue
-        return
-    raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+        with contextlib.suppress(RuntimeError):
+            return faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
+    return None
+
+
+def _fewest(index: Any) -> int:
+    """The fewest vectors that an index can be trained with: one for each list and for each code of a quantizer."""
+    index = faiss.downcast_index(index)
+    inner = [getattr(index, name) for name in ("index", "base_index") if hasattr(index, name)]
+    fewest = max(map(_fewest, inner), default=1)
+    if hasattr(index, "pq"):
+        fewest = max(fewest, index.pq.ksub)
+    if hasattr(index, "nlist"):
+        quantizer = faiss.downcast_index(index.quantizer)
+        # The lists of a multi-index are the pairs of the codes of its quantizer.
+        fewest = max(fewest, _fewest(quantizer) if hasattr(quantizer, "pq") else index.nlist)
+    return fewest
 
 
 def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:
@@ -135,6 +168,51 @@ def search_dense(
         {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
         for scores, rows in found
     ]
+
+
+def build_windows(pages: Iterable[NDArray[np.float32]], folder: Path) -> None:
+    """Index the vectors (W, D) of each page's windows: the rows of an exact FAISS inner-product index, ``WINDOWS``.
+
+    ``WINDOW_COUNTS`` has the number of rows of each page. Without any window there is no ``WINDOWS``.
+    """
+    vectors = list(pages)
+    counts = np.array([len(of_page) for of_page in vectors], dtype=np.int64)
+    np.save(folder / WINDOW_COUNTS, counts, allow_pickle=False)
+    if counts.any():
+        rows = np.concatenate([of_page for of_page in vectors if len(of_page)])
+        _faiss("Flat", rows, lambda n: rows, folder / WINDOWS)
+
+
+class WindowIndex:
+    """The windows of pages by their vectors. A page scores its best window."""
+
+    def __init__(self, index: faiss.Index | None, owners: NDArray[np.int64]) -> None:
+        """``owners``: the row of the page of each window. ``index`` None: no page has a window."""
+        self._index, self._owners = index, owners
+
+    @classmethod
+    def load(cls, files: Mapping[str, Path]) -> WindowIndex:
+        """``files``: the files of an index by name. Raises MmrrError if one is damaged."""
+        counts = late_interaction.read_rows(files[WINDOW_COUNTS])
+        index = _read_faiss(files[WINDOWS]) if WINDOWS in files else None
+        return cls(index, np.repeat(np.arange(len(counts)), counts))
+
+    def search(self, query: NDArray[np.float32], depth: int) -> dict[int, float]:
+        """{row: score} of the ``depth`` best pages for a query (D,), and of the ties at the last place.
+
+        A page without text is never found. More windows are asked for until they belong to enough pages.
+        """
+        if self._index is None:
+            return {}
+        asked = min(depth * _WINDOWS_A_PAGE, self._index.ntotal)
+        while True:
+            (scores,), (rows,) = self._index.search(query[None], asked)
+            pages, first = np.unique(self._owners[rows], return_index=True)  # sorted: the first one is the best
+            best = scores[first]
+            edge = np.partition(best, -depth)[-depth] if len(best) > depth else -np.inf
+            if asked == self._index.ntotal or (len(best) > depth and scores[-1] < edge):
+                return {int(page): float(score) for page, score in zip(pages, best, strict=True) if score >= edge}
+            asked = min(4 * asked, self._index.ntotal)
 
 
 def _read_faiss(path: Path) -> faiss.Index:

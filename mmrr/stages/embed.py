@@ -15,6 +15,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, recorded, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.finite import expect_finite
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -55,8 +56,15 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
 
 def check(context: Context, model: Model, options: Mapping[str, str]) -> None:
     """Raise the MmrrError that ``embed`` raises for a wrong checkpoint, option or device. Loads no weights."""
-    _resolved(context.workspace, model, options)
+    checkpoint, name, prepare = _resolved(context.workspace, model, options)
+    families.load("embedders", name).check(checkpoint, prepare)
     resolve_dtype(context.machine.dtype, resolve_devices(context.machine.device)[0])
+
+
+def is_multi_vector(context: Context, model: Model, options: Mapping[str, str]) -> bool:
+    """Whether an embedder gives a page several vectors."""
+    _, name, _ = _resolved(context.workspace, model, options)
+    return families.load("embedders", name).SPEC.multi_vector
 
 
 def _resolved(workspace: Workspace, model: Model, options: Mapping[str, str]) -> tuple[Checkpoint, str, Options]:
@@ -120,7 +128,10 @@ def _load(
         pages, key = task
         embeddings = {}
         for page in pages:
-            (embeddings[page.number],) = embedder.embed_pages([read_image(workspace, page)])
+            (found,) = embedder.embed_pages([read_image(workspace, page)])
+            parts = {"vectors": found.vectors, "saliency values": found.saliency}
+            expect_finite(f"page {page.page_id}", checkpoint.id, parts)
+            embeddings[page.number] = found
             advance(1)
         folder = workspace.scratch()
         write_embeddings(folder, embeddings)

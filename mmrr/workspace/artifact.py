@@ -58,6 +58,7 @@ class Manifest:
     files: dict[str, str]  # {name: checksum} of the artifact's own files
     provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
     path: Path = Path()
+    kept: bool = True  # False: the workspace cannot be written, and the folder lasts as long as the command
 
     @property
     def shards(self) -> set[tuple[str, str]]:

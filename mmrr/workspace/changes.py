@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mmrr.errors import MmrrError
 from mmrr.workspace.manifests import DocumentEntry, Origin, documents, provenance
 from mmrr.workspace.store import Manifest
+
+#: Most ids in the error of an ambiguous name.
+_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +120,10 @@ def compare(before: Sequence[DocumentEntry], after: Sequence[DocumentEntry]) -> 
 
 
 def find(pages: Manifest, name: str) -> str:
-    """The doc_id of the document with this doc_id, path or file name.
+    """The doc_id of the document that a user names: by its doc_id, its path, or its file's name as it is on disk.
 
-    Raises MmrrError if there is none (with the nearest names), or if the file name is that of several documents.
+    Folders and the ending may be left out. A name with other capitals is found if no other fits. Raises MmrrError if
+    there is none (with the nearest names), and if several fit (with their ids).
     """
     ids = [entry["doc_id"] for entry in documents(pages)]
     if name in ids:
@@ -125,14 +131,43 @@ def find(pages: Manifest, name: str) -> str:
     known = places(pages)
     absolute = os.path.realpath(name)
     found = [doc_id for doc_id, place in known.items() if place.real == absolute]
-    found = found or [doc_id for doc_id, place in known.items() if place.path.name == name]
-    found = found or [doc_id for doc_id in ids if doc_id.rsplit("/", 1)[-1] == name]
+    if not found:
+        paths = {doc_id: [doc_id, *([str(known[doc_id].path)] if doc_id in known else [])] for doc_id in ids}
+        found = _named(name, paths)
     if len(found) == 1:
         return found[0]
     if found:
-        raise MmrrError(f"document '{name}': several have that name ({', '.join(found)}); give one of these ids")
-    nearest = difflib.get_close_matches(name, ids, cutoff=0.4) or sorted(ids)[:3]
+        some = ", ".join(found[:_LISTED]) + (", ..." if len(found) > _LISTED else "")
+        raise MmrrError(f"document '{name}': several have that name ({some}); give one of these ids")
+    aliases = {_spelled(doc_id).casefold(): doc_id for doc_id in ids}
+    for doc_id in ids:
+        aliases.setdefault(PurePath(_spelled(doc_id).casefold()).stem, doc_id)
+    near = difflib.get_close_matches(_spelled(name).casefold(), aliases, cutoff=0.4)
+    nearest = list(dict.fromkeys(aliases[alias] for alias in near)) or sorted(ids)[:3]
     raise MmrrError(f"no document '{name}' in the collection; the nearest are {', '.join(nearest)}")
+
+
+def _named(name: str, paths: Mapping[str, Sequence[str]]) -> list[str]:
+    """The documents one of whose paths ends in this name: as it is, without its ending, or with other capitals."""
+    wanted = _spelled(name).strip("/").split("/")
+    for fold in (str, str.casefold):
+        ends = [fold(part) for part in wanted]
+        for cut in (False, True):
+            found = []
+            for doc_id, of_document in paths.items():
+                for path in of_document:
+                    *folders, file = [fold(part) for part in _spelled(path).split("/")]
+                    tail = [*folders, PurePath(file).stem if cut else file][-len(ends) :]
+                    if tail == ends and doc_id not in found:
+                        found.append(doc_id)
+            if found:
+                return found
+    return []
+
+
+def _spelled(name: str) -> str:
+    """A name as doc_ids are spelled: in Unicode's composed form, with ``_`` for white space and control characters."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", "_", unicodedata.normalize("NFC", name)).replace(os.sep, "/")
 
 
 def merge_places(

@@ -40,6 +40,14 @@ def environment() -> dict[str, str]:
     }
 
 
+def expand_user(path: Path) -> Path:
+    """The path with ``~`` and ``~name`` replaced by a home folder. Raises MmrrError if there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise MmrrError(f"{path}: no home folder of the user {path.parts[0]}; expected another path") from error
+
+
 def canonical_json(value: object) -> str:
     """The same text for equal values: sorted keys, no spaces.
 

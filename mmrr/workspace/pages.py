@@ -304,16 +304,20 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
 
 
 def page_row(collection: Collection, page_id: str) -> int:
-    """The row of a page.
+    """The row of a page, whose document may be named as ``changes.find`` takes it, and its number without zeros.
 
     Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
     """
     if page_id in collection.row_of:
         return collection.row_of[page_id]
     entries = {entry["doc_id"]: entry for entry in manifests.documents(collection.manifest)}
-    name = page_id if page_id in entries else page_id.rpartition("/")[0] or page_id
+    head, _, number = page_id.rpartition("/")
+    is_number = number.isascii() and number.isdecimal() and len(number) < 10
+    name = page_id if page_id in entries or not is_number else head
     doc_id = changes.find(collection.manifest, name)
     rows = collection.rows.get(doc_id, [])
+    if name == head and (found := [row for row in rows if collection.pages[row].number == int(number)]):
+        return found[0]
     n_pages = entries[doc_id]["n_pages"]
     count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
     ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]

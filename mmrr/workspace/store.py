@@ -32,6 +32,7 @@ from mmrr.workspace.files import (
     check_folder,
     checksum_file,
     environment,
+    expand_user,
     flush,
     move,
     parse_json,
@@ -47,11 +48,15 @@ from mmrr.workspace.scratch import Scratch
 #: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
-STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
+STAGES = ("pages", "embed", "embed_text", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
+
+
+class NotWritableError(MmrrError):
+    """This user cannot write to the workspace."""
 
 
 class Workspace:
@@ -75,7 +80,7 @@ class Workspace:
         A new workspace in which the command commits nothing is removed again when it is closed after an error.
         Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
         """
-        root = root.expanduser().absolute()
+        root = expand_user(root).absolute()
         made: list[Path] = []
         if not (root / _MARK).exists():
             if not create:
@@ -107,7 +112,8 @@ class Workspace:
         try:
             self._scratch.open()
         except OSError as error:
-            raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
+            kind = NotWritableError if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else MmrrError
+            raise kind(f"{self.root} cannot be written: {error.strerror}") from error
         self._scratch.sweep()
         return self
 
@@ -187,7 +193,7 @@ class Workspace:
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
                 if not file.is_file() or checksum_file(file) != checksum:
-                    raise MmrrError(f"{file} is gone or damaged; {_again(manifest.stage)}")
+                    raise MmrrError(f"{file} is gone or damaged; {again(manifest.stage)}")
         return path
 
     def artifacts(self) -> list[Manifest]:
@@ -316,7 +322,7 @@ class Workspace:
         try:
             return unseal(path.read_bytes())
         except FileNotFoundError:
-            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {_again(stage)}") from None
+            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {again(stage)}") from None
         except (ValueError, IsADirectoryError) as error:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
 
@@ -338,7 +344,7 @@ class Workspace:
         with contextlib.suppress(OSError):
             move(self.root, folder, folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
         return MmrrError(
-            f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard"
+            f"{stage} shard {key} is damaged: {what}; it was set aside, {again(stage)} to compute that shard"
         )
 
     # The current artifacts, which later commands follow
@@ -393,12 +399,13 @@ def _key(key: str) -> str:
     return key
 
 
-def _again(stage: str) -> str:
+def again(stage: str) -> str:
+    """What to do where something of a stage is damaged or gone."""
     return f"run the {command(stage).split()[0]} command again"
 
 
 def command(stage: str) -> str:
     """The command that makes a stage's artifact, with the argument that it needs."""
-    if stage in ("pages", "embed", "index"):
+    if stage in ("pages", "embed", "embed_text", "index"):
         return "index DOCUMENTS"
     return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage

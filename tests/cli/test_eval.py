@@ -85,7 +85,9 @@ def test_a_run_with_other_ids_is_an_error(made: Chain, tmp_path: Path) -> None:
     command = ("eval", "--work", made.work, "--qrels", made.qrels, "--run", run)
     run.write_text("q1 Q0 thesis.pdf/1 1 2.0 other\nq2 Q0 soil.pdf/2 1 2.0 other\n")
     message = refused(*command)
-    assert "none of the 4 judged pages is in the run run (run: soil.pdf/2, thesis.pdf/1; judged: soil.pdf/0001" in message
+    assert (
+        "none of the 4 judged pages is in the run run (run: soil.pdf/2, thesis.pdf/1; judged: soil.pdf/0001" in message
+    )
     assert message.endswith("soil.pdf/0002 is probably soil.pdf/2: write the same ids in both")
     made_run = (made.root / "run.trec").read_text()
     run.write_text("\n".join(line.replace("pdf/0001", "pdf/1") for line in made_run.splitlines()))

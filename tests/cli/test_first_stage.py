@@ -79,7 +79,9 @@ def test_a_document_can_be_searched_alone(chain: Chain) -> None:
     assert len(results) == 3
     assert "needs its doc_id" in refused("rerank", QUESTION, "--work", chain.work, "--scope", "document")
     missing = ("--scope", "document", "--document", "none.pdf")
-    assert "error: document none.pdf is not in the index" in refused("rerank", QUESTION, "--work", chain.work, *missing)
+    assert "error: no document 'none.pdf' in the collection" in refused(
+        "rerank", QUESTION, "--work", chain.work, *missing
+    )
 
 
 @pytest.mark.slow
