@@ -6,10 +6,11 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import typer.core
 
+from mmrr.config import OcrMode
 from mmrr.errors import MmrrError
 
 from .terminal import detail, fail, note, plain_errors
@@ -18,6 +19,7 @@ from .terminal import detail, fail, note, plain_errors
 COMMANDS = {"blend": "fuse"}
 #: Command -> {old option: new option}.
 OPTIONS = {
+    "retrieve": {"--fuse": "--channels"},
     "rerank": {"--blend": "--fuse"},
     "run": {"--blend": "--fuse"},
     "mmdocir": {"--blend": "--fuse"},
@@ -46,6 +48,8 @@ class Command(typer.core.TyperCommand):
         old_names = OPTIONS.get(self.name or "", {})
         end = args.index("--") if "--" in args else len(args)
         renamed = [_renamed(arg, old_names, silent=ctx.resilient_parsing) for arg in args[:end]]
+        if any("--ocr" in parameter.opts for parameter in self.params):
+            renamed = _with_ocr_mode(renamed, silent=ctx.resilient_parsing)
         with _misuse_in_one_line(ctx, args):
             return super().parse_args(ctx, renamed + args[end:])
 
@@ -101,6 +105,23 @@ def _misuse_in_one_line(ctx: Any, args: list[str]) -> Iterator[None]:
             raise
         message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
         fail(f"{message}; see: {ctx.command_path} --help", error, as_json="--json" in args, code=2)
+
+
+def _with_ocr_mode(args: list[str], *, silent: bool) -> list[str]:
+    """``--ocr`` without a value and ``--no-ocr``, which were a switch, with the value that they mean."""
+    found = []
+    for place, arg in enumerate(args):
+        following = args[place + 1] if place + 1 < len(args) else ""
+        if arg == "--no-ocr":
+            found += ["--ocr", "never"]
+        elif arg == "--ocr" and following not in get_args(OcrMode) and not silent:
+            found += ["--ocr", "auto"]
+        else:
+            found.append(arg)
+            continue
+        if not silent:
+            note(f"{arg} is now --ocr {found[-1]}")
+    return found
 
 
 def _renamed(arg: str, names: dict[str, str], *, silent: bool) -> str:

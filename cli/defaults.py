@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 import typer
 
-from mmrr.config import FirstStage, Language
+from mmrr.config import FirstStage, Language, OcrMode
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -34,17 +34,21 @@ KEYS: dict[str, type | tuple[str, ...]] = {
     "work": str,
     "embedder": str,
     "embedder-revision": str,
+    "text-embedder": str,
+    "text-embedder-revision": str,
     "scorer": str,
     "scorer-model": str,
     "scorer-revision": str,
     "fuse": float,
     "first-stage": get_args(FirstStage),
+    "channels": str,
     "language": get_args(Language),
     "candidates": int,
     "renderer": get_args(o.RendererName),
     "dpi": int,
     "max-tokens": int,
-    "ocr": bool,
+    "ocr": get_args(OcrMode),
+    "ocr-language": str,
     "device": str,
     "dtype": get_args(o.DtypeName),
     "workers": int,
@@ -111,6 +115,8 @@ def _checked(path: Path, key: str, value: object) -> object:
         hint = f"did you mean '{near[0]}'?" if near else "`mmrr config` lists the keys"
         raise MmrrError(f"{path}: unknown key '{key}' in the table [mmrr]; {hint}")
     kind = KEYS[key]
+    if key == "ocr" and isinstance(value, bool):  # the option was a switch
+        value = "auto" if value else "never"
     if isinstance(kind, tuple):
         if value not in kind:
             raise MmrrError(f"{path}: found {key} = {value!r}; expected one of {', '.join(kind)}")

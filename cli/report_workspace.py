@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 #: The settings of each stage that mmrr ls shows.
 _SETTINGS = {
     "pages": ("renderer", "dpi", "max_tokens", "ocr"),
+    "embed_text": ("options",),
     "index": ("faiss_factory", "language"),
-    "retrieve": ("first_stage", "scope", "depth"),
+    "retrieve": ("first_stage", "channels", "scope", "depth"),
     "prune": ("keep",),
     "precache": ("family", "options"),
     "rerank": ("family", "dense", "score"),
@@ -184,7 +185,8 @@ def models(*, as_json: bool) -> None:
         typer.echo(f"{family.kind} {family.name}: {family.summary}")
         typer.echo(f"  checkpoints: {', '.join(family.checkpoints)}")
         for option in family.options:
-            typer.echo(f"  {_FLAGS[option.stage]} {option.name}={option.default}  ({option.type})  {option.help}")
+            flag = "--text-option" if family.kind == "text embedder" else _FLAGS[option.stage]
+            typer.echo(f"  {flag} {option.name}={option.default}  ({option.type})  {option.help}")
         typer.echo()
     for error in errors:
         typer.echo(f"error: {printable(error)}", err=True)

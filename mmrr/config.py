@@ -5,10 +5,13 @@ The options of a model family (band, instruction, ...) are in that family's modu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-FirstStage = Literal["dense", "bm25", "hybrid"]
+#: One channel of the first stage (BM25, vectors of the text, vectors of the page image), or the sum of several. bm25
+#: and dense are the former names of words and sight.
+FirstStage = Literal["words", "meaning", "sight", "hybrid", "bm25", "dense"]
 Scope = Literal["corpus", "document"]
 #: Languages of text with a stemmer, by ISO 639-1 code. none: words are not stemmed.
 Language = Literal[
@@ -17,6 +20,7 @@ Language = Literal[
 ]  # fmt: skip
 DenseOrder = Literal["vision-first", "query-first"]
 PruneBy = Literal["attention", "random"]
+OcrMode = Literal["auto", "force", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class Render:
     renderer: str = "auto"  # poppler or pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
-    ocr: bool = False  # read pages without a text layer
+    #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
+    ocr: OcrMode = "never"
+    ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,10 @@ class Index:
 class Retrieve:
     """How the first stage ranks pages."""
 
-    first_stage: FirstStage | None = None  # None: hybrid where there are page vectors, else bm25
+    first_stage: FirstStage | None = None  # None: the sum of every channel that the index has
     scope: Scope = "corpus"
     depth: int = 100  # candidates per query
+    channels: Mapping[str, float] | None = None  # weights of the sum by channel; None: the default weights
 
 
 @dataclass(frozen=True, slots=True)

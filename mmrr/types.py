@@ -27,6 +27,7 @@ class Page:
     height_px: int
     sha256: str  # of the image file
     image: Path  # absolute path of the PNG
+    label: str = ""  # the document's own number of the page, such as iv or A-3; "" if it is ``number``
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from mmrr.documents.drawn import Drawn, Job
 from mmrr.documents.limits import PastLimitError
 from mmrr.documents.page_notes import BLANK, CJK_FONT, OTHER_RENDERER, SMALL_PRINT, needs_cjk_font
 from mmrr.documents.print_size import is_small, print_points
-from mmrr.documents.text_layer import read_text
+from mmrr.documents.text_layer import PageText, TextLayer
 
 # Pages per poppler process. A limit bounds the temporary folder (4 MB a page); many pages hide the process start.
 BATCH_PAGES = 16
@@ -58,6 +58,7 @@ class OpenPdf:
         if self.pdf.get_formtype() == pdfium_c.FORMTYPE_ACRO_FORM:
             with suppress(pdfium.PdfiumError):
                 self.pdf.init_forms()
+        self.texts = TextLayer(self.pdf, path, lambda: open_pdf(path))
 
     @property
     def n_pages(self) -> int:
@@ -66,7 +67,8 @@ class OpenPdf:
 
     def info(self, numbers: Sequence[int]) -> poppler.Info:
         """What poppler says of the file and of these pages. Raises PopplerError."""
-        shapes, n_pages = {}, 0
+        shapes: dict[int, poppler.Shape] = {}
+        n_pages = 0
         blocks = sorted({(number - 1) // _INFO_PAGES for number in numbers})
         for block in blocks:
             if block not in self._infos:
@@ -79,6 +81,7 @@ class OpenPdf:
     def close(self) -> None:
         """Close the file."""
         if self.pdf:
+            self.texts.close()
             self.pdf.close()
 
 
@@ -122,9 +125,8 @@ class _Plan:
     rotation: int  # degrees clockwise: 0, 90, 180, 270
     canvas: Size
     drawn: Size  # size of the page on the canvas; smaller than the canvas only beyond MAX_ASPECT
-    text: str
+    layer: PageText
     content: str = ""  # what a blank image lacks, for people; "" for a page without content
-    detail: str = ""
     print_points: float | None = None
 
     @property
@@ -208,7 +210,7 @@ class _Batch:
         width, height = page.get_size()
         scale = self.job.options.dpi / 72
         canvas = target_size(width * scale, height * scale, self.job.options.max_tokens)
-        text, detail = read_text(page)
+        layer = self.file.texts.read(page, number)
         return _Plan(
             number,
             page,
@@ -216,9 +218,8 @@ class _Batch:
             page.get_rotation(),
             canvas,
             drawn_size(width, height, canvas),
-            text,
-            _content(page, text),
-            detail,
+            layer,
+            _content(page, layer.text),
             print_points(page),
         )
 
@@ -241,13 +242,12 @@ class _Batch:
                 canvas = target_size(points[0] * scale, points[1] * scale, self.job.options.max_tokens)
             except ValueError:  # no area
                 continue
-            text, detail = "", ""
             try:
-                text = poppler.read_text(self.file.path, number, self.job.limits.seconds)
+                layer = PageText(poppler.read_text(self.file.path, number, self.job.limits.seconds))
             except poppler.PopplerError:
-                detail = "the text layer could not be read"
+                layer = PageText("", "the text layer could not be read")
             drawn = drawn_size(*points, canvas)
-            plans[number] = _Plan(number, None, points, shape.rotation, canvas, drawn, text, detail=detail)
+            plans[number] = _Plan(number, None, points, shape.rotation, canvas, drawn, layer)
         return plans
 
     def _disagreements(self, plans: Sequence[_Plan]) -> dict[int, str]:
@@ -280,7 +280,7 @@ class _Batch:
 
     def _poppler_first(self, plan: _Plan) -> Drawn:
         """Poppler's image; PDFium's if there is none or if it is blank."""
-        details = [plan.detail]
+        details = [plan.layer.detail]
         image, damage = _read_poppler_image(plan, self.files.get(plan.number))
         reason = damage or self.reasons.get(plan.number, "")
         if image is None or _is_blank(image):
@@ -300,7 +300,7 @@ class _Batch:
 
     def _pdfium_first(self, plan: _Plan) -> Drawn:
         """PDFium's image; poppler's, where it is installed, if there is none or if it is blank."""
-        details = [plan.detail]
+        details = [plan.layer.detail]
         image, reason = None, "PDFium drew a blank page"
         try:
             image = _draw_with_pdfium(plan)
@@ -328,12 +328,13 @@ class _Batch:
     def _without_pdfium(self, plan: _Plan) -> Drawn:
         """Poppler's image of a page that PDFium does not open."""
         image, damage = _read_poppler_image(plan, self.files.get(plan.number))
-        end = damage if image is None else "drawn with poppler"
-        details = [plan.detail, self.errors[plan.number], self.reasons.get(plan.number, ""), end]
         # The limit of PDFium comes first: a larger one lets it draw the page.
         past = self.job.without_pdfium.get(plan.number) or self.past.get(plan.number)
-        drawn = _drawn(plan, image, details, by_other=True)
-        return drawn._replace(status=past.status) if past else drawn
+        if image is None and past:
+            return Drawn(plan.number, None, str(past), plan.layer.text, status=past.status)
+        end = damage if image is None else "drawn with poppler"
+        details = [plan.layer.detail, self.errors[plan.number], self.reasons.get(plan.number, ""), end]
+        return _drawn(plan, image, details, by_other=True)
 
     # Poppler
 
@@ -387,16 +388,18 @@ def _drawn(plan: _Plan, image: Image.Image | None, details: list[str], *, by_oth
     """The page with its notes."""
     notes: list[str] = []
     if image is not None:
+        notes += plan.layer.notes
         if plan.content and _is_blank(image):
             notes.append(BLANK)
             details = [*details, f"blank, though the page has {plan.content}"]
-            if needs_cjk_font(plan.text):
+            if needs_cjk_font(plan.layer.text):
                 notes.append(CJK_FONT)
         if plan.is_small:
             notes.append(SMALL_PRINT)
         if by_other:
             notes.append(OTHER_RENDERER)
-    return Drawn(plan.number, image, "; ".join(filter(None, details)), plan.text, tuple(notes))
+    detail = "; ".join(filter(None, details))
+    return Drawn(plan.number, image, detail, plan.layer.text, tuple(notes), label=plan.layer.label)
 
 
 def _content(page: Any, text: str) -> str:

@@ -43,6 +43,7 @@ class RenderedPage:
     file: str  # name inside the output folder, ``0007.png``
     text: str  # the text layer, "" if there is none
     notes: tuple[str, ...] = ()  # codes of what is wrong with it, see :mod:`mmrr.documents.page_notes`
+    label: str = ""  # the document's own number of the page, such as iv; "" if it has none but ``number``
 
 
 def default_renderer() -> Renderer:
@@ -116,4 +117,4 @@ def _save(page: Drawn, out: Path) -> RenderedPage:
     (out / file).write_bytes(data)
     width, height = page.image.size
     sha256 = hashlib.sha256(data).hexdigest()
-    return RenderedPage(page.number, "ok", page.detail, width, height, sha256, file, page.text, page.notes)
+    return RenderedPage(page.number, "ok", page.detail, width, height, sha256, file, page.text, page.notes, page.label)

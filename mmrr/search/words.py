@@ -55,7 +55,7 @@ _HYPHEN = re.compile(r"[-&]")
 
 #: What folding turns into other letters, beyond taking marks off.
 _LETTERS = str.maketrans("øđðłıħ", "oddlih")
-_LETTERS |= str.maketrans({"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "\u0640": None})
+_LETTERS |= str.maketrans(dict[str, str | None]({"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "\u0640": None}))
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 #: Accents; points of Hebrew and Arabic. Marks of other scripts are vowels.
 _MARKS = re.compile(r"[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670]+")

@@ -7,29 +7,26 @@ everything that was made from the images stays.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmrr.config import Render
 from mmrr.context import Context
-from mmrr.documents import ocr
 from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, source_at
 from mmrr.documents.drawn import Job, RenderOptions
 from mmrr.documents.limits import LEAST_MEMORY, Limits
 from mmrr.documents.rendering import default_renderer
 from mmrr.errors import MmrrError
 from mmrr.stages._drawing import Task, draw
+from mmrr.stages._ocr import read_pages, reading
 from mmrr.stages._provisional import Conditions
-from mmrr.workers import helpers
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
-from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
-from mmrr.workspace.pages import RENDERED, commit_ocr, commit_pages, complaint, list_pages, pages_spec
+from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PagesProvenance
+from mmrr.workspace.pages import RENDERED, commit_pages, complaint, list_pages, pages_spec
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 #: Why a document was not rendered, for people.
@@ -162,16 +159,15 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     """
     drawing = _drawing(context, options)
     hashes = content_hashes(context, sources)
+    wanted = reading(options)
     drawn_config = dataclasses.asdict(drawing)
-    config = {**drawn_config, "ocr": ocr.ENGINE} if options.ocr else drawn_config
+    config = {**drawn_config, "ocr": wanted.name} if wanted else drawn_config
     drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
     listed = [_entry(doc_id, sha256) for doc_id, sha256 in contents]  # the spec of the listing if all are rendered
     if done := context.workspace.done(pages_spec(config, listed)):
         return done
-    if options.ocr:
-        ocr.require()
 
     plan = _plan(context, sources, hashes, staying, drawn)
     if not plan.tasks:
@@ -180,9 +176,10 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     plan.drop_lost()
     plan.drop_not_rendered()
     plan.use_provisional()
-    if options.ocr:
+    if wanted:
         started = time.perf_counter()
-        timing["pages_read"] = _read_by_ocr(context, Spec("pages", RENDERED, config, {}), plan.entries)
+        spec = Spec("pages", RENDERED, config, {})
+        timing["pages_read"] = read_pages(context, wanted, spec, plan.entries, _workers(context))
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     return list_pages(context.workspace, pages_spec(config, plan.entries), plan.entries, provenance=timing)
 
@@ -299,50 +296,6 @@ def _limits(context: Context) -> Limits:
 
 def _workers(context: Context) -> int:
     return context.machine.workers or os.cpu_count() or 1
-
-
-def _read_by_ocr(context: Context, spec: Spec, entries: list[DocumentEntry]) -> int:
-    """Read the pages without a text layer; each document's ``ocr`` says in which shard. Returns how many were read."""
-    workspace = context.workspace
-    missing: dict[str, tuple[str, list[PageRecord]]] = {}
-    for entry in entries:
-        shards = entry["ocr"] = {}
-        for key in entry["shards"]:
-            pages = _without_text(workspace, key)
-            if pages:
-                shards[key] = spec.shard_key(key)
-                if not workspace.has_shard("pages", shards[key]):
-                    missing[shards[key]] = key, pages
-    images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
-    if not images:
-        return 0
-    try:
-        workers = min(_workers(context), len(images))
-        with helpers(workers) as pool, context.progress("ocr", len(images)) as advance:
-            paths = (folder / page["file"] for folder, page in images)
-            answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
-            for key, (drawn, pages) in missing.items():
-                read = []
-                for page, answer in zip(pages, answers, strict=False):  # each shard takes the answers of its pages
-                    if answer is None:
-                        raise workspace.damaged("pages", drawn, f"{page['file']} does not match its hash")
-                    read.append((page["number"], *answer))
-                    advance(1)
-                commit_ocr(workspace, key, ocr.ENGINE, read)
-    except BrokenProcessPool:
-        raise MmrrError(
-            "a process that read pages by OCR died, perhaps because memory ran out; "
-            "run the command again with --workers 1"
-        ) from None
-    return len(images)
-
-
-def _without_text(workspace: Workspace, key: str) -> list[PageRecord]:
-    """The pages of a shard that have an image and no text layer."""
-    lines = workspace.read_shard_file("pages", key, "text.jsonl").decode().split("\n")
-    texts: dict[int, str] = {record["number"]: record["text"] for record in map(json.loads, filter(None, lines))}
-    pages = manifests.shard_record(workspace, "pages", key)["pages"]
-    return [page for page in pages if page["status"] == "ok" and not texts.get(page["number"], "").strip()]
 
 
 def content_hashes(context: Context, sources: Sequence[Source]) -> dict[str, str]:

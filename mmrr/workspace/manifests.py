@@ -83,6 +83,12 @@ class EmbedContent(TypedDict):
     shards: PageShards
 
 
+class EmbedTextContent(TypedDict):
+    pages: int
+    windows: int
+    shards: PageShards
+
+
 class Timing(TypedDict):
     pages_computed: int
     seconds: float
@@ -102,6 +108,7 @@ class IndexContent(TypedDict):
 
 class RetrieveConfig(TypedDict):
     first_stage: str
+    channels: NotRequired[dict[str, float]]  # the weights of a sum; absent: bm25 and dense with weight 1 each
     scope: str
     depth: int
     search: NotRequired[dict[str, Any]]  # the embedder family's own
@@ -188,6 +195,7 @@ class PageRecord(TypedDict):
     sha256: str
     text: int
     notes: NotRequired[list[str]]  # codes of what is wrong with it
+    label: NotRequired[str]  # the document's own number of the page, if it is another one
 
 
 class PagesShard(TypedDict):
@@ -203,6 +211,10 @@ class OcrPageRecord(TypedDict):
 class OcrShard(TypedDict):
     ocr: str  # the engine
     pages: list[OcrPageRecord]
+
+
+class EmbedTextShard(TypedDict):
+    windows: int
 
 
 class PruneShard(TypedDict):
@@ -229,7 +241,7 @@ class RerankShard(TypedDict):
 @overload
 def config(manifest: Manifest, stage: Literal["pages"]) -> PagesConfig: ...
 @overload
-def config(manifest: Manifest, stage: Literal["embed"]) -> EmbedConfig: ...
+def config(manifest: Manifest, stage: Literal["embed", "embed_text"]) -> EmbedConfig: ...
 @overload
 def config(manifest: Manifest, stage: Literal["index"]) -> IndexConfig: ...
 @overload
@@ -253,6 +265,8 @@ def content(manifest: Manifest, stage: Literal["pages"]) -> PagesContent: ...
 @overload
 def content(manifest: Manifest, stage: Literal["embed"]) -> EmbedContent: ...
 @overload
+def content(manifest: Manifest, stage: Literal["embed_text"]) -> EmbedTextContent: ...
+@overload
 def content(manifest: Manifest, stage: Literal["index"]) -> IndexContent: ...
 @overload
 def content(manifest: Manifest, stage: Literal["retrieve"]) -> RetrieveContent: ...
@@ -273,7 +287,7 @@ def content(manifest: Manifest, stage: str) -> object:
 @overload
 def provenance(manifest: Manifest, stage: Literal["pages"]) -> PagesProvenance: ...
 @overload
-def provenance(manifest: Manifest, stage: Literal["embed", "precache"]) -> Timing: ...
+def provenance(manifest: Manifest, stage: Literal["embed", "embed_text", "precache"]) -> Timing: ...
 @overload
 def provenance(manifest: Manifest, stage: Literal["retrieve"]) -> RetrieveProvenance: ...
 @overload
@@ -295,6 +309,8 @@ def n_candidates(manifest: Manifest) -> int:
 def shard_record(workspace: Workspace, stage: Literal["pages"], key: str) -> PagesShard: ...
 @overload
 def shard_record(workspace: Workspace, stage: Literal["ocr"], key: str) -> OcrShard: ...
+@overload
+def shard_record(workspace: Workspace, stage: Literal["embed_text"], key: str) -> EmbedTextShard: ...
 @overload
 def shard_record(workspace: Workspace, stage: Literal["prune"], key: str) -> PruneShard: ...
 @overload

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _SOFT_HYPHEN = re.compile("\u00ad\n?")
 #: Raised when rendering the same file with the same options gives other text or other records. 2: hyphens at line ends.
 RENDERED = 2
+#: What is no longer wrong with a page that OCR has read.
+_READ_BY_OCR = ("little_text", "garbled")
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,7 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     records: list[dict[str, object]] = []
     for page in pages:
         record = {**dataclasses.asdict(page), "text": len(page.text.strip())}
-        if not record["notes"]:
-            del record["notes"]
-        records.append(record)
+        records.append({key: value for key, value in record.items() if value or key not in ("notes", "label")})
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
@@ -148,7 +148,9 @@ class _Listing:
             read_chars = {page["number"]: page["text"] for page in read}
             for page in manifests.shard_record(workspace, "pages", key)["pages"]:
                 number = page["number"]
-                for code in (*page.get("notes", []), *([page["status"]] if page["status"] in manifests.LIMITS else [])):
+                mended = _READ_BY_OCR if number in read_chars else ()
+                codes = [code for code in page.get("notes", []) if code not in mended]
+                for code in (*codes, *([page["status"]] if page["status"] in manifests.LIMITS else [])):
                     notes.setdefault(code, []).append(number)
                 if page["status"] != "ok":
                     failed[str(number)] = page["detail"]
@@ -162,6 +164,8 @@ class _Listing:
                     "sha256": page["sha256"],
                     "shard": key,
                 }
+                if "label" in page:
+                    record["label"] = page["label"]
                 n_chars = page["text"]
                 if number in read_chars:
                     record["ocr"] = ocr[key]

@@ -48,7 +48,7 @@ from mmrr.workspace.scratch import Scratch
 #: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
-STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
+STAGES = ("pages", "embed", "embed_text", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
 _KEY = re.compile(r"[0-9a-f]{12,64}")
@@ -406,6 +406,6 @@ def again(stage: str) -> str:
 
 def command(stage: str) -> str:
     """The command that makes a stage's artifact, with the argument that it needs."""
-    if stage in ("pages", "embed", "index"):
+    if stage in ("pages", "embed", "embed_text", "index"):
         return "index DOCUMENTS"
     return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage
