@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from mmrr.config import Index, Machine, Render, Rerank, Retrieve
+from mmrr.config import Index, Machine, Render, Rerank, Retrieve, Scope
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def _by_channel(
-    opened: Context, queries: Path | None, qrels: Path, measures: list[str] | None, scope: o.Scope, *, as_json: bool
+    opened: Context, queries: Path | None, qrels: Path, measures: list[str] | None, scope: Scope, *, as_json: bool
 ) -> None:
     from mmrr import experiments
     from mmrr.evaluation.metrics import MEASURES

@@ -24,7 +24,7 @@ from mmrr.indexing import Indexing, build, rebuild
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
-from mmrr.stages.evaluate import Judgement
+from mmrr.stages.evaluate import Judgement as Judgement
 from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run

@@ -101,7 +101,8 @@ def embedder(config: ModelConfig) -> str:
 
     Raises MmrrError naming the known families.
     """
-    candidates = [str(name).lower() for name in (*(config.get("architectures") or ()), config.get("model_type"))]
+    named = config.get("architectures")
+    candidates = [str(name).lower() for name in (*(named if isinstance(named, list) else ()), config.get("model_type"))]
     known = names("embedders")
     for name in candidates:
         if name in known:

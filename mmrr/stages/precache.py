@@ -13,8 +13,10 @@ from mmrr.context import Context
 from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
+from mmrr.modeling.checkpoint_files import loading
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.finite import expect_finite
 from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -65,7 +67,9 @@ def family_of(hashes: HashCache, name: str, model: Model, options: Mapping[str, 
         expect_kind("scorers", model.name)
     checkpoint = resolve(model.name, model.revision, hashes, module.SPEC.model_types)
     config = checkpoint.config()
-    prepare = module.resolve(families.parse_options(module.Prepare, dict(options)), config)
+    asked = families.parse_options(module.Prepare, dict(options))
+    with loading(f"{checkpoint.id}: config.json does not fit {name}"):
+        prepare = module.resolve(asked, config)
     return Family(name, module, prepare, checkpoint, config)
 
 
@@ -169,18 +173,26 @@ class _Load:
 
         def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
             caches: dict[str, PageCache] = {} if task.pages else {"shared": scorer.shared_state()}
+            if not task.pages:
+                expect_finite("the instruction", self.checkpoint.id, _states(caches["shared"]))
             kept = read_kept_tokens(self.workspace, task.kept) if task.kept else {}
             pages = self.collection.by_shard[task.pages] if task.pages else []
             for first in range(0, len(pages), n_together):
                 some = pages[first : first + n_together]
                 contents = [read_content(self.workspace, self.collection, page, reads) for page in some]
                 prepared = scorer.prepare(contents, [kept.get(page.number) for page in some])
+                for page, cache in zip(some, prepared, strict=True):
+                    expect_finite(f"page {page.page_id}", self.checkpoint.id, _states(cache))
                 caches |= zip(map(page_name, some), prepared, strict=True)
                 advance(len(some))
             folder = self.workspace.scratch()
             self.workspace.commit_shard("precache", task.key, folder, write_page_caches(folder, caches))
 
         return prepare_shard
+
+
+def _states(cache: PageCache) -> dict[str, torch.Tensor]:
+    return {f"states ({name})": tensor for name, tensor in cache.items()}
 
 
 def _plan(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families, text_checkpoints
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.modeling.finite import expect_finite
 from mmrr.search import channels
 from mmrr.search.fusion import fuse_all
 from mmrr.search.indexes import (
@@ -70,7 +72,16 @@ class _Search:
     depth: int
 
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
-        """The ranking of one query from the scores of the pages at ``rows``."""
+        """The ranking of one query from the scores of the pages at ``rows``.
+
+        Raises MmrrError for a score that is not finite: an older mmrr stored page vectors that hold NaN.
+        """
+        for row, score in zip(rows, scores, strict=True):
+            if not math.isfinite(score):
+                raise MmrrError(
+                    f"query {query.query_id}: the score of page {self.collection.pages[row].page_id} is not finite; "
+                    "run mmrr index again with other weights or --dtype float32"
+                )
         of_page = {self.collection.pages[row].page_id: score for row, score in zip(rows, scores, strict=True)}
         return {query.query_id: rank(of_page, self.depth)}
 
@@ -210,6 +221,7 @@ def _encode_queries(
             for key, text in missing.items():
                 folder = workspace.scratch()
                 (vectors,) = embedder.embed_queries([text], search)
+                expect_finite(f"query '{text[:60]}'", embedded.model["id"], {"vectors": vectors})
                 save_tensors({"vectors": vectors, "temperature": temperature}, folder / _VECTORS)
                 workspace.commit_shard("retrieve", key, folder, {})
                 advance(1)
