@@ -25,7 +25,12 @@ def render(
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+<<<<<<< HEAD
     tiles: o.Tiles = o.RENDER.tiles,
+=======
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
+>>>>>>> main
     workers: o.Workers = o.MACHINE.workers,
     page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
     page_memory: o.PageMemory = o.PAGE_MEMORY,
@@ -39,7 +44,11 @@ def render(
         from mmrr import pipeline
 
         found = pipeline.render_documents(
+<<<<<<< HEAD
             context, documents, Render(renderer, dpi, max_tokens, ocr, ocr_language, tiles), replace=replace
+=======
+            context, documents, Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password), replace=replace
+>>>>>>> main
         )
         report.documents(found.manifest, found.changes)
         typer.echo(found.manifest.path)
