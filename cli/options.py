@@ -21,13 +21,7 @@ from mmrr.config import (
     Scope,
 )
 
-<<<<<<< HEAD
-from .page_options import PageMemory as PageMemory
-from .page_options import PageTimeout as PageTimeout
-from .page_options import Tiles as Tiles
-=======
 from . import page_options
->>>>>>> main
 
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -285,9 +279,12 @@ Dpi = page_options.Dpi
 MaxTokens = page_options.MaxTokens
 Ocr = page_options.Ocr
 OcrLanguage = page_options.OcrLanguage
+PageMemory = page_options.PageMemory
+PageTimeout = page_options.PageTimeout
 Password = page_options.Password
 Renderer = page_options.Renderer
 RendererName = page_options.RendererName
+Tiles = page_options.Tiles
 
 
 # Search

@@ -1,39 +1,3 @@
-<<<<<<< HEAD
-"""The options of how pages are drawn, besides those in options.py, which gives them to the commands."""
-
-from __future__ import annotations
-
-from typing import Annotated
-
-import typer
-
-Tiles = Annotated[
-    bool,
-    typer.Option(
-        "--tiles/--no-tiles",
-        help="Cut PDF pages whose print is too small for --max-tokens into several images, which rank as one page.",
-        rich_help_panel="Pages",
-    ),
-]
-PageTimeout = Annotated[
-    float,
-    typer.Option(
-        "--page-timeout",
-        metavar="SECONDS",
-        envvar="MMRR_PAGE_TIMEOUT",
-        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
-        rich_help_panel="Machine",
-    ),
-]
-PageMemory = Annotated[
-    str,
-    typer.Option(
-        "--page-memory",
-        metavar="SIZE",
-        envvar="MMRR_PAGE_MEMORY",
-        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
-        rich_help_panel="Machine",
-=======
 """The options of documents and their pages, for ``options.py``."""
 
 from __future__ import annotations
@@ -101,6 +65,33 @@ Password = Annotated[
         help="File with the passwords of encrypted PDFs: NAME PASSWORD a line, or one password for all.",
         rich_help_panel=_PAGES,
         show_default=False,
->>>>>>> main
+    ),
+]
+Tiles = Annotated[
+    bool,
+    typer.Option(
+        "--tiles/--no-tiles",
+        help="Cut PDF pages whose print is too small for --max-tokens into several images, which rank as one page.",
+        rich_help_panel=_PAGES,
+    ),
+]
+PageTimeout = Annotated[
+    float,
+    typer.Option(
+        "--page-timeout",
+        metavar="SECONDS",
+        envvar="MMRR_PAGE_TIMEOUT",
+        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
+        rich_help_panel="Machine",
+    ),
+]
+PageMemory = Annotated[
+    str,
+    typer.Option(
+        "--page-memory",
+        metavar="SIZE",
+        envvar="MMRR_PAGE_MEMORY",
+        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
+        rich_help_panel="Machine",
     ),
 ]

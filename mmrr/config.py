@@ -47,12 +47,9 @@ class Render:
     #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
     ocr: OcrMode = "never"
     ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
-<<<<<<< HEAD
-    tiles: bool = False  # cut pages with small print into several images
-=======
     convert: bool = False  # office files become PDF by LibreOffice; not hashed: the files' contents are
     password: Path | None = None  # a file with the passwords of encrypted PDFs; never stored
->>>>>>> main
+    tiles: bool = False  # cut pages with small print into several images
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def draw_tiles(source: Source, number: int, out: Path, options: RenderOptions) -
     if source.kind != "pdf":
         return []
     with closing(OpenPdfs()) as pdfs:
-        file = pdfs.get(source.path)
+        file = pdfs.get(source.file)
         if file.pdf is None:
             return []
         try:

@@ -5,7 +5,7 @@ The images of whole pages, and everything that was made from them, stay when til
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
 
@@ -29,35 +29,36 @@ def cut_pages(
     context: Context,
     spec: Spec,
     entries: list[DocumentEntry],
-    sources: Mapping[str, Source | None],
+    find: Callable[[DocumentEntry], Source | None],
     options: RenderOptions,
     workers: int,
 ) -> None:
     """Draw the tiles that are missing; each document's ``tiles`` says in which shard they are.
 
-    A document whose file is gone gets none.
+    ``find`` gives the file of a document. A document whose file is gone or changed gets none.
     """
     workspace = context.workspace
-    missing: dict[str, tuple[DocumentEntry, str, list[int]]] = {}
+    missing: dict[str, tuple[Source, list[int]]] = {}
     for entry in entries:
         for key in entry["shards"]:
             pages = manifests.shard_record(workspace, "pages", key)["pages"]
             small = [page["number"] for page in pages if SMALL_PRINT in page.get("notes", ())]
             name = spec.shard_key(key)
             if small and not workspace.has_shard("pages", name):
-                if sources.get(entry["sha256"]) is None:
+                source = find(entry)
+                if source is None:
                     continue
-                missing[name] = entry, key, small
+                missing[name] = source, small
             if small:
                 entry.setdefault("tiles", {})[key] = name
     if not missing:
         return
-    n_pages = sum(len(small) for _, _, small in missing.values())
+    n_pages = sum(len(small) for _, small in missing.values())
     try:
         with helpers(min(workers, n_pages)) as pool, context.progress("tiles", n_pages) as advance:
-            for name, (entry, _, small) in missing.items():
+            for name, (source, small) in missing.items():
                 folder = workspace.scratch()
-                drawn = pool.map(draw_tiles, repeat(sources[entry["sha256"]]), small, repeat(folder), repeat(options))
+                drawn = pool.map(draw_tiles, repeat(source), small, repeat(folder), repeat(options))
                 tiles = []
                 for of_page in drawn:
                     tiles += of_page
