@@ -10,7 +10,7 @@ from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.modeling import text_checkpoints
 from mmrr.stages import embed, embed_text, index
-from mmrr.workspace.pages import Collection, load
+from mmrr.workspace.pages import load
 from mmrr.workspace.store import Manifest
 
 #: The name that means no text embedder.
@@ -88,24 +88,3 @@ def build(context: Context, pages: Manifest, indexing: Indexing) -> list[Manifes
         text_embedded = embed_text.embed_text(context, collection, indexing.text_embedder, indexing.text_options)
     made = index.build(context, collection, embedded, text_embedded, indexing.index)
     return [one for one in (embedded, text_embedded, made) if one]
-
-
-def rebuild(context: Context, indexed: Manifest, collection: Collection) -> list[Manifest]:
-    """The artifacts of ``build`` for a part of an index's pages. No model is run."""
-    embedded = text_embedded = None
-    if whole := _vectors(context, indexed, "embed"):
-        embedded = embed.keep_embedded(context, whole, collection)
-    if whole := _vectors(context, indexed, "embed_text"):
-        text_embedded = embed_text.keep_embedded(context, whole, collection)
-    made = index.build(context, collection, embedded, text_embedded, index.options_of(indexed))
-    return [one for one in (embedded, text_embedded, made) if one]
-
-
-def _vectors(context: Context, indexed: Manifest, stage: str) -> Manifest | None:
-    """The vectors of an index of this stage, or None if it has none. Raises MmrrError if they were removed."""
-    if stage not in indexed.inputs:
-        return None
-    found = context.workspace.find(stage, indexed.inputs[stage])
-    if found is None:
-        raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
-    return found

@@ -38,9 +38,10 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.indexing", "mmrr.experiments", "mmrr.reranker"},
-    "mmrr.pipeline": {"mmrr.experiments", "mmrr.api"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.indexing", "mmrr.experiments", "mmrr.removal", "mmrr.reranker"},
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.removal", "mmrr.api"},
     "mmrr.experiments": set(),
+    "mmrr.removal": set(),
     "mmrr.training": {"mmrr.training"},
 }
 #: Every module and package directly below mmrr, and the model families' packages.

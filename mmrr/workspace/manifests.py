@@ -65,12 +65,27 @@ class Origin(TypedDict):
     path: str
 
 
+class SkippedFile(TypedDict):
+    """A file below a named folder that is no document, and why."""
+
+    place: Origin
+    reason: str
+
+
+class SkippedFiles(TypedDict):
+    """What the named folders hold besides documents. It is outside of the fingerprint: such a file changes nothing."""
+
+    files: list[SkippedFile]
+    hidden: dict[str, int]  # {named folder: its hidden files and folders}
+
+
 class PagesProvenance(TypedDict, total=False):
     pages_computed: int
     seconds: float
     pages_read: int  # by OCR
     ocr_seconds: float
     sources: dict[str, Origin]  # by doc_id; absent in workspaces of mmrr 0.1
+    skipped: SkippedFiles  # absent in workspaces of mmrr 0.3
 
 
 class EmbedConfig(TypedDict):
