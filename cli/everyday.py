@@ -6,16 +6,18 @@ from functools import partial
 
 import typer
 
-from mmrr.config import Index, Machine, Model, Render, Rerank, Retrieve
+from mmrr.config import Index, Machine, Render, Rerank, Retrieve
 
 from . import options as o
 from . import report
 from .context import (
-    check_embedding,
+    Named,
+    check_indexing,
     dense_order,
     document_scope,
     drawing_machine,
-    embedding_of,
+    fusion_of,
+    indexing_of,
     open_context,
     pairs,
     queries_from,
@@ -34,6 +36,9 @@ def index(
     embedder_revision: o.EmbedderRevision = None,
     dim: o.Dim = 0,
     embed_option: o.EmbedOptions = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
+    text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
     faiss_factory: o.Faiss = o.INDEX.faiss_factory,
     language: o.LanguageOption = o.INDEX.language,
@@ -42,6 +47,8 @@ def index(
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -62,14 +69,15 @@ def index(
     with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
-        named = Model(embedder or "", embedder_revision)
-        embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
-        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
-        indexing = Index(faiss_factory, language)
-        check = partial(check_embedding, context, embedding, indexing)
+        embed_options = pairs(embed_option, dim=dim or None)
+        texts = (text_embedder, text_embedder_revision, pairs(text_option))
+        named = Named(embedder, embedder_revision, embed_options, *texts)
+        indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password)
+        check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
-        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
+        made = pipeline.index_pages(context, found.manifest, indexing)
         typer.echo(made.path)
 
 
@@ -113,6 +121,7 @@ def rerank(
     top_k: o.TopK = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     search_option: o.SearchOptions = None,
     exit_layer: o.ExitLayer = None,
@@ -140,9 +149,11 @@ def rerank(
         doc_id, scope = document_scope(context, document, scope)
         query_list = queries_from(query, queries, doc_id)
         check_output(output)
-        options = Rerank(dense_order(dense, prompt), fuse)
+        weight, weights = fusion_of(fuse, channels)
+        options = Rerank(dense_order(dense, prompt), weight)
         context.current("precache")  # fails here, before the search, if there are no caches
-        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
+        how = Retrieve(first_stage, scope, candidates, weights)
+        ranking = pipeline.search(context, query_list, how, pairs(search_option))
         ranking = pipeline.rerank_run(context, ranking, options, pairs(score_option, exit_layer=exit_layer))
         if queries:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
@@ -160,7 +171,11 @@ def run(
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
+    text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     language: o.LanguageOption = o.INDEX.language,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
@@ -178,6 +193,8 @@ def run(
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -197,17 +214,18 @@ def run(
         query_list = queries_from(None, queries)
         check_output(output)
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
-        named = Model(embedder or "", embedder_revision)
-        embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
-        indexing = Index(language=language)
-        check = partial(check_embedding, context, embedding, indexing)
-        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language)
+        weight, weights = fusion_of(fuse, channels)
+        texts = (text_embedder, text_embedder_revision, pairs(text_option))
+        named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
+        indexing, notes = indexing_of(context, named, first_stage, Index(language=language), scoring)
+        check = partial(check_indexing, context, indexing, notes)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password)
         found = pipeline.render_documents(context, documents, rendering, check=check)
         report.documents(found.manifest, found.changes)
-        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, indexing)
+        pipeline.index_pages(context, found.manifest, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
-        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
-        ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=fuse), pairs(None, exit_layer=exit_layer))
+        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates, weights), {})
+        ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=weight), pairs(None, exit_layer=exit_layer))
         pipeline.remember(context, ranking)
         report.ranking(ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
         if qrels:

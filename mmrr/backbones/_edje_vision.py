@@ -9,19 +9,20 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoImageProcessor, SiglipVisionConfig, SiglipVisionModel
 from transformers.utils import logging as transformers_logging
 
 from mmrr.backbones import qwen3_vl
 from mmrr.errors import MmrrError
+from mmrr.modeling.checkpoint_files import expect_size, loading, tensor_shapes
 
 
 def vision_config(config: Mapping[str, Any]) -> SiglipVisionConfig:
     """The vision part of a SigLIP checkpoint's config.json, without the pooling head, which EDJE does not use."""
     values = dict(config.get("vision_config") or (config if config.get("model_type") != "siglip" else {}))
-    return SiglipVisionConfig(**{**values, "vision_use_head": False})
+    with loading("the vision encoder's config.json does not fit a SigLIP"):
+        return SiglipVisionConfig(**{**values, "vision_use_head": False})
 
 
 def reads_any_size(config: Mapping[str, Any]) -> bool:
@@ -60,7 +61,10 @@ class Vision:
         settings = vision_config(config)
         self.heads = vision_heads(config)
         self.side = _side(settings.image_size)
-        try:
+        shapes = tensor_shapes(str(path), path)
+        with loading(f"{path} does not load as a SigLIP vision encoder"):
+            with torch.device("meta"):
+                expect_size(path, SiglipVisionModel(settings).num_parameters(), shapes)
             with _quiet():  # transformers would list the tensors of the text tower, which is not loaded
                 model, report = SiglipVisionModel.from_pretrained(
                     path,
@@ -74,8 +78,6 @@ class Vision:
             self.processor = AutoImageProcessor.from_pretrained(
                 path, local_files_only=True, trust_remote_code=False, backend="pil"
             )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise MmrrError(f"{path} does not load as a SigLIP vision encoder: {str(error).splitlines()[0]}") from error
         if lacking := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
             raise MmrrError(f"{path} lacks {len(lacking)} tensors of a SigLIP vision encoder, among them: {lacking[0]}")
         self.model = model.to(device).eval().requires_grad_(False)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmrr.backbones._errors import first_line
 from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
+from mmrr.modeling.checkpoint_files import described
 from mmrr.types import Grid
 
 
@@ -77,7 +77,7 @@ class VisionTower:
         try:
             inputs = self.image_processor(images=[image.convert("RGB")], return_tensors="pt")
         except ValueError as error:
-            raise MmrrError(f"a page image of {image.width} x {image.height} pixels: {first_line(error)}") from error
+            raise MmrrError(f"a page image of {image.width} x {image.height} pixels: {described(error)}") from error
         return self._visual({name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")})
 
     def _visual(self, inputs: dict[str, Tensor]) -> Visual:

@@ -27,6 +27,7 @@ from mmrr.backbones._edje_vision import (
     vision_tokens,
 )
 from mmrr.errors import MmrrError
+from mmrr.modeling.checkpoint_files import loading
 
 __all__ = [
     "Adapter",
@@ -61,7 +62,10 @@ def joint_heads(config: Mapping[str, Any]) -> int:
 
 def adapter_heads(config: Mapping[str, Any], vision_heads: int) -> int:
     """Number of attention heads of the adapter: ``adapter_attention_heads`` of config.json, else ``vision_heads``."""
-    return int(config.get("adapter_attention_heads", vision_heads))
+    heads = config.get("adapter_attention_heads", vision_heads)
+    if type(heads) is not int or heads < 1:
+        raise MmrrError(f"config.json: adapter_attention_heads is {heads!r:.40}; expected a whole number above 0")
+    return heads
 
 
 class Adapter:
@@ -201,15 +205,13 @@ class WordPieces:
                 f"{path} has neither tokenizer.json nor vocab.txt; name a checkpoint that has one, such as "
                 "-o language=microsoft/MiniLM-L12-H384-uncased"
             )
-        try:
+        with loading(f"{path}: the tokenizer does not load"):
             tokenizer = BertTokenizer.from_pretrained(path, local_files_only=True)
             backend = tokenizer.backend_tokenizer
             # Without added tokens, no text can produce a control token.
             without_added = json.dumps({**json.loads(backend.to_str()), "added_tokens": [], "post_processor": None})
             self._plain = type(backend).from_str(without_added)
-        except Exception as error:  # the tokenizers library raises a bare Exception for a damaged file
-            raise MmrrError(f"{path}: the tokenizer does not load: {error}; download it again") from error
-        self.cls, self.sep = (int(tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]"))
+            self.cls, self.sep = (int(tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]"))
         self.mask: int | None = self._plain.token_to_id("[MASK]")  # used by training only
         if self._plain.get_vocab_size() > words or {self.cls, self.sep} & {tokenizer.unk_token_id, None}:
             raise MmrrError(

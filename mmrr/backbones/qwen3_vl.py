@@ -15,10 +15,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer
 
-from mmrr.backbones._errors import first_line
-from mmrr.backbones._qwen3_vl_loading import chat_template, load_model
+from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
@@ -56,23 +54,8 @@ class Backbone:
         self.config = self.model.config
         self.text = self.model.model.language_model
         self.n_layers: int = self.config.text_config.num_hidden_layers
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-            image_processor = AutoImageProcessor.from_pretrained(
-                path, local_files_only=True, trust_remote_code=False, backend="pil"
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise MmrrError(f"{path}: tokenizer or image processor does not load: {first_line(error)}") from error
-        # transformers makes an empty tokenizer if there is none. A real one has at least the 256 byte values.
-        if tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False) < 256:
-            raise MmrrError(f"{path} has no tokenizer.json; download the checkpoint again")
-        template = chat_template(path) or tokenizer.chat_template
-        if template is None:
-            raise MmrrError(
-                f"{path} has no chat template; expected chat_template.jinja or chat_template.json: "
-                "download the checkpoint again"
-            )
-        self.chat = ChatEncoder(tokenizer, template)
+        tokenizer, image_processor = load_processors(path, self.config)
+        self.chat = ChatEncoder(tokenizer, chat_template(path, tokenizer))
         self.tower = VisionTower(self.model, image_processor, device, dtype)
         #: Side in pixels of the square that one LM token covers.
         self.cell_px: int = self.tower.cell_px

@@ -17,14 +17,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoImageProcessor, PreTrainedTokenizerFast, T5Gemma2ForConditionalGeneration
+from transformers import (
+    AutoImageProcessor,
+    PreTrainedTokenizerFast,
+    T5Gemma2Config,
+    T5Gemma2ForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
-from mmrr.backbones._errors import first_line
 from mmrr.errors import MmrrError
+from mmrr.modeling.checkpoint_files import expect_size, loading, tensor_shapes
 
 #: Tensor name prefixes of the encoder's vision parts.
 _VISION = ("model.encoder.vision_tower.", "model.encoder.multi_modal_projector.")
@@ -48,6 +52,8 @@ class TextEncoder:
         self._plain = type(tokenizer).from_str(json.dumps(specification | changes))
         if any(self._plain.token_to_id(token["content"]) != token["id"] for token in blank):
             raise MmrrError("tokenizer.json has white space tokens outside its vocabulary; expected a Gemma tokenizer")
+        #: One more than the largest id of ordinary text.
+        self.size: int = 1 + max(self._plain.get_vocab().values(), default=0)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ordinary text, with nothing added before or after it."""
@@ -110,16 +116,19 @@ class Backbone:
         self.token_bytes: int = (
             2 * len(self.layer_types) * settings.num_key_value_heads * settings.head_dim * dtype.itemsize
         )
-        try:
+        with loading(f"{path}: tokenizer or image processor does not load"):
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"))
             self.image_processor = (
                 AutoImageProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False, backend="pil")
                 if needs_vision
                 else None
             )
-        except Exception as error:  # tokenizers raises a bare Exception for a missing or foreign file
-            raise MmrrError(f"{path}: tokenizer or image processor does not load: {first_line(error)}") from error
-        self.text = TextEncoder(tokenizer.backend_tokenizer)
+            self.text = TextEncoder(tokenizer.backend_tokenizer)
+        if self.text.size > len(embeddings):
+            raise MmrrError(
+                f"{path}: tokenizer.json has {self.text.size} tokens, and the model has {len(embeddings)}; "
+                "expected files of one checkpoint"
+            )
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """The decoder's scaled token embeddings (n, D)."""
@@ -343,8 +352,12 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _load(path: Path, dtype: torch.dtype, *, needs_vision: bool) -> Any:
+    shapes = tensor_shapes(str(path), path)
     transformers_logging.disable_progress_bar()
-    try:
+    with loading(f"{path} does not load as T5Gemma 2"):
+        config = T5Gemma2Config.from_pretrained(path, local_files_only=True)
+        with torch.device("meta"):
+            expect_size(path, T5Gemma2ForConditionalGeneration(config).num_parameters(), shapes)
         model, report = T5Gemma2ForConditionalGeneration.from_pretrained(
             path,
             dtype=dtype,
@@ -354,8 +367,6 @@ def _load(path: Path, dtype: torch.dtype, *, needs_vision: bool) -> Any:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that the report lists their names
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise MmrrError(f"{path} does not load as T5Gemma 2: {first_line(error)}") from error
     unused = () if needs_vision else _VISION
     for kind, skip, complaint in (
         ("missing_keys", unused, "lacks {} tensors of a T5Gemma 2"),

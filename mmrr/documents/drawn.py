@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from PIL import Image
 
@@ -78,4 +78,4 @@ class Job:
 
 def is_limit(status: str) -> bool:
     """Whether this is the status of a page past a limit."""
-    return status in LimitStatus.__args__
+    return status in get_args(LimitStatus)

@@ -15,8 +15,8 @@ _CJK = re.compile("[\u2e80-\u2fdf\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\
 MEANINGS: dict[str, tuple[str, str]] = {
     BLANK: ("came out blank although it has content", "came out blank although they have content"),
     CJK_FONT: (
-        "lacks a CJK font: install one, e.g. fonts-noto-cjk",
-        "lack a CJK font: install one, e.g. fonts-noto-cjk",
+        "lacks a font: install a CJK font, e.g. fonts-noto-cjk",
+        "lack a font: install a CJK font, e.g. fonts-noto-cjk",
     ),
     SMALL_PRINT: (
         "has print below what its tokens can show (--tiles or a larger --max-tokens shows it)",

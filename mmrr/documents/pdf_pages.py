@@ -67,7 +67,8 @@ class OpenPdf:
 
     def info(self, numbers: Sequence[int]) -> poppler.Info:
         """What poppler says of the file and of these pages. Raises PopplerError."""
-        shapes, n_pages = {}, 0
+        shapes: dict[int, poppler.Shape] = {}
+        n_pages = 0
         blocks = sorted({(number - 1) // _INFO_PAGES for number in numbers})
         for block in blocks:
             if block not in self._infos:
@@ -327,12 +328,13 @@ class _Batch:
     def _without_pdfium(self, plan: _Plan) -> Drawn:
         """Poppler's image of a page that PDFium does not open."""
         image, damage = _read_poppler_image(plan, self.files.get(plan.number))
-        end = damage if image is None else "drawn with poppler"
-        details = [plan.layer.detail, self.errors[plan.number], self.reasons.get(plan.number, ""), end]
         # The limit of PDFium comes first: a larger one lets it draw the page.
         past = self.job.without_pdfium.get(plan.number) or self.past.get(plan.number)
-        drawn = _drawn(plan, image, details, by_other=True)
-        return drawn._replace(status=past.status) if past else drawn
+        if image is None and past:
+            return Drawn(plan.number, None, str(past), plan.layer.text, status=past.status)
+        end = damage if image is None else "drawn with poppler"
+        details = [plan.layer.detail, self.errors[plan.number], self.reasons.get(plan.number, ""), end]
+        return _drawn(plan, image, details, by_other=True)
 
     # Poppler
 

@@ -130,7 +130,7 @@ def draw(
     if not in_time:
         late = past_time(limits, "poppler")
         return Drawn(files, f"poppler took more than {limits.seconds:g} s", late)
-    if process.returncode and _NO_MEMORY.search(said):
+    if _NO_MEMORY.search(said):
         return Drawn(files, f"poppler needs more than {limits.memory / 2**20:.0f} MiB", past_memory(limits, "poppler"))
     return Drawn(files, "poppler drew no image")
 

@@ -31,6 +31,7 @@ from mmrr.contracts import EmbedderSpec
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
+from mmrr.modeling.checkpoint_files import loading
 from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.plain_forward import Visual
 from mmrr.modeling.saliency import Saliency
@@ -216,7 +217,7 @@ def _projection(path: Path, width: int) -> nn.Linear:
     """The linear layer after the language model. Raises MmrrError if there is none, or if it has another width."""
     found: dict[str, Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
+        with loading(f"{file} does not load"), safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no dict)
                 layer, _, kind = name.rpartition(".")
                 if layer.split(".")[-1] in PROJECTIONS:

@@ -15,6 +15,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mmrr.errors import MmrrError
+from mmrr.modeling import templates
+
 
 class Mark(Enum):
     """A part of a message that is not text."""
@@ -36,24 +39,25 @@ class ChatEncoder:
     def __init__(self, tokenizer: Any, template: str | None) -> None:
         # Any: a fast tokenizer of transformers, which has no public type.
         self._tokenizer = tokenizer
-        self._template = template
+        self._template = tokenizer.get_chat_template(template)
         specification = json.loads(tokenizer.backend_tokenizer.to_str())
         added = specification.pop("added_tokens")
         self._control = {token["content"]: int(token["id"]) for token in added}
-        self._plain = Tokenizer.from_str(json.dumps({**specification, "added_tokens": [], "post_processor": None}))
+        # A tokenizer.json may contain the truncation and padding of a training.
+        changes: dict[str, object] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        self._plain = Tokenizer.from_str(json.dumps({**specification, **changes}))
         longest_first = sorted(self._control, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, messages: Sequence[Message]) -> list[list[int]]:
         """Token ids of the chat with the generation prompt, one list for each segment; ``Mark.SPLIT`` ends a segment.
 
-        An image is the single image token of the template. The caller replaces it by the visual tokens.
+        An image is the single image token of the template. The caller replaces it by the visual tokens. Raises
+        MmrrError if the template does not render, or does not place each text once.
         """
         slots: list[Part] = []
         chat = [{"role": role, "content": [self._slot(part, slots) for part in parts]} for role, parts in messages]
-        rendered = self._tokenizer.apply_chat_template(
-            chat, chat_template=self._template, tokenize=False, add_generation_prompt=True
-        )
+        rendered = self._render(chat, len(slots))
         segments: list[list[int]] = [[]]
         at = 0
         for control in self._pattern.finditer(rendered):
@@ -62,6 +66,27 @@ class ChatEncoder:
             at = control.end()
         self._append(segments, rendered[at:], slots)
         return segments
+
+    def _render(self, chat: list[dict[str, Any]], n_slots: int) -> str:
+        """The template's output. It depends on the number and the kinds of the parts, not on the texts."""
+        values = {
+            **{name: str(token) for name, token in self._tokenizer.special_tokens_map.items()},
+            "messages": chat,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
+        try:
+            rendered = templates.render(self._template, values)
+        except MmrrError as error:
+            raise MmrrError(f"{self._tokenizer.name_or_path}: {error}") from error
+        placed = sorted(_SLOT.findall(rendered))
+        if placed != sorted(map(str, range(n_slots))):
+            raise MmrrError(
+                f"{self._tokenizer.name_or_path}: the chat template places {len(placed)} texts of a prompt with "
+                f"{n_slots}; expected each text once: use the template that belongs to the checkpoint"
+            )
+        return rendered
 
     def with_template(self, template: str) -> ChatEncoder:
         """The same tokenizer with another template."""

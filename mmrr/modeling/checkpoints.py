@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from safetensors import SafetensorError, safe_open
+from typing import Literal
 
 from mmrr.contracts import ModelConfig
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.workspace.files import HashCache, digest, expand_user
+from mmrr.modeling.checkpoint_files import read_config, read_json, tensor_shapes
+from mmrr.workspace.files import HashCache, digest
 
 #: The files that a checkpoint needs. Weights are read from safetensors only, because other formats can run code.
 _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
@@ -50,15 +48,18 @@ class Checkpoint:
         return {"id": self.id, "revision": self.revision, "dtype": dtype}
 
     def config(self) -> ModelConfig:
-        """The checkpoint's config.json.
+        """The checkpoint's config.json, checked against the headers of its weights.
 
         If the tensors identify the checkpoint, config.json may be missing, and the result has ``tensors``, their shapes
-        as ``{name: [sizes]}``. Raises MmrrError for a damaged file and for a tensor that two files contain.
+        as ``{name: [sizes]}``. Raises MmrrError as ``read_config`` and ``tensor_shapes`` do. A key that the file lacks
+        raises MmrrError when it is used.
         """
-        path = self.path / "config.json"
+        path, shapes = self.path / "config.json", tensor_shapes(self.id, self.path)
         if self.model_type:
-            return _read_json(self.id, path)
-        return (_read_json(self.id, path) if path.exists() else {}) | {"tensors": _shapes(self.id, self.path)}
+            return read_config(self.id, path, shapes)
+        config = read_config(self.id, path, shapes) if path.exists() else {}
+        config["tensors"] = shapes
+        return config
 
     @staticmethod
     def companion(name: str, revision: str = "", model_types: Collection[str] = ()) -> Checkpoint:
@@ -126,6 +127,30 @@ def recorded(model: dict[str, str], hashes: HashCache, model_types: Collection[s
     return checkpoint
 
 
+def resolve_modules(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
+    """Find a checkpoint whose modules may lie in folders of their own, as those of sentence-transformers do.
+
+    The files of these folders count for its revision too. The weights may lie in any of them.
+    Raises MmrrError as ``resolve``, and for a LoRA adapter.
+    """
+    folder, found = _locate(name, revision, hashes, modules=True)
+    name = _recorded_name(name, folder, found)
+    if (folder / "adapter_config.json").exists():
+        raise MmrrError(f"{name} is a LoRA adapter; merge it into its base model first")
+    if not any((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"))):
+        raise MmrrError(f"{name}: no *.safetensors in {folder}; other weight formats are not read: they can run code")
+    config = folder / "config.json"
+    return Checkpoint(name, found, folder, str(read_json(name, config).get("model_type")) if config.exists() else "")
+
+
+def recorded_modules(model: dict[str, str], hashes: HashCache) -> Checkpoint:
+    """As ``recorded``, for a checkpoint that ``resolve_modules`` found."""
+    revision = model["revision"]
+    checkpoint = resolve_modules(model["id"], revision if _COMMIT.fullmatch(revision) else None, hashes)
+    _expect_same(checkpoint, revision)
+    return checkpoint
+
+
 def _expect_same(checkpoint: Checkpoint, revision: str) -> None:
     if checkpoint.revision != revision:
         raise MmrrError(
@@ -157,14 +182,20 @@ def _resolve(name: str, revision: str | None, base_revision: str | None, hashes:
             f"{name}: no adapter_model.safetensors; convert the adapter: other formats are not read, because they can "
             "run code"
         )
-    settings = _read_json(name, adapter_config)
+    settings = read_json(name, adapter_config)
     base_name = settings.get("base_model_name_or_path")
     if not base_name:
         raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
-    base = _resolve(str(base_name), base_revision or settings.get("revision"), None, hashes)
-    if base.adapter:
+    base_folder, base_found = _locate(str(base_name), base_revision or _text(settings.get("revision")), hashes)
+    if (base_folder / "adapter_config.json").exists():  # it may even be the adapter itself
         raise MmrrError(f"{name}: the base model {base_name} is an adapter; merge it into its own base model first")
-    return Checkpoint(name, f"{found}+{base.revision}", base.path, base.model_type, folder)
+    model_type = _model_type(_recorded_name(str(base_name), base_folder, base_found), base_folder)
+    return Checkpoint(name, f"{found}+{base_found}", base_folder, model_type, folder)
+
+
+def _text(value: object) -> str | None:
+    """A revision in a file of somebody else. Anything but a text is no revision."""
+    return value if isinstance(value, str) else None
 
 
 def _recorded_name(name: str, folder: Path, revision: str) -> str:
@@ -172,24 +203,37 @@ def _recorded_name(name: str, folder: Path, revision: str) -> str:
     return name if _COMMIT.fullmatch(revision) or name in built_in() else str(folder)
 
 
-def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
-    folder = _BUILT_IN / name if name in built_in() else expand_user(Path(name))
-    if name and folder.is_dir():  # Path("") is the current folder
+def _locate(name: str, revision: str | None, hashes: HashCache, *, modules: bool = False) -> tuple[Path, str]:
+    """The folder of a checkpoint and its revision. ``modules``: files in folders of the checkpoint count too."""
+    folder = _folder(name)
+    if folder:
         if revision:
             raise MmrrError(f"{name} is a local folder; leave out the revision ({revision}), which needs a Hub id")
-        files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
+        patterns = (*_PATTERNS, *(f"*/{pattern}" for pattern in _PATTERNS)) if modules else _PATTERNS
+        files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
         try:
-            of_files = {path.name: hashes.sha256(path) for path in files}
+            of_files = {path.relative_to(folder).as_posix(): hashes.sha256(path) for path in files}
             hashes.save()
             return folder.resolve(), "sha256:" + digest(of_files)
         except OSError as error:
             raise MmrrError(f"{error.filename} of {name} cannot be read: {error.strerror}") from error
     if not _HUB_ID.fullmatch(name):
         raise MmrrError(
-            f"found no folder '{name}'; expected a folder, a Hub id (owner/name) or a model that comes with mmrr "
+            f"found no folder '{name[:200]}'; expected a folder, a Hub id (owner/name) or a model that comes with mmrr "
             f"({', '.join(built_in())})"
         )
     return _download(name, revision)
+
+
+def _folder(name: str) -> Path | None:
+    """The folder that a name means; None: it may be a Hub id."""
+    if name in built_in():
+        return _BUILT_IN / name
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, of no user
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():  # Path("") is the current folder
+            return folder
+    return None
 
 
 def _download(name: str, revision: str | None) -> tuple[Path, str]:
@@ -222,35 +266,4 @@ def _model_type(name: str, folder: Path) -> str:
     if not any(folder.glob("*.safetensors")):
         found = "no *.safetensors" if config.exists() else "no config.json and no *.safetensors"
         raise MmrrError(f"{name}: {found} in {folder}; other weight formats are not read, because they can run code")
-    return str(_read_json(name, config).get("model_type")) if config.exists() else ""
-
-
-def _shapes(name: str, folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor, from the headers of the safetensors files."""
-    shapes: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = file.keys()
-                found = {tensor: list(file.get_slice(tensor).get_shape()) for tensor in names}
-        except (OSError, SafetensorError) as error:
-            raise MmrrError(
-                f"{name}: {path.name} is not a readable safetensors file ({error}); download it again"
-            ) from error
-        if twice := shapes.keys() & found.keys():
-            raise MmrrError(
-                f"{name}: {path.name} and another file of {folder} both contain {min(twice)}; keep the files of one "
-                "checkpoint only"
-            )
-        shapes |= found
-    return shapes
-
-
-def _read_json(name: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MmrrError(f"{name}: {path.name} is not readable JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise MmrrError(f"{name}: {path.name} is not a JSON object")
-    return value
+    return str(read_json(name, config).get("model_type"))[:80] if config.exists() else ""

@@ -133,9 +133,10 @@ def resolve(options: Prepare, config: ModelConfig) -> Prepare:
 
 def taught(config: ModelConfig) -> Taught:
     """The settings of TAUGHT for one checkpoint. Raises MmrrError for a wrong type or a value outside its range."""
-    found = {**TAUGHT, **config.get("ziprerank", {})}
+    own = config.get("ziprerank", {})
+    found = {**TAUGHT, **own} if isinstance(own, dict) else {}
     if {name: type(value) for name, value in found.items()} != {name: type(value) for name, value in TAUGHT.items()}:
-        raise MmrrError(f"config.json: ziprerank = {config['ziprerank']}; expected {', '.join(TAUGHT)} as in {TAUGHT}")
+        raise MmrrError(f"config.json: ziprerank = {own!r:.200}; expected {', '.join(TAUGHT)} as in {TAUGHT}")
     settings = cast("Taught", found)
     Score(window=settings["window"], keep=settings["keep"], interaction=settings["interaction"])
     return settings

@@ -20,6 +20,10 @@ from mmrr.search import languages, late_interaction, words
 #: Files of an ``index`` artifact: the FAISS index; for multi-vector embedders the vectors and the number of vectors of
 #: each page; the BM25 index.
 DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
+#: For text embedders: the FAISS index of the windows of all pages, and the number of windows of each page.
+WINDOWS, WINDOW_COUNTS = "windows.faiss", "windows.npy"
+#: The first search for n pages asks for 4 n windows.
+_WINDOWS_A_PAGE = 4
 
 #: Inverted file (IVF): nprobe = max(8, nlist / 16).
 PROBED, FEWEST = 1 / 16, 8
@@ -88,9 +92,7 @@ def _fewest(index: Any) -> int:
     if hasattr(index, "pq"):
         fewest = max(fewest, index.pq.ksub)
     if hasattr(index, "nlist"):
-        quantizer = faiss.downcast_index(index.quantizer)
-        # The lists of a multi-index are the pairs of the codes of its quantizer.
-        fewest = max(fewest, _fewest(quantizer) if hasattr(quantizer, "pq") else index.nlist)
+        fewest = max(fewest, index.nlist)
     return fewest
 
 
@@ -164,6 +166,51 @@ def search_dense(
         {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
         for scores, rows in found
     ]
+
+
+def build_windows(pages: Iterable[NDArray[np.float32]], folder: Path) -> None:
+    """Index the vectors (W, D) of each page's windows: the rows of an exact FAISS inner-product index, ``WINDOWS``.
+
+    ``WINDOW_COUNTS`` has the number of rows of each page. Without any window there is no ``WINDOWS``.
+    """
+    vectors = list(pages)
+    counts = np.array([len(of_page) for of_page in vectors], dtype=np.int64)
+    np.save(folder / WINDOW_COUNTS, counts, allow_pickle=False)
+    if counts.any():
+        rows = np.concatenate([of_page for of_page in vectors if len(of_page)])
+        _faiss("Flat", rows, lambda n: rows, folder / WINDOWS)
+
+
+class WindowIndex:
+    """The windows of pages by their vectors. A page scores its best window."""
+
+    def __init__(self, index: faiss.Index | None, owners: NDArray[np.int64]) -> None:
+        """``owners``: the row of the page of each window. ``index`` None: no page has a window."""
+        self._index, self._owners = index, owners
+
+    @classmethod
+    def load(cls, files: Mapping[str, Path]) -> WindowIndex:
+        """``files``: the files of an index by name. Raises MmrrError if one is damaged."""
+        counts = late_interaction.read_rows(files[WINDOW_COUNTS])
+        index = _read_faiss(files[WINDOWS]) if WINDOWS in files else None
+        return cls(index, np.repeat(np.arange(len(counts)), counts))
+
+    def search(self, query: NDArray[np.float32], depth: int) -> dict[int, float]:
+        """{row: score} of the ``depth`` best pages for a query (D,), and of the ties at the last place.
+
+        A page without text is never found. More windows are asked for until they belong to enough pages.
+        """
+        if self._index is None:
+            return {}
+        asked = min(depth * _WINDOWS_A_PAGE, self._index.ntotal)
+        while True:
+            (scores,), (rows,) = self._index.search(query[None], asked)
+            pages, first = np.unique(self._owners[rows], return_index=True)  # sorted: the first one is the best
+            best = scores[first]
+            edge = np.partition(best, -depth)[-depth] if len(best) > depth else -np.inf
+            if asked == self._index.ntotal or (len(best) > depth and scores[-1] < edge):
+                return {int(page): float(score) for page, score in zip(pages, best, strict=True) if score >= edge}
+            asked = min(4 * asked, self._index.ntotal)
 
 
 def _read_faiss(path: Path) -> faiss.Index:

@@ -108,8 +108,8 @@ class _Seat:
             return None
         try:
             while self.helper.connection.poll():
-                self.silent_deaths = 0
                 said = self.helper.connection.recv()
+                self.silent_deaths = 0
                 if isinstance(said, Exception):
                     raise said
                 if isinstance(said, RenderedPage):

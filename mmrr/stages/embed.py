@@ -15,6 +15,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, recorded, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.finite import expect_finite
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -127,7 +128,10 @@ def _load(
         pages, key = task
         embeddings = {}
         for page in pages:
-            (embeddings[page.number],) = embedder.embed_pages([read_image(workspace, page)])
+            (found,) = embedder.embed_pages([read_image(workspace, page)])
+            parts = {"vectors": found.vectors, "saliency values": found.saliency}
+            expect_finite(f"page {page.page_id}", checkpoint.id, parts)
+            embeddings[page.number] = found
             advance(1)
         folder = workspace.scratch()
         write_embeddings(folder, embeddings)

@@ -74,7 +74,7 @@ def judge(
     metrics: dict[str, Any] = {name: result.mean for name, result in results.items()}
     if len(results) == 2:
         base, new = results.values()
-        changes = bootstrap(base, new, {query_id: _document(row) for query_id, row in qrels.items()})
+        changes = bootstrap(base, new, {query_id: document_of(row) for query_id, row in qrels.items()})
         metrics["difference"] = {name: change.difference for name, change in changes.items()}
         metrics["interval"] = {name: list(change.difference_interval) for name, change in changes.items()}
         metrics["kept"] = {name: _number(change.kept) for name, change in changes.items()}
@@ -128,7 +128,7 @@ def _commit(context: Context, spec: Spec, content: EvalContent, per_query: list[
     return context.workspace.done(spec) or context.workspace.commit(spec, content, 0, write=write)
 
 
-def _document(judged: Mapping[str, int]) -> str:
+def document_of(judged: Mapping[str, int]) -> str:
     """The document of the first relevant page, by page id; of the first judged page if none is relevant."""
     pages = [page_id for page_id, grade in judged.items() if grade > 0] or list(judged)
     return min(pages).rpartition("/")[0]

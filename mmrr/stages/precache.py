@@ -13,8 +13,10 @@ from mmrr.context import Context
 from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
+from mmrr.modeling.checkpoint_files import loading
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.finite import expect_finite
 from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -65,7 +67,9 @@ def family_of(hashes: HashCache, name: str, model: Model, options: Mapping[str, 
         expect_kind("scorers", model.name)
     checkpoint = resolve(model.name, model.revision, hashes, module.SPEC.model_types)
     config = checkpoint.config()
-    prepare = module.resolve(families.parse_options(module.Prepare, dict(options)), config)
+    asked = families.parse_options(module.Prepare, dict(options))
+    with loading(f"{checkpoint.id}: config.json does not fit {name}"):
+        prepare = module.resolve(asked, config)
     return Family(name, module, prepare, checkpoint, config)
 
 
@@ -104,18 +108,47 @@ def precache(
     if tasks:
         load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
         seconds = on_devices(devices, load, tasks, context.progress("precache", plan.missing))
-    size = workspace.shard_bytes("precache", [*shards.values(), shared])
-    content: PrecacheContent = {
-        "pages": len(collection.pages),
-        "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
-        "keep": manifests.config(pruned, "prune")["keep"] if pruned else 1.0,
-        "shards": shards,
-        "shared": shared,
-    }
+    keep = manifests.config(pruned, "prune")["keep"] if pruned else 1.0
+    content = _content(workspace, collection, shards, shared, keep)
     if family.module.page_input(family.prepare) == "text":
         content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
     timing: Timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
-    return workspace.commit(spec, content, size, timing)
+    return _commit(workspace, spec, content, timing)
+
+
+def keep_cached(context: Context, cached: Manifest, collection: Collection, inputs: dict[str, str]) -> Manifest:
+    """The ``precache`` artifact of a part of the pages of another one. Nothing is computed."""
+    workspace = context.workspace
+    spec = Spec("precache", cached.schema, cached.config, inputs, cached.model)
+    if done := workspace.done(spec):
+        return done
+    known = manifests.content(cached, "precache")
+    shards = {pages_key: known["shards"][pages_key] for pages_key in collection.by_shard}
+    content = _content(workspace, collection, shards, known["shared"], known["keep"])
+    if "without_text" in known:
+        content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
+    return _commit(workspace, spec, content, {"pages_computed": 0, "seconds": 0.0})
+
+
+def _content(
+    workspace: Workspace, collection: Collection, shards: PageShards, shared: str, keep: float
+) -> PrecacheContent:
+    size = _bytes(workspace, shards, shared)
+    return {
+        "pages": len(collection.pages),
+        "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
+        "keep": keep,
+        "shards": shards,
+        "shared": shared,
+    }
+
+
+def _bytes(workspace: Workspace, shards: PageShards, shared: str) -> int:
+    return workspace.shard_bytes("precache", [*shards.values(), shared])
+
+
+def _commit(workspace: Workspace, spec: Spec, content: PrecacheContent, timing: Timing) -> Manifest:
+    return workspace.commit(spec, content, _bytes(workspace, content["shards"], content["shared"]), timing)
 
 
 def _spec(collection: Collection, pruned: Manifest | None, family: Family, dtype: torch.dtype) -> Spec:
@@ -169,18 +202,26 @@ class _Load:
 
         def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
             caches: dict[str, PageCache] = {} if task.pages else {"shared": scorer.shared_state()}
+            if not task.pages:
+                expect_finite("the instruction", self.checkpoint.id, _states(caches["shared"]))
             kept = read_kept_tokens(self.workspace, task.kept) if task.kept else {}
             pages = self.collection.by_shard[task.pages] if task.pages else []
             for first in range(0, len(pages), n_together):
                 some = pages[first : first + n_together]
                 contents = [read_content(self.workspace, self.collection, page, reads) for page in some]
                 prepared = scorer.prepare(contents, [kept.get(page.number) for page in some])
+                for page, cache in zip(some, prepared, strict=True):
+                    expect_finite(f"page {page.page_id}", self.checkpoint.id, _states(cache))
                 caches |= zip(map(page_name, some), prepared, strict=True)
                 advance(len(some))
             folder = self.workspace.scratch()
             self.workspace.commit_shard("precache", task.key, folder, write_page_caches(folder, caches))
 
         return prepare_shard
+
+
+def _states(cache: PageCache) -> dict[str, torch.Tensor]:
+    return {f"states ({name})": tensor for name, tensor in cache.items()}
 
 
 def _plan(

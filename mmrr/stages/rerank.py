@@ -21,6 +21,7 @@ from mmrr.modeling import families
 from mmrr.modeling.cache_streams import ahead, moved, portions
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.modeling.finite import ADVICE
 from mmrr.search.fusion import fuse
 from mmrr.types import PageCache, Query, Run, rank
 from mmrr.workspace import manifests
@@ -221,7 +222,11 @@ def _records(
     score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(rows) for _, rows in batch))
     for (query, rows), logits in zip(batch, scores, strict=True):
         if not torch.isfinite(logits).all():
-            raise MmrrError(f"query {query.query_id}: the model gave scores that are not finite; try --dtype float32")
+            row = rows[int(torch.isfinite(logits).int().argmin())]
+            raise MmrrError(
+                f"query {query.query_id}: {cached.model and cached.model['id']} gave a score that is not finite for "
+                f"page {collection.pages[row].page_id}; {ADVICE}"
+            )
         names = [_name(collection, cached, row) for row in rows]
         logits_of: dict[str, float] = dict(zip(names, logits.tolist(), strict=True))
         yield query, {"logits": logits_of, "score_ms": round(score_ms * len(rows), 3)}

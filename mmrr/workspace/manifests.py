@@ -65,12 +65,27 @@ class Origin(TypedDict):
     path: str
 
 
+class SkippedFile(TypedDict):
+    """A file below a named folder that is no document, and why."""
+
+    place: Origin
+    reason: str
+
+
+class SkippedFiles(TypedDict):
+    """What the named folders hold besides documents. It is outside of the fingerprint: such a file changes nothing."""
+
+    files: list[SkippedFile]
+    hidden: dict[str, int]  # {named folder: its hidden files and folders}
+
+
 class PagesProvenance(TypedDict, total=False):
     pages_computed: int
     seconds: float
     pages_read: int  # by OCR
     ocr_seconds: float
     sources: dict[str, Origin]  # by doc_id; absent in workspaces of mmrr 0.1
+    skipped: SkippedFiles  # absent in workspaces of mmrr 0.3
 
 
 class EmbedConfig(TypedDict):
@@ -80,6 +95,12 @@ class EmbedConfig(TypedDict):
 
 class EmbedContent(TypedDict):
     pages: int
+    shards: PageShards
+
+
+class EmbedTextContent(TypedDict):
+    pages: int
+    windows: int
     shards: PageShards
 
 
@@ -102,6 +123,7 @@ class IndexContent(TypedDict):
 
 class RetrieveConfig(TypedDict):
     first_stage: str
+    channels: NotRequired[dict[str, float]]  # the weights of a sum; absent: bm25 and dense with weight 1 each
     scope: str
     depth: int
     search: NotRequired[dict[str, Any]]  # the embedder family's own
@@ -206,6 +228,10 @@ class OcrShard(TypedDict):
     pages: list[OcrPageRecord]
 
 
+class EmbedTextShard(TypedDict):
+    windows: int
+
+
 class PruneShard(TypedDict):
     resampled: int
     kept: int
@@ -230,7 +256,7 @@ class RerankShard(TypedDict):
 @overload
 def config(manifest: Manifest, stage: Literal["pages"]) -> PagesConfig: ...
 @overload
-def config(manifest: Manifest, stage: Literal["embed"]) -> EmbedConfig: ...
+def config(manifest: Manifest, stage: Literal["embed", "embed_text"]) -> EmbedConfig: ...
 @overload
 def config(manifest: Manifest, stage: Literal["index"]) -> IndexConfig: ...
 @overload
@@ -254,6 +280,8 @@ def content(manifest: Manifest, stage: Literal["pages"]) -> PagesContent: ...
 @overload
 def content(manifest: Manifest, stage: Literal["embed"]) -> EmbedContent: ...
 @overload
+def content(manifest: Manifest, stage: Literal["embed_text"]) -> EmbedTextContent: ...
+@overload
 def content(manifest: Manifest, stage: Literal["index"]) -> IndexContent: ...
 @overload
 def content(manifest: Manifest, stage: Literal["retrieve"]) -> RetrieveContent: ...
@@ -274,7 +302,7 @@ def content(manifest: Manifest, stage: str) -> object:
 @overload
 def provenance(manifest: Manifest, stage: Literal["pages"]) -> PagesProvenance: ...
 @overload
-def provenance(manifest: Manifest, stage: Literal["embed", "precache"]) -> Timing: ...
+def provenance(manifest: Manifest, stage: Literal["embed", "embed_text", "precache"]) -> Timing: ...
 @overload
 def provenance(manifest: Manifest, stage: Literal["retrieve"]) -> RetrieveProvenance: ...
 @overload
@@ -296,6 +324,8 @@ def n_candidates(manifest: Manifest) -> int:
 def shard_record(workspace: Workspace, stage: Literal["pages"], key: str) -> PagesShard: ...
 @overload
 def shard_record(workspace: Workspace, stage: Literal["ocr"], key: str) -> OcrShard: ...
+@overload
+def shard_record(workspace: Workspace, stage: Literal["embed_text"], key: str) -> EmbedTextShard: ...
 @overload
 def shard_record(workspace: Workspace, stage: Literal["prune"], key: str) -> PruneShard: ...
 @overload

@@ -95,8 +95,8 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
 def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], schema: int = RENDERED) -> Spec:
     """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
 
-    A document that is not wholly rendered counts as other content, so that the same command does not find this listing;
-    so does one that other conditions may draw better.
+    A document that is not wholly rendered, that was not opened for want of its password, or that other conditions may
+    draw better, counts as other content, so that the same command does not find this listing.
     """
     hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
     return Spec("pages", schema, config, {"documents": digest(hashes)})
@@ -105,6 +105,8 @@ def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], s
 def _content(entry: DocumentEntry) -> str:
     if entry["status"] == manifests.NOT_RENDERED:
         return digest([manifests.NOT_RENDERED, entry["sha256"], entry["shards"]])
+    if entry["status"] == "password_required":
+        return digest([entry["status"], entry["sha256"]])
     if "provisional" in entry:
         return digest(["provisional", entry["sha256"], entry["shards"]])
     return entry["sha256"]
@@ -300,7 +302,7 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
-    return workspace.annotate(made, sources=sources)
+    return workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
 
 
 def page_row(collection: Collection, page_id: str) -> int:

@@ -29,6 +29,7 @@ from mmrr.workspace.artifact import Spec as Spec
 from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
+    check_file,
     check_folder,
     checksum_file,
     environment,
@@ -48,9 +49,13 @@ from mmrr.workspace.scratch import Scratch
 #: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
-STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
+STAGES = ("pages", "embed", "embed_text", "index", "retrieve", "prune", "precache", "rerank", "eval")
+
+#: The folder of the PDFs that were made of office files.
+CONVERTED = "converted"
 
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a Path has only one
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
 
@@ -80,6 +85,8 @@ class Workspace:
         A new workspace in which the command commits nothing is removed again when it is closed after an error.
         Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
         """
+        if _URL.match(str(root)):
+            raise MmrrError(f"found a URL ({root}), expected a folder for the workspace; mmrr uses local files only")
         root = expand_user(root).absolute()
         made: list[Path] = []
         if not (root / _MARK).exists():
@@ -107,7 +114,7 @@ class Workspace:
         return Workspace, (self.root, self._scratch.run)
 
     def __enter__(self) -> Self:
-        for name in ("tmp", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
+        for name in ("tmp", CONVERTED, "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
             check_folder(self.root / name)
         try:
             self._scratch.open()
@@ -273,6 +280,21 @@ class Workspace:
         check_folder(folder)
         return folder
 
+    def converted(self, sha256: str) -> Path:
+        """The PDF that was made of an office file with this content. It may not exist yet.
+
+        Raises MmrrError if a symbolic link is in its place.
+        """
+        path = self.root / CONVERTED / f"{_key(sha256)}.pdf"
+        check_folder(path.parent)
+        check_file(path)
+        return path
+
+    def all_converted(self) -> list[Path]:
+        """The PDFs that were made of office files, by their names. Others are not the workspace's."""
+        check_folder(self.root / CONVERTED)
+        return sorted(path for path in (self.root / CONVERTED).glob("*.pdf") if _KEY.fullmatch(path.stem))
+
     def has_shard(self, stage: str, key: str) -> bool:
         """Whether a shard exists and each of its files has the recorded size; a damaged shard is set aside.
 
@@ -406,6 +428,6 @@ def again(stage: str) -> str:
 
 def command(stage: str) -> str:
     """The command that makes a stage's artifact, with the argument that it needs."""
-    if stage in ("pages", "embed", "index"):
+    if stage in ("pages", "embed", "embed_text", "index"):
         return "index DOCUMENTS"
     return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage

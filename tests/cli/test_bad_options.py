@@ -76,9 +76,15 @@ def test_options_of_rerank(prepared: Prepared, options: list[str], says: str) ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--dpi", "0"], "0 dpi"),
-        (["--dpi", "-10"], "-10 dpi"),
-        (["--max-tokens", "0"], "0 tokens"),
+        (["--dpi", "0"], "--dpi 0: expected at least 1 and at most 9600"),
+        (["--dpi", "-10"], "--dpi -10"),
+        (["--dpi", "9" * 400], "--dpi 9999999999... (400 digits)"),
+        (["--max-tokens", "0"], "--max-tokens 0: expected at least 4 and at most 65536"),
+        (["--max-tokens", "9" * 400], "--max-tokens 9999999999... (400 digits)"),
+        (["--page-timeout", "0"], "--page-timeout 0.0: expected a number of seconds above 0"),
+        (["--page-timeout", "nan"], "--page-timeout nan"),
+        (["--page-memory", "1MiB"], "--page-memory 1048576: expected at least 256 MiB"),
+        (["--page-memory", "9" * 400], "--page-memory"),
         (["--workers", "-2"], "--workers -2"),
         (["--embed-option", "nonsense"], "expected KEY=VALUE"),
         (["--embedder", "nothing here"], "nothing here"),

@@ -17,6 +17,7 @@ from PIL import Image, ImageChops, ImageStat
 from mmrr.documents import poppler
 from mmrr.documents.canvas import target_size
 from mmrr.documents.discovery import Inspection, find_sources, inspect
+from mmrr.documents.limits import Limits
 from mmrr.documents.rendering import RenderOptions, default_renderer, render_pages
 from mmrr.errors import MmrrError
 from tests.documents.files import RENDERERS, STATUSES, fake_program, is_dark, needs_poppler, render, source, write
@@ -239,10 +240,9 @@ def test_a_page_that_poppler_cannot_draw_is_drawn_with_pdfium(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, word: str
 ) -> None:
     if "sleep" in script:  # nothing else may time out, however slow the machine is
-        monkeypatch.setattr(poppler, "TIMEOUT_S", 0.3)
-        read_info = poppler.pdfinfo_from_path
-        monkeypatch.setattr(poppler, "pdfinfo_from_path", lambda *args, **to: read_info(*args, **to | {"timeout": 60}))
-    fake_program("pdftoppm", tmp_path / "bin", monkeypatch, f'if [ "$1" = -v ]; then exec $REAL -v; fi\n{script}')
+        draw = poppler.draw
+        monkeypatch.setattr(poppler, "draw", lambda *args: draw(*args[:-1], Limits(0.3)))
+    fake_program("pdftoppm", tmp_path / "bin", monkeypatch, script)
     path = source(write(tmp_path / "a.pdf", make_pdf(["one", "two", "three"])))
     pages = render(path, tmp_path / "out", "poppler", last=3)
     assert [page.status for page in pages] == ["ok"] * 3
