@@ -19,7 +19,7 @@ from PIL import Image
 from mmrr.errors import MmrrError
 from mmrr.types import Page, page_of
 from mmrr.workspace import changes, manifests
-from mmrr.workspace.files import digest
+from mmrr.workspace.files import digest, read_file
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
 
@@ -317,8 +317,8 @@ def read_content(workspace: Workspace, collection: Collection, page: Page, what:
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
     """The bytes of the page image's file, checked as in ``read_image``."""
     try:
-        data = page.image.read_bytes()
-    except FileNotFoundError:
+        data = read_file(page.image)
+    except (FileNotFoundError, IsADirectoryError, ValueError):  # a symbolic link is not read
         data = b""
     if hashlib.sha256(data).hexdigest() != page.sha256:
         raise workspace.damaged("pages", page.image.parent.name, f"{page.image.name} does not match its hash")
