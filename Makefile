@@ -20,11 +20,11 @@ install: $(VENV)/.installed ## Create .venv with mmrr (editable) and the develop
 
 demo: install ## Rank data/sample by words, meaning and sight, and draw a page
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr,text]'
-	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto
 	@echo; echo "One question, by the words and the meaning of the pages' text (the default):"
 	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
 	@echo; echo "47 questions: by words, by both, and reranked by page images (small models):"
-	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr --embedder reader-embedder
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto --embedder reader-embedder
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
 	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --channels words=1,meaning=1 \
 		--candidates 20 --json >/dev/null

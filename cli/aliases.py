@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import typer.core
 
@@ -31,6 +33,7 @@ OPTIONS = {
     "probe": {"--alike": "--similarity"},
 }
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two slashes in a URL, one after Path() has read it
 _LARGEST = 2**31 - 1
 _EMPTY = re.compile(r"(--[\w-]+=)?")
 #: A wrong option, argument or command. Typer exports only its subclass.
@@ -51,7 +54,10 @@ class Command(typer.core.TyperCommand):
         if any("--ocr" in parameter.opts for parameter in self.params):
             renamed = _with_ocr_mode(renamed, silent=ctx.resilient_parsing)
         with _misuse_in_one_line(ctx, args):
-            return super().parse_args(ctx, renamed + args[end:])
+            left = super().parse_args(ctx, renamed + args[end:])
+            if not ctx.resilient_parsing:
+                _refuse_urls(ctx)
+            return left
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the user's errors become one line, and --verbose shows how long the command took."""
@@ -71,7 +77,10 @@ class Group(typer.core.TyperGroup):
         with _misuse_in_one_line(ctx, args):
             if not ctx.resilient_parsing and any(_EMPTY.fullmatch(arg) for arg in args):
                 raise typer.BadParameter("found an empty argument, expected a text or a path")
-            return super().parse_args(ctx, args)
+            left = super().parse_args(ctx, args)
+            if not ctx.resilient_parsing:
+                _refuse_urls(ctx)
+            return left
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Replace an old command name."""
@@ -84,6 +93,22 @@ class Group(typer.core.TyperGroup):
         """Run the group's own function, then its command."""
         with plain_errors(as_json=bool(ctx.params.get("json_")) or "--json" in ctx.args):
             return super().invoke(ctx)
+
+
+def _refuse_urls(ctx: Any) -> None:
+    """Refuse a URL where a path is expected, from the command line, the environment or a file of defaults.
+
+    Without this, ``s3://bucket/x`` is the folder ``s3:`` of the current folder.
+    """
+    hints = get_type_hints(inspect.unwrap(ctx.command.callback))  # Typer's own types differ between its versions
+    for parameter in ctx.command.params:
+        hint, value = hints.get(parameter.name), ctx.params.get(parameter.name)
+        values = value if isinstance(value, list | tuple) else [value]
+        urls = [str(one) for one in values if one is not None and _URL.match(str(one))]
+        if urls and Path in (hint, *get_args(hint)):
+            name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+            url = re.sub(":/+", "://", urls[0], count=1)
+            raise typer.BadParameter(f"{name} {url}: found a URL, expected a path; mmrr uses local files only")
 
 
 def _check_numbers(ctx: Any) -> None:

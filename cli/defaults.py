@@ -49,6 +49,7 @@ KEYS: dict[str, type | tuple[str, ...]] = {
     "max-tokens": int,
     "ocr": get_args(OcrMode),
     "ocr-language": str,
+    "convert": bool,
     "device": str,
     "dtype": get_args(o.DtypeName),
     "workers": int,

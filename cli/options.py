@@ -13,7 +13,6 @@ from mmrr.config import (
     Index,
     Language,
     Machine,
-    OcrMode,
     Prune,
     PruneBy,
     Render,
@@ -22,10 +21,11 @@ from mmrr.config import (
     Scope,
 )
 
+from . import page_options
+
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
-RendererName = Literal["auto", "poppler", "pdfium"]
 BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 
@@ -272,44 +272,20 @@ Fuse = Annotated[
     ),
 ]
 
-# Pages
+# Pages: page_options.py has them
 
-Renderer = Annotated[
-    RendererName,
-    typer.Option(
-        "--renderer", help="PDF renderer. auto: poppler if it is installed, else pdfium.", rich_help_panel=_PAGES
-    ),
-]
-Dpi = Annotated[
-    int,
-    typer.Option("--dpi", help="Resolution of PDF pages before --max-tokens limits it.", rich_help_panel=_PAGES),
-]
-MaxTokens = Annotated[
-    int,
-    typer.Option(
-        "--max-tokens", help="Most visual tokens of a page; one token is 32x32 pixels.", rich_help_panel=_PAGES
-    ),
-]
-Ocr = Annotated[
-    OcrMode,
-    typer.Option(
-        "--ocr",
-        help="Pages whose text is read from their images, in seconds a page. auto: those without a text layer, images "
-        "with a layer of few words, garbled layers. force: all. Needs: pip install 'mmrr[ocr]'.",
-        rich_help_panel=_PAGES,
-    ),
-]
-OcrLanguage = Annotated[
-    str,
-    typer.Option(
-        "--ocr-language",
-        metavar="CODE",
-        help="Language of the pages that OCR reads, such as ru, ko, el, ar, hi or th, or the path of a recognition "
-        "model of RapidOCR. Latin script, Chinese and Japanese need no option.",
-        rich_help_panel=_PAGES,
-        show_default=False,
-    ),
-]
+Convert = page_options.Convert
+Dpi = page_options.Dpi
+MaxTokens = page_options.MaxTokens
+Ocr = page_options.Ocr
+OcrLanguage = page_options.OcrLanguage
+PageMemory = page_options.PageMemory
+PageTimeout = page_options.PageTimeout
+Password = page_options.Password
+Renderer = page_options.Renderer
+RendererName = page_options.RendererName
+Tiles = page_options.Tiles
+
 
 # Search
 
@@ -396,26 +372,6 @@ Workers = Annotated[
         "--workers",
         envvar="MMRR_WORKERS",
         help="Processes that render pages and read text. 0: one per core.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PageTimeout = Annotated[
-    float,
-    typer.Option(
-        "--page-timeout",
-        metavar="SECONDS",
-        envvar="MMRR_PAGE_TIMEOUT",
-        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PageMemory = Annotated[
-    str,
-    typer.Option(
-        "--page-memory",
-        metavar="SIZE",
-        envvar="MMRR_PAGE_MEMORY",
-        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
         rich_help_panel=_MACHINE,
     ),
 ]

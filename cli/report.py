@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 #: Most documents or queries that are listed.
 _MOST_LISTED = 20
 _TITLE_CHARS = 200
-#: Ids that a note names.
+#: Of the files that are no documents: most reasons that are listed.
+_MOST_REASONS = 8
+#: Names or ids that a note names.
 _MOST_NAMED = 3
 #: Entries of the metrics that are no run.
 _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
@@ -58,6 +60,29 @@ def documents(pages: Manifest, changes: Changes) -> None:
     note("; ".join(filter(None, clauses)))
     if noted:
         note("mmrr ls --documents lists these pages")
+    skipped(pages)
+
+
+def skipped(pages: Manifest) -> None:
+    """Count the files of the named folders that are no documents, by reason, with the first names."""
+    from mmrr.workspace import changes
+
+    names: dict[str, list[str]] = {}
+    for name, reason in changes.skipped_names(pages):
+        names.setdefault(reason, []).append(name)
+    parts = []
+    for reason, files in sorted(names.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
+        if reason.startswith("unsupported: "):
+            suffix, _, remedy = reason.removeprefix("unsupported: ").partition("; ")
+            parts.append(f"{len(files)} {suffix} ({'; '.join(filter(None, [shown, remedy]))})")
+        else:
+            parts.append(f"{shown} ({reason})")
+    parts = parts[:_MOST_REASONS] + ["..."] * (len(parts) > _MOST_REASONS)
+    hidden = sum(changes.skipped(pages)["hidden"].values())
+    parts += [f"{hidden} hidden"] * (hidden > 0)
+    if parts:
+        note(f"skipped: {', '.join(parts)}; see: mmrr ls --documents")
 
 
 def plan(plan: Plan) -> None:

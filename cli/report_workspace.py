@@ -104,10 +104,14 @@ def _age(created: str) -> str:
 
 
 def document_list(pages: Manifest, *, as_json: bool) -> None:
-    """List the documents of an index with their status."""
+    """List the documents of an index with their status, then the files that are no documents, with the reason."""
+    from mmrr.workspace import changes
+
     entries = pages.content["documents"]
+    skipped, hidden = changes.skipped_names(pages), changes.skipped(pages)["hidden"]
     if as_json:
-        emit({"artifact": str(pages.path), "documents": entries})
+        files = [{"file": name, "reason": reason} for name, reason in skipped]
+        emit({"artifact": str(pages.path), "documents": entries, "skipped": files, "hidden": hidden})
         return
     rows = [
         [
@@ -117,6 +121,10 @@ def document_list(pages: Manifest, *, as_json: bool) -> None:
             "\n".join(filter(None, [entry["detail"], _notes(entry)])),
         ]
         for entry in entries
+    ]
+    rows += [[name, "skipped", "0", reason] for name, reason in skipped]
+    rows += [
+        [root, "hidden", "0", f"{counted(count, 'entry', 'entries')} not looked at"] for root, count in hidden.items()
     ]
     table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
 
@@ -144,7 +152,16 @@ def removal(removed: Removal) -> None:
     """Say what was removed."""
     for name in removed.artifacts:
         note(f"removed {name}")
-    note(f"removed {counted(removed.shards, 'unused shard')}; {size(removed.bytes)} freed")
+    stages = ", ".join(f"{count} of {stage}" for stage, count in removed.by_stage.items())
+    what = f"{counted(removed.shards, 'unused shard')}{f' ({stages})' if stages else ''}"
+    note(f"removed {what}; {size(removed.bytes)} freed")
+    if removed.shards and not removed.artifacts:
+        note("no artifact listed them: a command that was interrupted computes them again")
+    if removed.unlisted:
+        note(
+            f"kept {counted(removed.unlisted, 'shard')} ({size(removed.unlisted_bytes)}) of commands that were "
+            "interrupted, which continue from there; mmrr rm without names removes them"
+        )
 
 
 def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool) -> None:

@@ -52,18 +52,20 @@ def remove(
 ) -> None:
     """Remove artifacts, documents and unused data.
 
-    Without names it removes only data that no artifact uses. With --document it takes documents out of the
-    collection; their data stays on disk as long as an artifact lists it.
+    Without names it removes data that no artifact uses, such as the finished work of interrupted commands. With names
+    it removes artifacts and the data that only they use. With --document it takes documents out of the collection, the
+    index and the page caches, and deletes their pages, vectors and caches, and the rankings that were made with them.
     """
     if document and (names or cascade):
         raise MmrrError("--document takes documents out of the collection: leave out artifacts and --cascade")
     with open_context(work) as context:
         if document:
-            from mmrr import pipeline
+            from mmrr.removal import remove_documents
 
-            found = pipeline.remove_documents(context, document)
-            report.documents(found.manifest, found.changes)
-            typer.echo(found.manifest.path)
+            found = remove_documents(context, document)
+            report.documents(found.collected.manifest, found.collected.changes)
+            report_workspace.removal(found.removal)
+            typer.echo(found.collected.manifest.path)
             return
         from mmrr.workspace import gc
 
@@ -159,6 +161,7 @@ def config(
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,

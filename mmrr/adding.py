@@ -38,8 +38,9 @@ def rendered_as(context: Context, options: Render) -> Render:
     pages = context.workspace.current("pages")
     if pages is None:
         return options
-    config = manifests.config(pages, "pages")
-    drawn = {name: config[name] for name in ("renderer", "dpi", "max_tokens") if name in config}  # type: ignore[literal-required]
+    config = manifests.as_json(manifests.config(pages, "pages"))
+    names = {field.name for field in dataclasses.fields(Render)} - {"ocr", "ocr_language"}
+    drawn = {name: value for name, value in config.items() if name in names}
     read: OcrMode = "never" if "ocr" not in config else "force" if "every page" in config["ocr"] else "auto"
     return dataclasses.replace(options, **drawn, ocr=read)
 

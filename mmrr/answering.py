@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from mmrr.config import Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.stages import rerank, retrieve
 from mmrr.stages.rerank import Candidates
-from mmrr.types import Query, Run
+from mmrr.types import Query, Run, page_of
 from mmrr.workspace.pages import Collection, page_row
 
 
@@ -60,5 +61,16 @@ def scores(context: Context, asked: Sequence[tuple[Query, Sequence[str]]]) -> li
     """
     collection = context.collection(context.current("index"))
     cached = context.same_pages(context.current("precache"), collection)
-    rows = [(query, [page_row(collection, page_id) for page_id in page_ids]) for query, page_ids in asked]
-    return [logits.tolist() for logits in rerank.score_pages(context, collection, cached, rows)]
+    # A page with tiles has the score of its best image.
+    images = [[collection.images[_page(collection, page_id)] for page_id in page_ids] for _, page_ids in asked]
+    rows = [(query, [row for page in pages for row in page]) for (query, _), pages in zip(asked, images, strict=True)]
+    found = rerank.score_pages(context, collection, cached, rows)
+    best = []
+    for pages, logits in zip(images, found, strict=True):
+        of_image = iter(logits.tolist())
+        best.append([max(itertools.islice(of_image, len(page))) for page in pages])
+    return best
+
+
+def _page(collection: Collection, page_id: str) -> str:
+    return page_of(collection.pages[page_row(collection, page_id)].page_id)

@@ -17,7 +17,7 @@ from typing import Self, get_args
 
 from PIL import Image
 
-from mmrr import adding, answering, pipeline
+from mmrr import adding, answering, pipeline, removal
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
@@ -154,12 +154,12 @@ class Workspace:
         """The pages of the index, or of one document, in their order."""
         collection = self._collection()
         if document is None:
-            return list(collection.pages)
-        return [collection.pages[row] for row in collection.rows.get(self._document(collection, document), [])]
+            return collection.whole_pages()
+        return collection.whole_pages(self._document(collection, document))
 
     def page_ids(self) -> KeysView[str]:
         """The ids of all pages; ``in`` takes no time."""
-        return self._collection().row_of.keys()
+        return self._collection().images.keys()
 
     def page(self, page_id: str) -> Page:
         """A page. Raises MmrrError for a page that is not in the index."""
@@ -241,7 +241,7 @@ class Workspace:
         Raises MmrrError for a name that is not in the collection, and if no document would be left.
         """
         with self._lock:
-            return pipeline.remove_documents(self._context, documents).changes
+            return removal.remove_documents(self._context, documents).collected.changes
 
     def document_at(self, path: Path) -> str | None:
         """The id of the document that was read from this file or folder."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 #: One channel of the first stage (BM25, vectors of the text, vectors of the page image), or the sum of several. bm25
@@ -46,6 +47,9 @@ class Render:
     #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
     ocr: OcrMode = "never"
     ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
+    convert: bool = False  # office files become PDF by LibreOffice; not hashed: the files' contents are
+    password: Path | None = None  # a file with the passwords of encrypted PDFs; never stored
+    tiles: bool = False  # cut pages with small print into several images
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.modeling import text_checkpoints
 from mmrr.stages import embed, embed_text, index
-from mmrr.workspace.pages import Collection, load
+from mmrr.workspace.pages import load
 from mmrr.workspace.store import Manifest
 
 #: The name that means no text embedder.
@@ -90,17 +90,6 @@ def build(context: Context, pages: Manifest, indexing: Indexing) -> list[Manifes
     return [one for one in (embedded, text_embedded, made) if one]
 
 
-def rebuild(context: Context, indexed: Manifest, collection: Collection) -> list[Manifest]:
-    """The artifacts of ``build`` for a part of an index's pages. No model is run."""
-    embedded = text_embedded = None
-    if whole := _vectors(context, indexed, "embed"):
-        embedded = embed.keep_embedded(context, whole, collection)
-    if whole := _vectors(context, indexed, "embed_text"):
-        text_embedded = embed_text.keep_embedded(context, whole, collection)
-    made = index.build(context, collection, embedded, text_embedded, index.options_of(indexed))
-    return [one for one in (embedded, text_embedded, made) if one]
-
-
 def followed(context: Context) -> Indexing:
     """How the current index was built, for other pages. Without an index: words, and meaning where minilm is installed.
 
@@ -113,13 +102,3 @@ def followed(context: Context) -> Indexing:
     model, options = embed.followed(context.workspace, indexed) or (None, {})
     text_model, text_options = embed_text.followed(context.workspace, indexed) or (None, {})
     return Indexing(model, options, text_model, text_options, index.options_of(indexed))
-
-
-def _vectors(context: Context, indexed: Manifest, stage: str) -> Manifest | None:
-    """The vectors of an index of this stage, or None if it has none. Raises MmrrError if they were removed."""
-    if stage not in indexed.inputs:
-        return None
-    found = context.workspace.find(stage, indexed.inputs[stage])
-    if found is None:
-        raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
-    return found

@@ -20,7 +20,7 @@ from mmrr.config import Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
-from mmrr.indexing import Indexing, build, rebuild
+from mmrr.indexing import Indexing, build
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
@@ -29,9 +29,9 @@ from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
-from mmrr.workspace.changes import Changes, Place
+from mmrr.workspace.changes import Changes
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import Collection, load, page_row, read_image, without
+from mmrr.workspace.pages import Collection, page_row, read_image
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
 
@@ -127,16 +127,14 @@ def render_documents(
         before = context.workspace.current("pages")
         base = None if replace else before
         if base:
-            _can_change(context, base)
-        sources, staying = render.find_documents(context, inputs, before, replace=replace)
+            can_change(context, base)
+        documents = render.find_documents(context, inputs, before, replace=replace, convert=options.convert)
         check()
         if base and (said := render.changed_options(context, base, options)):
             context.notice(said)
-        made = render.render(context, sources, options, staying)
+        made = render.render(context, documents.sources, options, documents.staying)
         entries = manifests.documents(made)
-        found = {source.doc_id: Place(changes.root_of(source.path, inputs), source.path) for source in sources}
-        places = changes.merge_places(changes.places(base), found, entries)
-        made = context.workspace.annotate(made, sources=places)
+        made = render.record_origins(context, made, base, inputs, documents)
         if replace or context.workspace.replace_current(before, made):
             break  # else another command changed the collection meanwhile: add to what it made
     if replace:
@@ -145,35 +143,18 @@ def render_documents(
         context.notice(f"current: pages/{made.fingerprint}")
     if before and manifests.content(before, "pages").get("by_ocr") and options.ocr == "never":
         context.notice("the text that OCR read before is left out; pass --ocr auto to keep it")
+    if before and manifests.content(before, "pages").get("tiles") and not options.tiles:
+        context.notice("the tiles that were cut before are left out; pass --tiles to keep them")
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 
-def _can_change(context: Context, pages: Manifest) -> None:
+def can_change(context: Context, pages: Manifest) -> None:
+    """Raise MmrrError if no document can be added to or taken from a collection."""
     if "file" in manifests.config(pages, "pages"):
         raise MmrrError(
             f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
             "use another --work, or make a new collection here with --replace"
         )
-
-
-def remove_documents(context: Context, names: Sequence[str]) -> Collected:
-    """Step: take documents out of the collection, and out of the index if there is one. No model is run.
-
-    ``names`` are ids, paths or file names. Raises MmrrError for a name that is not in the collection or not unique, and
-    if no document would be left.
-    """
-    before = context.current("pages")
-    _can_change(context, before)
-    gone = {changes.find(before, name) for name in names}
-    pages = without(context.workspace, before, gone)
-    made = [pages]
-    indexed = context.workspace.current("index")
-    if indexed:
-        own = context.collection(indexed).manifest
-        own = pages if own.fingerprint == before.fingerprint else without(context.workspace, own, gone)
-        made += rebuild(context, indexed, load(context.workspace, own))
-    make_current(context, *made)
-    return Collected(pages, changes.compare(manifests.documents(before), manifests.documents(pages)))
 
 
 # Index

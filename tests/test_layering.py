@@ -43,11 +43,19 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.indexing", "mmrr.answering", "mmrr.experiments", "mmrr.reranker"},
-    "mmrr.pipeline": {"mmrr.experiments", "mmrr.adding", "mmrr.api"},
+    "mmrr.stages": {
+        "mmrr.pipeline",
+        "mmrr.indexing",
+        "mmrr.answering",
+        "mmrr.experiments",
+        "mmrr.removal",
+        "mmrr.reranker",
+    },
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.adding", "mmrr.removal", "mmrr.api"},
     "mmrr.api": {"mmrr.serve"},
     "mmrr.serve": {"mmrr.serve"},
     "mmrr.experiments": set(),
+    "mmrr.removal": {"mmrr.api"},
     "mmrr.training": {"mmrr.training"},
 }
 #: Every module and package directly below mmrr, and the model families' packages.

@@ -17,7 +17,8 @@ from typing import BinaryIO
 from PIL import Image, ImageOps
 
 from mmrr.documents.canvas import drawn_size, on_canvas, target_size, to_rgb
-from mmrr.documents.discovery import IMAGE_FORMATS, one_line
+from mmrr.documents.discovery import one_line
+from mmrr.documents.formats import image_formats
 from mmrr.errors import MmrrError
 
 #: What stands for a page image.
@@ -38,7 +39,7 @@ def read_image(value: PageImage, max_tokens: int) -> Image.Image:
         return _fit(value, max_tokens)
     name, source = _opened(value)
     try:
-        with Image.open(source, formats=IMAGE_FORMATS) as image:
+        with Image.open(source, formats=image_formats()) as image:
             if math.prod(image.size) > MAX_PIXELS:
                 raise MmrrError(f"{name} has {image.width} x {image.height} pixels; expected at most {MAX_PIXELS}")
             image.load()

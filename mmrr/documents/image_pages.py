@@ -62,7 +62,8 @@ def draw_image(path: Path, frame: int, max_tokens: int, limits: Limits) -> tuple
     Raises PastLimitError before it is decoded if it needs too much memory, and what Pillow raises.
     """
     with open_image(path) as opened:
-        opened.seek(frame)
+        if frame:  # a HEIC file starts at its main image, which need not be the first
+            opened.seek(frame)
         # Pillow checks the size of the first frame only.
         if Image.MAX_IMAGE_PIXELS and math.prod(opened.size) > 2 * Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels are too many")

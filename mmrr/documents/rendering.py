@@ -82,7 +82,7 @@ def draw_pages(
     if source.kind == "pdf":
         if job.options.renderer == "poppler" and default_renderer() != "poppler":
             raise MmrrError("poppler's pdftoppm or pdfinfo is not on PATH; install poppler or use the pdfium renderer")
-        pages = draw_pdf(open_pdfs.get(source.path), job, temporary)
+        pages = draw_pdf(open_pdfs.get(source.file), job, temporary)
     else:
         pages = draw_images(source, job)
     with closing(pages):  # deletes temporary files even if saving fails

@@ -92,9 +92,7 @@ def _fewest(index: Any) -> int:
     if hasattr(index, "pq"):
         fewest = max(fewest, index.pq.ksub)
     if hasattr(index, "nlist"):
-        quantizer = faiss.downcast_index(index.quantizer)
-        # The lists of a multi-index are the pairs of the codes of its quantizer.
-        fewest = max(fewest, _fewest(quantizer) if hasattr(quantizer, "pq") else index.nlist)
+        fewest = max(fewest, index.nlist)
     return fewest
 
 

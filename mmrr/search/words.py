@@ -50,12 +50,15 @@ _LAST_LETTER = re.compile(r"(?<![\w'])[a-z](?=[\s.?!]*\Z)")
 _NUMBER = r"\d+(?:[.,']\d+)+(?![^\W_])"
 _DOTTED = r"(?:[^\W\d_]\.)+[^\W\d_](?![^\W_])"
 _PIECE = re.compile(rf"(?<![^\W_]){_NUMBER}|(?<![^\W_]){_DOTTED}|[^.,]+")
-#: Half of a word is kept if it has two letters or is a digit.
+#: What joins the parts of one word.
 _HYPHEN = re.compile(r"[-&]")
 
 #: What folding turns into other letters, beyond taking marks off.
-_LETTERS = str.maketrans("øđðłıħ", "oddlih")
-_LETTERS |= str.maketrans(dict[str, str | None]({"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "\u0640": None}))
+_LETTERS: dict[int, int | str | None] = {
+    **dict(zip(map(ord, "øđðłıħ"), "oddlih", strict=True)),
+    **{ord(letter): spelt for letter, spelt in {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}.items()},
+    0x640: None,  # the Arabic letter that only makes a word longer
+}
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 #: Accents; points of Hebrew and Arabic. Marks of other scripts are vowels.
 _MARKS = re.compile(r"[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670]+")

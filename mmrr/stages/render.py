@@ -11,19 +11,25 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mmrr.config import Render
 from mmrr.context import Context
-from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, source_at
+from mmrr.documents.discovery import Inspection, Source, source_at
 from mmrr.documents.drawn import Job, RenderOptions
 from mmrr.documents.limits import LEAST_MEMORY, Limits
 from mmrr.documents.rendering import default_renderer
 from mmrr.errors import MmrrError
 from mmrr.stages._drawing import Task, draw
 from mmrr.stages._ocr import read_pages, reading
+from mmrr.stages._opening import Opener, read_passwords
 from mmrr.stages._provisional import Conditions
-from mmrr.workspace import changes, manifests
+from mmrr.stages._sources import Staying, content_hash, content_hashes, unreadable_hash
+from mmrr.stages._sources import find_documents as find_documents  # "as": the pipeline imports these two from here
+from mmrr.stages._sources import record_origins as record_origins
+from mmrr.stages._tiles import TILING, cut_pages
+from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PagesProvenance
 from mmrr.workspace.pages import RENDERED, commit_pages, complaint, list_pages, pages_spec
@@ -33,23 +39,13 @@ from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 _CHANGED = "it changed or went away while it was read"
 
 
-@dataclass(frozen=True, slots=True)
-class Staying:
-    """A document of the collection that the command does not look at.
-
-    Its pages are in the workspace. The file at ``path`` is read only if some of them are missing.
-    """
-
-    entry: DocumentEntry
-    path: Path | None  # None: not known
-
-
 @dataclass(slots=True)
 class _Plan:
     """The documents of the new listing, and the shards that they need."""
 
     entries: list[DocumentEntry] = field(default_factory=list)
     tasks: dict[str, Task] = field(default_factory=dict)  # by shard
+    opened: set[str] = field(default_factory=set)  # content hashes of the files that this command opened
     named: set[str] = field(default_factory=set)  # content hashes of the files that the command looks at
     lost: dict[str, str] = field(default_factory=dict)  # of those that could not be read: {content hash: reason}
     unfinished: set[str] = field(default_factory=set)  # content hashes of those that an earlier command left unfinished
@@ -103,44 +99,10 @@ class _Plan:
                 entry["shards"] = [used.get(key, key) for key in entry["shards"]]
 
 
-def find_documents(
-    context: Context, inputs: Sequence[Path], collection: Manifest | None, *, replace: bool = False
-) -> tuple[list[Source], list[Staying]]:
-    """The documents that a command names, under the ids that they keep or get, and those of ``collection`` that stay.
-
-    With ``replace`` none stays. Raises MmrrError as ``find_sources`` does.
-    """
-    if replace:
-        return find_sources(inputs, changes.named_ids(collection, inputs)), []
-    stay = changes.staying(collection, inputs)
-    places = changes.places(collection)
-    # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
-    lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
-    same = {}
-    emptied = changes.emptied(collection, inputs)
-    found = find_sources(inputs, emptied=emptied) if lost else []
-    hashes = content_hashes(context, found)
-    for source in found:
-        if hashes[source.doc_id] == lost.get(source.doc_id):
-            same[os.path.realpath(source.path)] = source.doc_id
-    stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
-    sources = find_sources(inputs, changes.known_ids(collection, stay) | same, emptied=emptied)
-    if not sources and not stay:
-        raise MmrrError(
-            f"{', '.join(map(str, inputs))}: no document is left, and the collection would be empty; name documents to "
-            f"keep, or delete the folder {context.workspace.root}"
-        )
-    # A named file may be a link to the file of a document that stays.
-    stay_ids = {entry["doc_id"] for entry in stay}
-    sources = [source for source in sources if source.doc_id not in stay_ids]
-    return sources, [
-        Staying(entry, places[entry["doc_id"]].path if entry["doc_id"] in places else None) for entry in stay
-    ]
-
-
 def check(context: Context, options: Render) -> None:
     """Raise the MmrrError that ``render`` raises for these options, before documents are looked for."""
     _drawing(context, options)
+    read_passwords(options.password)
 
 
 def changed_options(context: Context, before: Manifest, options: Render) -> str:
@@ -158,10 +120,14 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     file is gone.
     """
     drawing = _drawing(context, options)
+    opener = Opener(context, read_passwords(options.password), options.convert)
+    opener.check_names(sources)
     hashes = content_hashes(context, sources)
     wanted = reading(options)
     drawn_config = dataclasses.asdict(drawing)
     config = {**drawn_config, "ocr": wanted.name} if wanted else drawn_config
+    if options.tiles:
+        config = {**config, "tiles": TILING}
     drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
@@ -169,19 +135,33 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     if done := context.workspace.done(pages_spec(config, listed)):
         return done
 
-    plan = _plan(context, sources, hashes, staying, drawn)
+    plan = _plan(opener, sources, hashes, staying, drawn)
     if not plan.tasks:
         raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in plan.entries[:5]))
-    timing = _render_missing(context, plan, drawing, drawn)
+    timing = _render_missing(opener, plan, drawing, drawn)
     plan.drop_lost()
     plan.drop_not_rendered()
     plan.use_provisional()
+    if options.tiles:
+        cut = Spec("pages", RENDERED, {**drawn_config, "tiles": TILING}, {})
+        cut_pages(context, cut, plan.entries, partial(_file, opener, plan), drawing, _workers(context))
     if wanted:
         started = time.perf_counter()
         spec = Spec("pages", RENDERED, config, {})
         timing["pages_read"] = read_pages(context, wanted, spec, plan.entries, _workers(context))
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
-    return list_pages(context.workspace, pages_spec(config, plan.entries), plan.entries, provenance=timing)
+    spec = pages_spec(config, plan.entries)
+    return context.workspace.done(spec) or list_pages(context.workspace, spec, plan.entries, provenance=timing)
+
+
+def _file(opener: Opener, plan: _Plan, entry: DocumentEntry) -> Source | None:
+    """The file of a document, if it is there and as it was."""
+    sha256 = entry["sha256"]
+    source = next((task.source for task in plan.tasks.values() if task.sha256 == sha256), None)
+    if source is None or content_hash(opener.context.workspace, source) != sha256:
+        return None
+    opened, found = opener.open(source, sha256)
+    return opened if found.status == "ok" else None
 
 
 def _drawing(context: Context, options: Render) -> RenderOptions:
@@ -201,28 +181,34 @@ def _entry(doc_id: str, sha256: str, found: Inspection | None = None) -> Documen
 
 
 def _plan(
-    context: Context, sources: list[Source], hashes: Mapping[str, str], staying: Sequence[Staying], drawn: Spec
+    opener: Opener, sources: list[Source], hashes: Mapping[str, str], staying: Sequence[Staying], drawn: Spec
 ) -> _Plan:
     """Open the documents whose content is new, and list the shards of all."""
+    context = opener.context
     known = _known_inspections(context.workspace)
     plan = _Plan(named=set(hashes.values()))
+    new = [source for source in sources if hashes[source.doc_id] not in known]
+    opener.convert_all(new, hashes, _workers(context))
     with context.progress("open", len(sources)) as advance:
         for source in sources:
             sha256 = hashes[source.doc_id]
-            found = known.get(sha256) or inspect(source)
+            opened, found = source, known.get(sha256)
+            if found is None:
+                opened, found = opener.open(source, sha256)
+                plan.opened.add(sha256)
             if found.status != "ok" and content_hash(context.workspace, source) != sha256:
                 plan.lost[sha256] = _CHANGED
-            elif found.status == "unreadable" and sha256 != _unreadable(source):
+            elif found.status == "unreadable" and sha256 != unreadable_hash(source):
                 plan.lost[sha256] = found.detail  # its content is known: another command may be able to read it
-            plan.add(_entry(source.doc_id, sha256, found), source, drawn)
+            plan.add(_entry(source.doc_id, sha256, found), opened, drawn)
             advance(1)
     for one in staying:
         # "partial" and "corrupt" say that pages failed, so they were opened
-        opened = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
+        is_whole = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
         if one.entry["status"] == NOT_RENDERED:
             plan.unfinished.add(one.entry["sha256"])
         plan.earlier |= one.entry.get("provisional", {})
-        found = Inspection("ok", one.entry["n_pages"], "") if opened else _inspection(one.entry)
+        found = Inspection("ok", one.entry["n_pages"], "") if is_whole else _inspection(one.entry)
         there = source_at(one.entry["doc_id"], one.path) if one.path else None
         plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
     if staying:  # the order in which one command would find them, after those of unknown origin
@@ -232,8 +218,9 @@ def _plan(
     return plan
 
 
-def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions, drawn: Spec) -> PagesProvenance:
+def _render_missing(opener: Opener, plan: _Plan, drawing: RenderOptions, drawn: Spec) -> PagesProvenance:
     """Render the shards that are missing, unless their file changed. Returns how many pages, and how long it took."""
+    context = opener.context
     workspace = context.workspace
     limits = _limits(context)
     conditions = Conditions(drawn, limits)
@@ -254,6 +241,7 @@ def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions, drawn
         )
     plan.not_rendered.update((task.key, "the file is gone or changed") for task in missing if task.sha256 in gone)
     missing = [task for task in missing if task.key not in plan.not_rendered]
+    missing = _opened(opener, plan, missing)
     pages_computed = 0
     started = time.perf_counter()
     with context.progress("render", sum(task.n_pages for task in missing)) as advance:
@@ -270,6 +258,23 @@ def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions, drawn
                 pages_computed += task.n_pages
             advance(task.n_pages)
     return {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
+
+
+def _opened(opener: Opener, plan: _Plan, missing: list[Task]) -> list[Task]:
+    """The tasks with the file to draw. Those of a file that needs a password or a conversion now are not rendered."""
+    opened: dict[str, tuple[Source, Inspection]] = {}
+    tasks = []
+    for task in missing:
+        if task.source and task.source.kind == "pdf" and task.sha256 not in plan.opened:
+            if task.sha256 not in opened:
+                opened[task.sha256] = opener.open(task.source, task.sha256)
+            source, found = opened[task.sha256]
+            if found.status in ("password_required", "unreadable"):  # what else is wrong was known before
+                plan.not_rendered[task.key] = found.detail
+                continue
+            task = dataclasses.replace(task, source=source)
+        tasks.append(task)
+    return tasks
 
 
 def _is_stored(workspace: Workspace, plan: _Plan, task: Task, names: Sequence[str] | None = None) -> bool:
@@ -296,33 +301,6 @@ def _limits(context: Context) -> Limits:
 
 def _workers(context: Context) -> int:
     return context.machine.workers or os.cpu_count() or 1
-
-
-def content_hashes(context: Context, sources: Sequence[Source]) -> dict[str, str]:
-    """{doc_id: content hash}. Files that were not read before are read whole."""
-    hashes = {}
-    with context.progress("hash", len(sources)) as advance:
-        for source in sources:
-            hashes[source.doc_id] = content_hash(context.workspace, source)
-            advance(1)
-    context.workspace.hashes.save()
-    return hashes
-
-
-def content_hash(workspace: Workspace, source: Source) -> str:
-    """The content hash of a document. One that cannot be read gets a hash of its id; ``inspect`` reports it."""
-    try:
-        if source.kind == "images":
-            return digest(
-                [[path.name, workspace.hashes.sha256(path)] for path in sorted(source.path.iterdir()) if path.is_file()]
-            )
-        return workspace.hashes.sha256(source.path)
-    except OSError:
-        return _unreadable(source)
-
-
-def _unreadable(source: Source) -> str:
-    return digest(["unreadable", source.doc_id])
 
 
 def _known_inspections(workspace: Workspace) -> dict[str, Inspection]:

@@ -23,7 +23,7 @@ from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.modeling.finite import ADVICE
 from mmrr.search.fusion import fuse
-from mmrr.types import PageCache, Query, Run, rank
+from mmrr.types import PageCache, Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import RerankConfig, RerankContent, RerankShard
 from mmrr.workspace.pages import Collection, read_content, read_image
@@ -51,8 +51,8 @@ class Candidates:
     run: Run
 
     def rows(self, query: Query) -> list[int]:
-        """The rows of a query's candidates, in the first stage's order."""
-        return [self.collection.row_of[hit.page_id] for hit in self.run[query.query_id]]
+        """The rows of a query's candidates and of their tiles, in the first stage's order."""
+        return [row for hit in self.run[query.query_id] for row in self.collection.images[hit.page_id]]
 
 
 def rerank(
@@ -152,7 +152,7 @@ def _ordered(candidates: Candidates, of_row: Mapping[str, Mapping[int, float]], 
     """The candidates of each query by their scores {query_id: {row: score}}, fused with the first stage if weighted."""
     pages = candidates.collection.pages
     run = {
-        query_id: rank({pages[row].page_id: score for row, score in scores.items()})
+        query_id: rank(best_of_pages((pages[row].page_id, score) for row, score in scores.items()))
         for query_id, scores in of_row.items()
     }
     return run if weight is None else fuse({query_id: candidates.run[query_id] for query_id in run}, run, weight)

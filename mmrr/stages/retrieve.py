@@ -39,7 +39,7 @@ from mmrr.search.indexes import (
 )
 from mmrr.search.late_interaction import max_sim
 from mmrr.stages._query_vectors import Encoded, encode_for_text, encode_queries
-from mmrr.types import Query, Run, rank
+from mmrr.types import Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
@@ -64,9 +64,11 @@ class _Search:
     within: Set[int] | None = None  # rows of the pages that may be found; None: all
 
     @property
-    def reach(self) -> int:
-        """How many pages an index is asked for: with ``within`` all, because the best ones may be outside."""
-        return self.depth if self.within is None else len(self.collection.pages)
+    def n_images(self) -> int:
+        """The number of best images among which the ``depth`` best pages are; with ``within`` all may be needed."""
+        if self.within is not None:
+            return len(self.collection.pages)
+        return self.depth * self.collection.most_images
 
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
         """The ranking of one query from the scores of the pages at ``rows``.
@@ -80,9 +82,12 @@ class _Search:
                     "run mmrr index again with other weights or --dtype float32"
                 )
         found = zip(rows, scores, strict=True)
-        if self.within is not None:
-            found = ((row, score) for row, score in found if row in self.within)  # type: ignore[assignment]
-        of_page = {self.collection.pages[row].page_id: score for row, score in found}
+        if self.within is None:
+            of_page = best_of_pages((self.collection.pages[row].page_id, score) for row, score in found)
+        else:
+            of_page = best_of_pages(
+                (self.collection.pages[row].page_id, score) for row, score in found if row in self.within
+            )
         return {query.query_id: rank(of_page, self.depth)}
 
 
@@ -248,7 +253,7 @@ def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded)
     """Rank by vectors: the whole collection through its index, one document by exact products."""
     if one.options.scope == "corpus":
         index = context.kept("page vectors", one.indexed, lambda: _open_dense(one))
-        found = index.search(encoded.vectors, one.reach, encoded.temperature)
+        found = index.search(encoded.vectors, one.n_images, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
             ranked |= one.ranked(query, list(pages), list(pages.values()))
@@ -286,7 +291,7 @@ def _text(context: Context, one: _Search) -> Run:
     if one.options.scope == "corpus":
         index = context.kept("words", one.indexed, lambda: _open_text(one))
         for query in one.queries:
-            found = best_by_text(index, query.text, one.reach)
+            found = best_by_text(index, query.text, one.n_images)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
     of_pages = read_languages(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
@@ -311,7 +316,7 @@ def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[N
     if one.options.scope == "corpus":
         index = context.kept("windows", one.indexed, lambda: _windows(one))
         for query, vector in zip(one.queries, vectors, strict=True):
-            found = index.search(vector, one.reach)
+            found = index.search(vector, one.n_images)
             ranked |= one.ranked(query, list(found), list(found.values()))
         return ranked
     cached: dict[str, list[NDArray[np.float32]]] = {}

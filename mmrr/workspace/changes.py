@@ -8,17 +8,18 @@ documents of other roots alone.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from mmrr.errors import MmrrError
-from mmrr.workspace.manifests import DocumentEntry, Origin, documents, provenance
+from mmrr.workspace.manifests import DocumentEntry, Origin, SkippedFile, SkippedFiles, documents, provenance
 from mmrr.workspace.store import Manifest
 
 #: Most ids in the error of an ambiguous name.
@@ -53,13 +54,15 @@ class Place:
         """The path without symbolic links: one document has one, whichever way it is reached."""
         return os.path.realpath(self.path)
 
-    def within(self, named: Set[str]) -> bool:
-        """Whether a command that names these folders and files, as real paths, synchronises this document."""
-        if os.path.realpath(self.root) in named:
-            return True
+    def synchronised_by(self, named: Set[str], real: Callable[[Path], str] = os.path.realpath) -> list[str]:
+        """Those of the named folders and files, as real paths, whose command synchronises this document.
+
+        ``real`` resolves links. Callers with many documents pass one that remembers the folders.
+        """
         # Only the folder is resolved: a link in a named folder belongs to that folder.
-        own = os.path.join(os.path.realpath(self.path.parent), self.path.name)
-        return own in named or any(own.startswith(real.rstrip(os.sep) + os.sep) for real in named)
+        own = Path(real(self.path.parent), self.path.name)
+        # The ancestors are looked up: a command may name thousands of files.
+        return [name for name in dict.fromkeys((real(self.root), str(own), *map(str, own.parents))) if name in named]
 
     def stored(self) -> Origin:
         return {"root": _stored(self.root), "path": _stored(self.path)}
@@ -73,21 +76,64 @@ def exists(place: Place | None) -> bool:
 def places(pages: Manifest | None) -> dict[str, Place]:
     """Where the documents of a ``pages`` artifact were found, by doc_id; those of unknown origin are left out."""
     sources = provenance(pages, "pages").get("sources", {}) if pages else {}
-    return {name: Place(_restored(origin["root"]), _restored(origin["path"])) for name, origin in sources.items()}
+    return {name: _restored_place(origin) for name, origin in sources.items()}
 
 
 def staying(pages: Manifest | None, named: Sequence[Path]) -> list[DocumentEntry]:
     """The documents of a collection that a command which names these folders and files does not look at."""
-    known = places(pages)
-    reals = {os.path.realpath(path) for path in named}
+    looked_at = _looked_at(pages, named)
     entries = documents(pages) if pages else []
-    return [entry for entry in entries if entry["doc_id"] not in known or not known[entry["doc_id"]].within(reals)]
+    return [entry for entry in entries if entry["doc_id"] not in looked_at]
 
 
 def emptied(pages: Manifest | None, named: Sequence[Path]) -> set[str]:
     """The real paths of the named folders that documents of a collection were found in: they may be empty now."""
-    known = places(pages).values()
-    return {real for real in map(os.path.realpath, named) if any(place.within({real}) for place in known)}
+    return {real for names in _looked_at(pages, named).values() for real in names}
+
+
+def _looked_at(pages: Manifest | None, named: Sequence[Path]) -> dict[str, list[str]]:
+    """{doc_id: the named folders and files, as real paths, that synchronise it}."""
+    real = functools.cache(os.path.realpath)
+    reals = {os.path.realpath(path) for path in named}
+    found = {doc_id: place.synchronised_by(reals, real) for doc_id, place in places(pages).items()}
+    return {doc_id: names for doc_id, names in found.items() if names}
+
+
+def merge_skipped(
+    pages: Manifest | None, named: Sequence[Path], found: Sequence[tuple[Place, str]], hidden: Mapping[Path, int]
+) -> SkippedFiles:
+    """What to record of files that are no documents: as ``found`` now, with the reasons; else as known before.
+
+    ``hidden``: how many hidden files and folders each named folder has.
+    """
+    before = skipped(pages)
+    reals = {os.path.realpath(path) for path in named}
+    real = functools.cache(os.path.realpath)
+    files: list[SkippedFile] = [
+        one for one in before["files"] if not _restored_place(one["place"]).synchronised_by(reals, real)
+    ]
+    files += [{"place": place.stored(), "reason": reason} for place, reason in found]
+    counts = {root: count for root, count in before["hidden"].items() if real(_restored(root)) not in reals}
+    counts |= {_stored(root): count for root, count in hidden.items() if count}
+    return {"files": files, "hidden": counts}
+
+
+def skipped(pages: Manifest | None) -> SkippedFiles:
+    """The files below the named folders that are no documents of a ``pages`` artifact."""
+    known = provenance(pages, "pages").get("skipped") if pages else None
+    return known or {"files": [], "hidden": {}}
+
+
+def skipped_names(pages: Manifest) -> list[tuple[str, str]]:
+    """(path below the folder that was named, reason) of each file that is no document."""
+    places = [(_restored_place(one["place"]), one["reason"]) for one in skipped(pages)["files"]]
+    names = [
+        place.path.name if place.path == place.root else place.path.relative_to(place.root).as_posix()
+        for place, _ in places
+    ]
+    # A byte that is not UTF-8 becomes an escape.
+    safe = (name.encode("utf-8", "backslashreplace").decode() for name in names)
+    return [(name, reason) for name, (_, reason) in zip(safe, places, strict=True)]
 
 
 def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str, str]:
@@ -103,7 +149,8 @@ def known_ids(pages: Manifest | None, stay: Sequence[DocumentEntry]) -> dict[str
 def named_ids(pages: Manifest | None, named: Sequence[Path]) -> dict[str, str]:
     """{real path: doc_id} of the documents of a collection that lie in the named folders and files."""
     reals = {os.path.realpath(path) for path in named}
-    return {place.real: doc_id for doc_id, place in places(pages).items() if place.within(reals)}
+    real = functools.cache(os.path.realpath)
+    return {place.real: name for name, place in places(pages).items() if place.synchronised_by(reals, real)}
 
 
 def compare(before: Sequence[DocumentEntry], after: Sequence[DocumentEntry]) -> Changes:
@@ -178,16 +225,20 @@ def merge_places(
     return {entry["doc_id"]: merged[entry["doc_id"]].stored() for entry in entries if entry["doc_id"] in merged}
 
 
-def root_of(path: Path, named: Sequence[Path]) -> Path:
-    """The first of the named folders and files, in the order of their names, that a document lies in."""
-    absolute = sorted({Path(os.path.abspath(one)) for one in named})
-    return next((one for one in absolute if path == one or one in path.parents), path)
+def roots_of(paths: Sequence[Path], named: Sequence[Path]) -> list[Path]:
+    """Of each document's path, the first of the named folders and files, in the order of their names, it lies in."""
+    absolute = {Path(os.path.abspath(one)) for one in named}
+    return [min((one for one in (path, *path.parents) if one in absolute), default=path) for path in paths]
 
 
 def _stored(path: Path) -> str:
     """A path as text. A name that is not UTF-8 is written as a file URI, whose bytes are percent-encoded."""
     text = str(path)
     return path.as_uri() if any("\ud800" <= char <= "\udfff" for char in text) else text
+
+
+def _restored_place(origin: Origin) -> Place:
+    return Place(_restored(origin["root"]), _restored(origin["path"]))
 
 
 def _restored(text: str) -> Path:

@@ -30,6 +30,7 @@ class PagesConfig(TypedDict, total=False):
     dpi: int
     max_tokens: int
     ocr: str  # the OCR engine
+    tiles: str  # how pages with small print are cut
     file: str
     text: str
     documents: list[str]
@@ -46,6 +47,7 @@ class DocumentEntry(TypedDict):
     shards: list[str]
     ocr: NotRequired[PageShards]  # {shard: the shard with the text that OCR read of it}
     failed_pages: NotRequired[dict[str, str]]  # {page number: why it has no image}
+    tiles: NotRequired[PageShards]  # {shard: the shard with the tiles of its pages}
     notes: NotRequired[dict[str, list[int]]]  # {code of what is wrong with pages: their numbers}
     #: {shard: the one in ``shards`` that stands for it}: limits, fonts or a missing renderer kept pages from an image
     provisional: NotRequired[PageShards]
@@ -53,6 +55,7 @@ class DocumentEntry(TypedDict):
 
 class PagesContent(TypedDict):
     pages: int
+    tiles: NotRequired[int]  # images of parts of pages, besides ``pages``
     without_text: NotRequired[int]
     by_ocr: NotRequired[int]
     documents: list[DocumentEntry]
@@ -65,12 +68,27 @@ class Origin(TypedDict):
     path: str
 
 
+class SkippedFile(TypedDict):
+    """A file below a named folder that is no document, and why."""
+
+    place: Origin
+    reason: str
+
+
+class SkippedFiles(TypedDict):
+    """What the named folders hold besides documents. It is outside of the fingerprint: such a file changes nothing."""
+
+    files: list[SkippedFile]
+    hidden: dict[str, int]  # {named folder: its hidden files and folders}
+
+
 class PagesProvenance(TypedDict, total=False):
     pages_computed: int
     seconds: float
     pages_read: int  # by OCR
     ocr_seconds: float
     sources: dict[str, Origin]  # by doc_id; absent in workspaces of mmrr 0.1
+    skipped: SkippedFiles  # absent in workspaces of mmrr 0.3
 
 
 class EmbedConfig(TypedDict):

@@ -29,6 +29,7 @@ from mmrr.workspace.artifact import Spec as Spec
 from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
+    check_file,
     check_folder,
     checksum_file,
     environment,
@@ -36,6 +37,7 @@ from mmrr.workspace.files import (
     flush,
     move,
     parse_json,
+    read_file,
     remove_file,
     remove_tree,
     seal,
@@ -50,7 +52,11 @@ SHARD_PAGES = 16
 #: In the order of the data flow.
 STAGES = ("pages", "embed", "embed_text", "index", "retrieve", "prune", "precache", "rerank", "eval")
 
+#: The folder of the PDFs that were made of office files.
+CONVERTED = "converted"
+
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a Path has only one
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
 
@@ -80,6 +86,8 @@ class Workspace:
         A new workspace in which the command commits nothing is removed again when it is closed after an error.
         Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
         """
+        if _URL.match(str(root)):
+            raise MmrrError(f"found a URL ({root}), expected a folder for the workspace; mmrr uses local files only")
         root = expand_user(root).absolute()
         made: list[Path] = []
         if not (root / _MARK).exists():
@@ -107,7 +115,7 @@ class Workspace:
         return Workspace, (self.root, self._scratch.run)
 
     def __enter__(self) -> Self:
-        for name in ("tmp", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
+        for name in ("tmp", CONVERTED, "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
             check_folder(self.root / name)
         try:
             self._scratch.open()
@@ -156,7 +164,7 @@ class Workspace:
         path = folder / "manifest.json"
         check_folder(folder)
         try:
-            manifest = Manifest(**unseal(path.read_bytes()), path=folder)
+            manifest = Manifest(**unseal(read_file(path)), path=folder)
             if (manifest.stage, manifest.fingerprint) != (stage, fingerprint):
                 raise ValueError(f"it belongs to {manifest.stage}/{manifest.fingerprint}")
         except FileNotFoundError:
@@ -192,7 +200,7 @@ class Workspace:
         for own, checksum in manifest.files.items():
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
-                if not file.is_file() or checksum_file(file) != checksum:
+                if file.is_symlink() or not file.is_file() or checksum_file(file) != checksum:
                     raise MmrrError(f"{file} is gone or damaged; {again(manifest.stage)}")
         return path
 
@@ -273,6 +281,21 @@ class Workspace:
         check_folder(folder)
         return folder
 
+    def converted(self, sha256: str) -> Path:
+        """The PDF that was made of an office file with this content. It may not exist yet.
+
+        Raises MmrrError if a symbolic link is in its place.
+        """
+        path = self.root / CONVERTED / f"{_key(sha256)}.pdf"
+        check_folder(path.parent)
+        check_file(path)
+        return path
+
+    def all_converted(self) -> list[Path]:
+        """The PDFs that were made of office files, by their names. Others are not the workspace's."""
+        check_folder(self.root / CONVERTED)
+        return sorted(path for path in (self.root / CONVERTED).glob("*.pdf") if _KEY.fullmatch(path.stem))
+
     def has_shard(self, stage: str, key: str) -> bool:
         """Whether a shard exists and each of its files has the recorded size; a damaged shard is set aside.
 
@@ -280,7 +303,7 @@ class Workspace:
         """
         folder = self.shard(stage, key)
         try:
-            problem = wrong_size(folder, unseal((folder / "shard.json").read_bytes())["files"])
+            problem = wrong_size(folder, unseal(read_file(folder / "shard.json"))["files"])
         except FileNotFoundError:
             return False
         except (ValueError, IsADirectoryError) as error:
@@ -320,7 +343,7 @@ class Workspace:
         """
         path = self.shard(stage, key) / "shard.json"
         try:
-            return unseal(path.read_bytes())
+            return unseal(read_file(path))
         except FileNotFoundError:
             raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {again(stage)}") from None
         except (ValueError, IsADirectoryError) as error:
@@ -330,9 +353,11 @@ class Workspace:
         """The bytes of a small file of a shard, checked. Raises MmrrError if they changed or are gone."""
         expected = self.shard_record(stage, key)["files"].get(name, {})
         try:
-            data = (self.shard(stage, key) / name).read_bytes()
+            data = read_file(self.shard(stage, key) / name)
         except FileNotFoundError:
             raise self.damaged(stage, key, f"{name} is missing") from None
+        except (ValueError, IsADirectoryError) as error:
+            raise self.damaged(stage, key, f"{name}: {error}") from None
         if xxhash.xxh3_64_hexdigest(data) != expected.get("xxh3"):
             raise self.damaged(stage, key, f"{name} does not match its checksum")
         return data

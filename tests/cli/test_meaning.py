@@ -172,7 +172,7 @@ def test_what_is_refused(copy: Made, tmp_path: Path) -> None:
     assert "needs --embedder or --text-embedder" in refused(
         "index", docs, "--work", tmp_path / "x", "--first-stage", "hybrid", *INDEX
     )
-    assert "--text-option words needs a text embedder" in refused(
+    assert "--text-embedder none has no revision and no options" in refused(
         "index", docs, "--work", tmp_path / "x", "--text-option", "words=10", *INDEX
     )
     assert "minilm is not on this machine" in refused(

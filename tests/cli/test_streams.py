@@ -53,7 +53,9 @@ def test_a_pipe_that_is_closed_early(work: Path) -> None:
 
 
 def test_a_user_without_a_home_folder(work: Path) -> None:
-    for command in (("ls", "--work", "~nosuchuser/w"), ("precache", "--work", work, "--scorer-model", "~nosuchuser/m")):
-        found = mmrr(*command, code=1)
-        assert found.stderr.startswith("error: ~nosuchuser/")
-        assert "no home folder of the user ~nosuchuser; expected another path" in found.stderr
+    said = mmrr("ls", "--work", "~nosuchuser/w", code=1).stderr
+    assert said == "error: ~nosuchuser/w: no home folder of the user ~nosuchuser; expected another path\n"
+    said = mmrr("precache", "--work", work, "--scorer-model", "~nosuchuser/m", code=1).stderr
+    assert said.startswith("error: ")
+    assert "~nosuchuser/m" in said
+    assert said.count("\n") == 1
