@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from mmrr.documents.discovery import IMAGE_FORMATS
+from mmrr.documents.formats import image_formats
 from mmrr.serve.errors import RefusedError
 from mmrr.serve.schemas import Contents, Document, Part, QueryText
 from mmrr.serve.settings import Limits
@@ -118,12 +118,12 @@ def _image(url: str, limits: Limits, fetch_hosts: frozenset[str]) -> bytes:
     else:
         data = _fetch(url, limits, fetch_hosts)
     try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=image_formats()) as image:
             pixels = math.prod(image.size)
     except Image.DecompressionBombError:
         pixels = limits.image_pixels + 1
     except Exception:  # Pillow's decoders raise errors of many types for a damaged file
-        raise RefusedError(400, f"{len(data)} bytes that are no image; expected {', '.join(IMAGE_FORMATS)}") from None
+        raise RefusedError(400, f"{len(data)} bytes that are no image; expected {', '.join(image_formats())}") from None
     if pixels > limits.image_pixels:
         raise RefusedError(413, f"an image of more than {limits.image_pixels} pixels; send a smaller one")
     return data

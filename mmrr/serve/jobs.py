@@ -18,7 +18,8 @@ from typing import Literal
 
 from mmrr.api import Workspace
 from mmrr.config import Render
-from mmrr.documents.discovery import IMAGE_SUFFIXES, inspect, source_at
+from mmrr.documents.discovery import inspect, source_at
+from mmrr.documents.formats import image_suffixes
 from mmrr.errors import MmrrError
 from mmrr.serve.errors import RefusedError, log
 from mmrr.serve.metrics import Metrics
@@ -240,8 +241,8 @@ def safe_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name).replace("\\", "/").rsplit("/", 1)[-1]
     name = re.sub(r"[^\w.-]+", "_", name).lstrip("._-")
     stem, dot, suffix = name.rpartition(".")
-    if not dot or not stem or f".{suffix.lower()}" not in {".pdf", *IMAGE_SUFFIXES}:
+    if not dot or not stem or f".{suffix.lower()}" not in {".pdf", *image_suffixes()}:
         raise RefusedError(
-            415, f"the file's name has no ending of a document; expected .pdf {' '.join(sorted(IMAGE_SUFFIXES))}"
+            415, f"the file's name has no ending of a document; expected .pdf {' '.join(sorted(image_suffixes()))}"
         )
     return f"{stem[:100]}.{suffix}"
