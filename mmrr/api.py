@@ -249,6 +249,11 @@ class Workspace:
         known = changes.places(pages).items()
         return next((doc_id for doc_id, place in known if place.path == path.absolute()), None)
 
+    def file_of(self, document: str) -> Path | None:
+        """The file or folder that the document with this id was read from; None if it is not recorded."""
+        found = changes.places(self._context.workspace.current("pages")).get(document)
+        return found.path if found else None
+
     def cached_as(self) -> adding.Cached | None:
         """How the page caches were made; None if there are none."""
         return adding.cached_as(self._now())

@@ -31,6 +31,8 @@ from mmrr.types import Progress
 _MODEL_STAGES = ("embed", "embed text", "prune", "precache")
 #: Jobs whose state is kept.
 _KEPT = 1000
+#: Of a file's name in UTF-8, without its ending; most file systems allow 255.
+_MOST_BYTES = 150
 #: The folder of a workspace that holds uploaded files.
 UPLOADS = "uploads"
 
@@ -165,12 +167,11 @@ class Jobs:
     def _do(self, task: _Task, workspace: Workspace) -> str:
         """Returns the id of the document."""
         if task.file is None:
+            uploaded = workspace.file_of(task.job.document)
             with self._turns.turn():  # no search reads what is removed
                 workspace.remove(task.job.document)
-            with contextlib.suppress(OSError):
-                stored = upload_folder(workspace) / task.job.document
-                if "/" not in task.job.document and stored.is_file():
-                    stored.unlink()
+            if uploaded and uploaded.parent == upload_folder(workspace) and uploaded.is_file():
+                uploaded.unlink(missing_ok=True)
             return task.job.document
         self._check_pages(task.file)
         stored = upload_folder(workspace) / task.job.document
@@ -234,7 +235,7 @@ def upload_folder(workspace: Workspace) -> Path:
 
 
 def safe_name(name: str) -> str:
-    """A file name for an uploaded document: letters, digits, ``.``, ``-`` and ``_``, at most 120 signs.
+    """A file name for an uploaded document: letters, digits, ``.``, ``-`` and ``_``, at most 150 bytes before its ending.
 
     Raises RefusedError for a name without an ending of a document.
     """
@@ -245,4 +246,4 @@ def safe_name(name: str) -> str:
         raise RefusedError(
             415, f"the file's name has no ending of a document; expected .pdf {' '.join(sorted(image_suffixes()))}"
         )
-    return f"{stem[:100]}.{suffix}"
+    return f"{stem.encode()[:_MOST_BYTES].decode(errors='ignore')}.{suffix}"

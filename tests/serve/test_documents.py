@@ -103,7 +103,8 @@ def test_read_only(own: Settings):
         (".hidden.pdf", "hidden.pdf"),
         ("a b\n\0c.pdf", "a_b_c.pdf"),
         ("Übung 1.pdf", "Übung_1.pdf"),
-        ("x" * 300 + ".pdf", "x" * 100 + ".pdf"),
+        ("x" * 300 + ".pdf", "x" * 150 + ".pdf"),
+        ("員" * 100 + ".pdf", "員" * 50 + ".pdf"),
         ("page.png", "page.png"),
     ],
 )
