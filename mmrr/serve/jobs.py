@@ -235,7 +235,7 @@ def upload_folder(workspace: Workspace) -> Path:
 
 
 def safe_name(name: str) -> str:
-    """A file name for an uploaded document: letters, digits, ``.``, ``-`` and ``_``, at most 150 bytes before its ending.
+    """A file name for an uploaded document: letters, digits, ``.``, ``-`` and ``_``, at most 150 bytes and an ending.
 
     Raises RefusedError for a name without an ending of a document.
     """
