@@ -129,8 +129,8 @@ class Workspace:
         """The pages of the index, or of one document, in their order."""
         collection = self._collection()
         if document is None:
-            return list(collection.pages)
-        return [collection.pages[row] for row in collection.rows.get(self._document(collection, document), [])]
+            return collection.whole_pages()
+        return collection.whole_pages(self._document(collection, document))
 
     def image(self, page_id: str) -> Image.Image:
         """A page image in RGB. Raises MmrrError for a page that is not in the index."""

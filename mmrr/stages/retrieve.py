@@ -43,7 +43,7 @@ from mmrr.search.indexes import (
     search_dense,
 )
 from mmrr.search.late_interaction import max_sim
-from mmrr.types import Query, Run, rank
+from mmrr.types import Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
@@ -71,6 +71,11 @@ class _Search:
     options: Retrieve
     depth: int
 
+    @property
+    def n_images(self) -> int:
+        """The number of best images among which the ``depth`` best pages are."""
+        return self.depth * self.collection.most_images
+
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
         """The ranking of one query from the scores of the pages at ``rows``.
 
@@ -82,7 +87,8 @@ class _Search:
                     f"query {query.query_id}: the score of page {self.collection.pages[row].page_id} is not finite; "
                     "run mmrr index again with other weights or --dtype float32"
                 )
-        of_page = {self.collection.pages[row].page_id: score for row, score in zip(rows, scores, strict=True)}
+        names = (self.collection.pages[row].page_id for row in rows)
+        of_page = best_of_pages(zip(names, scores, strict=True))
         return {query.query_id: rank(of_page, self.depth)}
 
 
@@ -145,8 +151,7 @@ def retrieve(
         runs.append((_meaning(context, one, made["meaning"], vectors), weights["meaning"]))
     found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
     run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
-    search_ms = 1000 * (time.perf_counter() - started)
-    return _commit(one, spec, run, shards, search_ms)
+    return _commit(one, spec, run, shards, 1000 * (time.perf_counter() - started))
 
 
 def available(workspace: Workspace, indexed: Manifest) -> set[str]:
@@ -248,7 +253,7 @@ def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
     if one.options.scope == "corpus":
         names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
         files = {name: one.workspace.own_file(one.indexed, name) for name in names}
-        found = search_dense(files, encoded.vectors, one.depth, encoded.temperature)
+        found = search_dense(files, encoded.vectors, one.n_images, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
             ranked |= one.ranked(query, list(pages), list(pages.values()))
@@ -282,7 +287,7 @@ def _text(one: _Search) -> Run:
     if one.options.scope == "corpus":
         index = TextIndex.load(folder, n_pages)
         for query in one.queries:
-            found = best_by_text(index, query.text, one.depth)
+            found = best_by_text(index, query.text, one.n_images)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
     of_pages = read_languages(folder, n_pages)
@@ -342,7 +347,7 @@ def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[N
     if one.options.scope == "corpus":
         index = context.loaded.get(("windows", one.indexed.fingerprint), lambda: _windows(one))
         for query, vector in zip(one.queries, vectors, strict=True):
-            found = index.search(vector, one.depth)
+            found = index.search(vector, one.n_images)
             ranked |= one.ranked(query, list(found), list(found.values()))
         return ranked
     cached: dict[str, list[NDArray[np.float32]]] = {}
