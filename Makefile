@@ -18,18 +18,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 install: $(VENV)/.installed ## Create .venv with mmrr (editable) and the development tools
 
-demo: install ## Rank data/sample with the models that come with mmrr, and draw a page
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr]'
-	$(BIN)/mmrr index data/sample --work $(DEMO)/work --embedder reader-embedder --ocr
-	@echo; echo "BM25, and BM25 fused with a reranker that reads the pages' text:"
-	$(BIN)/mmrr precache --work $(DEMO)/work --scorer kalm --scorer-model small-kalm
-	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --first-stage bm25 \
-		--candidates 20 --fuse 0.3 --json >/dev/null
-	$(BIN)/mmrr eval --work $(DEMO)/work \
-		--qrels data/sample/qrels.trec --measure Success@1 --measure Success@3 --measure nDCG@5
-	@echo; echo "One question, by page images alone (small models):"
+demo: install ## Rank data/sample by words, meaning and sight, and draw a page
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr,text]'
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto
+	@echo; echo "One question, by the words and the meaning of the pages' text (the default):"
+	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
+	@echo; echo "47 questions: by words, by both, and reranked by page images (small models):"
+	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto --embedder reader-embedder
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
-	$(BIN)/mmrr rerank "When is the thesis due?" --work $(DEMO)/work --top-k 5
+	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --channels words=1,meaning=1 \
+		--candidates 20 --json >/dev/null
+	$(BIN)/mmrr eval --by-channel --work $(DEMO)/work --queries data/sample/queries.jsonl \
+		--qrels data/sample/qrels.trec --measure Success@1 --measure Success@3 --measure nDCG@5
 	$(BIN)/mmrr view graduate-handbook.pdf/0008 --work $(DEMO)/work --output $(DEMO)/page.png
 
 # Stealing work keeps most of a file on one process, so that its expensive fixtures are made once.

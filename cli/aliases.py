@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import typer.core
+
+from mmrr.config import OcrMode
+from mmrr.errors import MmrrError
 
 from .terminal import detail, fail, note, plain_errors
 
@@ -16,6 +21,7 @@ from .terminal import detail, fail, note, plain_errors
 COMMANDS = {"blend": "fuse"}
 #: Command -> {old option: new option}.
 OPTIONS = {
+    "retrieve": {"--fuse": "--channels"},
     "rerank": {"--blend": "--fuse"},
     "run": {"--blend": "--fuse"},
     "mmdocir": {"--blend": "--fuse"},
@@ -27,6 +33,8 @@ OPTIONS = {
     "probe": {"--alike": "--similarity"},
 }
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # two slashes in a URL, one after Path() has read it
+_LARGEST = 2**31 - 1
 _EMPTY = re.compile(r"(--[\w-]+=)?")
 #: A wrong option, argument or command. Typer exports only its subclass.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -43,13 +51,19 @@ class Command(typer.core.TyperCommand):
         old_names = OPTIONS.get(self.name or "", {})
         end = args.index("--") if "--" in args else len(args)
         renamed = [_renamed(arg, old_names, silent=ctx.resilient_parsing) for arg in args[:end]]
+        if any("--ocr" in parameter.opts for parameter in self.params):
+            renamed = _with_ocr_mode(renamed, silent=ctx.resilient_parsing)
         with _misuse_in_one_line(ctx, args):
-            return super().parse_args(ctx, renamed + args[end:])
+            left = super().parse_args(ctx, renamed + args[end:])
+            if not ctx.resilient_parsing:
+                _refuse_urls(ctx)
+            return left
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the user's errors become one line, and --verbose shows how long the command took."""
         started = time.perf_counter()
         with plain_errors(as_json=bool(ctx.params.get("json_"))):
+            _check_numbers(ctx)
             result = super().invoke(ctx)
         detail(f"{ctx.command_path}: {time.perf_counter() - started:.2f} s")
         return result
@@ -63,7 +77,10 @@ class Group(typer.core.TyperGroup):
         with _misuse_in_one_line(ctx, args):
             if not ctx.resilient_parsing and any(_EMPTY.fullmatch(arg) for arg in args):
                 raise typer.BadParameter("found an empty argument, expected a text or a path")
-            return super().parse_args(ctx, args)
+            left = super().parse_args(ctx, args)
+            if not ctx.resilient_parsing:
+                _refuse_urls(ctx)
+            return left
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Replace an old command name."""
@@ -78,6 +95,31 @@ class Group(typer.core.TyperGroup):
             return super().invoke(ctx)
 
 
+def _refuse_urls(ctx: Any) -> None:
+    """Refuse a URL where a path is expected, from the command line, the environment or a file of defaults.
+
+    Without this, ``s3://bucket/x`` is the folder ``s3:`` of the current folder.
+    """
+    hints = get_type_hints(inspect.unwrap(ctx.command.callback))  # Typer's own types differ between its versions
+    for parameter in ctx.command.params:
+        hint, value = hints.get(parameter.name), ctx.params.get(parameter.name)
+        values = value if isinstance(value, list | tuple) else [value]
+        urls = [str(one) for one in values if one is not None and _URL.match(str(one))]
+        if urls and Path in (hint, *get_args(hint)):
+            name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+            url = re.sub(":/+", "://", urls[0], count=1)
+            raise typer.BadParameter(f"{name} {url}: found a URL, expected a path; mmrr uses local files only")
+
+
+def _check_numbers(ctx: Any) -> None:
+    """Refuse whole numbers that no library accepts: they would end in a bug far from the option."""
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name)
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            shown = str(value) if abs(value) < 10**20 else "a number of more than 20 digits"
+            raise MmrrError(f"{parameter.opts[-1]}: found {shown}, expected a whole number up to {_LARGEST}")
+
+
 @contextlib.contextmanager
 def _misuse_in_one_line(ctx: Any, args: list[str]) -> Iterator[None]:
     """Show a usage error as one line and exit with code 2. Shell completion gets the error itself."""
@@ -88,6 +130,23 @@ def _misuse_in_one_line(ctx: Any, args: list[str]) -> Iterator[None]:
             raise
         message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
         fail(f"{message}; see: {ctx.command_path} --help", error, as_json="--json" in args, code=2)
+
+
+def _with_ocr_mode(args: list[str], *, silent: bool) -> list[str]:
+    """``--ocr`` without a value and ``--no-ocr``, which were a switch, with the value that they mean."""
+    found = []
+    for place, arg in enumerate(args):
+        following = args[place + 1] if place + 1 < len(args) else ""
+        if arg == "--no-ocr":
+            found += ["--ocr", "never"]
+        elif arg == "--ocr" and following not in get_args(OcrMode) and not silent:
+            found += ["--ocr", "auto"]
+        else:
+            found.append(arg)
+            continue
+        if not silent:
+            note(f"{arg} is now --ocr {found[-1]}")
+    return found
 
 
 def _renamed(arg: str, names: dict[str, str], *, silent: bool) -> str:

@@ -15,7 +15,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import scorings
-from .terminal import check_output, emit, note, progress, size, table
+from .progress import progress
+from .terminal import check_output, emit, note, size, table
 
 if TYPE_CHECKING:
     from mmrr.evaluation._timing import Row
@@ -89,7 +90,9 @@ def bench(
     one process. An architecture needs no download: its random weights have the true sizes except for the vocabulary,
     which no score depends on.
     """
-    check_output(output)
+    check_output(output, is_picture=True)
+    if folder and not folder.is_dir():
+        raise MmrrError(f"--folder {folder}: found no such folder; create it first")
     counts = (_numbers("--candidates", candidate_counts), _numbers("--query-counts", query_counts))
     sizes = _numbers("--tokens", tokens, 4)
     with tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as name:
@@ -121,8 +124,8 @@ def _numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
         counts = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
         counts = ()
-    if not counts or counts[0] < least:
-        raise MmrrError(f"{option} {text}: expected numbers from {least}, separated by commas, such as 10,100")
+    if not counts or counts[0] < least or counts[-1] >= 2**31:
+        raise MmrrError(f"{option} {text[:40]}: expected numbers from {least}, separated by commas, such as 10,100")
     return counts
 
 

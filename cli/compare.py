@@ -13,7 +13,7 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
-from .context import open_context, scorings
+from .context import fusion_of, open_context, scorings
 from .terminal import check_output, emit, note, size, table
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def compare(
         ),
     ] = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
     fuse: o.Fuse = None,
@@ -63,11 +64,12 @@ def compare(
     with open_context(work, Machine(device, dtype)) as context:
         from mmrr import experiments
 
-        check_output(output)
+        check_output(output, is_picture=True)
         chosen = scorings(scorers)
         query_list, judged = _questions(queries, qrels, data)
-        options = Retrieve(first_stage, "document" if data else scope, candidates)
-        rows = experiments.compare(context, query_list, judged, options, chosen, Rerank(fuse=fuse), report.plan)
+        weight, weights = fusion_of(fuse, channels)
+        options = Retrieve(first_stage, "document" if data else scope, candidates, weights)
+        rows = experiments.compare(context, query_list, judged, options, chosen, Rerank(fuse=weight), report.plan)
         if output:
             _draw(rows, output)
         missing = sorted(set(judged) - {query.query_id for query in query_list})

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model
+from mmrr.config import DenseOrder, FirstStage, Index, Machine, Model, Scope
 from mmrr.errors import MmrrError
 
-from .terminal import note, progress
+from .progress import progress
+from .terminal import note
 
 if TYPE_CHECKING:
     from mmrr.context import Context
+    from mmrr.indexing import Indexing
     from mmrr.pipeline import Scoring
     from mmrr.types import Query
 
-#: The note of a command that indexes no page vectors.
+#: The notes of a command that indexes no page vectors: without and with vectors of the text.
 TEXT_ONLY = "no --embedder: pages are found by their text layer alone (BM25)"
+NOT_BY_SIGHT = "no --embedder: pages are found by the words and the meaning of their text, not by sight"
+#: The values of --first-stage for words alone, and for page vectors alone.
+_WORDS_ONLY, _BY_SIGHT = ("words", "bm25"), ("sight", "dense")
 
 
 @contextlib.contextmanager
@@ -31,9 +37,15 @@ def open_context(
     choices: tuple[str, ...] = ("index",),
     *,
     create: bool = False,
+    reading: bool = False,
 ) -> Iterator[Context]:
-    """Open a workspace. ``chosen`` are the values of --from, ``choices`` the stages that they may name."""
+    """Open a workspace. ``chosen`` are the values of --from, ``choices`` the stages that they may name.
+
+    ``reading``: the command also works where the workspace cannot be written. Six parameters and a flag: what the
+    options of a command say about its workspace.
+    """
     from mmrr.context import Context
+    from mmrr.workspace import read_only
     from mmrr.workspace.store import Workspace
 
     fingerprints = {}
@@ -42,23 +54,32 @@ def open_context(
         if stage not in choices:
             expected = " or ".join(f"{stage}/FINGERPRINT" for stage in choices)
             raise MmrrError(f"--from {name}: expected {expected}; see: mmrr ls --work {work}")
-    with Workspace.open(work, create=create) as workspace:
+    with read_only.opened(work, note) if reading else Workspace.open(work, create=create) as workspace:
         yield Context(workspace, machine or Machine(), progress, fingerprints, note)
 
 
 def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:
     """Bytes of a size such as 512MiB or 4GB. Raises MmrrError for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match or not (zero_allowed or float(match[1])):
-        raise MmrrError(f"{option} {text}: expected a size such as 512MiB or 4GiB")
-    step = 1024 if match[3] else 1000
-    return int(float(match[1]) * step ** " KMGT".index(match[2].upper() or " "))
+    size = -1.0
+    if match:
+        step = 1024 if match[3] else 1000
+        size = float(match[1]) * step ** " KMGT".index(match[2].upper() or " ")
+    if not (size > 0 or (zero_allowed and size == 0)) or size >= 2**63:
+        raise MmrrError(f"{option} {text[:40]}: expected a size such as 512MiB or 4GiB")
+    return int(size)
 
 
 def scoring_machine(device: str, memory_budget: str, resident: str) -> Machine:
     """The machine that reranks: its device and its two memory limits."""
     budget = memory_size("--memory-budget", memory_budget)
     return Machine(device, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
+
+
+def drawing_machine(machine: Machine, page_timeout: float, page_memory: str) -> Machine:
+    """The machine that draws pages, with its two limits of one page."""
+    memory = memory_size("--page-memory", page_memory)
+    return dataclasses.replace(machine, page_seconds=page_timeout, page_memory=memory)
 
 
 def pairs(values: list[str] | None, **named: object) -> dict[str, str]:
@@ -72,61 +93,68 @@ def pairs(values: list[str] | None, **named: object) -> dict[str, str]:
     return options
 
 
-def embedder_model(
-    name: str | None, revision: str | None, first_stage: FirstStage | None, scoring: Scoring | None = None
-) -> Model | None:
-    """The embedder, or None if no step needs it: neither the first stage nor the pruning for ``scoring``."""
-    if first_stage == "bm25" and not (name and scoring and scoring.prunes):
-        return None
-    if name is None and first_stage:
-        raise MmrrError(f"--first-stage {first_stage} needs --embedder, a local path or a Hub id")
-    if name is None:
-        note(TEXT_ONLY)
-    return Model(name, revision) if name else None
-
-
 @dataclass(frozen=True)
-class Embedding:
-    """The embedder of an index, or None, with its options; and what to say about it."""
+class Named:
+    """The models of an index as the options name them."""
 
-    model: Model | None
-    options: dict[str, str]
-    note: str = ""
+    embedder: str | None
+    embedder_revision: str | None
+    embed_options: dict[str, str]
+    text_embedder: str | None
+    text_embedder_revision: str | None
+    text_options: dict[str, str]
 
 
-def embedding_of(
+def indexing_of(
     context: Context,
-    named: Model,
-    options: dict[str, str],
+    named: Named,
     first_stage: FirstStage | None,
+    index: Index,
     scoring: Scoring | None = None,
-) -> Embedding:
-    """The embedder that the options name (the name "" for none), else that of the current index.
+    *,
+    follow: bool = True,
+) -> tuple[Indexing, list[str]]:
+    """How the pages are indexed, and what to say about it. Seven parameters: the options of three groups.
 
-    --first-stage bm25 indexes text only, unless the pruning for ``scoring`` needs the named embedder.
-    Raises MmrrError if the first stage needs an embedder and there is none, or if the current one is not found.
+    A model that is not named is that of the current index, with ``follow``. --first-stage words indexes words only,
+    unless the pruning for ``scoring`` needs the named embedder. Raises MmrrError if the first stage needs a model and
+    there is none, or if one of the current index is not found.
     """
+    from mmrr.indexing import Indexing, TextEmbedding, text_embedding
     from mmrr.stages import embed
 
-    if named.name or first_stage == "bm25":
-        return Embedding(embedder_model(named.name or None, named.revision, first_stage, scoring), options)
-    followed = embed.followed(context.workspace, context.workspace.current("index"))
-    if followed is None:
-        if first_stage:
-            embedder_model(None, None, first_stage)
-        return Embedding(None, options, TEXT_ONLY)
-    model, before = followed
-    said = f"embedder {model.name}, as in the current index; --first-stage bm25 indexes text only"
-    return Embedding(Model(model.name, named.revision or model.revision), before | options, said)
+    model = Model(named.embedder, named.embedder_revision) if named.embedder else None
+    options = named.embed_options
+    notes: list[str] = []
+    text = TextEmbedding(None)
+    if first_stage in _WORDS_ONLY:
+        model = model if scoring and scoring.prunes else None
+    else:
+        followed = embed.followed(context.workspace, context.workspace.current("index")) if follow else None
+        if model is None and followed:
+            model, before = followed
+            notes.append(f"embedder {model.name}, as in the current index; --first-stage words indexes text only")
+            model, options = Model(model.name, named.embedder_revision or model.revision), before | options
+        if follow or named.text_embedder is not None:
+            text = text_embedding(context, named.text_embedder, named.text_embedder_revision, named.text_options)
+        if first_stage in _BY_SIGHT and model is None:
+            raise MmrrError(f"--first-stage {first_stage} needs --embedder, a local path or a Hub id")
+        if (first_stage == "meaning" or (first_stage == "hybrid" and model is None)) and text.model is None:
+            either = "--embedder or " if first_stage == "hybrid" else ""
+            raise MmrrError(f"--first-stage {first_stage} needs {either}--text-embedder, a local path or a Hub id")
+        if model is None:
+            notes.append(NOT_BY_SIGHT if text.model else TEXT_ONLY)
+        notes += [text.note] if text.note else []
+    return Indexing(model, options, text.model, text.options, index), notes
 
 
-def check_embedding(context: Context, embedding: Embedding, index: Index) -> None:
-    """Check the names and options of an index, and say which embedder it uses. Called before pages are rendered."""
-    from mmrr import pipeline
+def check_indexing(context: Context, indexing: Indexing, notes: list[str]) -> None:
+    """Check the names and options of an index, and say what it uses. Called before pages are rendered."""
+    from mmrr.indexing import check
 
-    pipeline.check_index(context, embedding.model, embedding.options, index)
-    if embedding.note:
-        context.notice(embedding.note)
+    check(context, indexing)
+    for line in notes:
+        context.notice(line)
 
 
 def scoring_of(
@@ -172,6 +200,26 @@ def scorings(text: str) -> dict[str, Scoring]:
     return found
 
 
+def fusion_of(fuse: str | None, channels: str | None) -> tuple[float | None, dict[str, float] | None]:
+    """The weight of the reranker, and the weights of the first stage's channels, from --fuse and --channels.
+
+    --fuse is one weight, that of the reranker, or ``NAME=WEIGHT`` pairs: channels, and ``reranker``.
+    Raises MmrrError for anything else, and for channels in both options.
+    """
+    from mmrr.search.channels import parse
+
+    of_channels = parse(channels) if channels is not None else None
+    if fuse is None:
+        return None, of_channels
+    with contextlib.suppress(ValueError):
+        return float(fuse), of_channels
+    found = parse(fuse, "--fuse")
+    reranker = found.pop("reranker", None)
+    if found and of_channels is not None:
+        raise MmrrError(f"--fuse {fuse} and --channels {channels} both have weights of channels; leave one of them out")
+    return reranker, found or of_channels
+
+
 def dense_order(dense: bool, prompt: DenseOrder) -> DenseOrder | None:
     """The prompt order of the dense forward, or None when scores come from the caches."""
     if prompt == "query-first" and not dense:
@@ -179,15 +227,27 @@ def dense_order(dense: bool, prompt: DenseOrder) -> DenseOrder | None:
     return prompt if dense else None
 
 
-def queries_from(query: str | None, path: Path | None, document: str | None = None, scope: str = "") -> list[Query]:
+def document_scope(context: Context, document: str | None, scope: Scope) -> tuple[str | None, Scope]:
+    """The id of the document that the user named, and the scope, which it implies.
+
+    Raises MmrrError if the index has no such document, or several.
+    """
+    from mmrr.workspace import changes
+
+    if document is None:
+        return None, scope
+    return changes.find(context.collection(context.current("index")).manifest, document), "document"
+
+
+def queries_from(query: str | None, path: Path | None, document: str | None = None) -> list[Query]:
     """One query from the command line, or the queries of a file. Raises MmrrError for none, both or an empty one."""
     from mmrr.evaluation.trec import read_queries
     from mmrr.types import Query
 
     if (query is None) == (path is None):
         raise MmrrError("expected either one query on the command line or --queries FILE")
-    if document is not None and (path is not None or scope != "document"):
-        raise MmrrError("--document needs a query on the command line and --scope document")
+    if document is not None and path is not None:
+        raise MmrrError("--document needs a query on the command line; in a file, doc_id names the document of a query")
     if path is not None:
         return read_queries(path)
     if query is None or not query.strip():

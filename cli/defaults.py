@@ -22,7 +22,7 @@ from typing import Any, get_args
 
 import typer
 
-from mmrr.config import FirstStage
+from mmrr.config import FirstStage, Language, OcrMode
 from mmrr.errors import MmrrError
 
 from . import options as o
@@ -34,16 +34,22 @@ KEYS: dict[str, type | tuple[str, ...]] = {
     "work": str,
     "embedder": str,
     "embedder-revision": str,
+    "text-embedder": str,
+    "text-embedder-revision": str,
     "scorer": str,
     "scorer-model": str,
     "scorer-revision": str,
     "fuse": float,
     "first-stage": get_args(FirstStage),
+    "channels": str,
+    "language": get_args(Language),
     "candidates": int,
     "renderer": get_args(o.RendererName),
     "dpi": int,
     "max-tokens": int,
-    "ocr": bool,
+    "ocr": get_args(OcrMode),
+    "ocr-language": str,
+    "convert": bool,
     "device": str,
     "dtype": get_args(o.DtypeName),
     "workers": int,
@@ -90,7 +96,7 @@ def _read_file(path: Path) -> dict[str, object]:
         tables = tomllib.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also text that is not UTF-8, and a number of more than 4,300 digits
         raise MmrrError(f"{path}: found no valid TOML ({error}); correct the file or delete it") from error
     except IsADirectoryError as error:
         raise MmrrError(f"{path} is a folder; expected a TOML file") from error
@@ -110,10 +116,14 @@ def _checked(path: Path, key: str, value: object) -> object:
         hint = f"did you mean '{near[0]}'?" if near else "`mmrr config` lists the keys"
         raise MmrrError(f"{path}: unknown key '{key}' in the table [mmrr]; {hint}")
     kind = KEYS[key]
+    if key == "ocr" and isinstance(value, bool):  # the option was a switch
+        value = "auto" if value else "never"
     if isinstance(kind, tuple):
         if value not in kind:
             raise MmrrError(f"{path}: found {key} = {value!r}; expected one of {', '.join(kind)}")
         return value
+    if isinstance(value, int | float) and not abs(value) < 2**31:
+        raise MmrrError(f"{path}: found {key} = {str(value)[:20]}; expected a number below 2^31")
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits:
         raise MmrrError(f"{path}: found {key} = {value!r}; expected a value of type {_NAMES[kind]}")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from mmrr.config import Index, Machine, Render, Rerank, Retrieve
+from mmrr.config import Index, Machine, Render, Rerank, Retrieve, Scope
 from mmrr.errors import MmrrError
 
 from . import options as o
 from . import report
 from .aliases import Command, Group
-from .context import dense_order, embedder_model, open_context, pairs, scoring_of
+from .context import Named, dense_order, fusion_of, indexing_of, open_context, pairs, scoring_of
 from .terminal import note
 
-_FLAGS = ("--json", "--no-rerank")
+if TYPE_CHECKING:
+    from mmrr.context import Context
+
+_FLAGS = ("--json", "--no-rerank", "--by-channel")
 NoRerank = Annotated[bool, typer.Option("--no-rerank", help="Measure the first stage only.")]
 
 
@@ -49,6 +52,16 @@ def evaluate(
         typer.Option("--measure", help="Name of a measure as ir_measures writes it, e.g. nDCG@5. Repeatable."),
     ] = None,
     no_rerank: NoRerank = False,
+    by_channel: Annotated[
+        bool,
+        typer.Option(
+            "--by-channel",
+            help="Measure each channel of the first stage (words, meaning, sight), each sum of them, and the current "
+            "reranking in one table. Needs --queries.",
+        ),
+    ] = False,
+    queries: o.Queries = None,
+    scope: o.ScopeOption = o.RETRIEVE.scope,
     work: o.Work = o.WORK,
     from_: o.From = None,
     json_: o.Json = False,
@@ -62,11 +75,15 @@ def evaluate(
     """
     if context.invoked_subcommand:
         return
-    with open_context(work, chosen=from_, choices=("retrieve", "rerank")) as opened:
+    choices = ("index",) if by_channel else ("retrieve", "rerank")
+    with open_context(work, chosen=from_, choices=choices, reading=True) as opened:
         from mmrr import pipeline
 
         if qrels is None:
             raise MmrrError("no judgements given; pass --qrels FILE, or name a benchmark: mmrr eval mmdocir --data DIR")
+        if by_channel or queries:
+            _by_channel(opened, queries, qrels, measure, scope, as_json=json_)
+            return
         if baseline and not run:
             raise MmrrError("--baseline needs --run, the TREC run to compare it with")
         if run:
@@ -74,6 +91,20 @@ def evaluate(
         else:
             judged = pipeline.judge_current(opened, qrels, measure, reranked=not no_rerank)
         report.evaluation(judged, as_json=json_)
+
+
+def _by_channel(
+    opened: Context, queries: Path | None, qrels: Path, measures: list[str] | None, scope: Scope, *, as_json: bool
+) -> None:
+    from mmrr import experiments
+    from mmrr.evaluation.metrics import MEASURES
+    from mmrr.evaluation.trec import read_qrels, read_queries
+
+    if queries is None:
+        raise MmrrError("--by-channel searches: pass the questions with --queries FILE")
+    judged = read_qrels(qrels)
+    lines = experiments.by_channel(opened, read_queries(queries), judged, measures or MEASURES[:1], scope)
+    report.by_channel(lines, len(judged), as_json=as_json)
 
 
 # One parameter per option.
@@ -91,7 +122,11 @@ def mmdocir(
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
+    text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     search_option: o.SearchOptions = None,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -109,6 +144,7 @@ def mmdocir(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
@@ -129,16 +165,19 @@ def mmdocir(
         scoring = scoring_of(scorer, model, scorer_revision, keep, caches) if model else None
         if not (scoring or no_rerank):
             note("no --scorer-model: measuring the first stage only")
-        embedding = embedder_model(embedder, embedder_revision, first_stage, scoring)
+        weight, weights = fusion_of(fuse, channels)
+        texts = (text_embedder, text_embedder_revision, pairs(text_option))
+        named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
+        indexing, notes = indexing_of(context, named, first_stage, Index(), scoring, follow=False)
+        for line in notes:
+            note(line)
         chain = pipeline.Chain(
-            Render(renderer, dpi, max_tokens, ocr),
-            embedding,
-            pairs(embed_option),
-            Index(),
-            Retrieve(first_stage, "document", candidates),
+            Render(renderer, dpi, max_tokens, ocr, ocr_language),
+            indexing,
+            Retrieve(first_stage, "document", candidates, weights),
             pairs(search_option),
             scoring,
-            Rerank(dense_order(dense, prompt), fuse),
+            Rerank(dense_order(dense, prompt), weight),
             pairs(None, exit_layer=exit_layer),
         )
         result = experiments.mmdocir_benchmark(context, data, text, chain, report.plan, with_layouts=layouts)

@@ -6,14 +6,18 @@ from functools import partial
 
 import typer
 
-from mmrr.config import Index, Machine, Model, Render, Rerank, Retrieve
+from mmrr.config import Index, Machine, Render, Rerank, Retrieve
 
 from . import options as o
 from . import report
 from .context import (
-    check_embedding,
+    Named,
+    check_indexing,
     dense_order,
-    embedding_of,
+    document_scope,
+    drawing_machine,
+    fusion_of,
+    indexing_of,
     open_context,
     pairs,
     queries_from,
@@ -32,15 +36,25 @@ def index(
     embedder_revision: o.EmbedderRevision = None,
     dim: o.Dim = 0,
     embed_option: o.EmbedOptions = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
+    text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
     faiss_factory: o.Faiss = o.INDEX.faiss_factory,
+    language: o.LanguageOption = o.INDEX.language,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
+    tiles: o.Tiles = o.RENDER.tiles,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render, embed and index documents.
 
@@ -52,16 +66,19 @@ def index(
 
     Example: `mmrr index reports/ --embedder reader-embedder`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
-        named = Model(embedder or "", embedder_revision)
-        embedding = embedding_of(context, named, pairs(embed_option, dim=dim or None), first_stage)
-        rendering = Render(renderer, dpi, max_tokens, ocr)
-        check = partial(check_embedding, context, embedding, Index(faiss_factory))
+        embed_options = pairs(embed_option, dim=dim or None)
+        texts = (text_embedder, text_embedder_revision, pairs(text_option))
+        named = Named(embedder, embedder_revision, embed_options, *texts)
+        indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles)
+        check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
-        made = pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index(faiss_factory))
+        made = pipeline.index_pages(context, found.manifest, indexing)
         typer.echo(made.path)
 
 
@@ -105,6 +122,7 @@ def rerank(
     top_k: o.TopK = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     search_option: o.SearchOptions = None,
     exit_layer: o.ExitLayer = None,
@@ -126,14 +144,17 @@ def rerank(
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
     machine = scoring_machine(device, memory_budget, resident)
-    with open_context(work, machine, from_, ("index", "precache")) as context:
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
-        options = Rerank(dense_order(dense, prompt), fuse)
+        weight, weights = fusion_of(fuse, channels)
+        options = Rerank(dense_order(dense, prompt), weight)
         context.current("precache")  # fails here, before the search, if there are no caches
-        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
+        how = Retrieve(first_stage, scope, candidates, weights)
+        ranking = pipeline.search(context, query_list, how, pairs(search_option))
         ranking = pipeline.rerank_run(context, ranking, options, pairs(score_option, exit_layer=exit_layer))
         if queries:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
@@ -151,7 +172,12 @@ def run(
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
+    text_option: o.TextOptions = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
+    language: o.LanguageOption = o.INDEX.language,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     candidates: o.Candidates = o.RETRIEVE.depth,
     scorer_model: o.ScorerModel = None,
@@ -167,9 +193,15 @@ def run(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
+    tiles: o.Tiles = o.RENDER.tiles,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Run the whole chain in one command.
 
@@ -177,21 +209,25 @@ def run(
 
     Example: `mmrr run reports/ --queries queries.jsonl --scorer-model reader-reranker`
     """
-    with open_context(work, Machine(device, dtype, workers), create=True) as context:
+    machine = drawing_machine(Machine(device, dtype, workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
         query_list = queries_from(None, queries)
         check_output(output)
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
-        named = Model(embedder or "", embedder_revision)
-        embedding = embedding_of(context, named, pairs(embed_option), first_stage, scoring)
-        check = partial(check_embedding, context, embedding, Index())
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), check=check)
+        weight, weights = fusion_of(fuse, channels)
+        texts = (text_embedder, text_embedder_revision, pairs(text_option))
+        named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
+        indexing, notes = indexing_of(context, named, first_stage, Index(language=language), scoring)
+        check = partial(check_indexing, context, indexing, notes)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles)
+        found = pipeline.render_documents(context, documents, rendering, check=check)
         report.documents(found.manifest, found.changes)
-        pipeline.index_pages(context, found.manifest, embedding.model, embedding.options, Index())
+        pipeline.index_pages(context, found.manifest, indexing)
         report.without_text(context, pipeline.precache_pages(context, scoring, report.plan))
-        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
-        ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=fuse), pairs(None, exit_layer=exit_layer))
+        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates, weights), {})
+        ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=weight), pairs(None, exit_layer=exit_layer))
         pipeline.remember(context, ranking)
         report.ranking(ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
         if qrels:

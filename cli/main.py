@@ -17,7 +17,7 @@ from mmrr import __version__
 
 from . import bench, compare, defaults, evaluate, everyday, probe, stage_commands, train, training_data, workspace
 from .aliases import Command, Group
-from .terminal import Verbosity, is_verbose, keep_freed_memory, set_verbosity, show_bug
+from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
 
 #: Panel of the help -> command -> its function, in the order of the help. None: a group, added below.
 PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
@@ -121,12 +121,13 @@ def root(
 def main() -> None:
     """Entry point of the console script."""
     keep_freed_memory()
+    replace_unencodable()
     try:
         app()
     except Exception as error:
         if is_verbose():
             raise
-        show_bug(error)
+        show_bug(error, as_json="--json" in sys.argv)
         sys.exit(1)
 
 

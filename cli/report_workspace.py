@@ -7,9 +7,9 @@ import datetime
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 #: The settings of each stage that mmrr ls shows.
 _SETTINGS = {
     "pages": ("renderer", "dpi", "max_tokens", "ocr"),
-    "index": ("faiss_factory",),
-    "retrieve": ("first_stage", "scope", "depth"),
+    "embed_text": ("options",),
+    "index": ("faiss_factory", "language"),
+    "retrieve": ("first_stage", "channels", "scope", "depth"),
     "prune": ("keep",),
     "precache": ("family", "options"),
     "rerank": ("family", "dense", "score"),
@@ -103,20 +104,64 @@ def _age(created: str) -> str:
 
 
 def document_list(pages: Manifest, *, as_json: bool) -> None:
-    """List the documents of an index with their status."""
+    """List the documents of an index with their status, then the files that are no documents, with the reason."""
+    from mmrr.workspace import changes
+
     entries = pages.content["documents"]
+    skipped, hidden = changes.skipped_names(pages), changes.skipped(pages)["hidden"]
     if as_json:
-        emit({"artifact": str(pages.path), "documents": entries})
+        files = [{"file": name, "reason": reason} for name, reason in skipped]
+        emit({"artifact": str(pages.path), "documents": entries, "skipped": files, "hidden": hidden})
         return
-    rows = [[entry["doc_id"], entry["status"], str(entry["n_pages"]), entry["detail"]] for entry in entries]
+    rows = [
+        [
+            entry["doc_id"],
+            entry["status"],
+            str(entry["n_pages"]),
+            "\n".join(filter(None, [entry["detail"], _notes(entry)])),
+        ]
+        for entry in entries
+    ]
+    rows += [[name, "skipped", "0", reason] for name, reason in skipped]
+    rows += [
+        [root, "hidden", "0", f"{counted(count, 'entry', 'entries')} not looked at"] for root, count in hidden.items()
+    ]
     table(str(pages.path), ["document", "status", "pages", "detail"], rows, numbers_from=4, to_stdout=True)
+
+
+def _notes(entry: Mapping[str, Any]) -> str:
+    """What is wrong with pages of a document: a line for each code, with the numbers of the pages."""
+    notes: Mapping[str, list[int]] = entry.get("notes", {})
+    return "\n".join(
+        f"{code}: {'page' if len(numbers) == 1 else 'pages'} {_ranges(numbers)}" for code, numbers in notes.items()
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """For example ``1-3, 7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join("-".join(map(str, run)) for run in runs)
 
 
 def removal(removed: Removal) -> None:
     """Say what was removed."""
     for name in removed.artifacts:
         note(f"removed {name}")
-    note(f"removed {counted(removed.shards, 'unused shard')}; {size(removed.bytes)} freed")
+    stages = ", ".join(f"{count} of {stage}" for stage, count in removed.by_stage.items())
+    what = f"{counted(removed.shards, 'unused shard')}{f' ({stages})' if stages else ''}"
+    note(f"removed {what}; {size(removed.bytes)} freed")
+    if removed.shards and not removed.artifacts:
+        note("no artifact listed them: a command that was interrupted computes them again")
+    if removed.unlisted:
+        note(
+            f"kept {counted(removed.unlisted, 'shard')} ({size(removed.unlisted_bytes)}) of commands that were "
+            "interrupted, which continue from there; mmrr rm without names removes them"
+        )
 
 
 def verification(checked: Verified, rescored: Rescored | None, *, as_json: bool) -> None:
@@ -157,7 +202,8 @@ def models(*, as_json: bool) -> None:
         typer.echo(f"{family.kind} {family.name}: {family.summary}")
         typer.echo(f"  checkpoints: {', '.join(family.checkpoints)}")
         for option in family.options:
-            typer.echo(f"  {_FLAGS[option.stage]} {option.name}={option.default}  ({option.type})  {option.help}")
+            flag = "--text-option" if family.kind == "text embedder" else _FLAGS[option.stage]
+            typer.echo(f"  {flag} {option.name}={option.default}  ({option.type})  {option.help}")
         typer.echo()
     for error in errors:
         typer.echo(f"error: {printable(error)}", err=True)

@@ -11,7 +11,7 @@ from mmrr.config import Machine, Prune, Render, Retrieve
 
 from . import options as o
 from . import report
-from .context import open_context, pairs, queries_from
+from .context import document_scope, drawing_machine, fusion_of, open_context, pairs, queries_from
 from .terminal import check_output, counted, note
 
 
@@ -24,16 +24,28 @@ def render(
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
+    password: o.Password = None,
+    tiles: o.Tiles = o.RENDER.tiles,
     workers: o.Workers = o.MACHINE.workers,
+    page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
+    page_memory: o.PageMemory = o.PAGE_MEMORY,
 ) -> None:
     """Render documents to page images and text.
 
     mmrr index does this too, and adds documents in the same way.
     """
-    with open_context(work, Machine(workers=workers), create=True) as context:
+    machine = drawing_machine(Machine(workers=workers), page_timeout, page_memory)
+    with open_context(work, machine, create=True) as context:
         from mmrr import pipeline
 
-        found = pipeline.render_documents(context, documents, Render(renderer, dpi, max_tokens, ocr), replace=replace)
+        found = pipeline.render_documents(
+            context,
+            documents,
+            Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles),
+            replace=replace,
+        )
         report.documents(found.manifest, found.changes)
         typer.echo(found.manifest.path)
 
@@ -48,6 +60,7 @@ def retrieve(
     top_k: o.TopK = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     search_option: o.SearchOptions = None,
     from_: o.From = None,
@@ -56,14 +69,16 @@ def retrieve(
 ) -> None:
     """Rank pages by the first stage only.
 
-    Searches page vectors, text, or both. mmrr rerank does this too.
+    Finds pages by words, by meaning, by sight, or by the sum of them. mmrr rerank does this too.
     """
-    with open_context(work, Machine(device), from_) as context:
+    with open_context(work, Machine(device), from_, reading=True) as context:
         from mmrr import pipeline
 
-        query_list = queries_from(query, queries, document, scope)
+        doc_id, scope = document_scope(context, document, scope)
+        query_list = queries_from(query, queries, doc_id)
         check_output(output)
-        ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates), pairs(search_option))
+        how = Retrieve(first_stage, scope, candidates, fusion_of(None, channels)[1])
+        ranking = pipeline.search(context, query_list, how, pairs(search_option))
         if queries:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
         report.ranking(ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))

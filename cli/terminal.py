@@ -1,17 +1,18 @@
-"""Everything the user sees: notes, progress bars, tables, JSON, one-line errors. Also the process's memory policy."""
+"""What the user sees: notes, tables, JSON, one-line errors. Also the process's memory policy."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import enum
 import errno
+import io
 import json
 import os
 import sys
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -70,37 +71,27 @@ def detail(message: str) -> None:
 
 def emit(document: Mapping[str, object]) -> None:
     """Write the one JSON document of a command to stdout, with the schema number first."""
-    typer.echo(json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=1))
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    ascii_only = not encoding.lower().startswith("utf")  # escapes lose nothing where a character cannot be encoded
+    typer.echo(json.dumps({"schema": SCHEMA, **document}, ensure_ascii=ascii_only, indent=1))
 
 
-@contextlib.contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr. No bar for an empty task or with --quiet; --verbose adds a line with the seconds."""
-    if total == 0 or is_quiet():
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def replace_unencodable() -> None:
+    """Write a question mark for each character that stdout or stderr cannot encode.
 
-    columns = (
-        TextColumn("{task.description:14}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    started = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda n: bar.advance(task, n)
-    detail(f"{description}: {total} in {time.perf_counter() - started:.2f} s")
+    The bytes of a file name that is not text are written as they are.
+    """
+
+    def replaced(error: UnicodeError) -> tuple[bytes, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        chars = error.object[error.start : error.end]
+        written = (bytes([ord(char) - 0xDC00]) if "\udc80" <= char <= "\udcff" else b"?" for char in chars)
+        return b"".join(written), error.end
+
+    codecs.register_error("mmrr", replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmrr")
 
 
 @contextlib.contextmanager
@@ -133,20 +124,25 @@ def fail(message: str, cause: BaseException, *, as_json: bool, code: int = 1) ->
     raise typer.Exit(code) from cause
 
 
-def show_bug(error: BaseException) -> None:
+def show_bug(error: BaseException, *, as_json: bool = False) -> None:
     """Name an unexpected exception in one line, with the place in mmrr and the way to its traceback."""
     place, step = "", error.__traceback__
     while step:
         place = f" ({step.tb_frame.f_code.co_filename}, line {step.tb_lineno})"
         step = step.tb_next
     text = printable(f"{type(error).__name__}: {error}{place}")
-    typer.echo(f"error: a bug in mmrr: {text}; run `mmrr -v ...` for the traceback and report it", err=True)
+    message = f"a bug in mmrr: {text}; run `mmrr -v ...` for the traceback and report it"
+    typer.echo(f"error: {message}", err=True)
+    if as_json:
+        emit({"error": message})
 
 
-def check_output(path: Path | None) -> None:
+def check_output(path: Path | None, *, is_picture: bool = False) -> None:
     """Check, before the work starts, that a file can be written. Raises MmrrError if not."""
     if path is None:
         return
+    if is_picture and path.suffix.lower() != ".png":
+        raise MmrrError(f"--output {path}: expected a name that ends in .png")
     if path.is_dir():
         raise MmrrError(f"--output {path} is a folder; expected a file")
     if not path.parent.is_dir():

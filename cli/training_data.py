@@ -12,7 +12,8 @@ from mmrr.errors import MmrrError
 
 from . import options as o
 from .context import open_context, pairs
-from .terminal import counted, emit, note, progress
+from .progress import progress
+from .terminal import counted, emit, note
 
 if TYPE_CHECKING:
     from mmrr.training.data.hard_negatives import MiningResult
@@ -55,7 +56,7 @@ def mine(
     """Make training pairs from judgements.
 
     Writes relevant pages, hard negatives and random negatives for mmrr train. A hard negative is a page that the
-    first stage finds and the judgements do not call relevant. With --first-stage dense, only the index's embedder
+    first stage finds and the judgements do not call relevant. With --first-stage sight, only the index's embedder
     finds them.
     """
     with open_context(work, Machine(device), from_) as context:

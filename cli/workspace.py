@@ -26,7 +26,7 @@ def list_artifacts(
     Shows each artifact with its options, size and age. A star marks the current artifact of a stage: the one that
     other commands use. A damaged artifact is named with the command that removes it; the exit code is then 1.
     """
-    with open_context(work) as context:
+    with open_context(work, reading=True) as context:
         if documents:
             report_workspace.document_list(context.current("pages"), as_json=json_)
         elif not report_workspace.artifacts(context.workspace, as_json=json_):
@@ -43,7 +43,8 @@ def remove(
         Optional[list[str]],
         typer.Option(
             "--document",
-            help="Take this document out of the collection and the index: its id or file name. Repeatable.",
+            help="Take this document out of the collection and the index: its id, or the name of its file, also "
+            "without folder and ending. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -51,18 +52,20 @@ def remove(
 ) -> None:
     """Remove artifacts, documents and unused data.
 
-    Without names it removes only data that no artifact uses. With --document it takes documents out of the
-    collection; their data stays on disk as long as an artifact lists it.
+    Without names it removes data that no artifact uses, such as the finished work of interrupted commands. With names
+    it removes artifacts and the data that only they use. With --document it takes documents out of the collection, the
+    index and the page caches, and deletes their pages, vectors and caches, and the rankings that were made with them.
     """
     if document and (names or cascade):
         raise MmrrError("--document takes documents out of the collection: leave out artifacts and --cascade")
     with open_context(work) as context:
         if document:
-            from mmrr import pipeline
+            from mmrr.removal import remove_documents
 
-            found = pipeline.remove_documents(context, document)
-            report.documents(found.manifest, found.changes)
-            typer.echo(found.manifest.path)
+            found = remove_documents(context, document)
+            report.documents(found.collected.manifest, found.collected.changes)
+            report_workspace.removal(found.removal)
+            typer.echo(found.collected.manifest.path)
             return
         from mmrr.workspace import gc
 
@@ -82,7 +85,7 @@ def verify(
 
     Names each damaged or missing file and the command that makes it again. The exit code is 1 if there is one.
     """
-    with open_context(work, Machine(device)) as context:
+    with open_context(work, Machine(device), reading=True) as context:
         from mmrr import pipeline
         from mmrr.workspace.verify import verify as verify_workspace
 
@@ -96,7 +99,11 @@ def verify(
 def view(
     page: Annotated[
         str,
-        typer.Argument(metavar="PAGE", help="A page as rankings name it, e.g. report.pdf/0007.", show_default=False),
+        typer.Argument(
+            metavar="PAGE",
+            help="A page as rankings name it, e.g. report.pdf/0007, or a file and a page: report/7.",
+            show_default=False,
+        ),
     ],
     work: o.Work = o.WORK,
     output: Annotated[Path, typer.Option("--output", help="PNG file to write.")] = Path("page.png"),
@@ -108,12 +115,10 @@ def view(
 
     Example: `mmrr view report.pdf/0007 --output page.png`
     """
-    with open_context(work, chosen=from_, choices=("prune",)) as context:
+    with open_context(work, chosen=from_, choices=("prune",), reading=True) as context:
         from mmrr import pipeline
 
-        check_output(output)
-        if output.suffix.lower() != ".png":
-            raise MmrrError(f"--output {output}: expected a name that ends in .png")
+        check_output(output, is_picture=True)
         report.picture(pipeline.kept_picture(context, page), output)
         typer.echo(output)
 
@@ -141,16 +146,22 @@ def config(
     work: o.Work = o.WORK,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
+    text_embedder: o.TextEmbedder = None,
+    text_embedder_revision: o.TextEmbedderRevision = None,
     scorer: o.Scorer = o.SCORER,
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
     fuse: o.Fuse = None,
     first_stage: o.FirstStageOption = None,
+    channels: o.Channels = None,
+    language: o.LanguageOption = o.INDEX.language,
     candidates: o.Candidates = o.RETRIEVE.depth,
     renderer: o.Renderer = o.RENDERER,
     dpi: o.Dpi = o.RENDER.dpi,
     max_tokens: o.MaxTokens = o.RENDER.max_tokens,
     ocr: o.Ocr = o.RENDER.ocr,
+    ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
+    convert: o.Convert = o.RENDER.convert,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,

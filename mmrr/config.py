@@ -5,13 +5,23 @@ The options of a model family (band, instruction, ...) are in that family's modu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-FirstStage = Literal["dense", "bm25", "hybrid"]
+#: One channel of the first stage (BM25, vectors of the text, vectors of the page image), or the sum of several. bm25
+#: and dense are the former names of words and sight.
+FirstStage = Literal["words", "meaning", "sight", "hybrid", "bm25", "dense"]
 Scope = Literal["corpus", "document"]
+#: Languages of text with a stemmer, by ISO 639-1 code. none: words are not stemmed.
+Language = Literal[
+    "auto", "ar", "ca", "cs", "da", "de", "el", "en", "es", "et", "eu", "fa", "fi", "fr", "ga", "hi", "hu", "hy", "id",
+    "it", "lt", "ne", "nl", "no", "pl", "pt", "ro", "ru", "sr", "sv", "ta", "tr", "none",
+]  # fmt: skip
 DenseOrder = Literal["vision-first", "query-first"]
 PruneBy = Literal["attention", "random"]
+OcrMode = Literal["auto", "force", "never"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,8 @@ class Machine:
     workers: int = 0  # processes that render and run OCR; 0: one per core
     memory: int = 4 << 30  # bytes for page caches while they are scored, on top of the model
     resident: int = 0  # bytes of page caches that stay on the device between queries
+    page_seconds: float = 60.0  # limit of the time to draw one page, for each renderer
+    page_memory: int = 2 << 30  # bytes; limit of the memory of a process that draws a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +44,12 @@ class Render:
     renderer: str = "auto"  # poppler or pdfium; auto: poppler where it is installed
     dpi: int = 150  # of PDF pages, before the token budget
     max_tokens: int = 1280  # visual tokens per page, 32 x 32 pixels each
-    ocr: bool = False  # read pages without a text layer
+    #: Which pages OCR reads: all (force), or those without text, with an image and little text, and with garbled text.
+    ocr: OcrMode = "never"
+    ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
+    convert: bool = False  # office files become PDF by LibreOffice; not hashed: the files' contents are
+    password: Path | None = None  # a file with the passwords of encrypted PDFs; never stored
+    tiles: bool = False  # cut pages with small print into several images
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +62,20 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """How page vectors are indexed."""
+    """How page vectors and page text are indexed."""
 
     faiss_factory: str = "Flat"
+    language: Language = "auto"  # of the text; auto: detected for each page
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
     """How the first stage ranks pages."""
 
-    first_stage: FirstStage | None = None  # None: hybrid where there are page vectors, else bm25
+    first_stage: FirstStage | None = None  # None: the sum of every channel that the index has
     scope: Scope = "corpus"
     depth: int = 100  # candidates per query
+    channels: Mapping[str, float] | None = None  # weights of the sum by channel; None: the default weights
 
 
 @dataclass(frozen=True, slots=True)

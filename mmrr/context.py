@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mmrr.config import Machine
 from mmrr.errors import MmrrError
+from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import Progress, silent
 from mmrr.workspace.pages import Collection, load
 from mmrr.workspace.store import Manifest, Workspace, command
@@ -28,6 +29,7 @@ class Context:
     progress: Progress = silent
     chosen: Mapping[str, str] = field(default_factory=dict)  # {stage: fingerprint} to use instead of the current one
     notice: Callable[[str], None] = _no_notice  # shows one line to the user
+    loaded: Loaded = field(default_factory=LoadsEachTime)  # models that stay in memory between calls
 
     def current(self, stage: str) -> Manifest:
         """The chosen artifact of a stage, else the current one. Raises MmrrError with the command to run first."""

@@ -1,10 +1,10 @@
-"""The contract of a model family: the members of a module in ``mmrr/scorers`` or ``mmrr/embedders``.
+"""The contract of a model family: a module in ``mmrr/scorers``, ``mmrr/embedders`` or ``mmrr/text_embedders``.
 
 ``families.load`` checks a module against these Protocols and raises one line if a member is missing or has other
 parameters. docs/writing-a-scorer.md explains each member with a complete example. This module does not import torch.
 
 The type variables are the types that a family chooses for itself. Code that finds a family by its name does not know
-them and writes ``ScorerFamily``, ``Scorer``, ``EmbedderFamily`` or ``Embedder`` without parameters.
+them and writes ``ScorerFamily``, ``Scorer``, ``EmbedderFamily`` ... without parameters.
 """
 
 from __future__ import annotations
@@ -64,6 +64,21 @@ class EmbedderSpec:
 
     checkpoints: tuple[str, ...]  # the names and Hub ids that ``mmrr models`` lists
     multi_vector: bool  # True: late interaction, several vectors a page and a query; False: one vector each
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbedderSpec:
+    """What a text embedder family is, known without loading a checkpoint."""
+
+    checkpoints: tuple[str, ...]  # the names and Hub ids that ``mmrr models`` lists
+    model_types: tuple[str, ...]  # values of config.json's model_type; "*": every checkpoint no other family names
+
+
+class Window(NamedTuple):
+    """A part of a page's text that the model reads at once: ``text[start:end]``."""
+
+    start: int
+    end: int
 
 
 #: The family's ``Prepare``: the options that change what is stored of a page.
@@ -192,9 +207,43 @@ class EmbedderFamily(Protocol[PrepareT, SearchT]):
     Prepare: type[PrepareT]  # hashed into every page's vectors
     Search: type[SearchT]  # hashed into a run alone: changing it reuses the pages' vectors
 
+    def check(self, checkpoint: Checkpoint, options: PrepareT) -> None:
+        """Raise MmrrError if the options do not fit the checkpoint. Loads no weights: no page is rendered yet."""
+        ...
+
     def load(
         self, checkpoint: Checkpoint, options: PrepareT, device: torch.device, dtype: torch.dtype
     ) -> Embedder[SearchT]:
+        """Load the checkpoint. The return annotation names the embedder's class, whose methods are checked too.
+
+        Raises MmrrError if the checkpoint does not fit the family.
+        """
+        ...
+
+
+class TextEmbedder(Protocol):
+    """One checkpoint with one set of ``Prepare`` options, on one device."""
+
+    def windows(self, text: str) -> list[Window]:
+        """The windows of a page's text, in order. They fit the model and overlap. A page without words has none."""
+        ...
+
+    def embed_windows(self, texts: Sequence[str]) -> Tensor:
+        """The vectors (W, D) float32 of the texts of windows, on the CPU. A larger product is a better match."""
+        ...
+
+    def embed_queries(self, texts: Sequence[str]) -> Tensor:
+        """The vectors (Q, D) float32 of queries, on the CPU."""
+        ...
+
+
+class TextEmbedderFamily(Protocol[PrepareT]):
+    """A module in ``mmrr/text_embedders``."""
+
+    SPEC: TextEmbedderSpec
+    Prepare: type[PrepareT]  # hashed into the vectors of every window
+
+    def load(self, checkpoint: Checkpoint, options: PrepareT, device: torch.device, dtype: torch.dtype) -> TextEmbedder:
         """Load the checkpoint. The return annotation names the embedder's class, whose methods are checked too.
 
         Raises MmrrError if the checkpoint does not fit the family.

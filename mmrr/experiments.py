@@ -8,21 +8,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmrr.config import Rerank, Retrieve
+from mmrr.config import Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.documents.discovery import find_sources
 from mmrr.errors import MmrrError
-from mmrr.evaluation import mmdocir
+from mmrr.evaluation import ids, metrics, mmdocir
 from mmrr.evaluation.mmdocir import Benchmark, Text
-from mmrr.pipeline import Chain, Ranking, Scoring, build_index, cache_pages, rerank_run, search
-from mmrr.stages import evaluate, import_mmdocir, render
+from mmrr.indexing import build
+from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, exact_run, rerank_run, search
+from mmrr.search import channels
+from mmrr.stages import evaluate, import_mmdocir, render, retrieve
 from mmrr.stages.evaluate import LayoutRun
 from mmrr.stages.precache import Plan
-from mmrr.types import Qrels, Query
+from mmrr.types import Qrels, Query, Run
 from mmrr.workspace import manifests
 from mmrr.workspace.changes import Place
 from mmrr.workspace.files import digest
@@ -55,9 +57,11 @@ def compare(
     """The first stage, and each scorer over its candidates, on the current index. Missing caches are computed.
 
     A scorer without a share of kept tokens keeps the default share, whatever is current. Seven parameters: the
-    questions and the settings of three stages, which vary independently.
+    questions and the settings of three stages, which vary independently. Raises MmrrError if the index has none of the
+    judged pages.
     """
     indexed = context.current("index")
+    ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
     ranking = search(context, queries, options, {}, indexed)
     runs = {"first stage": ranking.first}
     found: dict[str, tuple[int, float | None, float | None]] = {}
@@ -70,8 +74,8 @@ def compare(
         found[name] = _costs(context, cached, reranked.reranked)
     inputs = {"pages": indexed.inputs["pages"], "runs": digest(runs)}
     judged = evaluate.judge(context, runs, qrels, inputs, COMPARED)
-    metrics = manifests.content(judged, "eval")["metrics"]
-    return [Compared(name, metrics[name], *found.get(name, ())) for name in runs]
+    measured = manifests.content(judged, "eval")["metrics"]
+    return [Compared(name, measured[name], *found.get(name, ())) for name in runs]
 
 
 def _costs(context: Context, cached: Manifest, reranked: Manifest) -> tuple[int, float | None, float | None]:
@@ -82,6 +86,50 @@ def _costs(context: Context, cached: Manifest, reranked: Manifest) -> tuple[int,
     per_second = made / seconds if made and seconds else None
     query_ms = statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None
     return manifests.content(cached, "precache")["page_bytes"], per_second, query_ms
+
+
+@dataclass(frozen=True)
+class Line:
+    """One way of ranking, measured with intervals."""
+
+    name: str
+    metrics: dict[str, float]  # fractions
+    intervals: dict[str, tuple[float, float]]  # 95 %, of the values
+    differences: dict[str, tuple[float, float]]  # 95 %, of the value less that of the first line; {} there
+
+
+def by_channel(
+    context: Context, queries: list[Query], qrels: Qrels, measures: Sequence[str], scope: Scope = "corpus"
+) -> list[Line]:
+    """Each channel of the current index alone, each sum of them with the default weights, and the current reranking.
+
+    The reranking is left out if it is of other pages or answers none of the judged queries. Raises MmrrError if the
+    index has none of the judged pages.
+    """
+    indexed = context.current("index")
+    ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
+    runs: dict[str, Run] = {}
+    for names in channels.sums(retrieve.available(context.workspace, indexed)):
+        weights = channels.default(names)
+        label = " + ".join(name if weights[name] == 1 else f"{weights[name]:g} {name}" for name in names)
+        options = Retrieve(scope=scope, channels=weights)
+        runs[label] = search(context, queries, options, {}, indexed).first
+    reranked = context.workspace.current("rerank")
+    if reranked and reranked.inputs["pages"] == indexed.inputs["pages"]:
+        run = exact_run(context, reranked)
+        config = manifests.config(reranked, "rerank")
+        fused = f", fused {config['blend']:g}" if "blend" in config else ""
+        if run.keys() & qrels.keys():
+            runs[f"reranked by {config['family']}{fused}"] = run
+    group_of = {query_id: evaluate.document_of(row) for query_id, row in qrels.items()}
+    found = {name: metrics.evaluate(run, qrels, measures) for name, run in runs.items()}
+    first = next(iter(found.values()))
+    lines = []
+    for name, one in found.items():
+        changes = metrics.bootstrap(first, one, group_of) if one is not first else {}
+        differences = {measure: change.difference_interval for measure, change in changes.items()}
+        lines.append(Line(name, one.mean, metrics.intervals(one, group_of), differences))
+    return lines
 
 
 @dataclass(frozen=True)
@@ -116,7 +164,7 @@ def mmdocir_benchmark(
     benchmark = mmdocir.open_benchmark(data)
     if with_layouts and benchmark.form != "published":
         raise MmrrError("layouts come with the published parquet files; the PDFs and annotations hold none to rank")
-    if chain.render.ocr and benchmark.form == "published":
+    if chain.render.ocr != "never" and benchmark.form == "published":
         raise MmrrError("the published parquet files come with their pages' text (--text): leave out --ocr")
     chain = dataclasses.replace(chain, retrieve=dataclasses.replace(chain.retrieve, scope="document"))
     layouts = None
@@ -152,7 +200,7 @@ def _rank(
     context: Context, benchmark: Benchmark, pages: Manifest, chain: Chain, report: Callable[[Plan], None]
 ) -> tuple[Ranking, list[Manifest]]:
     """The ranking of the questions over these pages, and the artifacts of its steps."""
-    steps = build_index(context, pages, chain.embedder, chain.embed_options, chain.index)
+    steps = build(context, pages, chain.indexing)
     indexed = steps[-1]
     ranking = search(context, benchmark.queries(), chain.retrieve, chain.search_options, indexed)
     steps.append(ranking.retrieved)

@@ -1,7 +1,7 @@
-"""The steps of the chain, in order. Only this module imports several stages, and only it moves what is current.
+"""The steps of the chain, in order. Only it moves what is current. It imports the stages, as ``indexing`` does.
 
 A *step* is a function that a command runs because the user asked for it: it makes its artifacts current, so that later
-commands follow them, and says so. The other functions (``build_index``, ``cache_pages``, ``search``, ``rerank_run``,
+commands follow them, and says so. The other functions (``cache_pages``, ``search``, ``rerank_run``,
 ``judge_file``, ...) move nothing, so experiments use those.
 """
 
@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image
 
 from mmrr import plots
-from mmrr.config import Index, Model, Prune, Render, Rerank, Retrieve
+from mmrr.config import Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import read_qrels, read_queries, read_run
+from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
+from mmrr.indexing import Indexing, build
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.stages import embed, evaluate, precache, prune, render, rerank, retrieve
-from mmrr.stages import index as index_stage
+from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
+from mmrr.stages.evaluate import Judgement as Judgement
 from mmrr.stages.precache import Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
-from mmrr.workspace.changes import Changes, Place
+from mmrr.workspace.changes import Changes
 from mmrr.workspace.files import digest
-from mmrr.workspace.pages import Collection, load, page_row, read_image, without
+from mmrr.workspace.pages import Collection, page_row, read_image
 from mmrr.workspace.store import Manifest
 from mmrr.workspace.tensors import read_kept_tokens
 
@@ -58,9 +59,7 @@ class Chain:
     """The settings of every stage, for commands that run all of them."""
 
     render: Render = field(default_factory=Render)
-    embedder: Model | None = None
-    embed_options: Mapping[str, str] = field(default_factory=dict)
-    index: Index = field(default_factory=Index)
+    indexing: Indexing = field(default_factory=Indexing)
     retrieve: Retrieve = field(default_factory=Retrieve)
     search_options: Mapping[str, str] = field(default_factory=dict)
     scoring: Scoring | None = None  # None: the first stage alone
@@ -128,28 +127,29 @@ def render_documents(
         before = context.workspace.current("pages")
         base = None if replace else before
         if base:
-            _can_change(context, base)
-        sources, staying = render.find_documents(context, inputs, before, replace=replace)
+            can_change(context, base)
+        documents = render.find_documents(context, inputs, before, replace=replace, convert=options.convert)
         check()
         if base and (said := render.changed_options(context, base, options)):
             context.notice(said)
-        made = render.render(context, sources, options, staying)
+        made = render.render(context, documents.sources, options, documents.staying)
         entries = manifests.documents(made)
-        found = {source.doc_id: Place(changes.root_of(source.path, inputs), source.path) for source in sources}
-        places = changes.merge_places(changes.places(base), found, entries)
-        made = context.workspace.annotate(made, sources=places)
+        made = render.record_origins(context, made, base, inputs, documents)
         if replace or context.workspace.replace_current(before, made):
             break  # else another command changed the collection meanwhile: add to what it made
     if replace:
         make_current(context, made)
     elif before is None or before.fingerprint != made.fingerprint:
         context.notice(f"current: pages/{made.fingerprint}")
-    if before and manifests.content(before, "pages").get("by_ocr") and not options.ocr:
-        context.notice("the text that OCR read before is left out; pass --ocr to keep it")
+    if before and manifests.content(before, "pages").get("by_ocr") and options.ocr == "never":
+        context.notice("the text that OCR read before is left out; pass --ocr auto to keep it")
+    if before and manifests.content(before, "pages").get("tiles") and not options.tiles:
+        context.notice("the tiles that were cut before are left out; pass --tiles to keep them")
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 
-def _can_change(context: Context, pages: Manifest) -> None:
+def can_change(context: Context, pages: Manifest) -> None:
+    """Raise MmrrError if no document can be added to or taken from a collection."""
     if "file" in manifests.config(pages, "pages"):
         raise MmrrError(
             f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
@@ -157,67 +157,12 @@ def _can_change(context: Context, pages: Manifest) -> None:
         )
 
 
-def remove_documents(context: Context, names: Sequence[str]) -> Collected:
-    """Step: take documents out of the collection, and out of the index if there is one. No model is run.
-
-    ``names`` are ids, paths or file names. Raises MmrrError for a name that is not in the collection or not unique, and
-    if no document would be left.
-    """
-    before = context.current("pages")
-    _can_change(context, before)
-    gone = {changes.find(before, name) for name in names}
-    pages = without(context.workspace, before, gone)
-    made = [pages]
-    indexed = context.workspace.current("index")
-    if indexed:
-        own = context.collection(indexed).manifest
-        own = pages if own.fingerprint == before.fingerprint else without(context.workspace, own, gone)
-        made += _rebuild_index(context, indexed, load(context.workspace, own))
-    make_current(context, *made)
-    return Collected(pages, changes.compare(manifests.documents(before), manifests.documents(pages)))
-
-
-def _rebuild_index(context: Context, indexed: Manifest, collection: Collection) -> list[Manifest]:
-    """The ``embed`` and ``index`` artifacts of a part of an index's pages."""
-    embedded = None
-    if "embed" in indexed.inputs:
-        whole = context.workspace.find("embed", indexed.inputs["embed"])
-        if whole is None:
-            raise MmrrError(f"the vectors of index/{indexed.fingerprint} were removed; run mmrr index again")
-        embedded = embed.keep_embedded(context, whole, collection)
-    factory = manifests.config(indexed, "index").get("faiss_factory")
-    options = Index(factory) if factory else Index()
-    made = index_stage.build(context, collection, embedded, options)
-    return [embedded, made] if embedded else [made]
-
-
 # Index
 
 
-def check_index(context: Context, embedder: Model | None, embed_options: Mapping[str, str], options: Index) -> None:
-    """Raise the MmrrError of ``build_index`` for a wrong name or option, before anything is computed."""
-    if embedder:
-        embed.check(context, embedder, embed_options)
-    index_stage.check(options)
-
-
-def build_index(
-    context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
-) -> list[Manifest]:
-    """``pages`` -> (``embed``, with an embedder) -> ``index``; the artifacts in this order."""
-    if embedder:
-        index_stage.check(options)  # before the vectors are computed
-    collection = load(context.workspace, pages)
-    embedded = embed.embed(context, collection, embedder, embed_options) if embedder else None
-    made = index_stage.build(context, collection, embedded, options)
-    return [embedded, made] if embedded else [made]
-
-
-def index_pages(
-    context: Context, pages: Manifest, embedder: Model | None, embed_options: Mapping[str, str], options: Index
-) -> Manifest:
-    """Step: ``pages`` -> (``embed``, with an embedder) -> ``index``."""
-    made = build_index(context, pages, embedder, embed_options, options)
+def index_pages(context: Context, pages: Manifest, indexing: Indexing) -> Manifest:
+    """Step: ``pages`` -> (``embed``, with an embedder) -> (``embed_text``, with a text embedder) -> ``index``."""
+    made = build(context, pages, indexing)
     make_current(context, *made)
     newest = context.workspace.current("pages")
     if newest and newest.fingerprint != pages.fingerprint:
@@ -317,6 +262,8 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
     collection = context.collection(pruned)
     row = page_row(collection, page_id)
     page, shard = collection.pages[row], manifests.content(pruned, "prune")["shards"][collection.shards[row]]
+    if page.label:
+        context.notice(f"{page.page_id} is the page that the document calls {page.label}")
     kept = read_kept_tokens(context.workspace, shard)[page.number]
     return plots.kept_tokens(read_image(context.workspace, page), kept)
 
@@ -378,21 +325,18 @@ def load_scorer(context: Context, name: str, revision: str | None) -> minirerank
 
 def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:
     """The run of an artifact; a query without hits has an empty ranking."""
-    path = context.workspace.own_file(manifest, "run.trec")
-    found = read_run(path) if manifests.n_candidates(manifest) else {}
+    found = exact_run(context, manifest)
     return {query.query_id: found.get(query.query_id, []) for query in queries}
 
 
+def exact_run(context: Context, manifest: Manifest) -> Run:
+    """The run of an artifact with the scores that were computed."""
+    if not manifests.n_candidates(manifest):
+        return {}
+    return read_run(context.workspace.own_file(manifest, EXACT if EXACT in manifest.files else RUN))
+
+
 # Evaluation
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The measures of a run, and what the judgements name in vain: both count as not found."""
-
-    metrics: Manifest
-    unknown: list[str]  # judged pages that the index does not have
-    missing: list[str]  # judged queries that the run lacks, or one of two runs
 
 
 def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
@@ -404,10 +348,9 @@ def judge_current(context: Context, qrels_path: Path, measures: list[str] | None
     runs, inputs = {}, {}
     for name, manifest in (("first_stage", _first_stage(context, newest)), ("reranked", newest if reranked else None)):
         if manifest:
-            path = context.workspace.own_file(manifest, "run.trec")
-            runs[name] = read_run(path) if manifests.n_candidates(manifest) else {}
+            runs[name] = exact_run(context, manifest)
             inputs[manifest.stage] = manifest.fingerprint
-    judged = _judge(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+    judged = evaluate.judge_ids(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
     make_current(context, judged.metrics)
     return judged
 
@@ -418,26 +361,7 @@ def judge_file(
     """A TREC run against judgements, alone or compared with a baseline."""
     paths = ({"baseline": baseline} if baseline else {}) | {"run": run_path}
     runs = {name: read_run(path) for name, path in paths.items()}
-    return _judge(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
-
-
-def _judge(
-    context: Context, runs: dict[str, Run], qrels_path: Path, measures: list[str] | None, inputs: dict[str, str]
-) -> Judgement:
-    qrels = read_qrels(qrels_path)
-    unknown: list[str] = []
-    pages = context.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
-    if pages:
-        known = load(context.workspace, pages).row_of
-        judged = {page_id for row in qrels.values() for page_id in row}
-        unknown = sorted(judged - set(known))
-        if len(unknown) == len(judged):
-            raise MmrrError(
-                f"{qrels_path}: none of the {len(judged)} judged pages is in the index "
-                f"(judged: {min(judged)}; indexed: {next(iter(known))})"
-            )
-    manifest = evaluate.judge(context, runs, qrels, inputs, *([measures] if measures else []))
-    return Judgement(manifest, unknown, evaluate.missing_queries(runs, qrels))
+    return evaluate.judge_ids(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
 
 
 def _first_stage(context: Context, manifest: Manifest) -> Manifest:

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from mmrr.embedders import colqwen3 as late_interaction
 from mmrr.embedders import qwen3_vl as embedder
 from mmrr.scorers import minireranker
-from mmrr.workspace.files import save_tensors
+from mmrr.workspace.tensor_files import save_tensors
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -6,19 +6,23 @@ Processes that render pages also start here, so torch is imported only where a m
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mmrr.errors import MmrrError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
     from multiprocessing.queues import SimpleQueue
 
     import torch
@@ -42,6 +46,26 @@ def start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+class _Process(multiprocessing.context.SpawnProcess):
+    """A spawned process that does not import the caller's script."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802  # the name that multiprocessing calls; Any: its types are private
+        # A script without a __main__ guard would otherwise run again in each process. Tasks are functions of modules.
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return multiprocessing.context.SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Spawn(multiprocessing.context.SpawnContext):
+    """The context of processes that do not import the caller's script."""
+
+    Process = _Process
+
+
 class Pool(ProcessPoolExecutor):
     """Helper processes that ignore Ctrl-C from their start on. The parent handles it."""
 
@@ -49,7 +73,7 @@ class Pool(ProcessPoolExecutor):
         """``begin(*args)`` runs first in each process. Processes are spawned, because a forked process would inherit
         locks and could not use CUDA.
         """
-        super().__init__(n, multiprocessing.get_context("spawn"), begin, args)
+        super().__init__(n, _Spawn(), begin, args)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         with _deferred_interrupts():
@@ -89,6 +113,42 @@ def helpers(n: int, begin: Callable[..., None] = start_worker, *args: Any) -> It
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Helper:
+    """One process that answers over a pipe, and that this process watches and may kill.
+
+    Unlike a process of ``Pool``, its death or its end by ``kill`` concerns no other process.
+    """
+
+    def __init__(self, serve: Callable[[Connection], None]) -> None:
+        """``serve(connection)`` runs in the process; it is a function of a module."""
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(serve, theirs), daemon=True)
+        with _deferred_interrupts():
+            self._process.start()
+        theirs.close()  # so that the end of the process closes the pipe
+
+    def memory(self) -> int:
+        """The bytes of memory that the process holds; 0 where the system does not tell (only Linux does)."""
+        try:
+            with open(f"/proc/{self._process.pid}/statm", encoding="ascii") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    def kill(self) -> None:
+        """End the process in the middle of whatever it does, and wait for its end."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+
+def _serve(serve: Callable[[Connection], None], connection: Connection) -> None:
+    start_worker()
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone or needs no more
+        serve(connection)
 
 
 def on_devices(

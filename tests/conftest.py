@@ -12,6 +12,8 @@ import pytest
 
 # Tests never use the network: a checkpoint that is not on this disk is an error.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A model of text that happens to be installed must not change what tests index; tests of it name it.
+os.environ["MMRR_TEXT_EMBEDDER"] = "none"
 # The user's defaults must not change what tests do.
 os.environ["MMRR_CONFIG"] = os.devnull
 # Typer colours its messages on CI machines, which would hide words from tests.
@@ -75,6 +77,12 @@ def same_fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_installed_text_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MMRR_TEXT_EMBEDDER above, for the Python API, which does not read it."""
+    monkeypatch.setattr("mmrr.modeling.text_checkpoints.packaged", lambda: None)
 
 
 @pytest.fixture(autouse=True)

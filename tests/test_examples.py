@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmrr.evaluation.trec import read_run
 from tests.console import SOIL, THESIS, write_documents, write_queries
@@ -86,6 +87,23 @@ def test_compare_runs_prints_both_and_the_difference(place: Path) -> None:
     shown = run(place, sys.executable, EXAMPLES / "compare_runs.py", "base.trec", "new.trec", "qrels.trec")
     row = next(line for line in shown.splitlines() if line.startswith("R@1"))
     assert row.split() == ["R@1", "0.5000", "1.0000", "+0.5000", "+0.0000", "to", "+1.0000"]
+
+
+@pytest.mark.slow
+def test_search_pages_prints_the_page_and_saves_it(place: Path) -> None:
+    shown = run(place, sys.executable, EXAMPLES / "search_pages.py", "docs", "When is the thesis due?").splitlines()
+    assert shown[0] == "2 added"
+    assert shown[1].startswith("1 thesis.pdf/0001 ")
+    assert (place / "best.png").stat().st_size > 0
+
+
+def test_rank_images_prints_every_page(place: Path, tiny_path: Path, page_images: list[Image.Image]) -> None:
+    for i, image in enumerate(page_images[:2]):
+        image.save(place / f"{i}.png")
+    shown = run(place, sys.executable, EXAMPLES / "rank_images.py", tiny_path, "a question", "0.png", "1.png")
+    scores, names = zip(*(line.split() for line in shown.splitlines()), strict=True)
+    assert set(names) == {"0.png", "1.png"}
+    assert list(scores) == sorted(scores, reverse=True)
 
 
 def test_every_example_is_listed_and_run() -> None:

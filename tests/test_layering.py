@@ -17,15 +17,17 @@ HEAVY = {"torch", "transformers", "faiss", "bm25s", "safetensors", "datasets", "
 #: The command line may import all of them, inside its commands.
 ONLY_IN = {
     "faiss": {"mmrr.search.indexes"},
-    "bm25s": {"mmrr.search.indexes"},
-    "Stemmer": {"mmrr.search.indexes"},
-    "transformers": {"mmrr.backbones", "mmrr.random_checkpoint", "mmrr.training"},
+    "bm25s": {"mmrr.search.indexes", "mmrr.search.languages"},
+    "Stemmer": {"mmrr.search.languages"},
+    "py3langid": {"mmrr.search.languages"},
+    "icu4py": {"mmrr.search.words"},
+    "sentence_transformers": {"mmrr.modeling.sentence_models"},
+    "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
-    "pdf2image": {"mmrr.documents.poppler"},
-    "pypdfium2": {"mmrr.documents.discovery", "mmrr.documents.rendering"},
+    "pypdfium2": {"mmrr.documents"},
     "datasets": {"mmrr.evaluation.hub_dataset"},
     "ir_measures": {"mmrr.evaluation.metrics"},
     "huggingface_hub": {"mmrr.modeling.checkpoints", "mmrr.evaluation.hub_dataset"},
@@ -36,14 +38,15 @@ ONLY_IN = {
     "rich": set(),
     "click": set(),
     "mmrr.cli": set(),
-    "mmrr.stages": {"mmrr.pipeline", "mmrr.experiments"},
-    "mmrr.pipeline": {"mmrr.experiments"},
+    "mmrr.stages": {"mmrr.pipeline", "mmrr.indexing", "mmrr.experiments", "mmrr.removal", "mmrr.reranker"},
+    "mmrr.pipeline": {"mmrr.experiments", "mmrr.removal", "mmrr.api"},
     "mmrr.experiments": set(),
+    "mmrr.removal": set(),
     "mmrr.training": {"mmrr.training"},
 }
 #: Every module and package directly below mmrr, and the model families' packages.
 PARTS = {f"mmrr.{path.stem}" for path in (ROOT / "mmrr").iterdir() if not path.name.startswith("_")}
-FAMILIES = {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers"}
+FAMILIES = {"mmrr.backbones", "mmrr.embedders", "mmrr.scorers", "mmrr.text_embedders"}
 
 
 def all_parts_but(*allowed: str) -> set[str]:
@@ -70,6 +73,7 @@ NEVER = {
     "mmrr.backbones": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.embedders", "mmrr.scorers"},
     "mmrr.embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
+    "mmrr.text_embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.stages": FAMILIES,
     "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }
@@ -113,7 +117,8 @@ CLI = {name: path for name, path in modules().items() if within(name, "mmrr.cli"
 def test_a_module_imports_only_what_it_may(module):
     for name, _ in imports(LIBRARY[module], module):
         for library, homes in ONLY_IN.items():
-            if within(name, library) and not any(within(module, home) for home in homes):
+            own_helper = within(module, "mmrr.stages") and name.startswith("mmrr.stages._")
+            if within(name, library) and not own_helper and not any(within(module, home) for home in homes):
                 pytest.fail(f"{module} imports {name}; only {sorted(homes) or 'the command line'} may")
         for package, forbidden in NEVER.items():
             if within(module, package) and any(within(name, one) for one in forbidden):
@@ -161,13 +166,19 @@ def test_importing_the_command_line_loads_no_model_library():
     """Otherwise ``mmrr --help`` takes seconds."""
     loaded = loaded_by("import mmrr.cli.main")
     assert "typer" in loaded
-    assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pdf2image"})
+    assert not loaded & (HEAVY | {"PIL", "huggingface_hub", "pyarrow", "pypdfium2"})
 
 
 def test_importing_the_library_loads_no_terminal_library():
     loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
+
+
+def test_opening_a_workspace_loads_no_model_library():
+    """Otherwise ``mmrr ls`` takes seconds."""
+    loaded = loaded_by("import mmrr.context, mmrr.cli.report_workspace, mmrr.workspace.gc")
+    assert not loaded & {"torch", "transformers", "faiss", "scipy", "safetensors"}
 
 
 def test_processes_that_render_pages_load_no_model_library():

@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import unicodedata
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -26,17 +26,18 @@ import pypdfium2.raw as pdfium_c  # type: ignore[import-untyped]
 from PIL import Image, UnidentifiedImageError
 
 from mmrr.documents import poppler
+from mmrr.documents.formats import (
+    OFFICE_SUFFIXES,
+    PAGED_FORMATS,
+    PAGED_SUFFIXES,
+    image_suffixes,
+    looks_like_image,
+    unsupported,
+)
+from mmrr.documents.formats import open_image as open_image  # "as": rendering imports it from here
 from mmrr.errors import MmrrError
 
 Kind = Literal["pdf", "image", "images"]
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
-IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"BM", b"GIF8")
-# Only in these formats are further images pages. In a phone's JPEG they are previews, in WebP and PNG animations.
-PAGED_SUFFIXES = frozenset({".tif", ".tiff", ".gif"})
-PAGED_FORMATS = frozenset({"TIFF", "GIF"})
-# Pillow opens only these: for a PostScript file, it would run Ghostscript.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 # Errors of a file system or of the process's limits that can pass.
 _MACHINE_FAULTS = (
@@ -57,6 +58,35 @@ class Source:
     doc_id: str
     path: Path  # absolute: a file, or a folder of page images if ``kind`` is ``images``
     kind: Kind
+    copy: Path | None = None  # what is opened instead: an office file as PDF, or a PDF without its password
+
+    @property
+    def file(self) -> Path:
+        """The file or folder that is opened and drawn."""
+        return self.copy or self.path
+
+    @property
+    def is_office(self) -> bool:
+        """Whether it must be converted before it can be opened."""
+        return self.kind == "pdf" and self.path.suffix.lower() in OFFICE_SUFFIXES
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file below a given folder that is no document."""
+
+    root: Path  # the folder that was given
+    path: Path
+    reason: str  # one line for people, such as ``unsupported: .txt``
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What files and folders hold."""
+
+    sources: list[Source]
+    skipped: list[Skipped]
+    hidden: dict[Path, int]  # by given folder: its hidden files and folders, which are not looked into
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +106,46 @@ class Inspection:
 def find_sources(
     inputs: Sequence[Path], known: Mapping[str, str] | None = None, *, emptied: Set[str] = frozenset()
 ) -> list[Source]:
-    """Find the documents in files and folders. Folders are searched recursively; hidden entries are skipped.
+    """The documents of :func:`find`."""
+    return find(inputs, known, emptied=emptied).sources
 
-    PDF and image files are documents. A folder with images, no PDF and no subfolder is one document; its pages are the
-    images in natural order. Other files in a folder are ignored. Other files that are given themselves are kept, so
-    that :func:`inspect` reports them. A file that is found twice counts once.
+
+def find(
+    inputs: Sequence[Path],
+    known: Mapping[str, str] | None = None,
+    *,
+    emptied: Set[str] = frozenset(),
+    office: bool = False,
+) -> Found:
+    """Find the documents in files and folders. Folders are searched recursively; hidden entries are counted.
+
+    PDF and image files are documents, with ``office`` also the files that LibreOffice converts. A folder with images,
+    no PDF and no subfolder is one document; its pages are the images in natural order. Other files in a
+    folder are skipped, with the reason. Other files that are given themselves are kept, so that :func:`inspect` reports
+    them. A file that is found twice counts once.
 
     ``doc_id`` is the path relative to the given folder, or the name of the given file, in NFC, with ``/`` between parts
     and ``_`` for each run of whitespace, control characters or undecodable bytes. Inputs are sorted by absolute path,
     so ids do not depend on the order of arguments. If two documents have the same id, the first one keeps it. A later
     one gets ``~`` and the first 6 hex digits of the SHA-256 of its absolute path (more digits if that is also taken).
     ``known`` maps the real path of each document that a collection already has to its id: that document keeps its id,
-    and no other document gets it. ``emptied`` are the real paths of folders that may have no document.
+    no other document gets it, and an office file among them is a document without ``office``. ``emptied`` are the real
+    paths of folders that may have no document.
 
     Raises:
         MmrrError: an input does not exist, is neither a file nor a folder, or is another folder without a document.
     """
-    sources: list[Source] = []
-    seen: set[str] = set()  # real paths
     known = known or {}
+    found = Found([], [], {})
+    seen: dict[str, Path] = {}  # real path -> the path under which it was found
     taken: set[str] = set(known.values())  # doc ids
     for given in sorted({Path(os.path.abspath(path)) for path in inputs}):
+        walk = _Walk(given, found, known, office)
         if os.path.isdir(given):
-            items = list(_walk(given, set()))
+            items = list(walk.documents(given))
+            found.hidden[given] = walk.hidden
             if not items and os.path.realpath(given) not in emptied:
-                suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-                raise MmrrError(f"no document in {given}; expected PDF files or images (.pdf {suffixes})")
+                raise MmrrError(_no_document(given, found.skipped))
         elif os.path.isfile(given):
             items = [(_kind(given), given)]
         elif os.path.exists(given):
@@ -111,22 +155,38 @@ def find_sources(
         for kind, path in items:
             real = os.path.realpath(path)
             if real in seen:
+                if seen[real] != path:
+                    found.skipped.append(Skipped(given, path, f"the same file as {utf8(str(seen[real]))}"))
                 continue
-            seen.add(real)
+            seen[real] = path
             if kind == "images":
                 with suppress(OSError):  # inspect() reports the error
-                    seen.update(os.path.realpath(image) for image in _images_in(path))
+                    seen.update((os.path.realpath(image), image) for image in images_in(path))
             named_alone = path == given
             if real in known:
-                sources.append(Source(known[real], path, kind))
+                found.sources.append(Source(known[real], path, kind))
                 continue
-            doc_id = unique = _doc_id(path.name if named_alone else path.relative_to(given).as_posix())
-            digest, digits = hashlib.sha256(os.fsencode(path)).hexdigest(), 6
-            while unique in taken:
-                unique, digits = f"{doc_id}~{digest[:digits]}", digits + 1
-            taken.add(unique)
-            sources.append(Source(unique, path, kind))
-    return sources
+            doc_id = _unique(_doc_id(path.name if named_alone else path.relative_to(given).as_posix()), path, taken)
+            taken.add(doc_id)
+            found.sources.append(Source(doc_id, path, kind))
+    return found
+
+
+def _unique(doc_id: str, path: Path, taken: Set[str]) -> str:
+    unique, digits = doc_id, 6
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+    while unique in taken:
+        unique, digits = f"{doc_id}~{digest[:digits]}", digits + 1
+    return unique
+
+
+def _no_document(given: Path, skipped: Sequence[Skipped]) -> str:
+    reasons = Counter(one.reason for one in skipped if one.root == given)
+    held = ", ".join(f"{count} {reason.removeprefix('unsupported: ')}" for reason, count in reasons.most_common(5))
+    suffixes = " ".join(sorted(image_suffixes()))
+    return (
+        f"no document in {given}{f' (found: {held})' if held else ''}; expected PDF files or images (.pdf {suffixes})"
+    )
 
 
 def source_at(doc_id: str, path: Path) -> Source | None:
@@ -136,44 +196,71 @@ def source_at(doc_id: str, path: Path) -> Source | None:
     return Source(doc_id, path, _kind(path)) if os.path.isfile(path) else None
 
 
-def _walk(folder: Path, visited: set[str]) -> Iterator[tuple[Kind, Path]]:
-    """The documents of one folder in the order of their names. Each real folder once: links may form loops."""
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        yield "images", folder  # inspect() gets the same error and reports it
-        return
-    folders = {entry for entry in entries if os.path.isdir(entry)}
-    files = {entry for entry in entries if entry not in folders and _is_candidate(entry)}
-    if files and not folders and all(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
-        yield "images", folder
-        return
-    for entry in entries:
-        if entry in folders:
-            yield from _walk(entry, visited)
-        elif entry in files:
-            yield _kind(entry), entry
+class _Walk:
+    """The documents below one given folder, in the order of their names. Notes what else is there."""
+
+    def __init__(self, given: Path, found: Found, known: Mapping[str, str], office: bool) -> None:
+        self.hidden = 0
+        self._given = given
+        self._found = found
+        self._known = known
+        self._office = office
+        self._visited: set[str] = set()  # real folders, each once: links may form loops
+
+    def documents(self, folder: Path) -> Iterator[tuple[Kind, Path]]:
+        real = os.path.realpath(folder)
+        if real in self._visited:
+            self._skip(folder, "a link to a folder that is read under another name")
+            return
+        self._visited.add(real)
+        if os.path.isfile(folder / "mmrr.json"):
+            self._skip(folder, "a workspace of mmrr")  # its page images are no documents
+            return
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError:
+            yield "images", folder  # inspect() gets the same error and reports it
+            return
+        self.hidden += sum(entry.name.startswith(".") for entry in entries)
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        folders = {entry for entry in entries if os.path.isdir(entry)}
+        files = {entry for entry in entries if entry not in folders and self._is_document(entry)}
+        others = {entry.suffix.lower() for entry in files} - OFFICE_SUFFIXES
+        images = bool(others) and not folders and others <= image_suffixes()
+        if images:
+            yield "images", folder
+        for entry in entries:
+            if entry in folders:
+                yield from self.documents(entry)
+            elif entry not in files:
+                self._skip(entry, "no regular file" if not os.path.isfile(entry) else unsupported(entry.suffix.lower()))
+            elif not images or entry.suffix.lower() in OFFICE_SUFFIXES:
+                yield _kind(entry), entry
+
+    def _is_document(self, path: Path) -> bool:
+        if path.suffix.lower() in OFFICE_SUFFIXES:
+            return os.path.isfile(path) and (self._office or os.path.realpath(path) in self._known)
+        return _is_candidate(path)
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self._found.skipped.append(Skipped(self._given, path, reason))
 
 
 def _is_candidate(path: Path) -> bool:
     # A broken link is kept, so that it is reported. A pipe or a device is not, because opening it could block.
-    known = path.suffix.lower() == ".pdf" or path.suffix.lower() in IMAGE_SUFFIXES
+    known = path.suffix.lower() == ".pdf" or path.suffix.lower() in image_suffixes()
     return known and (os.path.isfile(path) or not os.path.exists(path))
 
 
 def _kind(path: Path) -> Kind:
     suffix = path.suffix.lower()
-    if suffix == ".pdf":
+    if suffix == ".pdf" or suffix in OFFICE_SUFFIXES:
         return "pdf"
     try:
         head = _head(path)
     except OSError:
         head = b""
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in image_suffixes():
         return "pdf" if head.lstrip().startswith(b"%PDF-") else "image"
     if b"%PDF-" in head:
         return "pdf"
@@ -191,7 +278,7 @@ def _doc_id(name: str) -> str:
     return name.lstrip("./") or "document"
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """The images of a folder in natural order (page2 before page10). Raises OSError."""
     images = [p for p in folder.iterdir() if not p.name.startswith(".") and _is_candidate(p)]
 
@@ -199,7 +286,7 @@ def _images_in(folder: Path) -> list[Path]:
         parts = re.split(r"(\d+)", path.name.casefold())
         return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
-    return sorted((path for path in images if path.suffix.lower() in IMAGE_SUFFIXES), key=natural)
+    return sorted((path for path in images if path.suffix.lower() in image_suffixes()), key=natural)
 
 
 # Inspection
@@ -216,12 +303,14 @@ def inspect(source: Source) -> Inspection:
         if source.kind == "images":
             n_pages = len(page_frames(source))
             return Inspection("ok", n_pages, "") if n_pages else Inspection("no_pages", 0, "the folder has no image")
-        head = _head(source.path)
+        head = _head(source.file)
     except (OSError, MemoryError) as error:
         return _unreadable(error)
     if not head:
         return Inspection("empty", 0, "the file has 0 bytes")
-    return _inspect_pdf(source.path, head) if source.kind == "pdf" else _inspect_image(source.path, head)
+    if source.is_office and not source.copy:
+        return Inspection("not_a_document", 0, unsupported(source.path.suffix.lower()))
+    return _inspect_pdf(source.file, head) if source.kind == "pdf" else _inspect_image(source.path, head)
 
 
 def _unreadable(error: OSError | MemoryError) -> Inspection:
@@ -243,7 +332,7 @@ def _inspect_by_pdfium(path: Path, head: bytes) -> Inspection:
             n_pages = len(pdf)
     except pdfium.PdfiumError as error:
         if error.err_code == pdfium_c.FPDF_ERR_PASSWORD:
-            return Inspection("password_required", 0, "the PDF is encrypted; save a copy without its password")
+            return Inspection("password_required", 0, "the PDF is encrypted; pass --password FILE")
         if error.err_code == pdfium_c.FPDF_ERR_SECURITY:
             return Inspection("password_required", 0, "the PDF is encrypted in a way that PDFium does not support")
         if error.err_code == pdfium_c.FPDF_ERR_FILE:
@@ -260,7 +349,7 @@ def _inspect_image(path: Path, head: bytes) -> Inspection:
     except Image.DecompressionBombError:
         return Inspection("ok", 1, "")  # it is an image; rendering reports why it cannot be drawn
     except UnidentifiedImageError:
-        if head.startswith(IMAGE_MAGIC):
+        if looks_like_image(head):
             return Inspection("corrupt", 0, "starts like an image but cannot be opened")
         return Inspection("not_a_document", 0, "not an image in a known format")
     except Exception as error:
@@ -279,20 +368,33 @@ def open_pdf(path: Path) -> Any:
 
     Any: pypdfium2 has no types.
     """
+    return _open(path, None)
+
+
+def _open(path: Path, password: bytes | None) -> Any:
     # PdfDocument(path) refuses a file of 0 pages with the error code of the file that failed before it.
-    raw = pdfium_c.FPDF_LoadDocument(os.fsencode(path) + b"\0", None)
+    raw = pdfium_c.FPDF_LoadDocument(os.fsencode(path) + b"\0", None if password is None else password + b"\0")
     if not raw:
         code = pdfium_c.FPDF_GetLastError()
         raise pdfium.PdfiumError(pdfium.internal.ErrorToStr.get(code).lower(), err_code=code)
     return pdfium.PdfDocument(raw)
 
 
-def open_image(path: Path) -> Image.Image:
-    """An open image in one of ``IMAGE_FORMATS``. Raises what Pillow raises."""
-    with warnings.catch_warnings():
-        # Pillow warns from 89 Mpx and refuses from twice that. Only the refusal matters here.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(path, formats=IMAGE_FORMATS)
+def unlock(path: Path, password: str, copy: Path) -> bool:
+    """Write a PDF to ``copy`` without its encryption. Returns False if the password does not open it.
+
+    Programs that cannot read a password from a file, such as poppler's, then need none on their command line, where
+    other users of the machine can see it.
+
+    Raises:
+        OSError: ``copy`` cannot be written.
+    """
+    for encoding in ("utf-8", "latin-1"):  # older encryption uses Latin-1
+        with suppress(pdfium.PdfiumError, UnicodeEncodeError), closing(_open(path, password.encode(encoding))) as pdf:
+            with open(copy, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                pdf.save(file, flags=pdfium_c.FPDF_REMOVE_SECURITY)
+            return True
+    return False
 
 
 def _n_frames(path: Path) -> int:
@@ -306,7 +408,7 @@ def page_frames(source: Source) -> list[tuple[Path, int]]:
     Raises OSError if a folder cannot be listed, and the errors of ``is_machine_fault``.
     """
     frames: list[tuple[Path, int]] = []
-    for path in _images_in(source.path) if source.kind == "images" else [source.path]:
+    for path in images_in(source.path) if source.kind == "images" else [source.path]:
         n_frames = 1
         if source.kind == "image" or path.suffix.lower() in PAGED_SUFFIXES:
             try:

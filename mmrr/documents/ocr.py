@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import io
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mmrr.documents.ocr_blanks import mend
+from mmrr.documents.ocr_models import Recognition
 from mmrr.errors import MmrrError
 
-#: The OCR model, and the version of the reading order below. Part of hashes: change it with anything that changes text.
-ENGINE = "PP-OCRv6 small/1"
+#: The OCR model, and the version of the reading below. Part of hashes: change it with anything that changes text.
+ENGINE = "PP-OCRv6 small/2"
 
 _PACKAGES = ("rapidocr", "onnxruntime")
 _COLUMN_LINES = 3  # minimum number of lines in a column
@@ -51,7 +54,7 @@ def require() -> None:
         )
 
 
-def read_page(image: Path, sha256: str) -> tuple[str, str] | None:
+def read_page(image: Path, sha256: str, recognition: Recognition) -> tuple[str, str] | None:
     """(text, "") of one page image; ("", reason) if OCR failed; None if the file has another hash.
 
     Raises MmrrError if OCR does not work on this machine at all, or if memory runs out.
@@ -62,9 +65,9 @@ def read_page(image: Path, sha256: str) -> tuple[str, str] | None:
         return None
     if hashlib.sha256(data).hexdigest() != sha256:
         return None
-    engine = _engine()
+    engine = _engine(recognition)
     try:
-        return in_reading_order(_lines(engine(data))), ""
+        return in_reading_order(_lines(engine(data), data)), ""
     except MemoryError:  # of the machine, not of the page: it must not be stored
         raise MmrrError("memory ran out while a page was read by OCR; run the command again with --workers 1") from None
     except Exception as error:  # any error of the package on one page fails only this page
@@ -131,19 +134,27 @@ def _rows(lines: list[Line]) -> list[str]:
 
 
 # Any: the package has no types.
-def _lines(found: Any) -> Iterable[Line]:
+def _lines(found: Any, data: bytes) -> Iterable[Line]:
     """The boxes of the package, corners (n, 4, 2), as upright boxes; none if it found no text."""
     if found.boxes is None or found.txts is None:
         return
-    for box, text in zip(found.boxes, found.txts, strict=True):
+    with Image.open(io.BytesIO(data)) as image:
+        page = image.convert("L")
+    # Of each line, its characters: (character, score, corners).
+    characters = getattr(found, "word_results", None) or [()] * len(found.txts)
+    for box, found_text, boxes in zip(found.boxes, found.txts, characters, strict=True):
+        centres = [sum(x for x, _ in corners) / len(corners) for _, _, corners in boxes if corners]
+        text = mend(found_text, centres, box.tolist(), page)
         (left, top), (right, bottom) = box.min(0).tolist(), box.max(0).tolist()
         yield Line(left, top, right, bottom, " ".join(text.replace("\0", "").split()))
 
 
 @functools.cache
-def _engine() -> Any:
+def _engine(recognition: Recognition) -> Any:
     """The package's engine, one per process. Raises MmrrError if it cannot read a test image."""
     require()
+    if recognition.path:
+        _check_characters(recognition.path)
     try:
         import cv2
         from rapidocr import ModelType, OCRVersion, RapidOCR
@@ -154,7 +165,8 @@ def _engine() -> Any:
         engine = RapidOCR(
             params={f"{part}.{name}": value for part in ("Det", "Rec") for name, value in model.items()}
             | {f"EngineConfig.onnxruntime.{name}": 1 for name in threads}
-            | {"Global.log_level": "critical"}
+            | {"Global.log_level": "critical", "Global.return_word_box": True, "Global.return_single_char_box": True}
+            | _parameters(recognition)
         )
         image = Image.new("RGB", (240, 80), "white")
         ImageDraw.Draw(image).text((20, 20), "a word", "black", ImageFont.load_default(40))
@@ -165,3 +177,29 @@ def _engine() -> Any:
             "run: pip install --force-reinstall 'mmrr[ocr]'"
         ) from error
     return engine
+
+
+def _parameters(recognition: Recognition) -> dict[str, object]:
+    """The package's parameters for another recognition model. With a path, it downloads none."""
+    if recognition.path is None:
+        return {}
+    parameters: dict[str, object] = {"Rec.model_path": str(recognition.path)}
+    if recognition.is_rtl:
+        from rapidocr import LangRec
+
+        parameters["Rec.lang_type"] = LangRec.ARABIC
+    return parameters
+
+
+def _check_characters(path: Path) -> None:
+    """Raise MmrrError for a model without its list of characters: the package would download one."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # any error of the package says that it is no model
+        raise MmrrError(f"--ocr-language {path}: expected a recognition model of RapidOCR in ONNX format") from error
+    if "character" not in session.get_modelmeta().custom_metadata_map:
+        raise MmrrError(
+            f"--ocr-language {path}: the model has no list of characters; take one of RapidOCR's own models"
+        )

@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import safe_open
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor, nn
 
 from mmrr.contracts import EmbedderSpec
@@ -98,6 +97,18 @@ class Search:
     )
 
 
+def check(checkpoint: Checkpoint, options: Prepare) -> None:
+    """Raise MmrrError if the checkpoint has fewer dimensions than ``dim``."""
+    width = (checkpoint.config().get("text_config") or {}).get("hidden_size")
+    if type(width) is int:
+        _check_dim(options, _projection(checkpoint.path, width).out_features, checkpoint)
+
+
+def _check_dim(options: Prepare, width: int, checkpoint: Checkpoint) -> None:
+    if not 0 <= options.dim <= width:
+        raise MmrrError(f"dim {options.dim}: expected 0 to {width}, the dimensions of {checkpoint.id}")
+
+
 def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Embedder:
     """Load the checkpoint. Raises MmrrError if it does not fit the family or the options."""
     return Embedder(checkpoint, options, device, dtype)
@@ -119,10 +130,7 @@ class Embedder:
         self._temperature = config.get(TEMPERATURE, 0.0)
         if type(self._temperature) not in (int, float) or not 0 <= self._temperature < math.inf:
             raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
-        if not 0 <= prepare.dim <= self.projection.out_features:
-            raise MmrrError(
-                f"dim {prepare.dim}: expected 0 to {self.projection.out_features}, the dimensions of {checkpoint.id}"
-            )
+        _check_dim(prepare, self.projection.out_features, checkpoint)
         chat = self.backbone.chat.with_template(_PAGE)
         (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])
         self.before, self.after = self.backbone.split_at_image(ids)
@@ -195,6 +203,8 @@ def pool(vectors: Tensor, factor: int) -> Tensor:
 
     Ward's hierarchical clustering (token pooling, arXiv 2409.14683). n / factor is rounded up.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage  # 0.3 s to import, and a query needs neither
+
     n_clusters = -(-len(vectors) // factor)
     if n_clusters == len(vectors):
         return vectors

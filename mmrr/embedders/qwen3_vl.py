@@ -57,6 +57,18 @@ class Search:
     )
 
 
+def check(checkpoint: Checkpoint, options: Prepare) -> None:
+    """Raise MmrrError if the checkpoint has fewer dimensions than ``dim``."""
+    width = (checkpoint.config().get("text_config") or {}).get("hidden_size")
+    if type(width) is int:
+        _check_dim(options, width, checkpoint)
+
+
+def _check_dim(options: Prepare, width: int, checkpoint: Checkpoint) -> None:
+    if not 0 <= options.dim <= width:
+        raise MmrrError(f"dim {options.dim}: expected 0 to {width}, the dimensions of {checkpoint.id}")
+
+
 def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> Embedder:
     """Load the checkpoint. Raises MmrrError if it does not fit the family or the options."""
     return Embedder(checkpoint, options, device, dtype)
@@ -71,8 +83,7 @@ class Embedder:
         self.prepare = prepare
         self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
         width = self.backbone.config.text_config.hidden_size
-        if not 0 <= prepare.dim <= width:
-            raise MmrrError(f"dim {prepare.dim}: expected 0 to {width}, the dimensions of {checkpoint.id}")
+        _check_dim(prepare, width, checkpoint)
 
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(rows, columns) of the saliency map of a page image of this size."""

@@ -130,6 +130,23 @@ def bootstrap(
     return changes
 
 
+def intervals(
+    found: Evaluation, group_of: Mapping[str, str], samples: int = 2000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """{measure: 95 % interval of its mean}, from resampled documents as in ``bootstrap``."""
+    names = list(found.mean)
+    groups = sorted({group_of[query_id] for query_id in found.per_query})
+    row_of = {group: row for row, group in enumerate(groups)}
+    sums, counts = np.zeros((len(groups), len(names))), np.zeros(len(groups))
+    for query_id, values in found.per_query.items():
+        row = row_of[group_of[query_id]]
+        counts[row] += 1
+        sums[row] += [values[name] for name in names]
+    drawn = np.random.default_rng(seed).integers(0, len(groups), (samples, len(groups)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)[:, None]
+    return {name: _interval(means[:, column]) for column, name in enumerate(names)}
+
+
 def kendall_tau(base: Run, new: Run) -> float:
     """Kendall's tau of the pages that both runs have, mean over queries: 1 same order, -1 opposite, NaN no query."""
     found = []

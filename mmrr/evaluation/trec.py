@@ -1,4 +1,4 @@
-"""Files of runs, qrels and queries: the two TREC formats and JSON Lines.
+"""Files of runs, qrels and queries: the TREC formats, BEIR's, JSON Lines, and a question a line.
 
 An error names the file, the line, what was found and what was expected. No reader guesses. Text is data: a query keeps
 all its characters, including strings that look like control tokens of a model.
@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import unicodedata
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from mmrr.errors import MmrrError
-from mmrr.types import Qrels, Query, Run, rank
+from mmrr.types import Hit, Qrels, Query, Run, rank
+
+#: The files of a run in an artifact. ``EXACT`` exists only where ``RUN`` has other scores than mmrr computed.
+RUN, EXACT = "run.trec", "scores.trec"
 
 _ID_KEYS = ("query_id", "_id", "qid", "id")
 _TEXT_KEYS = ("text", "query")
 _BOM = "\ufeff"
+_BEIR = ["query-id", "corpus-id", "score"]
+_JUDGEMENT = "query_id 0 page_id relevance"
+#: Endings that say JSON, whatever the file contains.
+_JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
+_JSON_OBJECT = "expected an object with query_id and text"
 
 
 def read_run(path: Path) -> Run:
@@ -42,12 +52,20 @@ def read_run(path: Path) -> Run:
     return {query_id: rank(pages) for query_id, pages in scores.items()}
 
 
-def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
-    """Write a TREC run with ranks from 1. Scores have full precision (``repr``): ``read_run`` returns the same run.
+def write_run(run: Run, file: TextIO, tag: str = "mmrr", *, exact: bool = False) -> bool:
+    """Write a TREC run with ranks from 1. Returns whether scores were moved apart.
 
-    Raises MmrrError for an id or tag with whitespace and for a score that is not a number.
+    trec_eval reads scores as float32 and orders equal ones by descending page id, mmrr by ascending page id. So scores
+    that are equal in float32 are moved apart: each becomes the next lower float32 after the one above it. The ranking
+    stays the same. The n-th of n equal scores changes most, by n - 1 steps of float32 (1.2e-7 of the score each).
+    Other scores have full precision (``repr``). With ``exact`` all scores are written as they are: ``read_run`` then
+    returns the same run.
+
+    Raises MmrrError for an id or tag with whitespace, for a score that is not a number, and for equal scores below the
+    range of float32.
     """
     _check_id(tag, "tag")
+    moved = False
     for query_id, hits in run.items():
         _check_query_id(query_id)
         for hit in hits:
@@ -55,28 +73,94 @@ def write_run(run: Run, file: TextIO, tag: str = "mmrr") -> None:
             if math.isnan(hit.score):
                 raise MmrrError(f"query {query_id}: the score of {hit.page_id} is NaN, expected a number")
         ordered = sorted(hits, key=lambda hit: (-hit.score, hit.page_id))
+        scores = [float(hit.score) for hit in ordered] if exact else _descending(query_id, ordered)
+        moved |= any(hit.score != score for hit, score in zip(ordered, scores, strict=True))
         file.writelines(
-            f"{query_id} Q0 {page_id} {position} {float(score)!r} {tag}\n"
-            for position, (page_id, score) in enumerate(ordered, 1)
+            f"{query_id} Q0 {hit.page_id} {position} {score!r} {tag}\n"
+            for position, (hit, score) in enumerate(zip(ordered, scores, strict=True), 1)
         )
+    return moved
+
+
+def _descending(query_id: str, ordered: list[Hit]) -> list[float]:
+    """The scores of a ranking, strictly descending in float32."""
+    scores = [float(hit.score) for hit in ordered]
+    single = array("f", scores)  # infinite beyond the range
+    for i in range(1, len(scores)):
+        if single[i] >= single[i - 1]:
+            if single[i - 1] == -math.inf:
+                raise MmrrError(f"query {query_id}: found equal scores below -3.4e38, expected scores within float32")
+            scores[i] = single[i] = _next_lower(single[i - 1])
+    return scores
+
+
+def _next_lower(value: float) -> float:
+    """The largest float32 below ``value``, a float32."""
+    if value == 0:
+        bits = 0x80000001
+    else:
+        (bits,) = struct.unpack("<I", struct.pack("<f", value))
+        bits += -1 if value > 0 else 1
+    (lower,) = struct.unpack("<f", struct.pack("<I", bits))
+    return float(lower)
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write a run into an artifact's folder: ``RUN`` for other tools and, where its scores differ, ``EXACT``."""
+    with (folder / RUN).open("w", encoding="utf-8", newline="\n") as file:
+        moved = write_run(run, file)
+    if moved:
+        with (folder / EXACT).open("w", encoding="utf-8", newline="\n") as file:
+            write_run(run, file, exact=True)
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read TREC judgements: ``query_id 0 page_id relevance``, relevance a whole number; above 0 means relevant.
+    """Read judgements: TREC's, ``query_id 0 page_id relevance``, or BEIR's.
+
+    BEIR's have three columns and the header ``query-id corpus-id score``. The relevance is a whole number; above 0
+    means relevant.
 
     Raises MmrrError as ``read_run`` does.
     """
     qrels: Qrels = {}
+    beir = separator = None
     for n, line in lines(path):
-        query_id, _, page_id, relevance = _columns(path, n, line, "query_id 0 page_id relevance")
+        if beir is None:
+            beir = [name.lower().replace("_", "-") for name in line.split()] == _BEIR
+            separator = "\t" if beir and "\t" in line else None
+            if beir:
+                continue
+        if beir:
+            query_id, page_id, relevance = _beir_columns(path, n, line, separator)
+        else:
+            query_id, _, page_id, relevance = _columns(path, n, line, _JUDGEMENT)
         pages = qrels.setdefault(query_id, {})
         if page_id in pages:
             _fail(path, n, f"{page_id} is already judged for query {query_id}; expected each page once")
-        try:
-            pages[page_id] = int(relevance)
-        except ValueError:
-            _fail(path, n, f"found the relevance {relevance!r}, expected a whole number")
+        pages[page_id] = _relevance(path, n, relevance)
+    if not qrels:
+        raise MmrrError(f"{path.name}: found a header and no judgement, expected at least one")
     return qrels
+
+
+def _beir_columns(path: Path, n: int, line: str, separator: str | None) -> list[str]:
+    columns = [column.strip() for column in line.split(separator)]
+    if len(columns) != len(_BEIR):
+        _fail(path, n, f"found {len(columns)} columns, expected 3 as in the header: {' '.join(_BEIR)}")
+    try:
+        return [_check_query_id(columns[0]), _check_id(columns[1], "corpus-id"), columns[2]]
+    except MmrrError as error:
+        _fail(path, n, str(error))
+
+
+def _relevance(path: Path, n: int, text: str) -> int:
+    try:
+        relevance = int(text)
+    except ValueError:
+        relevance = None
+    if relevance is None or not -(2**31) <= relevance < 2**31:
+        _fail(path, n, f"found the relevance {_short(text)!r}, expected a whole number of at most 10 digits")
+    return relevance
 
 
 def write_qrels(qrels: Qrels, file: TextIO) -> None:
@@ -89,22 +173,36 @@ def write_qrels(qrels: Qrels, file: TextIO) -> None:
 
 
 def read_queries(path: Path) -> list[Query]:
-    """Read queries from JSON Lines, in order: one object per line with ``query_id``, ``text`` and optional ``doc_id``.
+    """Read queries, in order: JSON Lines with ``query_id``, ``text`` and optional ``doc_id``, or a question a line.
 
-    Also accepted: ``_id``, ``qid`` or ``id`` for the id (numbers become strings), ``query`` for the text, and the
-    format of RankLLM, ``{"query": {"qid": ..., "text": ...}}``. Other keys and blank lines are ignored.
+    JSON Lines also accept ``_id``, ``qid`` or ``id`` for the id (numbers become strings), ``query`` for the text, and
+    the format of RankLLM, ``{"query": {"qid": ..., "text": ...}}``. Other keys and blank lines are ignored. A plain
+    text has the line numbers as ids; white space around a question is left out.
+
+    A file is JSON Lines if its name ends in .jsonl, .json or .ndjson, or if a line begins with a brace or the first
+    line with a bracket. So a damaged line of JSON Lines is an error and never a question.
 
     Raises MmrrError for a file that is missing, empty or not UTF-8, for a line that is not such an object, for an
-    empty text, and for an id that is empty, occurs twice, or contains whitespace or control characters.
+    empty text, for an id that is empty, occurs twice, or contains whitespace or control characters, and for a plain
+    text that looks like a table, a run or judgements.
     """
+    numbered = list(lines(path))
+    starts = [line.lstrip()[:1] for _, line in numbered]
+    if path.suffix.lower() in _JSON_ENDINGS or "{" in starts or starts[0] == "[":
+        return _json_queries(path, numbered)
+    _refuse_tables(path, numbered)
+    return [Query(str(n), line.strip()) for n, line in numbered]
+
+
+def _json_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:
     queries: dict[str, Query] = {}
-    for n, line in lines(path):
+    for n, line in numbered:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            _fail(path, n, f"found no valid JSON ({error}), expected an object with query_id and text")
+            _fail(path, n, f"found no valid JSON ({error}), {_JSON_OBJECT}")
         if not isinstance(record, dict):
-            _fail(path, n, f"found {_kind(record)}, expected an object with query_id and text")
+            _fail(path, n, f"found {_kind(record)}, {_JSON_OBJECT}")
         nested = record.get("query")
         source = nested if isinstance(nested, dict) else record
         query_id = _id(path, n, source, _ID_KEYS)
@@ -120,6 +218,19 @@ def read_queries(path: Path) -> list[Query]:
             _fail(path, n, f"the text of query {query_id} has half of a surrogate pair, expected Unicode text")
         queries[query_id] = Query(query_id, text, _id(path, n, record, ("doc_id",)))
     return list(queries.values())
+
+
+def _refuse_tables(path: Path, numbered: list[tuple[int, str]]) -> None:
+    """Raise MmrrError for a text that is no list of questions: with tabs or control characters, a run, judgements."""
+    for n, line in numbered:
+        control = next((char for char in line.strip() if unicodedata.category(char) == "Cc"), None)
+        if control:
+            what = "a tab" if control == "\t" else f"the control character {control!r}"
+            _fail(path, n, f"found {what}, expected a question a line, or JSON Lines with query_id and text")
+    rows = [line.split() for _, line in numbered]
+    for columns, last, name in ((6, -2, "a TREC run"), (4, -1, "TREC judgements")):
+        if all(len(row) == columns and _is_number(row[last]) and row[1] in ("0", "Q0") for row in rows):
+            raise MmrrError(f"{path.name}: found {name}, expected a question a line, or JSON Lines")
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -148,7 +259,10 @@ def _columns(path: Path, n: int, line: str, expected: str) -> list[str]:
     columns = line.split()
     if len(columns) != len(expected.split()):
         found = f"{len(columns)} column{'s' * (len(columns) != 1)}"
-        _fail(path, n, f"found {found}, expected {len(expected.split())}: {expected}")
+        hint = (
+            f"; 3 columns need the header line {' '.join(_BEIR)}" if (len(columns), expected) == (3, _JUDGEMENT) else ""
+        )
+        _fail(path, n, f"found {found}, expected {len(expected.split())}: {expected}{hint}")
     if columns[0].startswith(_BOM):
         _fail(path, n, f"found the query_id {columns[0]!r}, expected one without a byte order mark")
     return columns
@@ -160,8 +274,21 @@ def _number(path: Path, n: int, name: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        _fail(path, n, f"found the {name} {text!r}, expected a number")
+        _fail(path, n, f"found the {name} {_short(text)!r}, expected a number")
+    if math.isinf(value) and any(char.isdigit() for char in text):
+        _fail(path, n, f"found the {name} {_short(text)!r}, which is too large, expected a number below 1.8e308")
     return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:30]}...({len(text)} characters)"
 
 
 def _id(path: Path, n: int, record: dict[str, Any], keys: tuple[str, ...]) -> str | None:
@@ -172,6 +299,8 @@ def _id(path: Path, n: int, record: dict[str, Any], keys: tuple[str, ...]) -> st
             continue
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             _fail(path, n, f"found {_kind(value)} under {key}, expected a string")
+        if isinstance(value, float) and not math.isfinite(value):
+            _fail(path, n, f"found a number that is not finite under {key}, expected a string")
         try:
             return _check_query_id(str(value), key) if keys == _ID_KEYS else _check_id(str(value), key)
         except MmrrError as error:

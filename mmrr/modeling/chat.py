@@ -44,7 +44,7 @@ class ChatEncoder:
         added = specification.pop("added_tokens")
         self._control = {token["content"]: int(token["id"]) for token in added}
         # A tokenizer.json may contain the truncation and padding of a training.
-        changes = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        changes: dict[str, object] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._plain = Tokenizer.from_str(json.dumps({**specification, **changes}))
         longest_first = sorted(self._control, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

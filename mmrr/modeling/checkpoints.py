@@ -127,6 +127,30 @@ def recorded(model: dict[str, str], hashes: HashCache, model_types: Collection[s
     return checkpoint
 
 
+def resolve_modules(name: str, revision: str | None, hashes: HashCache) -> Checkpoint:
+    """Find a checkpoint whose modules may lie in folders of their own, as those of sentence-transformers do.
+
+    The files of these folders count for its revision too. The weights may lie in any of them.
+    Raises MmrrError as ``resolve``, and for a LoRA adapter.
+    """
+    folder, found = _locate(name, revision, hashes, modules=True)
+    name = _recorded_name(name, folder, found)
+    if (folder / "adapter_config.json").exists():
+        raise MmrrError(f"{name} is a LoRA adapter; merge it into its base model first")
+    if not any((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"))):
+        raise MmrrError(f"{name}: no *.safetensors in {folder}; other weight formats are not read: they can run code")
+    config = folder / "config.json"
+    return Checkpoint(name, found, folder, str(read_json(name, config).get("model_type")) if config.exists() else "")
+
+
+def recorded_modules(model: dict[str, str], hashes: HashCache) -> Checkpoint:
+    """As ``recorded``, for a checkpoint that ``resolve_modules`` found."""
+    revision = model["revision"]
+    checkpoint = resolve_modules(model["id"], revision if _COMMIT.fullmatch(revision) else None, hashes)
+    _expect_same(checkpoint, revision)
+    return checkpoint
+
+
 def _expect_same(checkpoint: Checkpoint, revision: str) -> None:
     if checkpoint.revision != revision:
         raise MmrrError(
@@ -179,14 +203,16 @@ def _recorded_name(name: str, folder: Path, revision: str) -> str:
     return name if _COMMIT.fullmatch(revision) or name in built_in() else str(folder)
 
 
-def _locate(name: str, revision: str | None, hashes: HashCache) -> tuple[Path, str]:
+def _locate(name: str, revision: str | None, hashes: HashCache, *, modules: bool = False) -> tuple[Path, str]:
+    """The folder of a checkpoint and its revision. ``modules``: files in folders of the checkpoint count too."""
     folder = _folder(name)
     if folder:
         if revision:
             raise MmrrError(f"{name} is a local folder; leave out the revision ({revision}), which needs a Hub id")
-        files = sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)})
+        patterns = (*_PATTERNS, *(f"*/{pattern}" for pattern in _PATTERNS)) if modules else _PATTERNS
+        files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
         try:
-            of_files = {path.name: hashes.sha256(path) for path in files}
+            of_files = {path.relative_to(folder).as_posix(): hashes.sha256(path) for path in files}
             hashes.save()
             return folder.resolve(), "sha256:" + digest(of_files)
         except OSError as error:

@@ -23,6 +23,7 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         (contracts.SupportsUncached, contracts.SupportsDense),
     ),
     "embedders": (contracts.EmbedderFamily, contracts.EmbedderSpec, contracts.Embedder, ()),
+    "text_embedders": (contracts.TextEmbedderFamily, contracts.TextEmbedderSpec, contracts.TextEmbedder, ()),
 }
 #: The types of options, besides a Literal of strings.
 _TYPES = (int, float, str, bool)

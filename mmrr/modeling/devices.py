@@ -31,8 +31,10 @@ def _device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it has no memory")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise MmrrError(
             f"device '{name}' cannot be used on this machine ({str(error).splitlines()[0]}); try --device cpu"
         ) from error

@@ -16,18 +16,29 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
-from mmrr.contracts import EmbedderFamily, ModelConfig, Options, ScorerFamily
+from mmrr.contracts import EmbedderFamily, ModelConfig, Options, ScorerFamily, TextEmbedderFamily
 from mmrr.errors import MmrrError
 from mmrr.modeling import contract_check
 
 OptionsT = TypeVar("OptionsT", bound=Options)
-#: Folders of families below ``mmrr/``. Only scorers and embedders have a checked contract.
-Kind = Literal["backbones", "embedders", "scorers", "training.families"]
-_SINGULAR = {"backbones": "backbone", "embedders": "embedder", "scorers": "scorer", "training.families": "training"}
+#: Folders of families below ``mmrr/``. Scorers and embedders have a checked contract.
+Kind = Literal["backbones", "embedders", "text_embedders", "scorers", "training.families"]
+#: The kinds that ``mmrr models`` lists.
+Described = Literal["embedders", "text_embedders", "scorers"]
+_SINGULAR = {
+    "backbones": "backbone",
+    "embedders": "embedder",
+    "text_embedders": "text embedder",
+    "scorers": "scorer",
+    "training.families": "training",
+}
+#: The model type of a family that takes every checkpoint which no other family names.
+_ANY = "*"
 #: The stage that each class of options belongs to, by the command that takes them.
 _STAGES = {
     "scorers": {"Prepare": "precache", "Score": "rerank"},
     "embedders": {"Prepare": "index", "Search": "retrieve"},
+    "text_embedders": {"Prepare": "index"},
 }
 _log = logging.getLogger(__name__)
 
@@ -44,8 +55,12 @@ def load(kind: Literal["scorers"], name: str) -> ScorerFamily: ...
 @overload
 def load(kind: Literal["embedders"], name: str) -> EmbedderFamily: ...
 @overload
+def load(kind: Literal["text_embedders"], name: str) -> TextEmbedderFamily: ...
+@overload
+def load(kind: Described, name: str) -> ScorerFamily | EmbedderFamily | TextEmbedderFamily: ...
+@overload
 def load(kind: Literal["backbones", "training.families"], name: str) -> ModuleType: ...
-def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | ModuleType:
+def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | TextEmbedderFamily | ModuleType:
     """Import one family and check its contract.
 
     Raises MmrrError for an unknown name, with the known ones, for a module that cannot be imported, and for a module
@@ -54,7 +69,7 @@ def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | ModuleType:
     if name not in names(kind):
         raise MmrrError(f"no {_SINGULAR[kind]} family '{name}'; expected one of: {', '.join(names(kind))}")
     module = _import(kind, name)
-    if kind in ("scorers", "embedders"):
+    if kind in _STAGES:
         contract_check.check(kind, name, module)
     return module
 
@@ -95,6 +110,19 @@ def embedder(config: ModelConfig) -> str:
     raise MmrrError(f"no embedder family for a '{config.get('model_type')}' model; expected one of: {', '.join(known)}")
 
 
+def text_embedder(model_type: str) -> str:
+    """The name of the text embedder family of a checkpoint: the one that names its model type, else that of any type.
+
+    Raises MmrrError if no family takes it.
+    """
+    known = {name: load("text_embedders", name).SPEC.model_types for name in names("text_embedders")}
+    for wanted in (model_type, _ANY):
+        for name, model_types in known.items():
+            if wanted in model_types:
+                return name
+    raise MmrrError(f"no text embedder family for a '{model_type}' model; expected one of: {', '.join(known)}")
+
+
 # Options
 
 
@@ -117,7 +145,8 @@ def parse_options(cls: type[OptionsT], pairs: Mapping[str, str]) -> OptionsT:
         try:
             values[name] = _convert(hints[name], text)
         except ValueError:
-            raise MmrrError(f"option {key}={text}: expected {_type_name(hints[name])}") from None
+            shown = text if len(text) <= 40 else f"{text[:30]}...({len(text)} characters)"
+            raise MmrrError(f"option {key}={shown}: expected {_type_name(hints[name])}") from None
     return cast("type[Any]", cls)(**values)  # Any: each family has its own constructor
 
 
@@ -151,7 +180,10 @@ def _convert(hint: object, text: str) -> object:
             raise ValueError(text)
         return text.lower() == "true"
     if hint is int or hint is float or hint is str:
-        return hint(text)
+        value = hint(text)
+        if isinstance(value, int | float) and not abs(value) < 2**31:
+            raise ValueError(text)
+        return value
     raise ValueError(text)
 
 
@@ -177,9 +209,9 @@ class OptionDescription:
 
 @dataclass(frozen=True, slots=True)
 class FamilyDescription:
-    """One embedder or scorer family, as ``mmrr models`` prints it."""
+    """One family, as ``mmrr models`` prints it."""
 
-    kind: Literal["embedder", "scorer"]
+    kind: str  # embedder, text embedder or scorer
     name: str
     summary: str  # the first line of the module's docstring
     checkpoints: tuple[str, ...]
@@ -187,12 +219,12 @@ class FamilyDescription:
 
 
 def describe() -> tuple[list[FamilyDescription], list[str]]:
-    """Every embedder and scorer family with all its options, and one line for each family that cannot be loaded.
+    """Every family of the described kinds with all its options, and one line for each that cannot be loaded.
 
     Imports them all.
     """
     found, errors = [], []
-    kinds: tuple[Literal["embedders", "scorers"], ...] = ("embedders", "scorers")
+    kinds: tuple[Described, ...] = ("embedders", "text_embedders", "scorers")
     for kind in kinds:
         for name in names(kind):
             try:
@@ -202,12 +234,11 @@ def describe() -> tuple[list[FamilyDescription], list[str]]:
     return found, errors
 
 
-def _describe(kind: Literal["embedders", "scorers"], name: str) -> FamilyDescription:
-    family = load("embedders", name) if kind == "embedders" else load("scorers", name)
+def _describe(kind: Described, name: str) -> FamilyDescription:
+    family = load(kind, name)
     options = [option for cls, stage in _STAGES[kind].items() for option in _options(getattr(family, cls), stage)]
     summary = (family.__doc__ or "").strip().partition("\n")[0]
-    singular: Literal["embedder", "scorer"] = "embedder" if kind == "embedders" else "scorer"
-    return FamilyDescription(singular, name, summary, family.SPEC.checkpoints, tuple(options))
+    return FamilyDescription(_SINGULAR[kind], name, summary, family.SPEC.checkpoints, tuple(options))
 
 
 def _options(cls: type[Options], stage: str) -> list[OptionDescription]:

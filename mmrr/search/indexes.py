@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,15 +12,18 @@ from typing import Any
 import bm25s
 import faiss
 import numpy as np
-import Stemmer
 from numpy.typing import NDArray
 
 from mmrr.errors import MmrrError
-from mmrr.search import late_interaction
+from mmrr.search import languages, late_interaction, words
 
 #: Files of an ``index`` artifact: the FAISS index; for multi-vector embedders the vectors and the number of vectors of
 #: each page; the BM25 index.
 DENSE, VECTORS, SIZES, TEXT = "dense.faiss", "vectors.npy", "sizes.npy", "bm25"
+#: For text embedders: the FAISS index of the windows of all pages, and the number of windows of each page.
+WINDOWS, WINDOW_COUNTS = "windows.faiss", "windows.npy"
+#: The first search for n pages asks for 4 n windows.
+_WINDOWS_A_PAGE = 4
 
 #: Inverted file (IVF): nprobe = max(8, nlist / 16).
 PROBED, FEWEST = 1 / 16, 8
@@ -34,8 +39,10 @@ _SAMPLED, _SAMPLE = 64, 1 << 16
 _SIZE_ZERO = re.compile(r"[A-Za-z]*(?<!\d)0+(?!\d)")
 _TOO_FEW_NEIGHBOURS = re.compile(r"(HNSW0*1|NSG0*[1-7])(?!\d)")
 
-#: The defaults of bm25s (Lucene's BM25), with English stemming and bm25s's short list of English stop words.
-BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "stemmer": "english", "stopwords": "en"}
+#: The defaults of bm25s (Lucene's BM25), and the version of the rules that cut text into words.
+BM25 = {"method": "lucene", "k1": 1.5, "b": 0.75, "words": words.VERSION}
+#: The file of a text index that says by which rules it was made.
+_WORDS = "words.json"
 
 
 #: Dimensions that a factory string is tried with before those of the vectors are known: PQ needs a multiple of its M.
@@ -54,13 +61,39 @@ def check_factory(factory: str) -> None:
             f"--faiss-factory {factory}: found '{found[0]}', expected sizes above 0, at least HNSW2 and "
             "at least NSG8; try 'Flat' or 'HNSW32'"
         )
+    if _tried(factory) is None:
+        raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+
+
+def check_vectors(factory: str, n: int) -> None:
+    """Raise MmrrError if FAISS needs more than ``n`` vectors to train such an index."""
+    index = _tried(factory)
+    needed = _fewest(index) if index else 0
+    if n < needed:
+        raise MmrrError(
+            f"FAISS cannot build '{factory}' over {n} vectors: it needs at least {needed}; try 'Flat', or a factory "
+            "string of fewer lists"
+        )
+
+
+def _tried(factory: str) -> Any:  # Any: FAISS has no types
+    """An empty index, or None if FAISS cannot build it for any dimensions."""
     for dimensions in _TRIED:
-        try:
-            faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
-        except RuntimeError:
-            continue
-        return
-    raise MmrrError(f"FAISS cannot build '{factory}'; expected a factory string such as Flat, HNSW32 or IVF64,Flat")
+        with contextlib.suppress(RuntimeError):
+            return faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
+    return None
+
+
+def _fewest(index: Any) -> int:
+    """The fewest vectors that an index can be trained with: one for each list and for each code of a quantizer."""
+    index = faiss.downcast_index(index)
+    inner = [getattr(index, name) for name in ("index", "base_index") if hasattr(index, name)]
+    fewest = max(map(_fewest, inner), default=1)
+    if hasattr(index, "pq"):
+        fewest = max(fewest, index.pq.ksub)
+    if hasattr(index, "nlist"):
+        fewest = max(fewest, index.nlist)
+    return fewest
 
 
 def build_dense(pages: Iterable[NDArray[np.float32]], factory: str, folder: Path, *, several: bool) -> None:
@@ -135,6 +168,51 @@ def search_dense(
     ]
 
 
+def build_windows(pages: Iterable[NDArray[np.float32]], folder: Path) -> None:
+    """Index the vectors (W, D) of each page's windows: the rows of an exact FAISS inner-product index, ``WINDOWS``.
+
+    ``WINDOW_COUNTS`` has the number of rows of each page. Without any window there is no ``WINDOWS``.
+    """
+    vectors = list(pages)
+    counts = np.array([len(of_page) for of_page in vectors], dtype=np.int64)
+    np.save(folder / WINDOW_COUNTS, counts, allow_pickle=False)
+    if counts.any():
+        rows = np.concatenate([of_page for of_page in vectors if len(of_page)])
+        _faiss("Flat", rows, lambda n: rows, folder / WINDOWS)
+
+
+class WindowIndex:
+    """The windows of pages by their vectors. A page scores its best window."""
+
+    def __init__(self, index: faiss.Index | None, owners: NDArray[np.int64]) -> None:
+        """``owners``: the row of the page of each window. ``index`` None: no page has a window."""
+        self._index, self._owners = index, owners
+
+    @classmethod
+    def load(cls, files: Mapping[str, Path]) -> WindowIndex:
+        """``files``: the files of an index by name. Raises MmrrError if one is damaged."""
+        counts = late_interaction.read_rows(files[WINDOW_COUNTS])
+        index = _read_faiss(files[WINDOWS]) if WINDOWS in files else None
+        return cls(index, np.repeat(np.arange(len(counts)), counts))
+
+    def search(self, query: NDArray[np.float32], depth: int) -> dict[int, float]:
+        """{row: score} of the ``depth`` best pages for a query (D,), and of the ties at the last place.
+
+        A page without text is never found. More windows are asked for until they belong to enough pages.
+        """
+        if self._index is None:
+            return {}
+        asked = min(depth * _WINDOWS_A_PAGE, self._index.ntotal)
+        while True:
+            (scores,), (rows,) = self._index.search(query[None], asked)
+            pages, first = np.unique(self._owners[rows], return_index=True)  # sorted: the first one is the best
+            best = scores[first]
+            edge = np.partition(best, -depth)[-depth] if len(best) > depth else -np.inf
+            if asked == self._index.ntotal or (len(best) > depth and scores[-1] < edge):
+                return {int(page): float(score) for page, score in zip(pages, best, strict=True) if score >= edge}
+            asked = min(4 * asked, self._index.ntotal)
+
+
 def _read_faiss(path: Path) -> faiss.Index:
     try:
         index = faiss.read_index(str(path))
@@ -189,53 +267,70 @@ def _candidate_pages(
     return sorted(gains, key=lambda page: (-gains[page], page))[: RESCORED * depth]
 
 
-def tokenize(texts: list[str]) -> list[list[str]]:
-    """Lower-cased, stemmed words of two or more letters, without stop words."""
-    stemmer = Stemmer.Stemmer(BM25["stemmer"])
-    tokens: list[list[str]] = bm25s.tokenize(
-        texts, stopwords=BM25["stopwords"], stemmer=stemmer, return_ids=False, show_progress=False
-    )
-    return tokens
-
-
 class TextIndex:
     """BM25 over the text of pages."""
 
-    def __init__(self, bm25: bm25s.BM25 | None, n_pages: int) -> None:
+    def __init__(self, bm25: bm25s.BM25 | None, of_pages: Sequence[str]) -> None:
+        """``of_pages``: the language of each page."""
         self._bm25 = bm25  # None: the pages have no word at all
-        self._n_pages = n_pages
+        self._of_pages = list(of_pages)
+        self._words = words.Words(languages.by_frequency(of_pages))
 
     @classmethod
-    def build(cls, texts: list[str]) -> TextIndex:
-        tokens = tokenize(texts)
-        if not any(tokens):
-            return cls(None, len(texts))
-        bm25 = bm25s.BM25(method=BM25["method"], k1=BM25["k1"], b=BM25["b"])
-        bm25.index(tokens, show_progress=False)
-        return cls(bm25, len(texts))
+    def build(cls, texts: Sequence[str], of_pages: Sequence[str] | None = None) -> TextIndex:
+        """``of_pages``: the language of each page; by default it is detected."""
+        made = cls(None, languages.of_pages(texts) if of_pages is None else of_pages)
+        tokens = [made._words.of_page(text, language) for text, language in zip(texts, made._of_pages, strict=True)]
+        if any(tokens):
+            made._bm25 = bm25s.BM25(method=BM25["method"], k1=BM25["k1"], b=BM25["b"])
+            made._bm25.index(tokens, show_progress=False)
+        return made
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """BM25 scores (n,); 0 for a page that shares no word with the query."""
-        words = tokenize([query])[0]
-        if self._bm25 is None or not words:
-            return np.zeros(self._n_pages, dtype=np.float32)
-        scores: NDArray[np.float32] = self._bm25.get_scores(words)
+        of_query = self._words.of_query(query)
+        if self._bm25 is None or not of_query:
+            return np.zeros(len(self._of_pages), dtype=np.float32)
+        scores: NDArray[np.float32] = self._bm25.get_scores(of_query)
         return scores
 
     def save(self, folder: Path) -> None:
-        """Write plain arrays and JSON. An index without words is an empty folder."""
+        """Write plain arrays and JSON. An index without words is the file of the languages alone."""
         folder.mkdir()
         if self._bm25 is not None:
             self._bm25.save(folder, show_progress=False)
+        record = {"version": words.VERSION, "pages": self._of_pages}
+        (folder / _WORDS).write_text(json.dumps(record), "utf-8")
 
     @classmethod
     def load(cls, folder: Path, n_pages: int) -> TextIndex:
-        """Raises MmrrError if the files are damaged or missing."""
+        """Raises MmrrError if the files are damaged or missing, or if their words were cut by other rules."""
         if not folder.is_dir():
             raise MmrrError(f"{folder} is missing; run mmrr index again")
-        if not any(folder.iterdir()):
-            return cls(None, n_pages)
+        of_pages = read_languages(folder, n_pages)
+        if all(path.name == _WORDS for path in folder.iterdir()):
+            return cls(None, of_pages)
         try:
-            return cls(bm25s.BM25.load(folder, load_corpus=False, allow_pickle=False), n_pages)
+            return cls(bm25s.BM25.load(folder, load_corpus=False, allow_pickle=False), of_pages)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise MmrrError(f"{folder} is damaged ({error}); run mmrr index again") from error
+
+
+def read_languages(folder: Path, n_pages: int) -> list[str]:
+    """The language of each page of a text index. Raises MmrrError as ``TextIndex.load`` does."""
+    try:
+        record = json.loads((folder / _WORDS).read_text("utf-8"))
+        version, of_pages = record["version"], record["pages"]
+    except FileNotFoundError:
+        version, of_pages = 0, []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MmrrError(f"{folder} is damaged ({error}); run mmrr index again") from error
+    if version != words.VERSION:
+        raise MmrrError(
+            f"{folder} is damaged, or another version of mmrr made it: found words of version {version}, expected "
+            f"{words.VERSION}; run mmrr index again"
+        )
+    known = {*languages.STEMMERS, languages.NONE}
+    if not isinstance(of_pages, list) or len(of_pages) != n_pages or not known.issuperset(map(str, of_pages)):
+        raise MmrrError(f"{folder} is damaged (languages of {n_pages} pages expected); run mmrr index again")
+    return of_pages

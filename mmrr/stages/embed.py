@@ -56,8 +56,15 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
 
 def check(context: Context, model: Model, options: Mapping[str, str]) -> None:
     """Raise the MmrrError that ``embed`` raises for a wrong checkpoint, option or device. Loads no weights."""
-    _resolved(context.workspace, model, options)
+    checkpoint, name, prepare = _resolved(context.workspace, model, options)
+    families.load("embedders", name).check(checkpoint, prepare)
     resolve_dtype(context.machine.dtype, resolve_devices(context.machine.device)[0])
+
+
+def is_multi_vector(context: Context, model: Model, options: Mapping[str, str]) -> bool:
+    """Whether an embedder gives a page several vectors."""
+    _, name, _ = _resolved(context.workspace, model, options)
+    return families.load("embedders", name).SPEC.multi_vector
 
 
 def _resolved(workspace: Workspace, model: Model, options: Mapping[str, str]) -> tuple[Checkpoint, str, Options]:

@@ -11,13 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from mmrr.context import Context
-from mmrr.errors import MmrrError
+from mmrr.evaluation import ids
 from mmrr.evaluation.metrics import MEASURES, bootstrap, evaluate, kendall_tau, layout_recall, page_recall
 from mmrr.evaluation.mmdocir import Layout, Question
+from mmrr.evaluation.trec import read_qrels
 from mmrr.types import Qrels, Run
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import EvalContent
+from mmrr.workspace.pages import load
 from mmrr.workspace.store import Manifest, Spec
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The measures of a run, and what the judgements name in vain: all of it counts as not found."""
+
+    metrics: Manifest
+    unknown: list[str]  # judged pages that the index does not have
+    missing: list[str]  # judged queries that the run lacks, or one of two runs
+    other: dict[str, str]  # {judged page: its probable id in the run}
+
+
+def judge_ids(
+    context: Context,
+    runs: Mapping[str, Run],
+    qrels_path: Path,
+    measures: Sequence[str] | None,
+    inputs: Mapping[str, str],
+) -> Judgement:
+    """Measure runs against the judgements of a file, and compare the ids of both.
+
+    Raises MmrrError with ids of both kinds if no judged page is in the index, if a run answers no judged query, and
+    if it has no judged page under its id.
+    """
+    qrels = read_qrels(qrels_path)
+    pages = context.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
+    current = pages or context.workspace.current("pages")
+    known = set(load(context.workspace, current).row_of) if current else set()
+    unknown = ids.unknown_pages(qrels, known, str(qrels_path)) if pages else []
+    manifest = judge(context, runs, qrels, inputs, measures or MEASURES)
+    other: dict[str, str] = {}
+    for name, run in runs.items():
+        other |= ids.check_pages(name.replace("_", " "), run, qrels, known)
+    missing = sorted(query_id for query_id in qrels if not all(run.get(query_id) for run in runs.values()))
+    return Judgement(manifest, unknown, missing, other)
 
 
 def judge(
@@ -32,16 +69,12 @@ def judge(
     Raises MmrrError if a run answers none of the judged queries.
     """
     for name, run in runs.items():
-        if not set(qrels) & set(run):
-            raise MmrrError(
-                f"the {name.replace('_', ' ')} run answers none of the {len(qrels)} judged queries "
-                f"(run: {_some(run)}; judged: {_some(qrels)})"
-            )
+        ids.check_queries(name.replace("_", " "), run, qrels)
     results = {name: evaluate(run, qrels, measures) for name, run in runs.items()}
     metrics: dict[str, Any] = {name: result.mean for name, result in results.items()}
     if len(results) == 2:
         base, new = results.values()
-        changes = bootstrap(base, new, {query_id: _document(row) for query_id, row in qrels.items()})
+        changes = bootstrap(base, new, {query_id: document_of(row) for query_id, row in qrels.items()})
         metrics["difference"] = {name: change.difference for name, change in changes.items()}
         metrics["interval"] = {name: list(change.difference_interval) for name, change in changes.items()}
         metrics["kept"] = {name: _number(change.kept) for name, change in changes.items()}
@@ -53,11 +86,6 @@ def judge(
     ]
     spec = Spec("eval", 3, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
     return _commit(context, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
-
-
-def missing_queries(runs: Mapping[str, Run], qrels: Qrels) -> list[str]:
-    """The judged queries that at least one of the runs lacks. They count as 0 there."""
-    return sorted(query_id for query_id in qrels if not all(run.get(query_id) for run in runs.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +128,7 @@ def _commit(context: Context, spec: Spec, content: EvalContent, per_query: list[
     return context.workspace.done(spec) or context.workspace.commit(spec, content, 0, write=write)
 
 
-def _document(judged: Mapping[str, int]) -> str:
+def document_of(judged: Mapping[str, int]) -> str:
     """The document of the first relevant page, by page id; of the first judged page if none is relevant."""
     pages = [page_id for page_id, grade in judged.items() if grade > 0] or list(judged)
     return min(pages).rpartition("/")[0]
@@ -109,8 +137,3 @@ def _document(judged: Mapping[str, int]) -> str:
 def _number(value: float) -> float | None:
     """JSON has no NaN."""
     return None if math.isnan(value) else value
-
-
-def _some(ids: Mapping[str, object]) -> str:
-    names = list(ids)
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"

@@ -108,18 +108,47 @@ def precache(
     if tasks:
         load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
         seconds = on_devices(devices, load, tasks, context.progress("precache", plan.missing))
-    size = workspace.shard_bytes("precache", [*shards.values(), shared])
-    content: PrecacheContent = {
-        "pages": len(collection.pages),
-        "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
-        "keep": manifests.config(pruned, "prune")["keep"] if pruned else 1.0,
-        "shards": shards,
-        "shared": shared,
-    }
+    keep = manifests.config(pruned, "prune")["keep"] if pruned else 1.0
+    content = _content(workspace, collection, shards, shared, keep)
     if family.module.page_input(family.prepare) == "text":
         content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
     timing: Timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
-    return workspace.commit(spec, content, size, timing)
+    return _commit(workspace, spec, content, timing)
+
+
+def keep_cached(context: Context, cached: Manifest, collection: Collection, inputs: dict[str, str]) -> Manifest:
+    """The ``precache`` artifact of a part of the pages of another one. Nothing is computed."""
+    workspace = context.workspace
+    spec = Spec("precache", cached.schema, cached.config, inputs, cached.model)
+    if done := workspace.done(spec):
+        return done
+    known = manifests.content(cached, "precache")
+    shards = {pages_key: known["shards"][pages_key] for pages_key in collection.by_shard}
+    content = _content(workspace, collection, shards, known["shared"], known["keep"])
+    if "without_text" in known:
+        content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
+    return _commit(workspace, spec, content, {"pages_computed": 0, "seconds": 0.0})
+
+
+def _content(
+    workspace: Workspace, collection: Collection, shards: PageShards, shared: str, keep: float
+) -> PrecacheContent:
+    size = _bytes(workspace, shards, shared)
+    return {
+        "pages": len(collection.pages),
+        "page_bytes": round(size / max(1, sum(map(len, collection.by_shard.values())))),
+        "keep": keep,
+        "shards": shards,
+        "shared": shared,
+    }
+
+
+def _bytes(workspace: Workspace, shards: PageShards, shared: str) -> int:
+    return workspace.shard_bytes("precache", [*shards.values(), shared])
+
+
+def _commit(workspace: Workspace, spec: Spec, content: PrecacheContent, timing: Timing) -> Manifest:
+    return workspace.commit(spec, content, _bytes(workspace, content["shards"], content["shared"]), timing)
 
 
 def _spec(collection: Collection, pruned: Manifest | None, family: Family, dtype: torch.dtype) -> Spec:

@@ -13,9 +13,9 @@ from mmrr.errors import MmrrError
 from mmrr.modeling.saliency import choose
 from mmrr.types import Embedding, Grid, Page
 from mmrr.workspace import manifests
-from mmrr.workspace.manifests import PruneConfig, PruneContent, PruneShard
+from mmrr.workspace.manifests import PageShards, PruneConfig, PruneContent, PruneShard
 from mmrr.workspace.pages import Collection
-from mmrr.workspace.store import Manifest, Spec
+from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import read_embeddings, write_kept_tokens
 
 #: How a scorer cuts a page into visual tokens: the side of a cell in pixels, and the most tokens (None: no limit).
@@ -51,6 +51,18 @@ def prune(
             pages = collection.by_shard[pages_key]
             _prune_shard(context, key, pages, read_embeddings(workspace, embed_shards[pages_key]), config)
             advance(1)
+    return _commit(workspace, spec, collection, shards)
+
+
+def keep_pruned(context: Context, pruned: Manifest, collection: Collection, inputs: dict[str, str]) -> Manifest:
+    """The ``prune`` artifact of a part of the pages of another one. Nothing is computed."""
+    spec = Spec("prune", pruned.schema, pruned.config, inputs)
+    known = manifests.content(pruned, "prune")["shards"]
+    shards = {pages_key: known[pages_key] for pages_key in collection.by_shard}
+    return context.workspace.done(spec) or _commit(context.workspace, spec, collection, shards)
+
+
+def _commit(workspace: Workspace, spec: Spec, collection: Collection, shards: PageShards) -> Manifest:
     records = [manifests.shard_record(workspace, "prune", key) for key in shards.values()]
     content: PruneContent = {
         "pages": len(collection.pages),

@@ -7,58 +7,36 @@ everything that was made from the images stays.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 from mmrr.config import Render
 from mmrr.context import Context
-from mmrr.documents import ocr
-from mmrr.documents.discovery import Inspection, Source, find_sources, inspect, is_machine_fault, source_at
-from mmrr.documents.rendering import RenderedPage, RenderOptions, default_renderer, render_pages
+from mmrr.documents.discovery import Inspection, Source, source_at
+from mmrr.documents.drawn import Job, RenderOptions
+from mmrr.documents.limits import LEAST_MEMORY, Limits
+from mmrr.documents.rendering import default_renderer
 from mmrr.errors import MmrrError
-from mmrr.workers import Pool, helpers
-from mmrr.workspace import changes, manifests
+from mmrr.stages._drawing import Task, draw
+from mmrr.stages._ocr import read_pages, reading
+from mmrr.stages._opening import Opener, read_passwords
+from mmrr.stages._provisional import Conditions
+from mmrr.stages._sources import Staying, content_hash, content_hashes, unreadable_hash
+from mmrr.stages._sources import find_documents as find_documents  # "as": the pipeline imports these two from here
+from mmrr.stages._sources import record_origins as record_origins
+from mmrr.stages._tiles import TILING, cut_pages
+from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
-from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PageRecord, PagesProvenance
-from mmrr.workspace.pages import commit_ocr, commit_pages, complaint, list_pages, pages_spec
+from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PagesProvenance
+from mmrr.workspace.pages import RENDERED, commit_pages, complaint, list_pages, pages_spec
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 
 #: Why a document was not rendered, for people.
 _CHANGED = "it changed or went away while it was read"
-_DIED = "the process that draws them died"
-
-
-@dataclass(frozen=True, slots=True)
-class Staying:
-    """A document of the collection that the command does not look at.
-
-    Its pages are in the workspace. The file at ``path`` is read only if some of them are missing.
-    """
-
-    entry: DocumentEntry
-    path: Path | None  # None: not known
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """The pages of one shard."""
-
-    key: str
-    source: Source | None  # None: the document's file is not known
-    sha256: str
-    first: int
-    last: int
-
-    @property
-    def n_pages(self) -> int:
-        return self.last - self.first + 1
 
 
 @dataclass(slots=True)
@@ -66,11 +44,14 @@ class _Plan:
     """The documents of the new listing, and the shards that they need."""
 
     entries: list[DocumentEntry] = field(default_factory=list)
-    tasks: dict[str, _Task] = field(default_factory=dict)  # by shard
+    tasks: dict[str, Task] = field(default_factory=dict)  # by shard
+    opened: set[str] = field(default_factory=set)  # content hashes of the files that this command opened
     named: set[str] = field(default_factory=set)  # content hashes of the files that the command looks at
     lost: dict[str, str] = field(default_factory=dict)  # of those that could not be read: {content hash: reason}
     unfinished: set[str] = field(default_factory=set)  # content hashes of those that an earlier command left unfinished
     not_rendered: dict[str, str] = field(default_factory=dict)  # {shard: what stopped it}
+    earlier: dict[str, str] = field(default_factory=dict)  # ``provisional`` of documents that stay, as listed before
+    provisional: dict[str, str] = field(default_factory=dict)  # {shard: the one that stands for it, which is not whole}
 
     def add(self, entry: DocumentEntry, source: Source | None, drawn: Spec) -> None:
         """Add a document and, if it opens, its shards."""
@@ -78,7 +59,7 @@ class _Plan:
             for first in range(1, entry["n_pages"] + 1, SHARD_PAGES):
                 last = min(first + SHARD_PAGES - 1, entry["n_pages"])
                 key = drawn.shard_key(entry["sha256"], f"{first}-{last}")
-                self.tasks.setdefault(key, _Task(key, source, entry["sha256"], first, last))
+                self.tasks.setdefault(key, Task(key, source, entry["sha256"], first, last))
                 entry["shards"].append(key)
         self.entries.append(entry)
 
@@ -109,45 +90,19 @@ class _Plan:
                 entry["status"] = NOT_RENDERED
                 entry["shards"] = [key for key in entry["shards"] if key not in tasks]
 
-
-def find_documents(
-    context: Context, inputs: Sequence[Path], collection: Manifest | None, *, replace: bool = False
-) -> tuple[list[Source], list[Staying]]:
-    """The documents that a command names, under the ids that they keep or get, and those of ``collection`` that stay.
-
-    With ``replace`` none stays. Raises MmrrError as ``find_sources`` does.
-    """
-    if replace:
-        return find_sources(inputs, changes.named_ids(collection, inputs)), []
-    stay = changes.staying(collection, inputs)
-    places = changes.places(collection)
-    # A document whose file is gone or not known is found again by its id and its content: its folder was moved.
-    lost = {entry["doc_id"]: entry["sha256"] for entry in stay if not changes.exists(places.get(entry["doc_id"]))}
-    same = {}
-    emptied = changes.emptied(collection, inputs)
-    found = find_sources(inputs, emptied=emptied) if lost else []
-    hashes = content_hashes(context, found)
-    for source in found:
-        if hashes[source.doc_id] == lost.get(source.doc_id):
-            same[os.path.realpath(source.path)] = source.doc_id
-    stay = [entry for entry in stay if entry["doc_id"] not in same.values()]
-    sources = find_sources(inputs, changes.known_ids(collection, stay) | same, emptied=emptied)
-    if not sources and not stay:
-        raise MmrrError(
-            f"{', '.join(map(str, inputs))}: no document is left, and the collection would be empty; name documents to "
-            f"keep, or delete the folder {context.workspace.root}"
-        )
-    # A named file may be a link to the file of a document that stays.
-    stay_ids = {entry["doc_id"] for entry in stay}
-    sources = [source for source in sources if source.doc_id not in stay_ids]
-    return sources, [
-        Staying(entry, places[entry["doc_id"]].path if entry["doc_id"] in places else None) for entry in stay
-    ]
+    def use_provisional(self) -> None:
+        """List the shards that stand for others."""
+        for entry in self.entries:
+            used = {key: self.provisional[key] for key in entry["shards"] if key in self.provisional}
+            if used:
+                entry["provisional"] = used
+                entry["shards"] = [used.get(key, key) for key in entry["shards"]]
 
 
 def check(context: Context, options: Render) -> None:
     """Raise the MmrrError that ``render`` raises for these options, before documents are looked for."""
     _drawing(context, options)
+    read_passwords(options.password)
 
 
 def changed_options(context: Context, before: Manifest, options: Render) -> str:
@@ -165,38 +120,58 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     file is gone.
     """
     drawing = _drawing(context, options)
+    opener = Opener(context, read_passwords(options.password), options.convert)
+    opener.check_names(sources)
     hashes = content_hashes(context, sources)
+    wanted = reading(options)
     drawn_config = dataclasses.asdict(drawing)
-    config = {**drawn_config, "ocr": ocr.ENGINE} if options.ocr else drawn_config
-    drawn = Spec("pages", 1, drawn_config, {})
+    config = {**drawn_config, "ocr": wanted.name} if wanted else drawn_config
+    if options.tiles:
+        config = {**config, "tiles": TILING}
+    drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
     listed = [_entry(doc_id, sha256) for doc_id, sha256 in contents]  # the spec of the listing if all are rendered
     if done := context.workspace.done(pages_spec(config, listed)):
         return done
-    if options.ocr:
-        ocr.require()
 
-    plan = _plan(context, sources, hashes, staying, drawn)
+    plan = _plan(opener, sources, hashes, staying, drawn)
     if not plan.tasks:
         raise MmrrError("no document could be opened: " + "; ".join(complaint(entry) for entry in plan.entries[:5]))
-    timing = _render_missing(context, plan, drawing)
+    timing = _render_missing(opener, plan, drawing, drawn)
     plan.drop_lost()
     plan.drop_not_rendered()
-    if options.ocr:
+    plan.use_provisional()
+    if options.tiles:
+        cut = Spec("pages", RENDERED, {**drawn_config, "tiles": TILING}, {})
+        cut_pages(context, cut, plan.entries, partial(_file, opener, plan), drawing, _workers(context))
+    if wanted:
         started = time.perf_counter()
-        timing["pages_read"] = _read_by_ocr(context, Spec("pages", 1, config, {}), plan.entries)
+        spec = Spec("pages", RENDERED, config, {})
+        timing["pages_read"] = read_pages(context, wanted, spec, plan.entries, _workers(context))
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
-    return list_pages(context.workspace, pages_spec(config, plan.entries), plan.entries, provenance=timing)
+    spec = pages_spec(config, plan.entries)
+    return context.workspace.done(spec) or list_pages(context.workspace, spec, plan.entries, provenance=timing)
+
+
+def _file(opener: Opener, plan: _Plan, entry: DocumentEntry) -> Source | None:
+    """The file of a document, if it is there and as it was."""
+    sha256 = entry["sha256"]
+    source = next((task.source for task in plan.tasks.values() if task.sha256 == sha256), None)
+    if source is None or content_hash(opener.context.workspace, source) != sha256:
+        return None
+    opened, found = opener.open(source, sha256)
+    return opened if found.status == "ok" else None
 
 
 def _drawing(context: Context, options: Render) -> RenderOptions:
-    """The renderer's options. Raises MmrrError for an unknown renderer and for a negative number of workers."""
+    """The renderer's options. Raises MmrrError for an unknown renderer, and for a wrong number of workers or limit."""
     renderer = default_renderer() if options.renderer == "auto" else options.renderer
     if renderer not in ("poppler", "pdfium"):
         raise MmrrError(f"renderer '{renderer}' is not known; expected auto, poppler or pdfium")
     if context.machine.workers < 0:
         raise MmrrError(f"--workers {context.machine.workers}: expected 0 (one per core) or more")
+    _limits(context)
     return RenderOptions(renderer, options.dpi, options.max_tokens)  # type: ignore[arg-type]
 
 
@@ -206,27 +181,34 @@ def _entry(doc_id: str, sha256: str, found: Inspection | None = None) -> Documen
 
 
 def _plan(
-    context: Context, sources: list[Source], hashes: Mapping[str, str], staying: Sequence[Staying], drawn: Spec
+    opener: Opener, sources: list[Source], hashes: Mapping[str, str], staying: Sequence[Staying], drawn: Spec
 ) -> _Plan:
     """Open the documents whose content is new, and list the shards of all."""
+    context = opener.context
     known = _known_inspections(context.workspace)
     plan = _Plan(named=set(hashes.values()))
+    new = [source for source in sources if hashes[source.doc_id] not in known]
+    opener.convert_all(new, hashes, _workers(context))
     with context.progress("open", len(sources)) as advance:
         for source in sources:
             sha256 = hashes[source.doc_id]
-            found = known.get(sha256) or inspect(source)
+            opened, found = source, known.get(sha256)
+            if found is None:
+                opened, found = opener.open(source, sha256)
+                plan.opened.add(sha256)
             if found.status != "ok" and content_hash(context.workspace, source) != sha256:
                 plan.lost[sha256] = _CHANGED
-            elif found.status == "unreadable" and sha256 != _unreadable(source):
+            elif found.status == "unreadable" and sha256 != unreadable_hash(source):
                 plan.lost[sha256] = found.detail  # its content is known: another command may be able to read it
-            plan.add(_entry(source.doc_id, sha256, found), source, drawn)
+            plan.add(_entry(source.doc_id, sha256, found), opened, drawn)
             advance(1)
     for one in staying:
         # "partial" and "corrupt" say that pages failed, so they were opened
-        opened = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
+        is_whole = bool(one.entry["shards"]) or one.entry["status"] == NOT_RENDERED
         if one.entry["status"] == NOT_RENDERED:
             plan.unfinished.add(one.entry["sha256"])
-        found = Inspection("ok", one.entry["n_pages"], "") if opened else _inspection(one.entry)
+        plan.earlier |= one.entry.get("provisional", {})
+        found = Inspection("ok", one.entry["n_pages"], "") if is_whole else _inspection(one.entry)
         there = source_at(one.entry["doc_id"], one.path) if one.path else None
         plan.add(_entry(one.entry["doc_id"], one.entry["sha256"], found), there, drawn)
     if staying:  # the order in which one command would find them, after those of unknown origin
@@ -236,14 +218,19 @@ def _plan(
     return plan
 
 
-def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> PagesProvenance:
+def _render_missing(opener: Opener, plan: _Plan, drawing: RenderOptions, drawn: Spec) -> PagesProvenance:
     """Render the shards that are missing, unless their file changed. Returns how many pages, and how long it took."""
+    context = opener.context
     workspace = context.workspace
-    missing = [task for task in plan.tasks.values() if not workspace.has_shard("pages", task.key)]
+    limits = _limits(context)
+    conditions = Conditions(drawn, limits)
+    missing = [task for task in plan.tasks.values() if not _is_stored(workspace, plan, task, conditions.names(task))]
     earlier = [task for task in missing if task.sha256 not in plan.named]
     gone = {
         task.sha256 for task in earlier if task.source is None or content_hash(workspace, task.source) != task.sha256
     }
+    missing = [task for task in missing if task.sha256 not in gone or not _is_stored(workspace, plan, task)]
+    gone &= {task.sha256 for task in missing}
     # Nobody has seen the pages that an earlier command left unfinished: they are no reason to stop.
     names = [entry["doc_id"] for entry in plan.entries if entry["sha256"] in gone - plan.unfinished]
     if names:
@@ -254,94 +241,66 @@ def _render_missing(context: Context, plan: _Plan, drawing: RenderOptions) -> Pa
         )
     plan.not_rendered.update((task.key, "the file is gone or changed") for task in missing if task.sha256 in gone)
     missing = [task for task in missing if task.key not in plan.not_rendered]
+    missing = _opened(opener, plan, missing)
     pages_computed = 0
     started = time.perf_counter()
     with context.progress("render", sum(task.n_pages for task in missing)) as advance:
-        for task, folder, pages in _run(workspace, missing, drawing, _workers(context)):
+        for task, folder, pages in draw(workspace, missing, Job((), drawing, limits), _workers(context)):
             if not task.source or content_hash(workspace, task.source) != task.sha256:
                 plan.lost[task.sha256] = _CHANGED
             elif isinstance(pages, str):
                 plan.not_rendered[task.key] = pages
             else:
-                commit_pages(workspace, task.key, folder, pages)
+                name = conditions.name(task, pages)
+                if name:
+                    plan.provisional[task.key] = name
+                commit_pages(workspace, name or task.key, folder, pages)
                 pages_computed += task.n_pages
             advance(task.n_pages)
     return {"pages_computed": pages_computed, "seconds": round(time.perf_counter() - started, 3)}
 
 
+def _opened(opener: Opener, plan: _Plan, missing: list[Task]) -> list[Task]:
+    """The tasks with the file to draw. Those of a file that needs a password or a conversion now are not rendered."""
+    opened: dict[str, tuple[Source, Inspection]] = {}
+    tasks = []
+    for task in missing:
+        if task.source and task.source.kind == "pdf" and task.sha256 not in plan.opened:
+            if task.sha256 not in opened:
+                opened[task.sha256] = opener.open(task.source, task.sha256)
+            source, found = opened[task.sha256]
+            if found.status in ("password_required", "unreadable"):  # what else is wrong was known before
+                plan.not_rendered[task.key] = found.detail
+                continue
+            task = dataclasses.replace(task, source=source)
+        tasks.append(task)
+    return tasks
+
+
+def _is_stored(workspace: Workspace, plan: _Plan, task: Task, names: Sequence[str] | None = None) -> bool:
+    """Whether a shard is there, or one that is not whole stands for it: of these names, or as listed before."""
+    if workspace.has_shard("pages", task.key):
+        return True
+    if names is None:
+        names = [plan.earlier[task.key]] if task.key in plan.earlier else []
+    found = next((name for name in names if workspace.has_shard("pages", name)), None)
+    if found:
+        plan.provisional[task.key] = found
+    return found is not None
+
+
+def _limits(context: Context) -> Limits:
+    """Raises MmrrError for a limit that no page can keep."""
+    machine = context.machine
+    if not machine.page_seconds > 0:
+        raise MmrrError(f"--page-timeout {machine.page_seconds}: expected a number of seconds above 0")
+    if machine.page_memory < LEAST_MEMORY:
+        raise MmrrError(f"--page-memory {machine.page_memory}: expected at least {LEAST_MEMORY >> 20} MiB")
+    return Limits(machine.page_seconds, machine.page_memory)
+
+
 def _workers(context: Context) -> int:
     return context.machine.workers or os.cpu_count() or 1
-
-
-def _read_by_ocr(context: Context, spec: Spec, entries: list[DocumentEntry]) -> int:
-    """Read the pages without a text layer; each document's ``ocr`` says in which shard. Returns how many were read."""
-    workspace = context.workspace
-    missing: dict[str, tuple[str, list[PageRecord]]] = {}
-    for entry in entries:
-        shards = entry["ocr"] = {}
-        for key in entry["shards"]:
-            pages = _without_text(workspace, key)
-            if pages:
-                shards[key] = spec.shard_key(key)
-                if not workspace.has_shard("pages", shards[key]):
-                    missing[shards[key]] = key, pages
-    images = [(workspace.shard("pages", drawn), page) for drawn, pages in missing.values() for page in pages]
-    if not images:
-        return 0
-    try:
-        workers = min(_workers(context), len(images))
-        with helpers(workers) as pool, context.progress("ocr", len(images)) as advance:
-            paths = (folder / page["file"] for folder, page in images)
-            answers = pool.map(ocr.read_page, paths, (page["sha256"] for _, page in images))
-            for key, (drawn, pages) in missing.items():
-                read = []
-                for page, answer in zip(pages, answers, strict=False):  # each shard takes the answers of its pages
-                    if answer is None:
-                        raise workspace.damaged("pages", drawn, f"{page['file']} does not match its hash")
-                    read.append((page["number"], *answer))
-                    advance(1)
-                commit_ocr(workspace, key, ocr.ENGINE, read)
-    except BrokenProcessPool:
-        raise MmrrError(
-            "a process that read pages by OCR died, perhaps because memory ran out; "
-            "run the command again with --workers 1"
-        ) from None
-    return len(images)
-
-
-def _without_text(workspace: Workspace, key: str) -> list[PageRecord]:
-    """The pages of a shard that have an image and no text layer."""
-    lines = workspace.read_shard_file("pages", key, "text.jsonl").decode().split("\n")
-    texts: dict[int, str] = {record["number"]: record["text"] for record in map(json.loads, filter(None, lines))}
-    pages = manifests.shard_record(workspace, "pages", key)["pages"]
-    return [page for page in pages if page["status"] == "ok" and not texts.get(page["number"], "").strip()]
-
-
-def content_hashes(context: Context, sources: Sequence[Source]) -> dict[str, str]:
-    """{doc_id: content hash}. Files that were not read before are read whole."""
-    hashes = {}
-    with context.progress("hash", len(sources)) as advance:
-        for source in sources:
-            hashes[source.doc_id] = content_hash(context.workspace, source)
-            advance(1)
-    context.workspace.hashes.save()
-    return hashes
-
-
-def content_hash(workspace: Workspace, source: Source) -> str:
-    """The content hash of a document. One that cannot be read gets a hash of its id; ``inspect`` reports it."""
-    try:
-        if source.kind == "images":
-            return digest(
-                [[path.name, workspace.hashes.sha256(path)] for path in sorted(source.path.iterdir()) if path.is_file()]
-            )
-        return workspace.hashes.sha256(source.path)
-    except OSError:
-        return _unreadable(source)
-
-
-def _unreadable(source: Source) -> str:
-    return digest(["unreadable", source.doc_id])
 
 
 def _known_inspections(workspace: Workspace) -> dict[str, Inspection]:
@@ -353,82 +312,3 @@ def _known_inspections(workspace: Workspace) -> dict[str, Inspection]:
 
 def _inspection(entry: DocumentEntry) -> Inspection:
     return Inspection(entry["status"], entry["n_pages"], entry["detail"])
-
-
-#: A shard: its task, the scratch folder with its files, and its pages, or what stopped the machine from drawing them.
-_Rendered = tuple[_Task, Path, list[RenderedPage] | str]
-
-
-def _run(workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int) -> Iterator[_Rendered]:
-    """Render in helper processes, a few tasks at a time. A document that kills its process fails alone."""
-    left = {task.key: task for task in tasks}
-    while left:
-        started: list[_Task] = []  # when a process dies, those of its pool that have no result
-        try:
-            for rendered in _pool(workspace, list(left.values()), options, min(workers, len(left)), started):
-                del left[rendered[0].key]
-                yield rendered
-            return
-        except BrokenProcessPool:
-            pass
-        for task in started or list(left.values())[:1]:  # one process each, to find the document that kills it
-            del left[task.key]
-            try:
-                yield from _pool(workspace, [task], options, 1, [])
-            except BrokenProcessPool:
-                yield task, workspace.scratch(), _DIED
-                if not _process_starts():  # then no other task can be done either
-                    for other in left.values():
-                        yield other, workspace.scratch(), "the processes that render do not start"
-                    return
-
-
-def _process_starts() -> bool:
-    """Whether a helper process can do a task that needs no document."""
-    with Pool(1) as pool:
-        try:
-            pool.submit(os.getpid).result()
-        except BrokenProcessPool:
-            return False
-    return True
-
-
-def _pool(
-    workspace: Workspace, tasks: list[_Task], options: RenderOptions, workers: int, started: list[_Task]
-) -> Iterator[_Rendered]:
-    """Render in ``workers`` processes. ``started`` always holds the tasks that were begun and have no result yet."""
-    pool = Pool(workers)
-    queue = iter(tasks)
-    running: dict[Future[list[RenderedPage]], tuple[_Task, Path]] = {}
-
-    def submit(task: _Task) -> None:
-        folder = workspace.scratch()
-        started.append(task)
-        running[pool.submit(render_pages, task.source, task.first, task.last, folder, options)] = (task, folder)
-
-    try:
-        for task in islice(queue, 2 * workers):
-            submit(task)
-        while running:
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                pages = _result(future)
-                task, folder = running.pop(future)
-                started.remove(task)
-                yield task, folder, pages
-                for following in islice(queue, 1):
-                    submit(following)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for _, folder in running.values():
-            workspace.discard(folder)
-
-
-def _result(future: Future[list[RenderedPage]]) -> list[RenderedPage] | str:
-    """The pages, or what stopped the machine from drawing them. Raises BrokenProcessPool if the process died."""
-    try:
-        return future.result()
-    except (MemoryError, OSError) as error:
-        if not is_machine_fault(error):
-            raise
-        return "memory ran out" if isinstance(error, MemoryError) else f"it could not be read ({error.strerror})"

@@ -16,14 +16,14 @@ from mmrr.config import DenseOrder, Rerank
 from mmrr.context import Context
 from mmrr.contracts import Options, Scorer, SupportsDense, SupportsUncached
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import write_run
+from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
 from mmrr.modeling.cache_streams import ahead, moved, portions
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.modeling.finite import ADVICE
 from mmrr.search.fusion import fuse
-from mmrr.types import PageCache, Query, Run, rank
+from mmrr.types import PageCache, Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import RerankConfig, RerankContent, RerankShard
 from mmrr.workspace.pages import Collection, read_content, read_image
@@ -51,8 +51,8 @@ class Candidates:
     run: Run
 
     def rows(self, query: Query) -> list[int]:
-        """The rows of a query's candidates, in the first stage's order."""
-        return [self.collection.row_of[hit.page_id] for hit in self.run[query.query_id]]
+        """The rows of a query's candidates and of their tiles, in the first stage's order."""
+        return [row for hit in self.run[query.query_id] for row in self.collection.images[hit.page_id]]
 
 
 def rerank(
@@ -132,7 +132,9 @@ def _commit(
         record = manifests.shard_record(workspace, "rerank", keys[query.query_id])
         rows = candidates.rows(query)
         reranked[query.query_id] = rank(
-            {collection.pages[row].page_id: record["logits"][_name(collection, cached, row)] for row in rows}
+            best_of_pages(
+                (collection.pages[row].page_id, record["logits"][_name(collection, cached, row)]) for row in rows
+            )
         )
         timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
     weight = spec.config.get("blend")
@@ -141,8 +143,7 @@ def _commit(
         reranked = fuse(first, reranked, weight)
 
     def write(folder: Path) -> None:
-        with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
-            write_run(reranked, file)
+        save_run(reranked, folder)
         (folder / "timings.jsonl").write_text("".join(json.dumps(timing) + "\n" for timing in timings), "utf-8")
 
     content: RerankContent = {
@@ -323,4 +324,5 @@ def _scorer(context: Context, cached: Manifest) -> Scorer:
     device = resolve_device(context.machine.device)
     dtype = resolve_dtype(cached.model["dtype"], device)
     checkpoint = recorded(cached.model, context.workspace.hashes, module.SPEC.model_types)
-    return module.load(checkpoint, prepare, device, dtype)
+    key = ("scorer", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: module.load(checkpoint, prepare, device, dtype))

@@ -1,4 +1,8 @@
-"""Stage ``retrieve``: queries -> the first stage's run, by page vectors, by text, or by score fusion of both."""
+"""Stage ``retrieve``: queries -> the first stage's run.
+
+It has up to three channels: ``words`` (BM25), ``meaning`` (vectors of the text) and ``sight`` (vectors of the page
+image). Several are added by score fusion.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +21,43 @@ from safetensors.torch import load
 
 from mmrr.config import Retrieve
 from mmrr.context import Context
-from mmrr.contracts import Embedder, Options
+from mmrr.contracts import Embedder, Options, TextEmbedder
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import write_run
-from mmrr.modeling import families
+from mmrr.evaluation.trec import save_run
+from mmrr.modeling import families, text_checkpoints
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.modeling.finite import expect_finite
-from mmrr.search.fusion import fuse
-from mmrr.search.indexes import DENSE, SIZES, TEXT, VECTORS, TextIndex, search_dense
+from mmrr.search import channels
+from mmrr.search.fusion import fuse_all
+from mmrr.search.indexes import (
+    DENSE,
+    SIZES,
+    TEXT,
+    VECTORS,
+    WINDOW_COUNTS,
+    WINDOWS,
+    TextIndex,
+    WindowIndex,
+    read_languages,
+    search_dense,
+)
 from mmrr.search.late_interaction import max_sim
-from mmrr.types import Query, Run, rank
+from mmrr.types import Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
-from mmrr.workspace.files import digest, save_tensors
+from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
-from mmrr.workspace.pages import Collection, read_texts
+from mmrr.workspace.pages import Collection, read_stored_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
-from mmrr.workspace.tensors import read_vectors
+from mmrr.workspace.tensor_files import save_tensors
+from mmrr.workspace.tensors import read_vectors, read_windows
 
 #: The fewest pages of each ranking that score fusion standardises over.
 FUSION_DEPTH = 100
 #: The file of a query's shard: its vectors and their temperature.
 _VECTORS = "vectors.safetensors"
+#: Queries that a text embedder reads together.
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,11 @@ class _Search:
     options: Retrieve
     depth: int
 
+    @property
+    def n_images(self) -> int:
+        """The number of best images among which the ``depth`` best pages are."""
+        return self.depth * self.collection.most_images
+
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
         """The ranking of one query from the scores of the pages at ``rows``.
 
@@ -63,7 +87,8 @@ class _Search:
                     f"query {query.query_id}: the score of page {self.collection.pages[row].page_id} is not finite; "
                     "run mmrr index again with other weights or --dtype float32"
                 )
-        of_page = {self.collection.pages[row].page_id: score for row, score in zip(rows, scores, strict=True)}
+        names = (self.collection.pages[row].page_id for row in rows)
+        of_page = best_of_pages(zip(names, scores, strict=True))
         return {query.query_id: rank(of_page, self.depth)}
 
 
@@ -81,18 +106,19 @@ def retrieve(
     the index.
     """
     workspace = context.workspace
-    embedded = workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
-    first_stage = options.first_stage or ("hybrid" if embedded else "bm25")
-    if first_stage != "bm25" and embedded is None:
-        raise MmrrError(
-            f"--first-stage {first_stage} needs page vectors, and this index has none; "
-            "run mmrr index with --embedder, or use --first-stage bm25"
-        )
+    made = _vectors(workspace, indexed)
+    weights = channels.weights(options.first_stage, options.channels, {"words", *made})
     _check(queries, options, collection)
-    config: dict[str, object] = {**dataclasses.asdict(options), "first_stage": first_stage}
+    config: dict[str, object] = {
+        "first_stage": channels.stored_name(weights),
+        "scope": options.scope,
+        "depth": options.depth,
+    }
+    if not channels.is_former_sum(weights):
+        config["channels"] = weights
     search = None
-    if embedded and first_stage != "bm25":
-        search = _search_options(embedded, search_options)
+    if "sight" in weights:
+        search = _search_options(made["sight"], search_options)
         config["search"] = families.stored_options(search)
     elif search_options:
         raise MmrrError(
@@ -107,27 +133,44 @@ def retrieve(
     if done := workspace.done(spec):
         return done
 
-    runs: list[Run] = []
-    shards: list[str] = []
     # Fusion standardises scores over the pages found, so it needs enough of them for a mean and a deviation.
-    depth = max(options.depth, FUSION_DEPTH) if first_stage == "hybrid" else options.depth
+    depth = max(options.depth, FUSION_DEPTH) if len(weights) > 1 else options.depth
     one = _Search(workspace, collection, indexed, queries, options, depth)
     started = time.perf_counter()
-    if embedded and search:
-        shards, encoded = _encode_queries(context, embedded, search, queries)
-        runs.append(_dense(one, embedded, encoded))
-    if first_stage != "dense":
-        runs.append(_text(one))
-    found = runs[0] if len(runs) == 1 else fuse(runs[0], runs[1], weight=1.0)
+    runs: list[tuple[Run, float]] = []
+    shards: list[str] = []
+    if search:
+        own, encoded = _encode_queries(context, made["sight"], search, queries)
+        shards += own
+        runs.append((_dense(one, made["sight"], encoded), weights["sight"]))
+    if "words" in weights:
+        runs.append((_text(one), weights["words"]))
+    if "meaning" in weights:
+        own, vectors = _encode_for_text(context, made["meaning"], queries)
+        shards += own
+        runs.append((_meaning(context, one, made["meaning"], vectors), weights["meaning"]))
+    found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
     run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
-    search_ms = 1000 * (time.perf_counter() - started)
-    return _commit(one, spec, run, shards, search_ms)
+    return _commit(one, spec, run, shards, 1000 * (time.perf_counter() - started))
+
+
+def available(workspace: Workspace, indexed: Manifest) -> set[str]:
+    """The channels of an index."""
+    return {"words", *_vectors(workspace, indexed)}
+
+
+def _vectors(workspace: Workspace, indexed: Manifest) -> dict[str, Manifest]:
+    """The artifact with the vectors of each channel of an index that has vectors."""
+    stages = {"sight": "embed", "meaning": "embed_text"}
+    found = {
+        name: workspace.find(stage, indexed.inputs[stage]) for name, stage in stages.items() if stage in indexed.inputs
+    }
+    return {name: manifest for name, manifest in found.items() if manifest}
 
 
 def _commit(one: _Search, spec: Spec, run: Run, shards: list[str], search_ms: float) -> Manifest:
     def write(folder: Path) -> None:
-        with (folder / "run.trec").open("w", encoding="utf-8", newline="\n") as file:
-            write_run(run, file)
+        save_run(run, folder)
         lines = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n" for query in one.queries)
         (folder / "queries.jsonl").write_text("".join(lines), "utf-8")
 
@@ -200,7 +243,9 @@ def _embedder(context: Context, embedded: Manifest) -> Embedder:
     device = resolve_device(context.machine.device)
     dtype = resolve_dtype(embedded.model["dtype"], device)
     checkpoint = recorded(embedded.model, context.workspace.hashes, families.names("embedders"))
-    return family.load(checkpoint, families.make_options(family.Prepare, config["options"]), device, dtype)
+    prepare = families.make_options(family.Prepare, config["options"])
+    key = ("embedder", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
 
 
 def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
@@ -208,7 +253,7 @@ def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
     if one.options.scope == "corpus":
         names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
         files = {name: one.workspace.own_file(one.indexed, name) for name in names}
-        found = search_dense(files, encoded.vectors, one.depth, encoded.temperature)
+        found = search_dense(files, encoded.vectors, one.n_images, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
             ranked |= one.ranked(query, list(pages), list(pages.values()))
@@ -238,17 +283,85 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
 def _text(one: _Search) -> Run:
     """Rank by text: in the collection the pages that share a word with the query, in one document all its pages."""
     ranked: Run = {}
+    folder, n_pages = one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages)
     if one.options.scope == "corpus":
-        index = TextIndex.load(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
+        index = TextIndex.load(folder, n_pages)
         for query in one.queries:
-            found = best_by_text(index, query.text, one.depth)
+            found = best_by_text(index, query.text, one.n_images)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
+    of_pages = read_languages(folder, n_pages)
     cached: dict[str, TextIndex] = {}
     for query in one.queries:
         assert query.doc_id
         rows = one.collection.rows[query.doc_id]
         if query.doc_id not in cached:
-            cached[query.doc_id] = TextIndex.build(read_texts(one.workspace, one.collection, rows))
+            texts = read_stored_texts(one.workspace, one.collection, rows)
+            cached[query.doc_id] = TextIndex.build(texts, [of_pages[row] for row in rows])
         ranked |= one.ranked(query, rows, cached[query.doc_id].scores(query.text).tolist())
     return ranked
+
+
+def _encode_for_text(
+    context: Context, embedded: Manifest, queries: list[Query]
+) -> tuple[list[str], list[NDArray[np.float32]]]:
+    """Embed the queries that have no shard yet with the text embedder. The shard and the vector (D,) of each query."""
+    assert embedded.model
+    workspace = context.workspace
+    spec = Spec("retrieve", 3, embedded.config, {}, embedded.model)
+    keys = [spec.shard_key("query", query.text) for query in queries]
+    missing = {
+        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
+    }
+    if missing:
+        embedder = _text_embedder(context, embedded)
+        todo = list(missing.items())
+        with context.progress("embed queries", len(todo)) as advance:
+            for first in range(0, len(todo), _BATCH):
+                some = todo[first : first + _BATCH]
+                for (key, _), vector in zip(some, embedder.embed_queries([text for _, text in some]), strict=True):
+                    folder = workspace.scratch()
+                    save_tensors({"vectors": vector[None].contiguous()}, folder / _VECTORS)
+                    workspace.commit_shard("retrieve", key, folder, {})
+                advance(len(some))
+    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
+    return keys, [of_query["vectors"][0].numpy() for of_query in found]
+
+
+def _text_embedder(context: Context, embedded: Manifest) -> TextEmbedder:
+    """The text embedder that made the vectors of the windows: the same checkpoint, options and number format."""
+    assert embedded.model
+    config = manifests.config(embedded, "embed_text")
+    family = families.load("text_embedders", config["family"])
+    device = resolve_device(context.machine.device)
+    dtype = resolve_dtype(embedded.model["dtype"], device)
+    checkpoint = text_checkpoints.recorded(embedded.model, context.workspace.hashes)
+    prepare = families.make_options(family.Prepare, config["options"])
+    key = ("text embedder", config["family"], checkpoint, prepare, str(device), dtype)
+    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
+
+
+def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[NDArray[np.float32]]) -> Run:
+    """Rank by the best window of each page: in the collection the pages with text, in one document all its pages."""
+    ranked: Run = {}
+    if one.options.scope == "corpus":
+        index = context.loaded.get(("windows", one.indexed.fingerprint), lambda: _windows(one))
+        for query, vector in zip(one.queries, vectors, strict=True):
+            found = index.search(vector, one.n_images)
+            ranked |= one.ranked(query, list(found), list(found.values()))
+        return ranked
+    cached: dict[str, list[NDArray[np.float32]]] = {}
+    for query, vector in zip(one.queries, vectors, strict=True):
+        assert query.doc_id
+        rows = one.collection.rows[query.doc_id]
+        if query.doc_id not in cached:
+            cached[query.doc_id] = [w.numpy() for w in read_windows(one.workspace, embedded, one.collection, rows)]
+        best = [float((windows @ vector).max()) if len(windows) else None for windows in cached[query.doc_id]]
+        lowest = min((score for score in best if score is not None), default=0.0)  # of a page without text
+        ranked |= one.ranked(query, rows, [lowest if score is None else score for score in best])
+    return ranked
+
+
+def _windows(one: _Search) -> WindowIndex:
+    names = (name for name in (WINDOWS, WINDOW_COUNTS) if name in one.indexed.files)
+    return WindowIndex.load({name: one.workspace.own_file(one.indexed, name) for name in names})

@@ -21,7 +21,7 @@ from mmrr.random_checkpoint import Shape
 from mmrr.training import families
 from mmrr.training.distributed import world_size
 from mmrr.training.loop import RunFolder, Schedule
-from mmrr.workspace.files import write_atomically
+from mmrr.workspace.files import expand_user, write_atomically
 
 TASKS = ("reader", "embedder", "reranker")
 #: The folder of the result inside the run folder: a whole checkpoint or a LoRA adapter.
@@ -248,7 +248,7 @@ def read(path: Path, task: str, notice: Notice = lambda _: None) -> TrainingConf
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise MmrrError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of more than 4,300 digits
         raise MmrrError(f"{path} is not valid TOML: {error}") from error
     kind = _config_class(values, path, task)
     config = _build(kind, _current_names(kind, values, path, notice), path, "")
@@ -355,6 +355,8 @@ def _convert(hint: Any, value: Any, path: Path, name: str) -> Any:
     if hint is ModelName and isinstance(value, str):
         folder = _from_config(path, value)
         return ModelName(str(folder)) if value and folder.is_dir() else ModelName(value)
+    if isinstance(value, int | float) and not abs(value) < 2**63:
+        raise MmrrError(f"{path}: {name} is {str(value)[:20]}; expected a number below 2^63")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
@@ -366,7 +368,7 @@ def _convert(hint: Any, value: Any, path: Path, name: str) -> Any:
 
 def _from_config(path: Path, name: str) -> Path:
     """``name`` as an absolute path from the config's folder, so that a run can be resumed from any folder."""
-    return Path(os.path.abspath(path.parent / Path(name).expanduser()))
+    return Path(os.path.abspath(path.parent / expand_user(Path(name))))
 
 
 def _check(config: TrainingConfig, path: Path) -> None:

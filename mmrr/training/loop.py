@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmrr.errors import MmrrError
 from mmrr.training.distributed import ProcessGroup, placed
-from mmrr.workspace.files import flush, save_tensors, write_atomically
+from mmrr.workspace.files import flush, write_atomically
+from mmrr.workspace.tensor_files import save_tensors
 
 #: The result of one batch: first the loss to minimise, then further values for the log.
 Losses = dict[str, Tensor]

@@ -58,13 +58,18 @@ class Manifest:
     files: dict[str, str]  # {name: checksum} of the artifact's own files
     provenance: dict[str, Any] = field(default_factory=dict)  # recorded, never hashed
     path: Path = Path()
+    kept: bool = True  # False: the workspace cannot be written, and the folder lasts as long as the command
 
     @property
     def shards(self) -> set[tuple[str, str]]:
         """(stage, key) of every shard that the artifact lists."""
         if self.stage == "pages":
             entries = self.content["documents"]
-            return {("pages", key) for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values())}
+            return {
+                ("pages", key)
+                for entry in entries
+                for key in (*entry["shards"], *entry.get("ocr", {}).values(), *entry.get("tiles", {}).values())
+            }
         shards = self.content.get("shards", [])
         keys = set(shards.values() if isinstance(shards, dict) else shards)
         if "shared" in self.content:

@@ -22,9 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 import xxhash
 
 from mmrr import __version__
@@ -42,6 +39,14 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def expand_user(path: Path) -> Path:
+    """The path with ``~`` and ``~name`` replaced by a home folder. Raises MmrrError if there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise MmrrError(f"{path}: no home folder of the user {path.parts[0]}; expected another path") from error
 
 
 def canonical_json(value: object) -> str:
@@ -68,23 +73,6 @@ def _refuse_other_keys(value: object) -> None:
     elif isinstance(value, list | tuple):
         for inner in value:
             _refuse_other_keys(inner)
-
-
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file. Raises OSError if the disk is full, as other writers do."""
-    try:
-        safetensors.torch.save_file(dict(tensors), path)
-    except safetensors.SafetensorError as error:
-        if "os error 28" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
-
-
-def checksum_tensor(tensor: torch.Tensor) -> str:
-    """xxh3-64 of a tensor's type, shape and bytes, in hex. Type and shape count: they decide how bytes are read."""
-    state = xxhash.xxh3_64(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    state.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return state.hexdigest()
 
 
 class HashCache:

@@ -13,6 +13,8 @@ from mmrr.workspace.store import Manifest, Workspace
 #: The status of a document with pages that the machine could not draw: a process died, or memory ran out. Such a
 #: document lists the shards that it has. It is never ``ok`` in a later listing without being rendered.
 NOT_RENDERED = "not_rendered"
+#: The status of a page past a limit, and of a document without an image because of them. Larger limits may draw it.
+LIMITS = ("time_limit", "memory_limit")
 
 #: {shard of pages: this stage's shard of the same pages}
 PageShards = dict[str, str]
@@ -28,6 +30,7 @@ class PagesConfig(TypedDict, total=False):
     dpi: int
     max_tokens: int
     ocr: str  # the OCR engine
+    tiles: str  # how pages with small print are cut
     file: str
     text: str
     documents: list[str]
@@ -44,10 +47,15 @@ class DocumentEntry(TypedDict):
     shards: list[str]
     ocr: NotRequired[PageShards]  # {shard: the shard with the text that OCR read of it}
     failed_pages: NotRequired[dict[str, str]]  # {page number: why it has no image}
+    tiles: NotRequired[PageShards]  # {shard: the shard with the tiles of its pages}
+    notes: NotRequired[dict[str, list[int]]]  # {code of what is wrong with pages: their numbers}
+    #: {shard: the one in ``shards`` that stands for it}: limits, fonts or a missing renderer kept pages from an image
+    provisional: NotRequired[PageShards]
 
 
 class PagesContent(TypedDict):
     pages: int
+    tiles: NotRequired[int]  # images of parts of pages, besides ``pages``
     without_text: NotRequired[int]
     by_ocr: NotRequired[int]
     documents: list[DocumentEntry]
@@ -60,12 +68,27 @@ class Origin(TypedDict):
     path: str
 
 
+class SkippedFile(TypedDict):
+    """A file below a named folder that is no document, and why."""
+
+    place: Origin
+    reason: str
+
+
+class SkippedFiles(TypedDict):
+    """What the named folders hold besides documents. It is outside of the fingerprint: such a file changes nothing."""
+
+    files: list[SkippedFile]
+    hidden: dict[str, int]  # {named folder: its hidden files and folders}
+
+
 class PagesProvenance(TypedDict, total=False):
     pages_computed: int
     seconds: float
     pages_read: int  # by OCR
     ocr_seconds: float
     sources: dict[str, Origin]  # by doc_id; absent in workspaces of mmrr 0.1
+    skipped: SkippedFiles  # absent in workspaces of mmrr 0.3
 
 
 class EmbedConfig(TypedDict):
@@ -78,6 +101,12 @@ class EmbedContent(TypedDict):
     shards: PageShards
 
 
+class EmbedTextContent(TypedDict):
+    pages: int
+    windows: int
+    shards: PageShards
+
+
 class Timing(TypedDict):
     pages_computed: int
     seconds: float
@@ -85,16 +114,19 @@ class Timing(TypedDict):
 
 class IndexConfig(TypedDict):
     bm25: dict[str, Any]
+    language: NotRequired[str]  # of the text; indexes of mmrr 0.1 have none
     faiss_factory: NotRequired[str]
 
 
 class IndexContent(TypedDict):
     pages: int
     pages_with_text: int
+    languages: NotRequired[dict[str, int]]  # pages by the language of their text
 
 
 class RetrieveConfig(TypedDict):
     first_stage: str
+    channels: NotRequired[dict[str, float]]  # the weights of a sum; absent: bm25 and dense with weight 1 each
     scope: str
     depth: int
     search: NotRequired[dict[str, Any]]  # the embedder family's own
@@ -180,6 +212,8 @@ class PageRecord(TypedDict):
     file: str
     sha256: str
     text: int
+    notes: NotRequired[list[str]]  # codes of what is wrong with it
+    label: NotRequired[str]  # the document's own number of the page, if it is another one
 
 
 class PagesShard(TypedDict):
@@ -195,6 +229,10 @@ class OcrPageRecord(TypedDict):
 class OcrShard(TypedDict):
     ocr: str  # the engine
     pages: list[OcrPageRecord]
+
+
+class EmbedTextShard(TypedDict):
+    windows: int
 
 
 class PruneShard(TypedDict):
@@ -221,7 +259,7 @@ class RerankShard(TypedDict):
 @overload
 def config(manifest: Manifest, stage: Literal["pages"]) -> PagesConfig: ...
 @overload
-def config(manifest: Manifest, stage: Literal["embed"]) -> EmbedConfig: ...
+def config(manifest: Manifest, stage: Literal["embed", "embed_text"]) -> EmbedConfig: ...
 @overload
 def config(manifest: Manifest, stage: Literal["index"]) -> IndexConfig: ...
 @overload
@@ -245,6 +283,8 @@ def content(manifest: Manifest, stage: Literal["pages"]) -> PagesContent: ...
 @overload
 def content(manifest: Manifest, stage: Literal["embed"]) -> EmbedContent: ...
 @overload
+def content(manifest: Manifest, stage: Literal["embed_text"]) -> EmbedTextContent: ...
+@overload
 def content(manifest: Manifest, stage: Literal["index"]) -> IndexContent: ...
 @overload
 def content(manifest: Manifest, stage: Literal["retrieve"]) -> RetrieveContent: ...
@@ -265,7 +305,7 @@ def content(manifest: Manifest, stage: str) -> object:
 @overload
 def provenance(manifest: Manifest, stage: Literal["pages"]) -> PagesProvenance: ...
 @overload
-def provenance(manifest: Manifest, stage: Literal["embed", "precache"]) -> Timing: ...
+def provenance(manifest: Manifest, stage: Literal["embed", "embed_text", "precache"]) -> Timing: ...
 @overload
 def provenance(manifest: Manifest, stage: Literal["retrieve"]) -> RetrieveProvenance: ...
 @overload
@@ -287,6 +327,8 @@ def n_candidates(manifest: Manifest) -> int:
 def shard_record(workspace: Workspace, stage: Literal["pages"], key: str) -> PagesShard: ...
 @overload
 def shard_record(workspace: Workspace, stage: Literal["ocr"], key: str) -> OcrShard: ...
+@overload
+def shard_record(workspace: Workspace, stage: Literal["embed_text"], key: str) -> EmbedTextShard: ...
 @overload
 def shard_record(workspace: Workspace, stage: Literal["prune"], key: str) -> PruneShard: ...
 @overload

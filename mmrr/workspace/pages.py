@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from mmrr.errors import MmrrError
-from mmrr.types import Page
+from mmrr.types import Page, page_of
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest, read_file
 from mmrr.workspace.manifests import DocumentEntry
@@ -24,6 +25,18 @@ from mmrr.workspace.store import Manifest, Spec, Workspace
 
 if TYPE_CHECKING:
     from mmrr.documents.rendering import RenderedPage
+
+
+#: A soft hyphen, and the end of the line that it may stand at.
+_SOFT_HYPHEN = re.compile("\u00ad\n?")
+#: Raised when rendering the same file with the same options gives other text or other records. 2: hyphens at line ends.
+RENDERED = 2
+#: What is no longer wrong with a page that OCR has read.
+_READ_BY_OCR = ("little_text", "garbled")
+
+
+#: A tile is numbered this times the number of its page, plus the number of the tile.
+_TILES = 1000
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,24 @@ class Collection:
         return rows
 
     @cached_property
+    def images(self) -> dict[str, list[int]]:
+        """{page_id: rows} of each page: its own image, and those of its tiles."""
+        images: dict[str, list[int]] = {}
+        for i, page in enumerate(self.pages):
+            images.setdefault(page_of(page.page_id), []).append(i)
+        return images
+
+    def whole_pages(self, doc_id: str | None = None) -> list[Page]:
+        """The pages of the collection or of one document, without the tiles."""
+        rows = range(len(self.pages)) if doc_id is None else self.rows.get(doc_id, [])
+        return [self.pages[row] for row in rows if self.pages[row].page_id in self.images]
+
+    @cached_property
+    def most_images(self) -> int:
+        """The most images of a page: 1 without tiles."""
+        return max(map(len, self.images.values()), default=1)
+
+    @cached_property
     def row_of(self) -> dict[str, int]:
         """{page_id: row}."""
         return {page.page_id: i for i, page in enumerate(self.pages)}
@@ -83,18 +114,23 @@ def load(workspace: Workspace, manifest: Manifest) -> Collection:
     return Collection(manifest, pages, shards, text_shards)
 
 
-def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry]) -> Spec:
+def pages_spec(config: Mapping[str, object], entries: Sequence[DocumentEntry], schema: int = RENDERED) -> Spec:
     """The Spec of a rendered collection: how it was rendered, and the id and content hash of each document.
 
-    A document that is not wholly rendered counts as other content, so that the same command does not find this listing.
+    A document that is not wholly rendered, that was not opened for want of its password, or that other conditions may
+    draw better, counts as other content, so that the same command does not find this listing.
     """
     hashes = sorted((entry["doc_id"], _content(entry)) for entry in entries)
-    return Spec("pages", 1, config, {"documents": digest(hashes)})
+    return Spec("pages", schema, config, {"documents": digest(hashes)})
 
 
 def _content(entry: DocumentEntry) -> str:
     if entry["status"] == manifests.NOT_RENDERED:
         return digest([manifests.NOT_RENDERED, entry["sha256"], entry["shards"]])
+    if entry["status"] == "password_required":
+        return digest([entry["status"], entry["sha256"]])
+    if "provisional" in entry:
+        return digest(["provisional", entry["sha256"], entry["shards"]])
     return entry["sha256"]
 
 
@@ -102,7 +138,10 @@ def commit_pages(workspace: Workspace, key: str, folder: Path, pages: list[Rende
     """Turn a scratch folder of rendered pages into a shard: texts go to ``text.jsonl``, the rest to the record."""
     texts = [{"number": page.number, "text": page.text} for page in pages]
     (folder / "text.jsonl").write_text(_lines(texts), "utf-8")
-    records = [{**dataclasses.asdict(page), "text": len(page.text.strip())} for page in pages]
+    records: list[dict[str, object]] = []
+    for page in pages:
+        record = {**dataclasses.asdict(page), "text": len(page.text.strip())}
+        records.append({key: value for key, value in record.items() if value or key not in ("notes", "label")})
     workspace.commit_shard("pages", key, folder, {"pages": records})
 
 
@@ -122,16 +161,22 @@ class _Listing:
     records: list[dict[str, object]]
     without_text: int = 0
     by_ocr: int = 0
+    tiles: int = 0
 
     def add(self, workspace: Workspace, entry: DocumentEntry, page_name: str) -> None:
         """Add the pages of a document that have an image, and write the others to its ``failed_pages``."""
         failed = entry["failed_pages"] = {}
+        notes: dict[str, list[int]] = {}
         ocr = entry.get("ocr", {})
         for key in entry["shards"]:
             read = manifests.shard_record(workspace, "ocr", ocr[key])["pages"] if key in ocr else []
             read_chars = {page["number"]: page["text"] for page in read}
             for page in manifests.shard_record(workspace, "pages", key)["pages"]:
                 number = page["number"]
+                mended = _READ_BY_OCR if number in read_chars else ()
+                codes = [code for code in page.get("notes", []) if code not in mended]
+                for code in (*codes, *([page["status"]] if page["status"] in manifests.LIMITS else [])):
+                    notes.setdefault(code, []).append(number)
                 if page["status"] != "ok":
                     failed[str(number)] = page["detail"]
                     continue
@@ -144,6 +189,8 @@ class _Listing:
                     "sha256": page["sha256"],
                     "shard": key,
                 }
+                if "label" in page:
+                    record["label"] = page["label"]
                 n_chars = page["text"]
                 if number in read_chars:
                     record["ocr"] = ocr[key]
@@ -151,6 +198,15 @@ class _Listing:
                     self.by_ocr += n_chars > 0
                 self.without_text += n_chars == 0
                 self.records.append(record)
+        if notes:
+            entry["notes"] = notes
+        for key in entry.get("tiles", {}).values():
+            for tile in manifests.shard_record(workspace, "pages", key)["pages"]:
+                number, part = divmod(tile["number"], _TILES)
+                page_id = f"{entry['doc_id']}/{page_name.format(number)}#{part}"
+                copied = {name: tile[name] for name in ("number", "width_px", "height_px", "sha256")}  # type: ignore[literal-required]
+                self.records.append({"page_id": page_id, "doc_id": entry["doc_id"], **copied, "shard": key})
+                self.tiles += 1
 
 
 def list_pages(
@@ -169,18 +225,26 @@ def list_pages(
         listing.add(workspace, entry, page_name)
         n_failed = len(entry["failed_pages"])
         if n_failed and entry["status"] != manifests.NOT_RENDERED:
-            entry["status"] = "partial" if n_failed < entry["n_pages"] else "corrupt"
+            entry["status"] = "partial" if n_failed < entry["n_pages"] else _status(entry)
             entry["detail"] = f"{n_failed} of {entry['n_pages']} pages could not be drawn"
+            if limited := _limited(entry):
+                entry["detail"] += f"; page {limited}: {entry['failed_pages'][limited]}"
     if not listing.records:
         raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
     content = {
-        "pages": len(listing.records),
+        "pages": len(listing.records) - listing.tiles,
+        **({"tiles": listing.tiles} if listing.tiles else {}),
         "without_text": listing.without_text,
         "by_ocr": listing.by_ocr,
         "documents": entries,
     }
     size = workspace.shard_bytes(
-        "pages", (key for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values()))
+        "pages",
+        (
+            key
+            for entry in entries
+            for key in (*entry["shards"], *entry.get("ocr", {}).values(), *entry.get("tiles", {}).values())
+        ),
     )
     return workspace.commit(
         spec,
@@ -189,6 +253,17 @@ def list_pages(
         provenance,
         lambda folder: (folder / "pages.jsonl").write_text(_lines(listing.records), "utf-8"),
     )
+
+
+def _limited(entry: DocumentEntry) -> str | None:
+    """The first page past a limit, if there is one."""
+    numbers = [number for code in manifests.LIMITS for number in entry.get("notes", {}).get(code, [])]
+    return str(min(numbers)) if numbers else None
+
+
+def _status(entry: DocumentEntry) -> str:
+    """The status of a document without an image."""
+    return next((code for code in manifests.LIMITS if entry.get("notes", {}).get(code)), "corrupt")
 
 
 def complaint(entry: DocumentEntry) -> str:
@@ -201,7 +276,18 @@ def _lines(records: Sequence[Mapping[str, object]]) -> str:
 
 
 def read_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
-    """The text of the pages at ``rows`` (default: all), from the text layer or OCR; "" for a page without text."""
+    """The text of the pages at ``rows`` (default: all), from the text layer or OCR; "" for a page without text.
+
+    Words that a soft hyphen or a hyphen at the end of a line cuts are whole.
+    """
+    return [_SOFT_HYPHEN.sub("", text) for text in read_stored_texts(workspace, collection, rows)]
+
+
+def read_stored_texts(workspace: Workspace, collection: Collection, rows: list[int] | None = None) -> list[str]:
+    """As ``read_texts``, with the soft hyphens: U+00AD, and U+00AD with a newline for a hyphen at the end of a line.
+
+    Such a hyphen may belong to the word or not.
+    """
     wanted = range(len(collection.pages)) if rows is None else rows
     known: dict[str, dict[int, str]] = {}
     texts = []
@@ -247,28 +333,33 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
             "no document that opens would be left; name others with mmrr index --replace, "
             f"or delete the folder {workspace.root}"
         )
-    spec = pages_spec(pages.config, entries)
+    spec = pages_spec(pages.config, entries, pages.schema)
     sources = changes.merge_places(changes.places(pages), {}, entries)
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
-    return workspace.annotate(made, sources=sources)
+    return workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
 
 
 def page_row(collection: Collection, page_id: str) -> int:
-    """The row of a page.
+    """The row of a page, whose document may be named as ``changes.find`` takes it, and its number without zeros.
 
     Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
     """
     if page_id in collection.row_of:
         return collection.row_of[page_id]
     entries = {entry["doc_id"]: entry for entry in manifests.documents(collection.manifest)}
-    name = page_id if page_id in entries else page_id.rpartition("/")[0] or page_id
+    head, _, number = page_id.rpartition("/")
+    is_number = number.isascii() and number.isdecimal() and len(number) < 10
+    name = page_id if page_id in entries or not is_number else head
     doc_id = changes.find(collection.manifest, name)
     rows = collection.rows.get(doc_id, [])
+    if name == head and (found := [row for row in rows if collection.pages[row].number == int(number)]):
+        return found[0]
     n_pages = entries[doc_id]["n_pages"]
     count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
-    ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]
+    whole = [page.page_id for page in collection.whole_pages(doc_id)]
+    ends = list(dict.fromkeys((*whole[:1], *whole[-1:])))
     if not ends:
         raise MmrrError(f"no page {page_id} in the index; no page of {doc_id} could be drawn")
     raise MmrrError(f"no page {page_id} in the index; {doc_id} has {count}: {' to '.join(ends)}")

@@ -29,9 +29,11 @@ from mmrr.workspace.artifact import Spec as Spec
 from mmrr.workspace.current import Current
 from mmrr.workspace.files import (
     HashCache,
+    check_file,
     check_folder,
     checksum_file,
     environment,
+    expand_user,
     flush,
     move,
     parse_json,
@@ -48,11 +50,19 @@ from mmrr.workspace.scratch import Scratch
 #: Consecutive pages of one document in a shard. It bounds memory, and the work that an interruption loses.
 SHARD_PAGES = 16
 #: In the order of the data flow.
-STAGES = ("pages", "embed", "index", "retrieve", "prune", "precache", "rerank", "eval")
+STAGES = ("pages", "embed", "embed_text", "index", "retrieve", "prune", "precache", "rerank", "eval")
+
+#: The folder of the PDFs that were made of office files.
+CONVERTED = "converted"
 
 _MARK, _MARK_TEXT = "mmrr.json", '{"schema":1}'
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: a Path has only one
 _KEY = re.compile(r"[0-9a-f]{12,64}")
 _SHARD = re.compile(r"[0-9a-f]{12,64}(\.damaged-[0-9a-f]{6})?")
+
+
+class NotWritableError(MmrrError):
+    """This user cannot write to the workspace."""
 
 
 class Workspace:
@@ -76,7 +86,9 @@ class Workspace:
         A new workspace in which the command commits nothing is removed again when it is closed after an error.
         Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
         """
-        root = root.expanduser().absolute()
+        if _URL.match(str(root)):
+            raise MmrrError(f"found a URL ({root}), expected a folder for the workspace; mmrr uses local files only")
+        root = expand_user(root).absolute()
         made: list[Path] = []
         if not (root / _MARK).exists():
             if not create:
@@ -103,12 +115,13 @@ class Workspace:
         return Workspace, (self.root, self._scratch.run)
 
     def __enter__(self) -> Self:
-        for name in ("tmp", "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
+        for name in ("tmp", CONVERTED, "shards", *STAGES, *(f"shards/{stage}" for stage in STAGES)):
             check_folder(self.root / name)
         try:
             self._scratch.open()
         except OSError as error:
-            raise MmrrError(f"{self.root} cannot be written: {error.strerror}") from error
+            kind = NotWritableError if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) else MmrrError
+            raise kind(f"{self.root} cannot be written: {error.strerror}") from error
         self._scratch.sweep()
         return self
 
@@ -188,7 +201,7 @@ class Workspace:
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
                 if file.is_symlink() or not file.is_file() or checksum_file(file) != checksum:
-                    raise MmrrError(f"{file} is gone or damaged; {_again(manifest.stage)}")
+                    raise MmrrError(f"{file} is gone or damaged; {again(manifest.stage)}")
         return path
 
     def artifacts(self) -> list[Manifest]:
@@ -268,6 +281,21 @@ class Workspace:
         check_folder(folder)
         return folder
 
+    def converted(self, sha256: str) -> Path:
+        """The PDF that was made of an office file with this content. It may not exist yet.
+
+        Raises MmrrError if a symbolic link is in its place.
+        """
+        path = self.root / CONVERTED / f"{_key(sha256)}.pdf"
+        check_folder(path.parent)
+        check_file(path)
+        return path
+
+    def all_converted(self) -> list[Path]:
+        """The PDFs that were made of office files, by their names. Others are not the workspace's."""
+        check_folder(self.root / CONVERTED)
+        return sorted(path for path in (self.root / CONVERTED).glob("*.pdf") if _KEY.fullmatch(path.stem))
+
     def has_shard(self, stage: str, key: str) -> bool:
         """Whether a shard exists and each of its files has the recorded size; a damaged shard is set aside.
 
@@ -317,7 +345,7 @@ class Workspace:
         try:
             return unseal(read_file(path))
         except FileNotFoundError:
-            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {_again(stage)}") from None
+            raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {again(stage)}") from None
         except (ValueError, IsADirectoryError) as error:
             raise self.damaged(stage, key, f"shard.json: {error}") from error
 
@@ -341,7 +369,7 @@ class Workspace:
         with contextlib.suppress(OSError):
             move(self.root, folder, folder.with_name(f"{folder.name}.damaged-{uuid.uuid4().hex[:6]}"))
         return MmrrError(
-            f"{stage} shard {key} is damaged: {what}; it was set aside, {_again(stage)} to compute that shard"
+            f"{stage} shard {key} is damaged: {what}; it was set aside, {again(stage)} to compute that shard"
         )
 
     # The current artifacts, which later commands follow
@@ -396,12 +424,13 @@ def _key(key: str) -> str:
     return key
 
 
-def _again(stage: str) -> str:
+def again(stage: str) -> str:
+    """What to do where something of a stage is damaged or gone."""
     return f"run the {command(stage).split()[0]} command again"
 
 
 def command(stage: str) -> str:
     """The command that makes a stage's artifact, with the argument that it needs."""
-    if stage in ("pages", "embed", "index"):
+    if stage in ("pages", "embed", "embed_text", "index"):
         return "index DOCUMENTS"
     return f"{stage} --queries FILE" if stage in ("retrieve", "rerank") else stage

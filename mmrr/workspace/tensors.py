@@ -16,11 +16,12 @@ from safetensors.torch import load
 
 from mmrr.types import Embedding, KeptTokens, Page, PageCache
 from mmrr.workspace import manifests
-from mmrr.workspace.files import checksum_tensor, save_tensors
 from mmrr.workspace.pages import Collection
 from mmrr.workspace.store import Manifest, Workspace
+from mmrr.workspace.tensor_files import checksum_tensor, save_tensors
 
 _EMBEDDINGS, _KEPT, _CACHES = "embeddings.safetensors", "keep.safetensors", "states.safetensors"
+_WINDOWS = "windows.safetensors"
 _OPEN_FILES = 64
 
 
@@ -61,6 +62,39 @@ def read_vectors(
         if key not in known:
             known[key] = read_embeddings(workspace, key)
         vectors.append(known[key][collection.pages[row].number].vectors.float())
+    return vectors
+
+
+def write_windows(folder: Path, windows: Mapping[int, Sequence[tuple[int, int]]], vectors: torch.Tensor) -> None:
+    """spans (sum W, 2) i32: start and end of each window in its page's text; vectors (sum W, D) f32; offsets (n+1,).
+
+    ``windows``: those of each page by number; a page without text has none. ``vectors``: of all windows in this order.
+    """
+    spans = [span for of_page in windows.values() for span in of_page]
+    tensors = {
+        "numbers": torch.tensor(list(windows)),
+        "spans": torch.tensor(spans, dtype=torch.int32).reshape(-1, 2),
+        "vectors": vectors,
+        "offsets": _offsets([len(of_page) for of_page in windows.values()]),
+    }
+    save_tensors(tensors, folder / _WINDOWS)
+
+
+def read_windows(
+    workspace: Workspace, manifest: Manifest, collection: Collection, rows: Sequence[int]
+) -> list[torch.Tensor]:
+    """The vectors (W, D) float32 of the windows of each page at ``rows``, from an ``embed_text`` artifact.
+
+    A page without text has W = 0, and D = 0 if no page of its shard has text.
+    """
+    shards = manifests.content(manifest, "embed_text")["shards"]
+    known: dict[str, dict[int, torch.Tensor]] = {}
+    vectors = []
+    for row in rows:
+        key = shards[collection.shards[row]]
+        if key not in known:
+            known[key] = dict(_split(load(workspace.read_shard_file("embed_text", key, _WINDOWS)), "vectors"))
+        vectors.append(known[key][collection.pages[row].number])
     return vectors
 
 

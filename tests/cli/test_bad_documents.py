@@ -137,17 +137,17 @@ def test_a_document_is_not_needed_after_indexing(copy: Prepared) -> None:
 
 def test_a_document_deleted_while_it_is_rendered_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docs = write_documents(tmp_path / "docs", a=THESIS, b=SOIL)
-    from mmrr.stages import render
+    from mmrr.stages import _opening
 
-    inspect = render.inspect
+    inspect = _opening.inspect
 
-    def inspect_and_lose(source: render.Source) -> object:
+    def inspect_and_lose(source: _opening.Source) -> object:
         found = inspect(source)
         if source.doc_id == "b.pdf":
             source.path.unlink()
         return found
 
-    monkeypatch.setattr(render, "inspect", inspect_and_lose)
+    monkeypatch.setattr(_opening, "inspect", inspect_and_lose)
     result = mmrr("index", docs, "--work", tmp_path / "w", *INDEX)
     assert "b.pdf: unreadable (it changed or went away while it was read; run the command again)" in result.stderr
     assert "2 pages of 2 documents (1 ok, 1 unreadable)" in result.stderr
@@ -171,17 +171,17 @@ def test_a_document_changed_while_it_is_rendered_is_not_stored_under_its_old_has
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docs = write_documents(tmp_path / "docs", a=THESIS, b=SOIL)
-    from mmrr.stages import render
+    from mmrr.stages import _opening
 
-    inspect = render.inspect
+    inspect = _opening.inspect
 
-    def inspect_and_change(source: render.Source) -> object:
+    def inspect_and_change(source: _opening.Source) -> object:
         found = inspect(source)
         if source.doc_id == "b.pdf":
             write_documents(docs, b=["Other", "words", "altogether"])
         return found
 
-    monkeypatch.setattr(render, "inspect", inspect_and_change)
+    monkeypatch.setattr(_opening, "inspect", inspect_and_change)
     result = mmrr("index", docs, "--work", tmp_path / "w", *INDEX)
     assert "b.pdf: unreadable" in result.stderr
     monkeypatch.undo()

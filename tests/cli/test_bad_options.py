@@ -66,7 +66,7 @@ def test_options_of_precache(prepared: Prepared, options: list[str], says: str) 
         (["--device", "quantum"], "device 'quantum'"),
         (["--from", "precache/0123456789ab"], "no precache/0123456789ab"),
         (["--search-option", "unknown=1"], "unknown"),
-        (["--document", "thesis.pdf"], "--scope document"),
+        (["--document", "these.pdf"], "no document 'these.pdf' in the collection; the nearest are thesis.pdf"),
     ],
 )
 def test_options_of_rerank(prepared: Prepared, options: list[str], says: str) -> None:
@@ -76,9 +76,15 @@ def test_options_of_rerank(prepared: Prepared, options: list[str], says: str) ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--dpi", "0"], "0 dpi"),
-        (["--dpi", "-10"], "-10 dpi"),
-        (["--max-tokens", "0"], "0 tokens"),
+        (["--dpi", "0"], "--dpi 0: expected at least 1 and at most 9600"),
+        (["--dpi", "-10"], "--dpi -10"),
+        (["--dpi", "9" * 400], "--dpi"),
+        (["--max-tokens", "0"], "--max-tokens 0: expected at least 4 and at most 65536"),
+        (["--max-tokens", "9" * 400], "--max-tokens"),
+        (["--page-timeout", "0"], "--page-timeout 0.0: expected a number of seconds above 0"),
+        (["--page-timeout", "nan"], "--page-timeout nan"),
+        (["--page-memory", "1MiB"], "--page-memory 1048576: expected at least 256 MiB"),
+        (["--page-memory", "9" * 400], "--page-memory"),
         (["--workers", "-2"], "--workers -2"),
         (["--embed-option", "nonsense"], "expected KEY=VALUE"),
         (["--embedder", "nothing here"], "nothing here"),
@@ -95,6 +101,35 @@ def test_options_of_the_embedder(prepared: Prepared, tmp_path: Path, tiny_embedd
     assert "unknown option colour" in refused(*command, "--embed-option", "colour=red")
     assert "FAISS cannot build 'Nonsense'" in refused(*command, "--faiss-factory", "Nonsense")
     assert "FAISS cannot build 'IVF64,Flat' over 5 vectors" in refused(*command, "--faiss-factory", "IVF64,Flat")
+
+
+def test_what_the_embedder_or_the_index_cannot_do_is_found_before_the_work(
+    prepared: Prepared, tmp_path: Path, tiny_embedder_path: Path, no_models: None
+) -> None:
+    work = tmp_path / "w"
+    command = ("index", prepared.docs, "--work", work, *INDEX, "--embedder", tiny_embedder_path)
+    assert "dim 999: expected 0 to 64" in refused(*command, "--dim", "999")
+    assert not work.exists(), "no page was rendered"
+    refusal = refused(*command, "--faiss-factory", "IVF64,Flat")
+    assert "FAISS cannot build 'IVF64,Flat' over 5 vectors: it needs at least 64; try 'Flat'" in refusal
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--keep", "9" * 400),
+        ("--band", "9" * 400),
+        ("--band", f"0:{'9' * 5000}"),
+        ("-o", f"max_tokens={'9' * 400}"),
+        ("-o", "max_tokens=" + "9" * 5000),
+        ("--device", "cuda:" + "9" * 400),
+        ("--device", "meta"),
+        ("--device", "hpu"),
+    ],
+    ids=lambda options: " ".join(options)[:24],
+)
+def test_huge_numbers_and_strange_devices(prepared: Prepared, options: tuple[str, str]) -> None:
+    refused("precache", "--work", prepared.work, "--scorer-model", prepared.model, *options)
 
 
 @pytest.mark.parametrize(

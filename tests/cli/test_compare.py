@@ -70,7 +70,7 @@ def test_judged_queries_that_are_not_in_the_file_of_queries_are_counted(
     qrels = tmp_path / "qrels.trec"
     qrels.write_text("q1 0 thesis.pdf/0002 1\nq2 0 soil.pdf/0001 1\nq3 0 soil.pdf/0001 1\n")
     found = mmrr(*command(work, "--scorers", f"minireranker={tiny_path}", "--qrels", qrels, "--json"))
-    assert "2 of 3 judged queries are not in the run; they count as 0" in found.stderr.splitlines()
+    assert "2 of 3 judged queries are not in the run; they count as 0: q2, q3" in found.stderr.splitlines()
     assert json.loads(found.stdout)["queries_not_in_the_run"] == ["q2", "q3"]
 
 

@@ -9,13 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.chain import Chain
-from tests.console import (
-    artifact,
-    manifest,
-    mmrr,
-    refused,
-    run_lines,
-)
+from tests.console import INDEX, artifact, manifest, mmrr, refused, run_lines, write_documents, write_queries
 
 
 def by_hand(run: dict[str, list[tuple[str, float]]], relevant: dict[str, set[str]]) -> dict[str, float]:
@@ -68,7 +62,7 @@ def test_a_judged_query_that_was_not_asked_counts_as_nothing(made: Chain, tmp_pa
     qrels = tmp_path / "qrels.trec"
     qrels.write_text("q1 0 thesis.pdf/0001 1\nnever-asked 0 soil.pdf/0001 1\n")
     found = mmrr("eval", "--work", made.work, "--qrels", qrels, "--json")
-    assert "1 of 2 judged queries are not in the run; they count as 0" in found.stderr.splitlines()
+    assert "1 of 2 judged queries are not in the run; they count as 0: never-asked" in found.stderr.splitlines()
     document = json.loads(found.stdout)
     assert document["queries"] == 2
     assert document["queries_not_in_the_run"] == ["never-asked"]
@@ -84,3 +78,36 @@ def test_a_query_on_the_command_line_is_not_what_eval_follows(chain: Chain) -> N
     mmrr("rerank", "another question about a cover", "--work", chain.work)
     mmrr("retrieve", "yet another question", "--work", chain.work)
     assert artifact(mmrr(*command)) == before
+
+
+def test_a_run_with_other_ids_is_an_error(made: Chain, tmp_path: Path) -> None:
+    run = tmp_path / "run.trec"
+    command = ("eval", "--work", made.work, "--qrels", made.qrels, "--run", run)
+    run.write_text("q1 Q0 thesis.pdf/1 1 2.0 other\nq2 Q0 soil.pdf/2 1 2.0 other\n")
+    message = refused(*command)
+    assert (
+        "none of the 4 judged pages is in the run run (run: soil.pdf/2, thesis.pdf/1; judged: soil.pdf/0001" in message
+    )
+    assert message.endswith("soil.pdf/0002 is probably soil.pdf/2: write the same ids in both")
+    made_run = (made.root / "run.trec").read_text()
+    run.write_text("\n".join(line.replace("pdf/0001", "pdf/1") for line in made_run.splitlines()))
+    found = mmrr(*command, "--json")
+    spelt = {"soil.pdf/0001": "soil.pdf/1", "thesis.pdf/0001": "thesis.pdf/1"}
+    assert json.loads(found.stdout)["pages_under_another_id"] == spelt
+    note = "2 judged pages are in the run under another id and count as not found: soil.pdf/1 for soil.pdf/0001, "
+    assert note in found.stderr
+
+
+def test_fusion_and_eval_use_the_scores_that_were_computed(tmp_path: Path) -> None:
+    docs = write_documents(tmp_path / "docs", a=["the same words"] * 4)
+    mmrr("index", docs, "--work", tmp_path / "w", *INDEX)
+    queries = write_queries(tmp_path / "q.jsonl", ("q1", "same words"))
+    command = ("retrieve", "--queries", queries, "--work", tmp_path / "w")
+    found = artifact(mmrr(*command, "--output", tmp_path / "out.trec"))
+    assert (tmp_path / "out.trec").read_text() == (found / "run.trec").read_text()
+    scores = [score for _, score in run_lines(found / "run.trec")["q1"]]
+    assert scores == sorted(set(scores), reverse=True)
+    assert len({score for _, score in run_lines(found / "scores.trec")["q1"]}) == 1
+    shown = json.loads(mmrr(*command, "--json").stdout)["queries"][0]["results"]
+    assert len({row["score"] for row in shown}) == 1
+    assert mmrr("verify", "--work", tmp_path / "w")

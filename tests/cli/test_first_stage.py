@@ -79,7 +79,9 @@ def test_a_document_can_be_searched_alone(chain: Chain) -> None:
     assert len(results) == 3
     assert "needs its doc_id" in refused("rerank", QUESTION, "--work", chain.work, "--scope", "document")
     missing = ("--scope", "document", "--document", "none.pdf")
-    assert "error: document none.pdf is not in the index" in refused("rerank", QUESTION, "--work", chain.work, *missing)
+    assert "error: no document 'none.pdf' in the collection" in refused(
+        "rerank", QUESTION, "--work", chain.work, *missing
+    )
 
 
 @pytest.mark.slow
@@ -133,7 +135,7 @@ def test_soft_idf_weighs_words(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(context._VECTORS_SINCE, "index", 4)
+    monkeypatch.setitem(context._VECTORS_SINCE, "index", 5)
     said = refused("retrieve", "--queries", chain.queries, "--work", chain.work)
     assert "was built by an earlier mmrr, with an older vector format; run: mmrr index" in said
 

@@ -103,7 +103,7 @@ def complete(line: str) -> set[str]:
     [
         ("mmrr re", {"rerank", "render", "retrieve"}, {"index"}),
         ("mmrr ", {"index", "eval", "fuse"}, {"blend"}),
-        ("mmrr rerank --first-stage ", {"dense", "bm25", "hybrid"}, set()),
+        ("mmrr rerank --first-stage ", {"words", "meaning", "sight", "hybrid"}, set()),
         ("mmrr rerank --fu", {"--fuse"}, {"--blend"}),
     ],
 )

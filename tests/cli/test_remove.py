@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 from PIL import Image
 
 from tests.cli.chain import QUESTION, Chain
 from tests.console import (
+    FP32,
+    artifact,
     files,
     mmrr,
     refused,
@@ -69,3 +73,61 @@ def test_rm_without_names_takes_only_what_nothing_lists(chain: Chain) -> None:
     (stray / "shard.json").write_text("{}")
     assert "removed 1 unused shard" in mmrr("rm", "--work", chain.work).stderr
     assert files(chain.work) == before
+
+
+def test_rm_deletes_a_document_with_everything_that_was_made_of_it(chain: Chain, no_models: None) -> None:
+    before = {stage: shards(chain.work, stage) for stage in ("pages", "embed", "prune", "precache")}
+    removed = mmrr("rm", "--document", "soil.pdf", "--work", chain.work)
+    assert "1 document: 1 removed, 1 unchanged; 2 pages" in removed.stderr
+    assert "freed" in removed.stderr
+    for stage, keys in before.items():
+        left = shards(chain.work, stage)
+        assert left < keys
+        assert len(left) == (2 if stage == "precache" else 1)  # the cache of the instruction is one more
+    for stage in ("retrieve", "rerank", "eval"):
+        assert not list((chain.work / stage).glob("*/"))
+    # No text, no image name and no listing of it is left. The cache of file hashes knows paths alone.
+    for path in chain.work.rglob("*"):
+        if path.is_file() and path.name != "hashes.json":
+            assert not any(word in path.read_bytes() for word in (b"Rainfall", b"rainfall", b"soil.pdf")), path
+    current = json.loads((chain.work / "head.json").read_text())
+    assert set(current) == {"pages", "embed", "index", "prune", "precache"}
+    assert (
+        artifact(mmrr("precache", "--work", chain.work, "--scorer-model", chain.reranker, *FP32)).name
+        == (current["precache"])
+    )
+    assert "all as written" in mmrr("verify", "--work", chain.work).stdout
+    mmrr("rm", "--work", chain.work)
+    assert {stage: len(shards(chain.work, stage)) for stage in before} == {
+        "pages": 1,
+        "embed": 1,
+        "prune": 1,
+        "precache": 2,
+    }
+
+
+def test_rm_keeps_what_another_document_needs_and_removes_earlier_listings(chain: Chain) -> None:
+    shutil.copyfile(chain.docs / "soil.pdf", chain.docs / "copy.pdf")
+    chain.index()
+    earlier = {path.name for path in (chain.work / "precache").glob("*/")}
+    mmrr("rm", "--document", "soil.pdf", "--work", chain.work)
+    assert len(shards(chain.work, "pages")) == 2  # copy.pdf has the same pages
+    assert len(shards(chain.work, "precache")) == 2  # the caches of an earlier collection, without the document
+    assert {path.name for path in (chain.work / "precache").glob("*/")}.isdisjoint(earlier)
+    assert b"soil.pdf" not in b"".join(path.read_bytes() for path in chain.work.glob("*/*/manifest.json"))
+    mmrr("rm", "--document", "copy.pdf", "--work", chain.work)
+    assert len(shards(chain.work, "pages")) == 1
+
+
+def test_rm_names_the_work_of_an_interrupted_command(chain: Chain) -> None:
+    interrupted = chain.work / "shards" / "precache" / ("0" * 24)
+    interrupted.mkdir()
+    (interrupted / "shard.json").write_text("{}")
+    (eval_,) = (chain.work / "eval").glob("*/")
+    kept = mmrr("rm", f"eval/{eval_.name}", "--work", chain.work).stderr
+    assert "kept 1 shard (2 B) of commands that were interrupted, which continue from there" in kept
+    assert interrupted.exists()
+    taken = mmrr("rm", "--work", chain.work).stderr
+    assert "removed 1 unused shard (1 of precache); " in taken
+    assert "no artifact listed them: a command that was interrupted computes them again" in taken
+    assert not interrupted.exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,68 +28,11 @@ from mmrr.stages.render import render
 from mmrr.workspace.pages import Collection, load, read_texts
 from mmrr.workspace.store import Workspace
 from tests.console import INDEX, artifact, files, manifest, mmrr, refused, shards, write_documents
+from tests.documents.fake_ocr import WORDS, Engine
 from tests.pdfs import make_pdf
 from tests.test_layering import LIBRARY, imports
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
-WORDS = ["lighthouse keeper", "", "barley harvest", "glacier tongue"]  # the text of pages of the greys 0, 64, 128, 192
-FAKE = """
-    import io, os
-    from pathlib import Path
-    from types import SimpleNamespace
-    import numpy as np
-    from PIL import Image
-    class OCRVersion: PPOCRV6 = 6
-    class ModelType: SMALL = 1
-    class RapidOCR:
-        def __init__(self, params):
-            assert params["EngineConfig.onnxruntime.intra_op_num_threads"] == 1
-        def __call__(self, content):
-            if not isinstance(content, bytes):
-                return  # the test image of mmrr
-            folder = Path(__file__).parent
-            image = Image.open(io.BytesIO(content)).convert("L")
-            grey = image.getpixel((image.width // 2, image.height // 2))
-            with (folder / "read").open("a") as log:
-                log.write(f"{grey}\\n")
-            if (folder / "die").exists():
-                os._exit(1)
-            if (folder / "fail").exists():
-                raise ValueError("no such\\npage")
-            words = WORDS[round(grey / 64)].split()
-            boxes = [[[x, 4], [x + 30, 4], [x + 30, 16], [x, 16]] for x in range(40 * len(words), 0, -40)]
-            return SimpleNamespace(boxes=np.array(boxes) if words else None, txts=words[::-1] or None)
-"""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Fake packages with the names that OCR needs. Their engine knows each page by its grey."""
-
-    folder: Path
-
-    def greys_read(self) -> list[int]:
-        """The greys of the pages that the engine has read since the last call."""
-        log = self.folder / "rapidocr" / "read"
-        greys = [int(line) for line in log.read_text().split()] if log.exists() else []
-        log.unlink(missing_ok=True)
-        return greys
-
-    def do(self, what: str) -> None:
-        (self.folder / "rapidocr" / what).touch()
-
-
-@pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    folder = tmp_path / "packages"
-    for name in ("rapidocr", "onnxruntime", "cv2"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "__init__.py").write_text("setNumThreads = lambda n: None\n")
-    (folder / "rapidocr" / "__init__.py").write_text(f"WORDS = {WORDS}\n{textwrap.dedent(FAKE)}")
-    monkeypatch.syspath_prepend(folder)  # helper processes get this path
-    for name in ("rapidocr", "onnxruntime", "cv2"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return Engine(folder)
 
 
 @pytest.fixture
@@ -128,11 +70,11 @@ def collection(work: Path, path: Path) -> tuple[Workspace, Collection]:
 
 def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_path: Path) -> None:
     work = tmp_path / "w"
-    result = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
+    result = mmrr("index", docs, "--work", work, *INDEX, "--ocr", "auto")
     assert "6 pages of 3 documents (3 ok); 2 read by OCR, 1 without text" in result.stderr
     assert sorted(engine.greys_read()) == [0, 64, 128]  # the others have a text layer
     made = artifact(result)
-    assert manifest(made)["content"] == {"pages": 6, "pages_with_text": 5}
+    assert manifest(made)["content"].items() >= {"pages": 6, "pages_with_text": 5}.items()
 
     workspace, pages = collection(work, made)
     texts = dict(zip((page.page_id for page in pages.pages), read_texts(workspace, pages), strict=True))
@@ -165,7 +107,7 @@ def test_ocr_added_later_reads_pages_and_repeats_nothing_else(engine: Engine, do
     drawn = shards(work, "pages")
     before = files(work / "shards")
 
-    read = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
+    read = mmrr("index", docs, "--work", work, *INDEX, "--ocr", "auto")
     assert len(engine.greys_read()) == 3
     assert files(work / "shards").items() >= before.items()
     assert len(shards(work, "pages") - drawn) == 2  # for the two documents with pages to read
@@ -175,13 +117,13 @@ def test_ocr_added_later_reads_pages_and_repeats_nothing_else(engine: Engine, do
     assert second.manifest.bytes > first.manifest.bytes
 
     assert artifact(mmrr("index", docs, "--work", work, *INDEX)) == artifact(without_ocr)
-    assert artifact(mmrr("index", docs, "--work", work, *INDEX, "--ocr")) == artifact(read)
+    assert artifact(mmrr("index", docs, "--work", work, *INDEX, "--ocr", "auto")) == artifact(read)
     assert engine.greys_read() == []
 
 
 def test_a_second_copy_of_a_document_is_not_read_again(engine: Engine, docs: Path, tmp_path: Path) -> None:
     (docs / "copy.pdf").write_bytes((docs / "mixed.pdf").read_bytes())
-    result = mmrr("render", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
+    result = mmrr("render", docs, "--work", tmp_path / "w", *INDEX, "--ocr", "auto")
     assert sorted(engine.greys_read()) == [0, 64, 128]
     assert "3 read by OCR, 2 without text" in result.stderr
 
@@ -202,7 +144,7 @@ def test_ctrl_c_keeps_the_shards_that_are_read(engine: Engine, tmp_path: Path) -
 
         yield advance
 
-    options, machine = Render("pdfium", max_tokens=64, ocr=True), Machine(workers=1)
+    options, machine = Render("pdfium", max_tokens=64, ocr="auto"), Machine(workers=1)
     with Workspace.open(tmp_path / "w", create=True) as workspace:
         with pytest.raises(KeyboardInterrupt):
             render(Context(workspace, machine, progress), find_sources([docs]), options)
@@ -217,14 +159,14 @@ def test_ctrl_c_keeps_the_shards_that_are_read(engine: Engine, tmp_path: Path) -
 
 def test_a_dead_process_gives_one_line(engine: Engine, docs: Path, tmp_path: Path) -> None:
     engine.do("die")
-    error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
+    error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr", "auto")
     assert "--workers 1" in error
 
 
 def test_an_unreadable_page_fails_alone(engine: Engine, docs: Path, tmp_path: Path) -> None:
     engine.do("fail")
     work = tmp_path / "w"
-    result = mmrr("index", docs, "--work", work, *INDEX, "--ocr")
+    result = mmrr("index", docs, "--work", work, *INDEX, "--ocr", "auto")
     assert "(3 ok); 3 without text" in result.stderr
     workspace, pages = collection(work, artifact(result))
     read = set(pages.text_shards) - set(pages.shards)
@@ -239,13 +181,13 @@ def test_a_damaged_image_is_not_read(engine: Engine, docs: Path, tmp_path: Path)
     data = bytearray(image.read_bytes())
     data[-20] ^= 1  # the size stays: a file of another size is rendered again without an error
     image.write_bytes(data)
-    assert "0001.png does not match its hash" in refused("index", docs, "--work", work, *INDEX, "--ocr")
-    assert "2 read by OCR" in mmrr("index", docs, "--work", work, *INDEX, "--ocr").stderr
+    assert "0001.png does not match its hash" in refused("index", docs, "--work", work, *INDEX, "--ocr", "auto")
+    assert "2 read by OCR" in mmrr("index", docs, "--work", work, *INDEX, "--ocr", "auto").stderr
 
 
 @pytest.mark.usefixtures("without_packages")
 def test_a_missing_package_is_reported_before_any_work(docs: Path, tmp_path: Path) -> None:
-    error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr")
+    error = refused("index", docs, "--work", tmp_path / "w", *INDEX, "--ocr", "auto")
     assert "needs rapidocr and onnxruntime, which are not installed" in error
     assert error.endswith("run: pip install 'mmrr[ocr]'")
     assert not shards(tmp_path / "w", "pages")
@@ -263,7 +205,9 @@ def test_the_package_is_imported_only_for_reading() -> None:
 
 def test_the_published_benchmark_has_its_own_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmdocir, "open_benchmark", lambda data: SimpleNamespace(form="published"))
-    error = refused("eval", "mmdocir", "--data", tmp_path, "--work", tmp_path / "w", "--first-stage", "bm25", "--ocr")
+    error = refused(
+        "eval", "mmdocir", "--data", tmp_path, "--work", tmp_path / "w", "--first-stage", "bm25", "--ocr", "auto"
+    )
     assert error.endswith("leave out --ocr")
 
 
@@ -289,7 +233,9 @@ class Reader:
 
 @pytest.fixture
 def text_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint: Any = SimpleNamespace(config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype})
+    checkpoint: Any = SimpleNamespace(
+        id="x", config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype}
+    )
     family = SimpleNamespace(
         SPEC=ScorerSpec(checkpoints=(), model_types=(), accepts_pruning=False, listwise=False),
         Prepare=Nothing,
@@ -312,10 +258,10 @@ def test_precache_says_how_many_pages_a_text_scorer_cannot_read(engine: Engine, 
     mmrr("index", docs, *work, *INDEX)
     without_ocr = mmrr(*precache)
     assert manifest(artifact(without_ocr))["content"]["without_text"] == 3
-    note = "3 of 6 pages have no text for the scorer to read; mmrr index --ocr reads it from their images"
+    note = "3 of 6 pages have no text for the scorer to read; mmrr index --ocr auto reads it from their images"
     assert note in without_ocr.stderr
 
-    mmrr("index", docs, *work, *INDEX, "--ocr")
+    mmrr("index", docs, *work, *INDEX, "--ocr", "auto")
     read = mmrr(*precache)
     assert "6 pages, 5 to read" in read.stderr  # only the shards with changed text
     assert manifest(artifact(read))["content"]["without_text"] == 1
@@ -378,7 +324,7 @@ def test_rapidocr_reads_a_page_of_the_sample(tmp_path: Path) -> None:
     docs.mkdir()
     Image.open(tmp_path / page.file).save(docs / "scan.pdf", resolution=150)
 
-    result = mmrr("index", docs, "--work", tmp_path / "w", "--ocr", "--workers", 1, "--renderer", "pdfium")
+    result = mmrr("index", docs, "--work", tmp_path / "w", "--ocr", "auto", "--workers", 1, "--renderer", "pdfium")
     assert "1 page of 1 document (1 ok); 1 read by OCR" in result.stderr
     workspace, pages = collection(tmp_path / "w", artifact(result))
     (text,) = read_texts(workspace, pages)

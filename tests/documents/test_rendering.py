@@ -17,6 +17,7 @@ from PIL import Image, ImageChops, ImageStat
 from mmrr.documents import poppler
 from mmrr.documents.canvas import target_size
 from mmrr.documents.discovery import Inspection, find_sources, inspect
+from mmrr.documents.limits import Limits
 from mmrr.documents.rendering import RenderOptions, default_renderer, render_pages
 from mmrr.errors import MmrrError
 from tests.documents.files import RENDERERS, STATUSES, fake_program, is_dark, needs_poppler, render, source, write
@@ -191,7 +192,7 @@ def test_text_layer_is_cleaned(tmp_path: Path) -> None:
     rows = b"BT /F1 12 Tf 14 TL 10 80 Td (caf\\351 \\(x\\)) Tj T* (hyphen-) Tj T* (ation ends) Tj ET"
     data = make_pdf([rows, b"0 0 0 rg 5 5 50 50 re f", ""], size=(200, 100))
     words, drawing, blank = render(source(write(tmp_path / "a.pdf", data)), tmp_path / "out", last=3)
-    assert words.text == "caf\u00e9 (x)\nhyphenation ends"
+    assert words.text == "caf\u00e9 (x)\nhyphen\u00ad\nation ends"
     assert (drawing.text, drawing.status, drawing.detail) == ("", "ok", "")
     assert (blank.text, blank.status, blank.detail) == ("", "ok", "")
     assert Image.open(tmp_path / "out" / blank.file).getextrema() == ((255, 255),) * 3
@@ -239,10 +240,9 @@ def test_a_page_that_poppler_cannot_draw_is_drawn_with_pdfium(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, word: str
 ) -> None:
     if "sleep" in script:  # nothing else may time out, however slow the machine is
-        monkeypatch.setattr(poppler, "TIMEOUT_S", 0.3)
-        read_info = poppler.pdfinfo_from_path
-        monkeypatch.setattr(poppler, "pdfinfo_from_path", lambda *args, **to: read_info(*args, **to | {"timeout": 60}))
-    fake_program("pdftoppm", tmp_path / "bin", monkeypatch, f'if [ "$1" = -v ]; then exec $REAL -v; fi\n{script}')
+        draw = poppler.draw
+        monkeypatch.setattr(poppler, "draw", lambda *args: draw(*args[:-1], Limits(0.3)))
+    fake_program("pdftoppm", tmp_path / "bin", monkeypatch, script)
     path = source(write(tmp_path / "a.pdf", make_pdf(["one", "two", "three"])))
     pages = render(path, tmp_path / "out", "poppler", last=3)
     assert [page.status for page in pages] == ["ok"] * 3

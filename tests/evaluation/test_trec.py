@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import read_qrels, read_queries, read_run, write_qrels, write_run
+from mmrr.evaluation.trec import EXACT, read_qrels, read_queries, read_run, save_run, write_qrels, write_run
+from mmrr.evaluation.trec import RUN as TREC_RUN
 from mmrr.types import Hit, Query, Run
 
 Read = Callable[[Path], object]
@@ -35,10 +38,50 @@ class TestRun:
 
     def test_read_back_exactly(self, tmp_path: Path) -> None:
         file = io.StringIO()
-        write_run(RUN, file)
+        assert not write_run(RUN, file, exact=True)
         run = read_run(write(tmp_path / "run.trec", file.getvalue()))
         assert run == RUN
         assert list(run) == ["q2", "q1"]
+
+    def test_equal_scores_are_moved_apart_and_the_ranking_stays(self, tmp_path: Path) -> None:
+        file = io.StringIO()
+        assert write_run(RUN, file)
+        run = read_run(write(tmp_path / "run.trec", file.getvalue()))
+        assert run["q2"] == RUN["q2"]
+        assert run["q1"] == [RUN["q1"][0], Hit("d/0003", 1.0), Hit("d/0007", 1 - 2**-24), RUN["q1"][3]]
+
+    @pytest.mark.parametrize("score", [0.5797829031944275, 0.0, -0.0, -3.5, 1e-40, 1e30, -1e30, 3.4e38])
+    def test_the_last_of_nine_equal_scores_changes_by_eight_steps_of_float32(
+        self, tmp_path: Path, score: float
+    ) -> None:
+        tied = {"q": [Hit(f"d/{n:04d}", score) for n in range(1, 10)]}
+        file = io.StringIO()
+        write_run(tied, file)
+        run = read_run(write(tmp_path / "run.trec", file.getvalue()))["q"]
+        assert [hit.page_id for hit in run] == [hit.page_id for hit in tied["q"]]
+        single = [struct.unpack("f", struct.pack("f", hit.score))[0] for hit in run]
+        assert all(above > below for above, below in itertools.pairwise(single))
+        assert run[0].score == score
+        assert score - run[8].score == pytest.approx(0, abs=max(1.5e-44, 8 * 1.2e-7 * abs(score)))
+
+    def test_scores_that_differ_only_in_float64_are_moved_apart(self) -> None:
+        file = io.StringIO()
+        assert write_run({"q": [Hit("b", 0.1 + 1e-12), Hit("a", 0.1)]}, file)
+        scores = [float(line.split()[4]) for line in file.getvalue().splitlines()]
+        assert scores[0] == 0.1 + 1e-12
+        assert 0 < scores[0] - scores[1] < 2e-8
+
+    def test_an_artifact_keeps_the_scores_that_were_computed(self, tmp_path: Path) -> None:
+        save_run({"q": [Hit("a", 1.0), Hit("b", 0.5)]}, tmp_path)
+        assert not (tmp_path / EXACT).exists()
+        tied = {"q": [Hit("a", 1.0), Hit("b", 1.0)]}
+        save_run(tied, tmp_path)
+        assert read_run(tmp_path / EXACT) == tied
+        assert read_run(tmp_path / TREC_RUN)["q"][1].score < 1.0
+
+    def test_equal_scores_below_float32_are_refused(self) -> None:
+        with pytest.raises(MmrrError, match="expected scores within float32"):
+            write_run({"q": [Hit("a", -math.inf), Hit("b", -math.inf)]}, io.StringIO())
 
     def test_order_is_by_score_then_page_and_ignores_ranks(self, tmp_path: Path) -> None:
         lines = "q Q0 b 1 1.0 t\nq Q0 c 2 2.5 t\n\n  \nq\tQ0\ta\t3\t1.0\tt\r\n"
@@ -57,6 +100,7 @@ class TestRun:
             ("q Q0 a 1 1.0 two tags", "found 7 columns, expected 6"),
             ("q Q0 a 1 high t", "found the score 'high', expected a number"),
             ("q Q0 a 1 nan t", "found the score 'nan', expected a number"),
+            (f"q Q0 a 1 {'9' * 400} t", "found the score '999999999999999999999999999999...(400 characters)'"),
             ("q Q0 a first 1.0 t", "found the rank 'first', expected a number"),
             ("q Q0 z 2 0.5 t", "z is already ranked for query q; expected each page once"),
         ],
@@ -102,13 +146,38 @@ class TestQrels:
             ("q 0 a 1 1", "found 5 columns, expected 4"),
             ("q 0 a yes", "found the relevance 'yes', expected a whole number"),
             ("q 0 a 0.5", "found the relevance '0.5', expected a whole number"),
+            ("q 0 a " + "9" * 400, "found the relevance '999999999999999999999999999999...(400 characters)'"),
+            ("q 0 a " + "9" * 5000, "expected a whole number"),
             ("q 0 z 1", "z is already judged for query q"),
+            ("q a 1", "3 columns need the header line query-id corpus-id score"),
         ],
     )
     def test_a_bad_line_is_named(self, tmp_path: Path, line: str, message: str) -> None:
         with pytest.raises(MmrrError) as error:
             read_qrels(write(tmp_path / "qrels.trec", "q 0 z 1\n" + "\n" * 10 + line))
         assert str(error.value).startswith("qrels.trec, line 12: ")
+        assert message in str(error.value)
+
+    @pytest.mark.parametrize("header", ["query-id\tcorpus-id\tscore", "query_id corpus_id score"])
+    def test_the_form_of_beir(self, tmp_path: Path, header: str) -> None:
+        rows = header + "\r\nq\td/0002\t1\r\nq\td/0001\t0\r\n\r\np\td/0002\t2\r\n"
+        path = write(tmp_path / "test.tsv", "\ufeff" + (rows if "\t" in header else rows.replace("\t", " ")))
+        assert read_qrels(path) == {"q": {"d/0002": 1, "d/0001": 0}, "p": {"d/0002": 2}}
+
+    @pytest.mark.parametrize(
+        ("lines", "message"),
+        [
+            ("", "test.tsv: found a header and no judgement"),
+            ("q\t0\td/0001\t1", "line 2: found 4 columns, expected 3 as in the header: query-id corpus-id score"),
+            ("q\td/0001", "line 2: found 2 columns, expected 3"),
+            ("q\ta b\t1", "line 2: found the corpus-id 'a b'"),
+            ("q\td/0001\t0.5", "line 2: found the relevance '0.5'"),
+            ("q\td/0001\t1\nq\td/0001\t1", "line 3: d/0001 is already judged"),
+        ],
+    )
+    def test_a_bad_line_of_beir_is_named(self, tmp_path: Path, lines: str, message: str) -> None:
+        with pytest.raises(MmrrError) as error:
+            read_qrels(write(tmp_path / "test.tsv", "query-id\tcorpus-id\tscore\n" + lines))
         assert message in str(error.value)
 
     def test_ids_with_spaces_are_not_written(self) -> None:
@@ -179,6 +248,7 @@ class TestQueries:
             ('{"text": "x"}', "found no id, expected one of the keys query_id, _id, qid, id"),
             ('{"query_id": null, "text": "x"}', "found no id"),
             ('{"query_id": true, "text": "x"}', "found true or false under query_id, expected a string"),
+            ('{"query_id": 1e400, "text": "x"}', "found a number that is not finite under query_id"),
             ('{"query_id": ["q"], "text": "x"}', "found a list under query_id, expected a string"),
             ('{"query_id": "", "text": "x"}', "found an empty query_id"),
             ('{"query_id": "a b", "text": "x"}', "found the query_id 'a b', expected one without spaces"),
@@ -199,6 +269,34 @@ class TestQueries:
         assert str(error.value).startswith("my.jsonl, line 3: ")
         assert message in str(error.value)
         assert "\n" not in str(error.value)
+
+    def test_a_question_a_line(self, tmp_path: Path) -> None:
+        lines = '\ufeffWhen is it due?\r\n\n  Was kostet "das" [netto]?  \n12\n'
+        assert read_queries(write(tmp_path / "questions.txt", lines)) == [
+            Query("1", "When is it due?"),
+            Query("3", 'Was kostet "das" [netto]?'),
+            Query("4", "12"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("q.txt", '{"query_id": "a", "text": "x"}\n{"query_id": "b", "te\n', "line 2: found no valid JSON"),
+            ("q.txt", '"query_id": "a"}\n{"query_id": "b", "text": "x"}\n', "line 1: found no valid JSON"),
+            ("q.txt", '["a"]\nx\n', "line 1: found a list"),
+            ("q.jsonl", "When is it due?\n", "line 1: found no valid JSON"),
+            ("q.tsv", "1\tWhen is it due?\n", "line 1: found a tab, expected a question a line"),
+            ("q.txt", "W\0h\0e\0n\0\n", "line 1: found the control character"),
+            ("q.txt", "q1 Q0 a.pdf/0001 1 0.5 mmrr\n", "found a TREC run"),
+            ("q.txt", "q1 0 a.pdf/0001 1\n", "found TREC judgements"),
+        ],
+    )
+    def test_what_is_no_list_of_questions_is_refused(
+        self, tmp_path: Path, name: str, content: str, message: str
+    ) -> None:
+        with pytest.raises(MmrrError) as error:
+            read_queries(write(tmp_path / name, content))
+        assert message in str(error.value)
 
     def test_a_number_and_its_string_are_the_same_id(self, tmp_path: Path) -> None:
         path = write(tmp_path / "queries.jsonl", '{"id": 1, "text": "x"}\n{"id": "1", "text": "y"}\n')

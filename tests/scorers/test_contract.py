@@ -14,12 +14,12 @@ from typing import Literal
 
 import pytest
 
-from mmrr import embedders, scorers
+from mmrr import embedders, scorers, text_embedders
 from mmrr.contracts import SupportsDense, SupportsUncached
 from mmrr.embedders import colqwen3
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.scorers import edje, kalm, minireranker, ziprerank
+from mmrr.scorers import crossencoder, edje, kalm, minireranker, ziprerank
 from tests.console import mmrr
 
 DOCS = Path(__file__).parents[2] / "docs" / "writing-a-scorer.md"
@@ -49,6 +49,7 @@ class Embedder:
     def temperature(self, options): ...
 
 
+def check(checkpoint, options): ...
 def load(checkpoint, options, device, dtype) -> Embedder: ...
 '''
 #: Makes a family of a kind from source text and loads it by name.
@@ -57,16 +58,16 @@ Load = Callable[[str, str], object]
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    def write_and_load(kind: Literal["scorers", "embedders"], source: str) -> object:
+    def write_and_load(kind: families.Described, source: str) -> object:
         folder = tmp_path / kind
         folder.mkdir()
         (folder / "buckets.py").write_text(source, encoding="utf-8")
-        package = {"scorers": scorers, "embedders": embedders}[kind]
+        package = {"scorers": scorers, "embedders": embedders, "text_embedders": text_embedders}[kind]
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         return families.load(kind, "buckets")
 
     yield write_and_load
-    for kind in ("scorers", "embedders"):
+    for kind in ("scorers", "embedders", "text_embedders"):
         sys.modules.pop(f"mmrr.{kind}.buckets", None)
 
 
@@ -214,15 +215,35 @@ def test_every_shipped_embedder_meets_the_contract(name: str) -> None:
     assert family.Search()
 
 
+@pytest.mark.parametrize("name", families.names("text_embedders"))
+def test_every_shipped_text_embedder_meets_the_contract(name: str) -> None:
+    family = families.load("text_embedders", name)
+    assert family.SPEC.checkpoints
+    assert family.Prepare()
+
+
+def test_a_text_embedder_is_one_file(load: Load) -> None:
+    """It takes the checkpoints of the model types that it names; the others go to the family of any type."""
+    source = Path(families.load("text_embedders", "sentence_transformers").__file__ or "").read_text("utf-8")
+    with pytest.raises(MmrrError, match=r"mmrr/text_embedders/buckets\.py"):
+        load("text_embedders", "x = 1\n")
+    load_again = source.replace('model_types=("*",)', 'model_types=("own",)')
+    (Path(text_embedders.__path__[-1]) / "buckets.py").write_text(load_again, encoding="utf-8")
+    sys.modules.pop("mmrr.text_embedders.buckets", None)
+    assert families.text_embedder("own") == "buckets"
+    assert families.text_embedder("bert") == "sentence_transformers"
+
+
 def test_optional_abilities_are_protocols() -> None:
     able = {
         module.__name__.rpartition(".")[2]: (
             issubclass(module.Scorer, SupportsUncached),
             issubclass(module.Scorer, SupportsDense),
         )
-        for module in (edje, kalm, minireranker, ziprerank)
+        for module in (crossencoder, edje, kalm, minireranker, ziprerank)
     }
     assert able == {
+        "crossencoder": (True, False),
         "edje": (True, False),
         "kalm": (True, False),
         "minireranker": (True, True),
@@ -297,6 +318,7 @@ def test_models_prints_every_option_with_its_meaning() -> None:
     assert errors == []
     assert {(family.kind, family.name) for family in described} == {
         *(("embedder", name) for name in families.names("embedders")),
+        *(("text embedder", name) for name in families.names("text_embedders")),
         *(("scorer", name) for name in families.names("scorers")),
     }
     for family in described:
@@ -344,6 +366,7 @@ def test_a_broken_family_does_not_hide_the_others(load: Load) -> None:
     assert "scorer minireranker" in found.stdout
     assert "error: mmrr/scorers/buckets.py, line 1: SyntaxError" in found.stderr
     document = json.loads(mmrr("models", "--json").stdout)
-    assert len(document["families"]) == len(families.names("scorers")) + len(families.names("embedders")) - 1
+    kinds = ("scorers", "embedders", "text_embedders")
+    assert len(document["families"]) == sum(len(families.names(kind)) for kind in kinds) - 1
     (error,) = document["errors"]
     assert "buckets.py, line 1" in error

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmrr.documents import discovery, rendering
+from mmrr.documents import discovery, image_pages, rendering
 from mmrr.documents.discovery import Source, inspect
 from mmrr.documents.rendering import RenderOptions, render_pages
-from mmrr.stages import render
+from mmrr.stages import _opening
 from tests.console import SOIL, THESIS, mmrr, refused, shards, write_documents
 from tests.documents.files import picture, write
 from tests.pdfs import make_pdf
@@ -61,10 +61,12 @@ def test_a_document_whose_process_died_is_rendered_by_the_next_command(tmp_path:
 def test_pages_of_a_long_document_that_were_rendered_are_listed(tmp_path: Path, deadly: Path) -> None:
     """The trigger takes effect after the first shard: pages 17 and later have another text."""
     docs = write_documents(tmp_path / "docs", long=[f"page {n}" for n in range(1, 21)])
-    script = (tmp_path / "bin" / "pdfinfo").read_text()
-    (tmp_path / "bin" / "pdfinfo").write_text(
+    script = (tmp_path / "bin" / "pdftoppm").read_text()
+    (tmp_path / "bin" / "pdftoppm").write_text(
         script.replace("for a", 'case "$*" in *"-f 17 "*) ;; *) exit 1;; esac\nfor a')
     )
+    sizes = "".join(f"Page {n} size: 612 x 792 pts\nPage {n} rot: 0\n" for n in range(1, 21))
+    (tmp_path / "bin" / "pdfinfo").write_text(f"#!/bin/sh\ncat <<END\nPages: 20\n{sizes}END\n")
     (deadly / "long.pdf").touch()
     result = mmrr("render", docs, "--work", tmp_path / "w", *POPPLER)
     assert "long.pdf: not_rendered (pages 17-20: the process that draws them died" in result.stderr
@@ -118,7 +120,7 @@ def test_processes_that_do_not_start_are_not_tried_for_each_document(
     message = refused("render", docs, "--work", tmp_path / "w", *PDFIUM)
     assert "d0.pdf: not_rendered (pages 1-1: the process that draws them died" in message
     assert "d4.pdf: not_rendered (pages 1-1: the processes that render do not start; run the command again)" in message
-    assert len(starts.read_text()) <= 4  # the pool, the first document alone, and a process that draws nothing
+    assert len(starts.read_text()) <= 4  # two for the first document
     monkeypatch.undo()
     assert "9 pages of 9 documents (9 ok)" in mmrr("render", docs, "--work", tmp_path / "w", *PDFIUM).stderr
 
@@ -135,7 +137,7 @@ def test_an_error_of_the_machine_is_no_property_of_a_page(
     def fail(path: Path) -> Image.Image:
         raise error
 
-    monkeypatch.setattr(rendering, "open_image", fail)
+    monkeypatch.setattr(image_pages, "open_image", fail)
     with pytest.raises(type(error)):
         render_pages(source, 1, 1, tmp_path, RenderOptions("pdfium"))
     with pytest.raises(type(error)):
@@ -155,7 +157,7 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_read_by_the_next_command(
         broken = source.doc_id == "b.pdf"
         return discovery.Inspection("unreadable", 0, "Input/output error") if broken else inspect(source)
 
-    monkeypatch.setattr(render, "inspect", fail)
+    monkeypatch.setattr(_opening, "inspect", fail)
     result = mmrr("render", docs, "--work", tmp_path / "w", *PDFIUM)
     assert "b.pdf: unreadable (Input/output error; run the command again)" in result.stderr
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmrr.errors import MmrrError
-from mmrr.search.indexes import TextIndex, build_dense, search_dense, tokenize
+from mmrr.search.indexes import TextIndex, build_dense, search_dense
 
 PAGES = [
     "The thesis is due on Friday, the thesis must be bound.",
@@ -115,10 +115,6 @@ def test_a_damaged_dense_index_is_named(tmp_path, damage):
 # BM25
 
 
-def test_words_are_lower_cased_stemmed_and_stop_words_go():
-    assert tokenize(["The Theses of THE mosses", "is the a of", "", "x !?"]) == [["these", "moss"], [], [], []]
-
-
 def test_the_page_with_the_words_comes_first():
     index = TextIndex.build(PAGES)
     scores = index.scores("When is the thesis due?")
@@ -187,3 +183,13 @@ def test_every_damaged_file_of_a_text_index_is_named(tmp_path):
                 TextIndex.load(folder, len(PAGES))
     with pytest.raises(MmrrError, match="is missing; run mmrr index again"):
         TextIndex.load(tmp_path / "none", 5)
+    with pytest.raises(MmrrError, match="languages of 4 pages expected"):
+        TextIndex.load(tmp_path / "whole", 4)
+
+
+def test_an_index_whose_words_were_cut_by_other_rules_is_refused(tmp_path):
+    TextIndex.build(PAGES).save(tmp_path / "bm25")
+    record = tmp_path / "bm25" / "words.json"
+    record.write_text(record.read_text().replace('"version": 1', '"version": 7'))
+    with pytest.raises(MmrrError, match="found words of version 7, expected 1; run mmrr index again"):
+        TextIndex.load(tmp_path / "bm25", len(PAGES))

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mmrr.errors import MmrrError
-from mmrr.workspace.files import checksum_tensor
 from mmrr.workspace.store import Spec, Workspace
+from mmrr.workspace.tensor_files import checksum_tensor
 from tests.workspace.helpers import KEY, SPEC, put_shard
 
 

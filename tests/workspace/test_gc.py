@@ -157,7 +157,9 @@ with Workspace.open(Path(sys.argv[1])):
                 remove(workspace, doomed, cascade=False)
         assert workspace.has_shard("embed", orphan)
         process.communicate("\n", timeout=300)
-        assert remove(workspace, [name(chain["prune"])], cascade=False).shards == 2
+        removal = remove(workspace, [name(chain["prune"])], cascade=False)
+        assert (removal.shards, removal.unlisted) == (1, 1)
+        assert workspace.has_shard("embed", orphan)  # the finished work of a command that did not end
     finally:
         process.kill()
         process.wait()
@@ -177,6 +179,16 @@ def test_orphans_go_without_naming_anything(workspace, chain):
     assert sorted(path.name for path in (workspace.root / "shards" / "embed").iterdir()) == ["0" * 24]
     assert not half.exists()
     assert remove(workspace, [], cascade=False).shards == 0
+
+
+def test_the_work_of_an_interrupted_command_stays_when_an_artifact_is_removed(workspace, chain):
+    interrupted = shard(workspace, "precache", "e", 1000)
+    workspace.damaged("precache", shard(workspace, "precache", "f"), "a test says so")
+    removal = remove(workspace, [name(chain["prune"])], cascade=False)
+    assert removal.by_stage == {"prune": 1, "precache": 1}  # that of the artifact, and the damaged one
+    assert (removal.unlisted, removal.unlisted_bytes >= 1000) == (1, True)
+    assert workspace.has_shard("precache", interrupted)
+    assert remove(workspace, [], cascade=False).by_stage == {"precache": 1}
 
 
 @pytest.mark.parametrize("wrong", ["pages/0123456789ab", "pages", "../work", "pages/../embed", "", "pages/"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmrr.context import Context
-from mmrr.stages.render import content_hashes, find_documents
+from mmrr.stages._sources import content_hashes, find_documents
 from mmrr.types import silent
 from mmrr.workspace import files
 from mmrr.workspace.files import HashCache
@@ -83,7 +83,7 @@ def test_a_folder_is_hashed_with_a_bar_and_one_write(tmp_path: Path, writes: lis
 
     with Workspace.open(tmp_path / "work", create=True) as workspace:
         context = Context(workspace, progress=progress)
-        sources, _ = find_documents(context, [tmp_path / "docs"], None)
+        sources = find_documents(context, [tmp_path / "docs"], None).sources
         assert len(content_hashes(context, sources)) == 30
     assert ("hash", 30) in bars
     assert len(writes) == 1

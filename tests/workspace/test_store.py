@@ -420,3 +420,10 @@ def test_a_damaged_hash_cache_is_forgotten(tmp_path, damage):
     (tmp_path / "hashes.json").write_text(damage.replace("KEY", key))
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert HashCache(tmp_path / "hashes.json").sha256(tmp_path / "file") == expected
+
+
+def test_a_url_is_no_workspace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MmrrError, match="found a URL"):
+        Workspace.open(Path("s3://bucket/work"), create=True)
+    assert not list(tmp_path.iterdir())

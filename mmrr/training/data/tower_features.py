@@ -21,7 +21,7 @@ from mmrr.training.data.cell_targets import fold
 from mmrr.training.loop import mixed
 from mmrr.training.synthetic.page_pool import LocatedQuestion, PagePool
 from mmrr.types import Embedding
-from mmrr.workspace.files import save_tensors
+from mmrr.workspace.tensor_files import save_tensors
 
 #: (report, page) numbers of a page.
 Key = tuple[int, int]

@@ -25,7 +25,7 @@ from mmrr.scorers import edje as scorer
 from mmrr.training.data.cell_targets import fold
 from mmrr.training.loop import mixed
 from mmrr.training.synthetic.sources import Document
-from mmrr.workspace.files import save_tensors
+from mmrr.workspace.tensor_files import save_tensors
 
 #: Called with (number of the text, numbers of the pages, layer, input of the layer (P, n, d)).
 Watch = Callable[[int, Sequence[int], int, Tensor], None]

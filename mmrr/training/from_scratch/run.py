@@ -39,7 +39,8 @@ from mmrr.training.from_scratch.reader import CropMaker, Reader
 from mmrr.training.loop import Losses, Record, Records, RunFolder, Schedule, Training, mixed, train
 from mmrr.training.synthetic.page_pool import PagePool
 from mmrr.training.synthetic.sources import Document, read_documents, split
-from mmrr.workspace.files import HashCache, checksum_file, save_tensors
+from mmrr.workspace.files import HashCache, checksum_file
+from mmrr.workspace.tensor_files import save_tensors
 
 T = TypeVar("T")
 #: A stage before the training: yields records of its progress and returns its result.

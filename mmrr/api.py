@@ -1,0 +1,275 @@
+"""The Python API: a workspace, and what it finds. The command line does the same with the same artifacts.
+
+Nothing here prints, sets up logging or changes the state of torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, get_args
+
+from PIL import Image
+
+from mmrr import pipeline
+from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
+from mmrr.context import Context
+from mmrr.errors import MmrrError
+from mmrr.indexing import Indexing, text_embedding
+from mmrr.indexing import check as check_indexing
+from mmrr.modeling.loaded import Loaded
+from mmrr.types import Page, Progress, Query, silent
+from mmrr.workspace import changes, manifests, store
+from mmrr.workspace.changes import Changes
+from mmrr.workspace.manifests import DocumentEntry
+from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One page of an answer."""
+
+    page_id: str
+    document: str  # the document's id
+    page: int  # from 1
+    label: str  # the page's label in the PDF, such as "iv"; "" if it has none
+    score: float  # what the rank follows; higher is better
+    rank: int  # from 1
+    first_stage_rank: int | None  # from 1; None: the answer was not reranked
+    query: Query
+    _workspace: Workspace = field(repr=False, compare=False)
+
+    def image(self) -> Image.Image:
+        """The page image in RGB, as it was indexed. Raises MmrrError if it is gone or damaged."""
+        return self._workspace.image(self.page_id)
+
+    def text(self) -> str:
+        """The page's text, from the text layer or OCR; "" if it has none."""
+        return self._workspace.text(self.page_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """The collection after ``Workspace.index``."""
+
+    pages: int
+    documents: list[DocumentEntry]  # each with its status; "ok" if it was read completely
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How pages are found. The names are those of the options of ``mmrr retrieve`` and ``mmrr rerank``."""
+
+    top_k: int = 10
+    candidates: int = 100
+    first_stage: str | None = None  # words, meaning, sight or hybrid; None: everything that the index has
+    channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
+    rerank: bool | None = None  # None: if the index has page caches
+    fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
+    document: str | None = None  # id, path or file name: only its pages are searched
+    search_options: Mapping[str, object] = field(default_factory=dict)
+    score_options: Mapping[str, object] = field(default_factory=dict)
+
+
+class Workspace:
+    """An open workspace. Models and indexes stay in memory until it is closed.
+
+    Methods may be called from several threads; they run one after another.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        create: bool = False,
+        machine: Machine | None = None,
+        progress: Progress = silent,
+        notice: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Open a workspace, or make one with ``create``.
+
+        ``progress`` and ``notice`` get what a command shows. Raises MmrrError if there is no workspace.
+        """
+        self._stack = ExitStack()
+        opened = self._stack.enter_context(store.Workspace.open(Path(folder), create=create))
+        self._context = Context(opened, machine or Machine(), progress, {}, notice, Loaded())
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+        self._context.loaded.clear()
+
+    def close(self) -> None:
+        """Free the models. A later call of another method fails."""
+        self.__exit__(None, None, None)
+
+    # What is in it
+
+    @property
+    def path(self) -> Path:
+        """The workspace's folder."""
+        return self._context.workspace.root
+
+    def documents(self) -> list[DocumentEntry]:
+        """The documents of the index, each with its status. Raises MmrrError if there is no index."""
+        return manifests.documents(self._collection().manifest)
+
+    def pages(self, document: str | None = None) -> list[Page]:
+        """The pages of the index, or of one document, in their order."""
+        collection = self._collection()
+        if document is None:
+            return collection.whole_pages()
+        return collection.whole_pages(self._document(collection, document))
+
+    def image(self, page_id: str) -> Image.Image:
+        """A page image in RGB. Raises MmrrError for a page that is not in the index."""
+        collection = self._collection()
+        return read_image(self._context.workspace, collection.pages[page_row(collection, page_id)])
+
+    def text(self, page_id: str) -> str:
+        """A page's text. Raises MmrrError for a page that is not in the index."""
+        collection = self._collection()
+        return read_texts(self._context.workspace, collection, [page_row(collection, page_id)])[0]
+
+    # What is made
+
+    def index(
+        self,
+        *documents: str | Path,
+        embedder: str | None = None,
+        embedder_revision: str | None = None,
+        embed_options: Mapping[str, object] | None = None,
+        text_embedder: str | None = None,
+        text_options: Mapping[str, object] | None = None,
+        render: Render | None = None,
+        index: Index | None = None,
+        replace: bool = False,
+    ) -> Indexed:
+        """Add documents as ``mmrr index`` does. The parameters are its options; None: its defaults.
+
+        Without ``text_embedder`` it is that of the current index, else minilm where it is installed; "none" for none.
+        Raises MmrrError as the command does. An interrupted call continues where it stopped.
+        """
+        model = Model(embedder, embedder_revision) if embedder else None
+        with self._lock:
+            text = text_embedding(self._context, text_embedder, options=_texts(text_options))
+            indexing = Indexing(model, _texts(embed_options), text.model, text.options, index or Index())
+            found = pipeline.render_documents(
+                self._context,
+                [Path(one) for one in documents],
+                render or Render(),
+                replace=replace,
+                check=lambda: check_indexing(self._context, indexing),
+            )
+            pipeline.index_pages(self._context, found.manifest, indexing)
+        content = manifests.content(found.manifest, "pages")
+        return Indexed(content["pages"], content["documents"], found.changes)
+
+    def precache(
+        self,
+        scorer_model: str,
+        *,
+        scorer: str = "minireranker",
+        scorer_revision: str | None = None,
+        keep: float | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> Path:
+        """Read every page once with the reranker, as ``mmrr precache`` does. Returns the artifact's folder."""
+        scoring = pipeline.Scoring(scorer, Model(scorer_model, scorer_revision), _texts(options), keep)
+        with self._lock:
+            return pipeline.precache_pages(self._context, scoring).path
+
+    # What is found
+
+    def search(self, query: str | Query, options: Search | None = None, **named: object) -> list[Hit]:
+        """The best pages for a question. ``named`` are fields of ``Search``: ``ws.search("...", top_k=5)``.
+
+        Raises MmrrError for an unknown option, an empty question and a missing index.
+        """
+        return self.search_many([query], options, **named)[0]
+
+    def search_many(
+        self, queries: Sequence[str | Query], options: Search | None = None, **named: object
+    ) -> list[list[Hit]]:
+        """The best pages of each question, in order. Questions are scored together, so that a page is read once."""
+        how = _with(options or Search(), named)
+        if not queries:
+            return []
+        with self._lock:
+            asked = list(self._asked(queries, how.document))
+            scope: Scope = "document" if how.document is not None else "corpus"
+            ranking = pipeline.search(
+                self._context,
+                asked,
+                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by _with
+                _texts(how.search_options),
+            )
+            if how.rerank or (how.rerank is None and self._has_caches(ranking.collection)):
+                ranking = pipeline.rerank_run(self._context, ranking, Rerank(fuse=how.fuse), _texts(how.score_options))
+            return [self._hits(ranking, query)[: how.top_k] for query in asked]
+
+    def _asked(self, queries: Sequence[str | Query], document: str | None) -> Iterator[Query]:
+        doc_id = self._document(self._collection(), document) if document is not None else None
+        for i, query in enumerate(queries):
+            one = query if isinstance(query, Query) else Query(f"q{i}", query)
+            if not one.text.strip():
+                raise MmrrError(f"question {i + 1} is empty; expected a question or some words")
+            # Ids are made unique here: those of the caller may repeat.
+            yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
+
+    def _hits(self, ranking: pipeline.Ranking, query: Query) -> list[Hit]:
+        first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
+        hits = []
+        for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
+            page = ranking.collection.pages[ranking.collection.row_of[page_id]]
+            before = first.get(page_id) if ranking.final is not None else None
+            hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, self))
+        return hits
+
+    def _has_caches(self, collection: Collection) -> bool:
+        cached = self._context.workspace.current("precache")
+        return cached is not None and cached.inputs["pages"] == collection.manifest.fingerprint
+
+    def _collection(self) -> Collection:
+        return self._context.collection(self._context.current("index"))
+
+    @staticmethod
+    def _document(collection: Collection, name: str) -> str:
+        return changes.find(collection.manifest, name)
+
+
+def open(  # mmrr.open is the name that users expect
+    folder: str | Path, *, create: bool = False, device: str = "auto", dtype: str = "auto", progress: Progress = silent
+) -> Workspace:
+    """Open a workspace folder. With ``create`` one is made where there is none.
+
+    Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
+    """
+    return Workspace(folder, create=create, machine=Machine(device, dtype), progress=progress)
+
+
+def _texts(options: Mapping[str, object] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (options or {}).items()}
+
+
+def _with(options: Search, named: Mapping[str, object]) -> Search:
+    known = {one.name for one in dataclasses.fields(Search)}
+    unknown = sorted(named.keys() - known)
+    if unknown:
+        raise MmrrError(f"search has no option {', '.join(unknown)}; expected some of: {', '.join(sorted(known))}")
+    found = dataclasses.replace(options, **named)  # type: ignore[arg-type]
+    stages = get_args(FirstStage)
+    if found.first_stage is not None and found.first_stage not in stages:
+        raise MmrrError(f"first_stage is '{found.first_stage}'; expected one of: {', '.join(stages)}")
+    return found

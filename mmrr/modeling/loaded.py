@@ -1,0 +1,37 @@
+"""Models and indexes that a process keeps between calls, so that a second query loads nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Loaded:
+    """What was loaded, by a key that names all that it depends on. It may be used from several threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Any] = {}  # Any: models and indexes of all types
+        self._lock = threading.RLock()
+
+    def get(self, key: Hashable, load: Callable[[], T]) -> T:
+        """What is known by this key; the first call loads it. A failing ``load`` is tried again by the next call."""
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = load()
+            found: T = self._known[key]
+            return found
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._known.clear()
+
+
+class LoadsEachTime(Loaded):
+    """Keeps nothing: a command runs each model once, and the memory of one model is free before the next is loaded."""
+
+    def get(self, key: Hashable, load: Callable[[], T]) -> T:
+        return load()

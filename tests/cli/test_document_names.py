@@ -1,0 +1,89 @@
+"""``--document`` and page names take a document as its file is called."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from mmrr.errors import MmrrError
+from mmrr.workspace.pages import load, page_row
+from mmrr.workspace.store import Workspace
+from tests.console import INDEX, mmrr, refused
+from tests.pdfs import make_pdf
+
+NAMES = {
+    'docs/An "odd" report\'s  name.pdf': 'An_"odd"_report\'s_name.pdf',
+    "docs/sub folder/Jahresbericht Köln.pdf": "sub_folder/Jahresbericht_Köln.pdf",
+    "docs/a/same.pdf": "a/same.pdf",
+    "docs/b/same.pdf": "b/same.pdf",
+    "docs/plain.pdf": "plain.pdf",
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("names")
+    for n, name in enumerate(NAMES):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(make_pdf([f"words of number {n}", "words of another page"]))
+    mmrr("index", root / "docs", "--work", root / "w", *INDEX)
+    return root / "w"
+
+
+@pytest.mark.parametrize(
+    ("name", "doc_id"),
+    [
+        ('An "odd" report\'s  name.pdf', 'An_"odd"_report\'s_name.pdf'),
+        ('An "odd" report\'s  name', 'An_"odd"_report\'s_name.pdf'),
+        ("sub folder/Jahresbericht Köln.pdf", "sub_folder/Jahresbericht_Köln.pdf"),
+        ("Jahresbericht Köln.pdf", "sub_folder/Jahresbericht_Köln.pdf"),
+        (unicodedata.normalize("NFD", "Jahresbericht Köln"), "sub_folder/Jahresbericht_Köln.pdf"),
+        ("jahresbericht_köln", "sub_folder/Jahresbericht_Köln.pdf"),
+        ("docs/plain", "plain.pdf"),
+        ("a/same", "a/same.pdf"),
+    ],
+)
+def test_a_document_by_the_name_of_its_file(work: Path, name: str, doc_id: str) -> None:
+    found = mmrr("retrieve", "words", "--document", name, "--work", work, "--json")
+    pages = {row["doc_id"] for row in json.loads(found.stdout)["queries"][0]["results"]}
+    assert pages == {doc_id}
+
+
+def test_by_its_path(work: Path) -> None:
+    path = work.parent / "docs/b/same.pdf"
+    found = mmrr("retrieve", "words", "--document", path, "--work", work, "--json")
+    assert {row["doc_id"] for row in json.loads(found.stdout)["queries"][0]["results"]} == {"b/same.pdf"}
+
+
+def test_a_name_that_fits_none_or_several(work: Path) -> None:
+    command = ("retrieve", "words", "--work", work, "--document")
+    assert "no document 'Jahresbericht Bonn' in the collection; the nearest are sub_folder/Jahresbericht_Köln.pdf" in (
+        refused(*command, "Jahresbericht Bonn")
+    )
+    several = refused(*command, "same.pdf")
+    assert "document 'same.pdf': several have that name (a/same.pdf, b/same.pdf); give one of these ids" in several
+    queries = work.parent / "q.txt"
+    queries.write_text("words\n")
+    assert "doc_id names the document of a query" in (
+        refused("retrieve", "--queries", queries, "--document", "plain", "--work", work)
+    )
+
+
+def test_a_page_by_its_number(work: Path) -> None:
+    with Workspace.open(work) as opened:
+        pages = opened.current("pages")
+        assert pages
+        collection = load(opened, pages)
+        assert collection.pages[page_row(collection, "plain/2")].page_id == "plain.pdf/0002"
+        with pytest.raises(MmrrError, match=r"plain.pdf has 2 pages: plain.pdf/0001 to plain.pdf/0002"):
+            page_row(collection, "plain/3")
+        with pytest.raises(MmrrError, match="no document 'a/nothing'"):
+            page_row(collection, "a/nothing")
+
+
+def test_the_same_names_for_a_document_to_remove(work: Path) -> None:
+    left = mmrr("rm", "--document", "Jahresbericht Köln", "--work", work)
+    assert "1 removed, 4 unchanged" in left.stderr
