@@ -125,7 +125,7 @@ class Chain:
         """The arguments of a stage's command."""
         fp32 = ("--dtype", "float32")
         small = ("--renderer", "pdfium", "--max-tokens", 64, "--workers", 1)
-        rest = {
+        rest: dict[str, tuple[object, ...]] = {
             "index": (self.docs, "--embedder", self.model, *fp32, *small),
             "precache": ("--scorer-model", self.model, "--keep", 0.5, *fp32),
             "retrieve": ("--queries", self.root / "queries.jsonl"),
