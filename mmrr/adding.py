@@ -26,8 +26,9 @@ def add_documents(context: Context, inputs: Sequence[Path], options: Render) -> 
     made = build(context, found.manifest, plan)
     if cached:
         scoring, pruning = cached.scoring, None
-        if scoring.keep is not None and scoring.keep < 1:
-            scoring, pruning = dataclasses.replace(scoring, keep=None), Prune(scoring.keep, cached.by)
+        keep = scoring.keep
+        if keep is not None and keep < 1:
+            scoring, pruning = dataclasses.replace(scoring, keep=None), Prune(keep, cached.by)
         made += cache_pages(context, scoring, made[-1], pruning=pruning)
     make_current(context, *made)
     return found

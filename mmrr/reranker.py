@@ -81,9 +81,8 @@ class Reranker:
         # The hashes of a local checkpoint's files stay in memory: this path cannot exist.
         family = family_of(HashCache(Path(__file__) / "none"), scorer, Model(model, revision), given)
         module = family.module
-        self._score_as = families.parse_options(
-            module.Score, {name: str(value) for name, value in (score_options or {}).items()}
-        )
+        scores = {name: str(value) for name, value in (score_options or {}).items()}
+        self._score_as = families.parse_options(module.Score, scores)
         self._reads = module.page_input(family.prepare)
         self._spec = Spec(
             "precache",

@@ -107,7 +107,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     await run_in_threadpool(_check_documents, workspace, asked.documents)
     options = Search(
         top_k=asked.top_k,
-        candidates=max(asked.candidates, asked.top_k),
+        candidates=asked.candidates,
         first_stage=asked.first_stage,
         rerank=asked.rerank,
         fuse=asked.fuse,

@@ -359,7 +359,7 @@ def _cached_scoring(context: Context, collection: Collection, cached: Manifest, 
         cached,
         lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options),
         collection.manifest.fingerprint,
-        options,
+        repr(options),
     )
 
 

@@ -98,7 +98,7 @@ def test_a_page(client: TestClient):
         "thesis.pdf/0001/../../mmrr.json",
         "%00",
         "%ff%fe",
-        "thesis.pdf",
+        "thesis.pdf/0001/x",
     ],
 )
 def test_an_id_is_no_path(client: TestClient, page_id: str):
