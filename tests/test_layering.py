@@ -24,6 +24,7 @@ ONLY_IN = {
     "sentence_transformers": {"mmrr.modeling.sentence_models"},
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
+    "jinja2": {"mmrr.modeling._render_template"},
     "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},

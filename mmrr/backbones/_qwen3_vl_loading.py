@@ -22,7 +22,6 @@ _MOST_PX = 1 << 26
 def chat_template(path: Path, tokenizer: Any) -> str:
     """The processor's template, which can place images, else the tokenizer's. Raises MmrrError if there is none."""
     jinja, old = path / "chat_template.jinja", path / "chat_template.json"
-    template: Any = None
     template: Any  # what the files hold
     with loading(f"{path}: the chat template does not load"):
         if jinja.exists():

