@@ -132,10 +132,14 @@ def wrong_size(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | No
     return None
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
+
+
 def read_file(path: Path) -> bytes:
     """The bytes of a file of the workspace. Raises ValueError for a symbolic link: its target is somebody else's."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        with open(path, "rb", opener=_open_no_link) as file:
             return file.read()
     except OSError:
         if path.is_symlink():

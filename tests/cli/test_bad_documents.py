@@ -158,12 +158,14 @@ def test_a_document_deleted_while_it_is_rendered_is_reported(tmp_path: Path, mon
 
 def test_a_changed_page_image_is_named_and_made_again(copy: Prepared) -> None:
     image = next((copy.work / "shards" / "pages").glob("*/0001.png"))
-    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    whole = image.read_bytes()
+    image.write_bytes(whole[:-1] + b"x")
     command = ("precache", "--work", copy.work, "--scorer-model", copy.model, *FP32, "--band", "0:2")
     message = refused(*command)
     assert "0001.png does not match its hash" in message
     assert "run the index command again" in message
-    assert "2/2" in mmrr("index", copy.docs, "--work", copy.work, *INDEX).stderr
+    mmrr("index", copy.docs, "--work", copy.work, *INDEX)
+    assert image.read_bytes() == whole
     mmrr(*command)
 
 

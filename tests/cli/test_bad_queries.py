@@ -34,7 +34,7 @@ def test_a_query_of_10000_characters(prepared: Prepared) -> None:
 def test_invalid_utf8_and_names_that_are_too_long(prepared: Prepared) -> None:
     assert "not text in UTF-8" in refused("rerank", "thesis \udcff", "--work", prepared.work)
     assert "File name too long" in refused("rerank", QUESTION, "--work", "x" * 300)
-    assert "File name too long" in refused("precache", "--work", prepared.work, "--scorer-model", "x" * 300)
+    assert "found no folder" in refused("precache", "--work", prepared.work, "--scorer-model", "x" * 300)
 
 
 def test_empty_queries(prepared: Prepared, tmp_path: Path) -> None:

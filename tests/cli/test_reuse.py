@@ -104,7 +104,8 @@ def test_copies_of_a_document_score_the_same(chain: Chain) -> None:
     scores = dict(run_lines(chain.rerank() / "run.trec")["q1"])
     assert len(scores) == 7
     for page in ("0001", "0002"):
-        assert scores[f"copy.pdf/{page}"] == scores[f"thesis.pdf/{page}"]
+        # Scores in a run descend strictly: the second of two equal ones is one float32 step lower.
+        assert scores[f"copy.pdf/{page}"] == pytest.approx(scores[f"thesis.pdf/{page}"], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -234,7 +234,7 @@ class Reader:
 @pytest.fixture
 def text_family(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint: Any = SimpleNamespace(
-        id="x", config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype}
+        id="x", revision="1", config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype}
     )
     family = SimpleNamespace(
         SPEC=ScorerSpec(checkpoints=(), model_types=(), accepts_pruning=False, listwise=False),
