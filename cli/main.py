@@ -15,7 +15,7 @@ import typer
 
 from mmrr import __version__
 
-from . import bench, compare, defaults, evaluate, everyday, probe, stage_commands, train, training_data, workspace
+from . import bench, compare, defaults, evaluate, everyday, mcp, probe, stage_commands, train, training_data, workspace
 from .aliases import Command, Group
 from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
 
@@ -34,6 +34,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "prune": stage_commands.prune,
         "fuse": stage_commands.fuse,
     },
+    "Serve": {"mcp": mcp.mcp},
     "Evaluate": {"compare": compare.compare, "bench": bench.bench, "probe": probe.probe},
     "Workspace": {
         "ls": workspace.list_artifacts,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmrr.config import Model, Render
+from mmrr.contracts import PageInput
 from mmrr.documents.image_input import PageImage, read_image
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
@@ -101,6 +102,17 @@ class Reranker:
         self._bytes = 0
         self._folder: Workspace | None = None
         self._lock = threading.RLock()
+
+    @property
+    def reads(self) -> PageInput:
+        """What ``documents`` are: page images, or the texts of pages."""
+        return self._reads
+
+    @property
+    def revision(self) -> str:
+        """The checkpoint's commit on the Hub, or the hash of its files."""
+        assert self._spec.model
+        return self._spec.model["revision"]
 
     def rank(self, query: str, documents: Sequence[PageImage], top_k: int | None = None) -> list[Ranked]:
         """The documents from the best to the worst, at most ``top_k``; equal logits in the given order.

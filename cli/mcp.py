@@ -1,0 +1,25 @@
+"""``mmrr mcp``: a workspace as tools of an assistant."""
+
+from __future__ import annotations
+
+from mmrr.config import Machine
+
+from . import options as o
+from .terminal import note
+
+
+def mcp(work: o.Work = o.WORK, device: o.Device = o.MACHINE.device, dtype: o.Dtype = o.MACHINE.dtype) -> None:
+    """Serve a workspace to an assistant over the Model Context Protocol (stdio).
+
+    The tools are search, page_image and page_text. Searches use what the index has, and rerank if there are page
+    caches. stdin and stdout belong to the protocol; notes go to stderr. Needs `pip install 'mmrr[mcp]'`.
+
+    Example: `mmrr mcp --work work`
+    """
+    from mmrr.api import Workspace
+    from mmrr.integrations.mcp import server
+
+    with Workspace(work, machine=Machine(device, dtype), notice=note) as workspace:
+        workspace.documents()  # a workspace without an index is refused before a client waits
+        note(f"serving {work} over stdio; stop with Ctrl-C or by closing stdin")
+        server(workspace).run("stdio")
