@@ -8,7 +8,7 @@ from . import options as o
 from .terminal import note
 
 
-def mcp(work: o.Work = o.WORK, device: o.Device = o.MACHINE.device, dtype: o.Dtype = o.MACHINE.dtype) -> None:
+def mcp(work: o.Work = o.WORK, device: o.Device = o.MACHINE.device, dtype: o.Dtype = o.DTYPE) -> None:
     """Serve a workspace to an assistant over the Model Context Protocol (stdio).
 
     The tools are search, page_image and page_text. Searches use what the index has, and rerank if there are page

@@ -34,6 +34,15 @@ ONLY_IN = {
     "filelock": {"mmrr.workspace.current", "mmrr.workspace.scratch", "mmrr.training"},
     "rapidocr": {"mmrr.documents.ocr"},
     "cv2": {"mmrr.documents.ocr"},
+    "langchain_core": {"mmrr.integrations.langchain"},
+    "llama_index": {"mmrr.integrations.llamaindex"},
+    "haystack": {"mmrr.integrations.haystack"},
+    "mteb": {"mmrr.integrations.mteb"},
+    "pyterrier": {"mmrr.integrations.pyterrier"},
+    "mcp": {"mmrr.integrations.mcp"},
+    "pydantic": {"mmrr.integrations"},
+    "pandas": {"mmrr.integrations.pyterrier"},
+    "mmrr.integrations": {"mmrr.integrations"},
     "typer": set(),
     "rich": set(),
     "click": set(),
@@ -75,6 +84,7 @@ NEVER = {
     "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
     "mmrr.text_embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.stages": FAMILIES,
+    "mmrr.integrations": FAMILIES | {"transformers", "mmrr.stages", "mmrr.pipeline"},
     "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }
 

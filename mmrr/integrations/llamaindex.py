@@ -26,7 +26,8 @@ class PageRetriever(BaseRetriever):
     def __init__(self, workspace: Workspace, top_k: int = 10, **options: object) -> None:
         """``options`` are fields of ``mmrr.Search``, such as ``candidates=50``."""
         super().__init__()
-        self._workspace, self._options = workspace, {"top_k": top_k, **options}
+        self._workspace = workspace
+        self._options: dict[str, Any] = {"top_k": top_k, **options}
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         nodes = []

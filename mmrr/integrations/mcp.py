@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 from PIL import Image as Pillow
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 import mmrr
 from mmrr.api import Workspace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmrr.config import Render
-from mmrr.documents.image_input import read_image
+from mmrr.documents.image_input import PageImage, read_image
 from mmrr.errors import MmrrError
 from mmrr.integrations._library import needs
 from mmrr.modeling import families
@@ -107,7 +107,7 @@ class PageCrossEncoder:
         self._reranker = Reranker(model, scorer=scorer, **options)
         reads = self._reranker.reads
         self.mteb_model_meta = _meta(model, self._reranker.revision, "cross-encoder", None)
-        self._documents = _images if reads == "image" else _texts
+        self._documents: Callable[[Batch], Iterator[PageImage]] = _images if reads == "image" else _texts
 
     # mteb's names of the parameters
     def predict(self, inputs1: Iterable[Batch], inputs2: Iterable[Batch], **ignored: object) -> NDArray[np.float32]:

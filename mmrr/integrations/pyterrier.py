@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmrr.api import Workspace
 from mmrr.integrations._candidates import Candidate, contents
 from mmrr.integrations._library import needs
@@ -19,7 +21,7 @@ class PageRetriever(pt.Transformer):
         """``options`` are fields of ``mmrr.Search``, such as ``rerank=False``."""
         super().__init__()
         self._workspace, self._with_text = workspace, with_text
-        self._options = {"top_k": top_k, "candidates": top_k, **options}
+        self._options: dict[str, Any] = {"top_k": top_k, "candidates": top_k, **options}
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """The results of all queries, which are searched together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from PIL import Image
 import mmrr
 from mmrr.config import Machine, Render
 from tests.console import SOIL, THESIS, write_documents
+
+# Tests never use the network. Haystack reports its use to its makers otherwise.
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
 QUERY = "When is the thesis due?"
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -51,7 +51,7 @@ def test_the_tools_give_what_the_workspace_gives(workspace: mmrr.Workspace, best
     assert text.content[0].text == best[0].text()
     assert image.content[0].mime_type == "image/png"
     drawn = Image.open(io.BytesIO(base64.b64decode(image.content[0].data)))
-    assert list(drawn.getdata()) == list(best[0].image().getdata())
+    assert drawn.tobytes() == best[0].image().tobytes()
     assert Image.open(io.BytesIO(base64.b64decode(small.content[0].data))).width == 64
 
 
@@ -62,7 +62,7 @@ def test_the_tools_give_what_the_workspace_gives(workspace: mmrr.Workspace, best
         ("search", {"query": QUERY, "document": "thesiss.pdf"}, "the nearest are thesis.pdf"),
         ("search", {"query": QUERY, "top_k": 0}, "greater than or equal to 1"),
         ("page_text", {"page_id": "../../etc/passwd"}, "../../etc/passwd"),
-        ("page_image", {"page_id": "none.pdf/0001"}, "none.pdf/0001"),
+        ("page_image", {"page_id": "none.pdf/0001"}, "no document 'none.pdf' in the collection"),
     ],
 )
 def test_a_wrong_call_is_an_error_that_the_assistant_can_read(
@@ -96,5 +96,6 @@ def test_the_example_starts_the_command(
     monkeypatch.setenv("PATH", f"{launcher.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # the client passes it to the server, which needs a real file
     shown = example("mcp_client.py", work, QUERY)
-    assert [line.split()[1] for line in shown[:3]] == [hit.page_id for hit in best]
+    assert [line.split()[1] for line in shown[: len(best)]] == [hit.page_id for hit in best]
+    assert " ".join(best[0].text().split()) in " ".join(shown)
     assert Image.open(tmp_path / "best.png").size == best[0].image().size
