@@ -15,7 +15,20 @@ import typer
 
 from mmrr import __version__
 
-from . import bench, compare, defaults, evaluate, everyday, mcp, probe, stage_commands, train, training_data, workspace
+from . import (
+    bench,
+    compare,
+    defaults,
+    evaluate,
+    everyday,
+    mcp,
+    probe,
+    serve,
+    stage_commands,
+    train,
+    training_data,
+    workspace,
+)
 from .aliases import Command, Group
 from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
 
@@ -34,7 +47,6 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "prune": stage_commands.prune,
         "fuse": stage_commands.fuse,
     },
-    "Serve": {"mcp": mcp.mcp},
     "Evaluate": {"compare": compare.compare, "bench": bench.bench, "probe": probe.probe},
     "Workspace": {
         "ls": workspace.list_artifacts,
@@ -45,6 +57,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "config": workspace.config,
         "doctor": workspace.doctor,
     },
+    "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
     "Train": {"train": train.train, "mine": training_data.mine, "draw": training_data.draw},
 }
 
