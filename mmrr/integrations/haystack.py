@@ -48,7 +48,7 @@ class PageRetriever:
 
 @component
 class PageRanker:
-    """Ranks documents by page image, or by text for a scorer that reads text.
+    """Ranks documents by page image, or by text for a reranker that reads text.
 
     The image of a document is its ``blob``, or ``meta["image"]`` (a path, a data URI, bytes or a Pillow image), or the
     page ``meta["page_id"]`` of the workspace. The score of a result is 0 to 1.
@@ -56,14 +56,17 @@ class PageRanker:
 
     def __init__(
         self,
-        model: str,
+        model: str | None = None,
         workspace: str | None = None,
         top_k: int | None = None,
         scorer: str = "minireranker",
         device: str = "auto",
         options: dict[str, Any] | None = None,
     ) -> None:
-        """``model``, ``scorer``, ``device`` and ``options`` are those of ``mmrr.Reranker``; ``top_k`` None: all."""
+        """The parameters ``model``, ``scorer``, ``device`` and ``options`` are those of ``mmrr.Reranker``.
+
+        ``model`` None: pages are scored from the page caches of the workspace. ``top_k`` None: all documents.
+        """
         self.model, self.workspace, self.top_k = model, workspace, top_k
         self.scorer, self.device, self.options = scorer, device, options
         self._reranker: Reranker | None = None
@@ -71,7 +74,7 @@ class PageRanker:
 
     def warm_up(self) -> None:
         """Load the model and open the workspace. Raises MmrrError if one is not found."""
-        if self._reranker is None:
+        if self._reranker is None and self.model is not None:
             self._reranker = Reranker(self.model, scorer=self.scorer, device=self.device, options=self.options)
         if self.workspace is not None and self._opened is None:
             self._opened = mmrr.api.open(Path(self.workspace), device=self.device)
@@ -80,7 +83,6 @@ class PageRanker:
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, list[Document]]:
         """The documents from the best to the worst. Raises MmrrError if one has no image."""
         self.warm_up()
-        assert self._reranker
         candidates = [Candidate(one.content or "", one.meta, one.blob.data if one.blob else None) for one in documents]
         ranked = rank(self._reranker, self._opened, query, candidates, self.top_k if top_k is None else top_k)
         return {"documents": [dataclasses.replace(documents[one["corpus_id"]], score=one["score"]) for one in ranked]}

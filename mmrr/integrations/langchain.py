@@ -33,13 +33,13 @@ class PageRetriever(BaseRetriever):
 
 
 class PageReranker(BaseDocumentCompressor):
-    """Reranks documents by page image, or by text for a scorer that reads text.
+    """Reranks documents by page image, or by text for a reranker that reads text.
 
     The image of a document is ``metadata["image"]`` (a path, a data URI, bytes or a Pillow image), or the page
     ``metadata["page_id"]`` of ``workspace``. The result has ``metadata["relevance_score"]``, 0 to 1.
     """
 
-    reranker: Reranker
+    reranker: Reranker | None = None  # None: pages are scored from the page caches of ``workspace``
     workspace: Workspace | None = None
     top_k: int | None = None  # None: all documents
 

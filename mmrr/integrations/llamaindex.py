@@ -47,13 +47,14 @@ class PageRetriever(BaseRetriever):
 
 
 class PageReranker(BaseNodePostprocessor):
-    """Reranks nodes by page image, or by text for a scorer that reads text.
+    """Reranks nodes by page image, or by text for a reranker that reads text.
 
     The image of a node is that of an ``ImageNode``, or ``metadata["image"]`` (a path, a data URI, bytes or a Pillow
     image), or the page ``metadata["page_id"]`` of ``workspace``. The score of a result is 0 to 1.
     """
 
-    reranker: Reranker = Field(exclude=True)
+    # None: pages are scored from the page caches of ``workspace``.
+    reranker: Reranker | None = Field(default=None, exclude=True)
     workspace: Workspace | None = Field(default=None, exclude=True)
     top_k: int | None = None  # None: all nodes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmrr.api import Workspace
-from mmrr.integrations._candidates import Candidate, contents
+from mmrr.integrations._candidates import Candidate, logits
 from mmrr.integrations._library import needs
 from mmrr.reranker import Reranker
 
@@ -41,23 +41,23 @@ class PageReranker(pt.Transformer):
     """Results (``qid``, ``query``, ``docno``) to the same rows with the reranker's logits as ``score``.
 
     The image of a row is ``image`` (a path, a data URI, bytes or a Pillow image) where there is such a column, else the
-    page ``docno`` of ``workspace``. A scorer that reads text needs a column ``text``.
+    page ``docno`` of ``workspace``. A reranker that reads text needs a column ``text``. Without a reranker, pages are
+    scored from the page caches of the workspace.
     """
 
-    def __init__(self, reranker: Reranker, workspace: Workspace | None = None) -> None:
+    def __init__(self, reranker: Reranker | None = None, workspace: Workspace | None = None) -> None:
         super().__init__()
         self._reranker, self._workspace = reranker, workspace
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
         """The same rows with new scores and ranks. Raises MmrrError if a row has no image."""
-        reads_text = self._reranker.reads == "text"
+        reads_text = self._reranker is not None and self._reranker.reads == "text"
         pt.validate.result_frame(inp, extra_columns=["query", *(["text"] if reads_text else [])])
         out = inp.drop(columns=["score", "rank"], errors="ignore").reset_index(drop=True)
         out["score"] = 0.0
         for _, group in out.groupby("qid", sort=False):  # the images of one query are in memory at a time
-            pages = contents(self._reranker, self._workspace, _candidates(group))
-            pairs = [(query, page) for query, page in zip(group["query"], pages, strict=True)]
-            out.loc[group.index, "score"] = self._reranker.predict(pairs, logits=True)
+            query = group["query"].iloc[0]
+            out.loc[group.index, "score"] = logits(self._reranker, self._workspace, query, _candidates(group))
         return pt.model.add_ranks(out)
 
 

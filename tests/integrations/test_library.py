@@ -22,6 +22,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_missing_framework_is_one_line():
     code = "import sys, importlib\n" + "".join(
         f"sys.modules[{library!r}] = None\n"
@@ -53,3 +54,20 @@ def test_a_scorer_of_text_gets_the_text():
     kalm = mmrr.Reranker("small-kalm", scorer="kalm", device="cpu", dtype="float32")
     texts = ["The thesis is due in June", "Rainfall by month"]
     assert rank(kalm, None, QUERY, [Candidate(text) for text in texts], 1) == kalm.rank(QUERY, texts, top_k=1)
+
+
+def test_without_a_reranker_pages_are_scored_from_the_caches_of_the_workspace(
+    workspace: mmrr.Workspace, ranked: list[tuple[str, float]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mmrr.Workspace, "image", lambda *_: pytest.fail("a page image was read"))
+    pages = [page.page_id for page in workspace.pages()]
+    given = [Candidate("", {"page_id": page_id}) for page_id in [*pages, pages[0]]]
+    found = rank(None, workspace, QUERY, given, None)
+    assert len(found) == len(given)
+    order = list(dict.fromkeys(given[one["corpus_id"]].metadata["page_id"] for one in found))
+    assert order == [page_id for page_id, _ in ranked]
+    assert found[0]["score"] == pytest.approx(ranked[0][1], abs=1e-5)
+    with pytest.raises(mmrr.MmrrError, match="nothing to rank with; pass a reranker, or a workspace with page caches"):
+        rank(None, None, QUERY, given, None)
+    with pytest.raises(mmrr.MmrrError, match="top_k is 0; expected 1 or more"):
+        rank(None, workspace, QUERY, given, 0)
