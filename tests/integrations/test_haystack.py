@@ -14,7 +14,11 @@ pytestmark = pytest.mark.framework("haystack")
 
 
 def test_a_pipeline_finds_and_ranks_and_can_be_saved(
-    work: Path, tiny_path: Path, workspace: mmrr.Workspace, ranked: list[tuple[str, float]]
+    work: Path,
+    tiny_path: Path,
+    workspace: mmrr.Workspace,
+    ranked: list[tuple[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     from haystack import Pipeline
 
@@ -24,7 +28,8 @@ def test_a_pipeline_finds_and_ranks_and_can_be_saved(
     pipeline.add_component("retriever", PageRetriever(str(work), options={"document": "soil.pdf"}, device="cpu"))
     pipeline.add_component("ranker", PageRanker(str(tiny_path), str(work), device="cpu"))
     pipeline.connect("retriever.documents", "ranker.documents")
-    pipeline = Pipeline.loads(pipeline.dumps(), allowed_modules=["mmrr.integrations.haystack"])
+    monkeypatch.setenv("HAYSTACK_DESERIALIZATION_ALLOWLIST", "mmrr.integrations.haystack")
+    pipeline = Pipeline.loads(pipeline.dumps())
     data = {"retriever": {"query": QUERY}, "ranker": {"query": QUERY}}
     found = pipeline.run(data, include_outputs_from={"retriever"})
     first = workspace.search(QUERY, document="soil.pdf")
