@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mmrr
-from tests.console import refused
+from tests.console import files, refused
 from tests.integrations.conftest import QUERY
 from tests.test_examples import LAUNCHER
 
@@ -95,7 +95,9 @@ def test_the_example_starts_the_command(
     launcher.chmod(0o755)
     monkeypatch.setenv("PATH", f"{launcher.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # the client passes it to the server, which needs a real file
+    before = files(work)
     shown = example("mcp_client.py", work, QUERY)
+    assert files(work) == before
     assert [line.split()[1] for line in shown[: len(best)]] == [hit.page_id for hit in best]
     assert " ".join(best[0].text().split()) in " ".join(shown)
     assert Image.open(tmp_path / "best.png").size == best[0].image().size
