@@ -6,10 +6,10 @@ DEMO := demo-work
 WHEEL := .venv-wheel
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-wheel wheel-test check format docs clean
+.PHONY: help install demo test test-slow test-framework test-wheel wheel-test check format docs clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,12 @@ test: install ## Run the fast tests (CPU, no network, 3 minutes on 2 cores); TES
 
 test-slow: install ## Run the slow tests, which make test leaves out
 	$(BIN)/python $(PYTEST) -m 'slow and not gpu' $(TESTS)
+
+FRAMEWORKS := langchain,llamaindex,haystack,mteb,pyterrier,mcp
+
+test-framework: install ## Install the frameworks that have an adapter (490 MB), and run the tests of the adapters
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,$(FRAMEWORKS)]'
+	$(BIN)/python $(PYTEST) -m framework $(TESTS)
 
 # -m pytest and Python's -c put the current folder first on the path, where mmrr/ hides the installed package, and
 # pytest does the same with the folder of tests/. PYTHONSAFEPATH and --import-mode=importlib prevent both.

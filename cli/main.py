@@ -21,6 +21,7 @@ from . import (
     defaults,
     evaluate,
     everyday,
+    mcp,
     probe,
     serve,
     stage_commands,
@@ -56,7 +57,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "config": workspace.config,
         "doctor": workspace.doctor,
     },
-    "Serve": {"serve": serve.serve},
+    "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
     "Train": {"train": train.train, "mine": training_data.mine, "draw": training_data.draw},
 }
 

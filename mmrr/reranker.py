@@ -112,6 +112,12 @@ class Reranker:
         """What a document is: the image of a page, or its text."""
         return self._reads
 
+    @property
+    def revision(self) -> str:
+        """The checkpoint's commit on the Hub, or the hash of its files."""
+        assert self._spec.model
+        return self._spec.model["revision"]
+
     def made(self, caches: Manifest) -> bool:
         """Whether page caches of a workspace are those of this reranker: the same model, options and prompt."""
         # The name of a model may be a path: only its revision and its number format count.
