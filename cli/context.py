@@ -70,10 +70,10 @@ def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:
     return int(size)
 
 
-def scoring_machine(device: str, memory_budget: str, resident: str) -> Machine:
-    """The machine that reranks: its device and its two memory limits."""
+def scoring_machine(device: str, memory_budget: str, resident: str, dtype: str = "auto") -> Machine:
+    """The machine that reranks: its device, its two memory limits, and the number format of new page caches."""
     budget = memory_size("--memory-budget", memory_budget)
-    return Machine(device, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
+    return Machine(device, dtype, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
 
 
 def drawing_machine(machine: Machine, page_timeout: float, page_memory: str) -> Machine:

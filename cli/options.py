@@ -31,7 +31,10 @@ Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
-_QUERIES = "File of queries: JSON Lines with query_id, text and optionally doc_id, or plain text, a question a line."
+_QUERIES = (
+    "File of queries: JSON Lines with query_id, text and optionally doc_id; TSV (.tsv) with query_id and text; or "
+    "plain text, a question a line."
+)
 _QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
 # Input and output

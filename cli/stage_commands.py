@@ -10,7 +10,7 @@ import typer
 from mmrr.config import Machine, Prune, Render, Retrieve
 
 from . import options as o
-from . import report
+from . import report, report_ranking
 from .context import document_scope, drawing_machine, fusion_of, open_context, pairs, queries_from
 from .terminal import check_output, counted, note
 
@@ -77,7 +77,9 @@ def retrieve(
         ranking = pipeline.search(context, query_list, how, pairs(search_option))
         if queries:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
-        report.ranking(ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+        report_ranking.ranking(
+            context, ranking, report_ranking.Shown(top_k, output, as_json=json_, is_file=queries is not None)
+        )
 
 
 # One parameter per option.

@@ -122,7 +122,7 @@ class IndexContent(TypedDict):
 
 
 class RetrieveConfig(TypedDict):
-    first_stage: str
+    first_stage: str  # "run": a run of another system
     channels: NotRequired[dict[str, float]]  # the weights of a sum; absent: bm25 and dense with weight 1 each
     scope: str
     depth: int
@@ -167,6 +167,8 @@ class PrecacheContent(TypedDict):
     shards: PageShards
     shared: str  # the shard of what all pages share
     without_text: NotRequired[int]
+    #: {shard of pages/page number: the shard with the cache of this page alone}; only of caches for single candidates
+    singles: NotRequired[dict[str, str]]
 
 
 class RerankConfig(PrecacheConfig):
@@ -179,6 +181,7 @@ class RerankContent(TypedDict):
     queries: int
     candidates: int
     shards: list[str]  # one a query
+    caches: NotRequired[list[str]]  # shards of page caches that no ``precache`` artifact may list
 
 
 class RerankProvenance(TypedDict):
