@@ -23,6 +23,7 @@ from .terminal import SCHEMA, counted, emit, note, table
 if TYPE_CHECKING:
     from mmrr.context import Context
     from mmrr.pipeline import Ranking
+    from mmrr.types import Run
 
 _TITLE_CHARS = 200
 #: Characters of a page's text that a row shows.
@@ -140,7 +141,7 @@ def _narrowed(found: Ranking, narrow: Narrow) -> Ranking:
             "--threshold is of scores from 0 to 1, and this ranking has none: leave out --fuse, and do not use a "
             "scorer that ranks lists"
         )
-    kept = {}
+    kept: Run = {}
     for query_id, hits in found.run.items():
         documents, pictures = set(), set()
         kept[query_id] = own = []
