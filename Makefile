@@ -23,11 +23,11 @@ demo: install ## Rank data/sample by words, meaning and sight, and draw a page
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto
 	@echo; echo "One question, by the words and the meaning of the pages' text (the default):"
 	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
-	@echo; echo "47 questions: by words, by both, and reranked by page images (small models):"
+	@echo; echo "47 questions: each way of finding pages, and words and meaning reranked by page images (small models):"
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto --embedder reader-embedder
 	$(BIN)/mmrr precache --work $(DEMO)/work --scorer-model reader-reranker
-	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --channels words=1,meaning=1 \
-		--candidates 20 --json >/dev/null
+	$(BIN)/mmrr rerank --queries data/sample/queries.jsonl --work $(DEMO)/work --channels words=1,meaning=1.25 \
+		--candidates 20 --fuse 0.3 --json >/dev/null
 	$(BIN)/mmrr eval --by-channel --work $(DEMO)/work --queries data/sample/queries.jsonl \
 		--qrels data/sample/qrels.trec --measure Success@1 --measure Success@3 --measure nDCG@5
 	$(BIN)/mmrr view graduate-handbook.pdf/0008 --work $(DEMO)/work --output $(DEMO)/page.png

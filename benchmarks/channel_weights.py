@@ -1,8 +1,8 @@
 """Chooses the default weights of the first stage's channels on drawn pages.
 
-``BENCH`` is the output of ``mmrr draw TEXTS --held-out 0.1 --output BENCH`` with the default seed and 200 pages, and
-``WORK`` a workspace that indexes it with ``--embedder reader-embedder``. Drawn pages have no text layer: ``words`` and
-``meaning`` get the true text, which the script draws again. Weights of ``words`` are 1.
+``BENCH`` is the output of ``mmrr draw TEXTS --held-out 0.1 --output BENCH`` with the default seed and 200 pages.
+``WORK`` is a workspace that indexes it, or some of its PDFs, with ``--embedder reader-embedder``. Drawn pages have no
+text layer: ``words`` and ``meaning`` get the true text, which the script draws again.
 
     python -m benchmarks.channel_weights TEXTS BENCH WORK [TEXT_EMBEDDER]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -71,28 +72,37 @@ def by_meaning(pages: dict[str, str], queries: list[Query], name: str) -> Run:
     return {query.query_id: rank(dict(zip(pages, row, strict=True)), DEPTH) for query, row in found}
 
 
-def by_sight(work: Path, queries: list[Query]) -> Run:
-    """The page vectors of the workspace."""
+def by_sight(work: Path, queries: list[Query]) -> tuple[Run, set[str]]:
+    """The ranking by the page vectors of the workspace, and its pages."""
     with Workspace.open(work) as workspace:
-        return search(Context(workspace), queries, Retrieve("sight", depth=DEPTH), {}).first
+        found = search(Context(workspace), queries, Retrieve("sight", depth=DEPTH), {})
+        return found.first, set(found.collection.row_of)
+
+
+def sums(names: Iterable[str]) -> Iterator[dict[str, float]]:
+    """Each channel alone, and each sum of two and of three with a grid of weights; the first weight is 1."""
+    for name in names:
+        yield {name: 1.0}
+    for first, second in itertools.combinations(names, 2):
+        yield from ({first: 1.0, second: weight} for weight in WEIGHTS)
+    for meaning, sight in itertools.product(WEIGHTS, WEIGHTS):
+        yield {"words": 1.0, "meaning": meaning, "sight": sight}
 
 
 def main(texts: Path, bench: Path, work: Path, model: str = "minilm") -> None:
-    pages, queries = true_texts(texts), read_queries(bench / "queries.jsonl")
     qrels = read_qrels(bench / "qrels.trec")
-    runs = {"words": by_words(pages, queries), "meaning": by_meaning(pages, queries, model)}
-    runs["sight"] = by_sight(work, queries)
-    sums: list[dict[str, float]] = [{name: 1.0} for name in runs]
-    sums += [{"words": 1.0, other: weight} for other in ("meaning", "sight") for weight in WEIGHTS]
-    sums += [{"meaning": 1.0, "sight": weight} for weight in WEIGHTS]
-    pairs = itertools.product(WEIGHTS, WEIGHTS)
-    sums += [{"words": 1.0, "meaning": meaning, "sight": sight} for meaning, sight in pairs]
-    for weights in sums:
+    every = read_queries(bench / "queries.jsonl")
+    seen, indexed = by_sight(work, every)
+    pages = {page: text for page, text in true_texts(texts).items() if page in indexed}
+    queries = [query for query in every if qrels[query.query_id].keys() <= pages.keys()]
+    print(f"{len(pages)} pages, {len(queries)} queries")
+    runs = {"words": by_words(pages, queries), "meaning": by_meaning(pages, queries, model), "sight": seen}
+    for weights in sums(runs):
         run = fuse_all([(runs[name], weight) for name, weight in weights.items()])
         cells = []
         for prefix in ("p", "q"):
-            judged = {query_id: row for query_id, row in qrels.items() if query_id.startswith(prefix)}
-            found = evaluate(run, judged, MEASURES)
+            kind = {query.query_id for query in queries if query.query_id.startswith(prefix)}
+            found = evaluate(run, {query_id: row for query_id, row in qrels.items() if query_id in kind}, MEASURES)
             cells.append(" / ".join(f"{value:.3f}" for value in found.mean.values()))
         print(", ".join(f"{name} {weight:g}" for name, weight in weights.items()), "|", " | ".join(cells))
 

@@ -124,19 +124,9 @@ class Chain:
     def command(self, stage: str, work: Path) -> list[str]:
         """The arguments of a stage's command."""
         fp32 = ("--dtype", "float32")
-        rest = {
-            "index": (
-                self.docs,
-                "--embedder",
-                self.model,
-                "--renderer",
-                "pdfium",
-                "--max-tokens",
-                64,
-                "--workers",
-                1,
-                *fp32,
-            ),
+        small = ("--renderer", "pdfium", "--max-tokens", 64, "--workers", 1)
+        rest: dict[str, tuple[object, ...]] = {
+            "index": (self.docs, "--embedder", self.model, *fp32, *small),
             "precache": ("--scorer-model", self.model, "--keep", 0.5, *fp32),
             "retrieve": ("--queries", self.root / "queries.jsonl"),
             "rerank": ("--queries", self.root / "queries.jsonl"),

@@ -138,9 +138,9 @@ def default_map(commands: Mapping[str, Any], values: dict[str, object]) -> dict[
     """Click's default_map: for every command, the defaults of the options that it has; nested for groups."""
     found: dict[str, Any] = {}
     for name, command in commands.items():
-        parameters = {parameter.name for parameter in command.params}
+        repeatable = {parameter.name: getattr(parameter, "multiple", False) for parameter in command.params}
         own = {key.replace("-", "_"): value for key, value in values.items()}
-        found[name] = {key: value for key, value in own.items() if key in parameters}
+        found[name] = {key: [value] if repeatable[key] else value for key, value in own.items() if key in repeatable}
         found[name] |= default_map(getattr(command, "commands", {}), values)
     return found
 

@@ -52,6 +52,7 @@ def index(
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     convert: o.Convert = o.RENDER.convert,
     password: o.Password = None,
+    tiles: o.Tiles = o.RENDER.tiles,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -76,7 +77,7 @@ def index(
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, embed_options, *texts)
         indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
-        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles)
         check = partial(check_indexing, context, indexing, notes)
         found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
         report.documents(found.manifest, found.changes)
@@ -233,6 +234,7 @@ def run(
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     convert: o.Convert = o.RENDER.convert,
     password: o.Password = None,
+    tiles: o.Tiles = o.RENDER.tiles,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -257,7 +259,7 @@ def run(
         named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
         indexing, notes = indexing_of(context, named, first_stage, Index(language=language), scoring)
         check = partial(check_indexing, context, indexing, notes)
-        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password)
+        rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles)
         found = pipeline.render_documents(context, documents, rendering, check=check)
         report.documents(found.manifest, found.changes)
         pipeline.index_pages(context, found.manifest, indexing)

@@ -15,7 +15,19 @@ import typer
 
 from mmrr import __version__
 
-from . import bench, compare, defaults, evaluate, everyday, probe, stage_commands, train, training_data, workspace
+from . import (
+    bench,
+    compare,
+    defaults,
+    evaluate,
+    everyday,
+    probe,
+    serve,
+    stage_commands,
+    train,
+    training_data,
+    workspace,
+)
 from .aliases import Command, Group
 from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
 
@@ -44,6 +56,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "config": workspace.config,
         "doctor": workspace.doctor,
     },
+    "Serve": {"serve": serve.serve},
     "Train": {"train": train.train, "mine": training_data.mine, "draw": training_data.draw},
 }
 

@@ -282,9 +282,13 @@ Dpi = page_options.Dpi
 MaxTokens = page_options.MaxTokens
 Ocr = page_options.Ocr
 OcrLanguage = page_options.OcrLanguage
+PageMemory = page_options.PageMemory
+PageTimeout = page_options.PageTimeout
 Password = page_options.Password
 Renderer = page_options.Renderer
 RendererName = page_options.RendererName
+Tiles = page_options.Tiles
+
 
 # Search
 
@@ -371,26 +375,6 @@ Workers = Annotated[
         "--workers",
         envvar="MMRR_WORKERS",
         help="Processes that render pages and read text. 0: one per core.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PageTimeout = Annotated[
-    float,
-    typer.Option(
-        "--page-timeout",
-        metavar="SECONDS",
-        envvar="MMRR_PAGE_TIMEOUT",
-        help="Most seconds in which a renderer may draw one page. A page past it is left out and named.",
-        rich_help_panel=_MACHINE,
-    ),
-]
-PageMemory = Annotated[
-    str,
-    typer.Option(
-        "--page-memory",
-        metavar="SIZE",
-        envvar="MMRR_PAGE_MEMORY",
-        help="Most memory of each process that draws pages, e.g. 2GiB. A page past it is left out and named.",
         rich_help_panel=_MACHINE,
     ),
 ]

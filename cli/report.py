@@ -152,17 +152,12 @@ def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
         emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
         return
     measures = list(lines[0].metrics)
-    columns = ["first stage"]
-    for measure in measures:
-        columns += [measure, "95 % interval"]
-    columns.append(f"{measures[-1]} less the first")
+    columns = ["ranking", *(f"{measure} (95 %)" for measure in measures), f"{measures[-1]} less {lines[0].name}"]
     rows = []
     for line in lines:
-        row = [line.name]
-        for measure in measures:
-            row += [f"{line.metrics[measure]:.3f}", _interval([*line.intervals[measure]], ".2f")]
-        row.append(_interval([*line.differences[measures[-1]]], "+.3f") if line.differences else "")
-        rows.append(row)
+        cells = [f"{line.metrics[name]:.3f} ({_interval([*line.intervals[name]], '.2f')})" for name in measures]
+        less = line.differences.get(measures[-1])
+        rows.append([line.name, *cells, _interval([*less], "+.3f") if less else ""])
     table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
 
 

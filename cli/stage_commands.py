@@ -27,6 +27,7 @@ def render(
     ocr_language: o.OcrLanguage = o.RENDER.ocr_language,
     convert: o.Convert = o.RENDER.convert,
     password: o.Password = None,
+    tiles: o.Tiles = o.RENDER.tiles,
     workers: o.Workers = o.MACHINE.workers,
     page_timeout: o.PageTimeout = o.MACHINE.page_seconds,
     page_memory: o.PageMemory = o.PAGE_MEMORY,
@@ -40,7 +41,10 @@ def render(
         from mmrr import pipeline
 
         found = pipeline.render_documents(
-            context, documents, Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password), replace=replace
+            context,
+            documents,
+            Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles),
+            replace=replace,
         )
         report.documents(found.manifest, found.changes)
         typer.echo(found.manifest.path)

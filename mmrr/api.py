@@ -5,9 +5,10 @@ Nothing here prints, sets up logging or changes the state of torch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Self, get_args
 
 from PIL import Image
 
-from mmrr import pipeline
+from mmrr import adding, answering, pipeline, removal
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
@@ -28,6 +29,8 @@ from mmrr.workspace import changes, manifests, store
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
+from mmrr.workspace.read_only import ReadOnlyWorkspace
+from mmrr.workspace.store import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ class Search:
     channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
     rerank: bool | None = None  # None: if the index has page caches
     fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
-    document: str | None = None  # id, path or file name: only its pages are searched
+    document: str | None = None  # id, path or file name: only its pages are searched, as a collection of their own
+    documents: Sequence[str] | None = None  # the same names: only their pages are found
     search_options: Mapping[str, object] = field(default_factory=dict)
     score_options: Mapping[str, object] = field(default_factory=dict)
 
@@ -91,14 +95,23 @@ class Workspace:
         machine: Machine | None = None,
         progress: Progress = silent,
         notice: Callable[[str], None] = lambda line: None,
+        loaded: Loaded | None = None,
+        steady: bool = False,
+        read_only: bool = False,
     ) -> None:
         """Open a workspace, or make one with ``create``.
 
-        ``progress`` and ``notice`` get what a command shows. Raises MmrrError if there is no workspace.
+        The parameters ``progress`` and ``notice`` get what a command shows. Workspaces and rerankers with the same
+        ``loaded`` share their models; one thread at a time may then use them. With ``steady``, searches follow the
+        newest index whose pages have caches: while another command adds documents, they find the collection as it was.
+        With ``read_only`` nothing is written into the folder. Raises MmrrError if there is no workspace.
         """
         self._stack = ExitStack()
-        opened = self._stack.enter_context(store.Workspace.open(Path(folder), create=create))
-        self._context = Context(opened, machine or Machine(), progress, {}, notice, Loaded())
+        found = store.Workspace.open(Path(folder), create=create and not read_only)
+        opened = self._stack.enter_context(ReadOnlyWorkspace(found.root, notice) if read_only else found)
+        self._context = Context(opened, machine or Machine(), progress, {}, notice, loaded or Loaded())
+        self._shares, self._steady = loaded is not None, steady
+        self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -108,11 +121,23 @@ class Workspace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
-        self._context.loaded.clear()
+        if not self._shares:
+            self._context.loaded.clear()
 
     def close(self) -> None:
         """Free the models. A later call of another method fails."""
         self.__exit__(None, None, None)
+
+    def beside(self, progress: Progress = silent) -> Workspace:
+        """Another handle of this open workspace, for another thread. Closing it closes nothing.
+
+        Both use the same models: the caller sees to it that one thread at a time runs them.
+        """
+        other = copy.copy(self)
+        other._context = dataclasses.replace(self._context, progress=progress)
+        other._stack, other._lock = ExitStack(), threading.RLock()
+        other._shares, other._steady = True, False
+        return other
 
     # What is in it
 
@@ -129,8 +154,17 @@ class Workspace:
         """The pages of the index, or of one document, in their order."""
         collection = self._collection()
         if document is None:
-            return list(collection.pages)
-        return [collection.pages[row] for row in collection.rows.get(self._document(collection, document), [])]
+            return collection.whole_pages()
+        return collection.whole_pages(self._document(collection, document))
+
+    def page_ids(self) -> KeysView[str]:
+        """The ids of all pages; ``in`` takes no time."""
+        return self._collection().images.keys()
+
+    def page(self, page_id: str) -> Page:
+        """A page. Raises MmrrError for a page that is not in the index."""
+        collection = self._collection()
+        return collection.pages[page_row(collection, page_id)]
 
     def image(self, page_id: str) -> Image.Image:
         """A page image in RGB. Raises MmrrError for a page that is not in the index."""
@@ -190,6 +224,46 @@ class Workspace:
         with self._lock:
             return pipeline.precache_pages(self._context, scoring).path
 
+    def add(self, *documents: str | Path, render: Render | None = None) -> Indexed:
+        """Add documents with the models of the current index and page caches.
+
+        Searches of other processes find the collection as it was until pages, index and page caches are complete; then
+        all of them change together. Raises MmrrError as ``index`` and ``precache`` do.
+        """
+        with self._lock:
+            found = adding.add_documents(self._context, [Path(one) for one in documents], render or Render())
+        content = manifests.content(found.manifest, "pages")
+        return Indexed(content["pages"], content["documents"], found.changes)
+
+    def remove(self, *documents: str) -> Changes:
+        """Take documents out of the collection, the index and the page caches. No model runs.
+
+        Raises MmrrError for a name that is not in the collection, and if no document would be left.
+        """
+        with self._lock:
+            return removal.remove_documents(self._context, documents).collected.changes
+
+    def document_at(self, path: Path) -> str | None:
+        """The id of the document that was read from this file or folder."""
+        pages = self._context.workspace.current("pages")
+        known = changes.places(pages).items()
+        return next((doc_id for doc_id, place in known if place.path == path.absolute()), None)
+
+    def file_of(self, document: str) -> Path | None:
+        """The file or folder that the document with this id was read from; None if it is not recorded."""
+        found = changes.places(self._context.workspace.current("pages")).get(document)
+        return found.path if found else None
+
+    def cached_as(self) -> adding.Cached | None:
+        """How the page caches were made; None if there are none."""
+        return adding.cached_as(self._now())
+
+    def caches_of(self, made: Callable[[Manifest], bool]) -> bool:
+        """Whether the pages of the index have caches for which ``made`` is true, such as ``Reranker.made``."""
+        context = self._now()
+        cached = context.find_current("precache")
+        return cached is not None and self._has_caches(context) and made(cached)
+
     # What is found
 
     def search(self, query: str | Query, options: Search | None = None, **named: object) -> list[Hit]:
@@ -209,15 +283,28 @@ class Workspace:
         with self._lock:
             asked = list(self._asked(queries, how.document))
             scope: Scope = "document" if how.document is not None else "corpus"
-            ranking = pipeline.search(
-                self._context,
+            context = self._now()
+            reranks = how.rerank or (how.rerank is None and self._has_caches(context))
+            answer = answering.answer(
+                context,
                 asked,
                 Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by _with
                 _texts(how.search_options),
+                Rerank(fuse=how.fuse) if reranks else None,
+                _texts(how.score_options),
+                self._documents(context, how.documents),
             )
-            if how.rerank or (how.rerank is None and self._has_caches(ranking.collection)):
-                ranking = pipeline.rerank_run(self._context, ranking, Rerank(fuse=how.fuse), _texts(how.score_options))
-            return [self._hits(ranking, query)[: how.top_k] for query in asked]
+            return [self._hits(answer, query)[: how.top_k] for query in asked]
+
+    def score_many(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        """The logits of the pages with these ids for each (question, page ids), from the page caches.
+
+        A page that several questions share is read once. Raises MmrrError for a page that is not in the index and if
+        there are no page caches.
+        """
+        pairs = [(Query(f"q{i}", text), ids) for i, (text, ids) in enumerate(asked)]
+        with self._lock:
+            return answering.scores(self._now(), pairs)
 
     def _asked(self, queries: Sequence[str | Query], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None
@@ -228,7 +315,7 @@ class Workspace:
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
 
-    def _hits(self, ranking: pipeline.Ranking, query: Query) -> list[Hit]:
+    def _hits(self, ranking: answering.Answer, query: Query) -> list[Hit]:
         first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
         hits = []
         for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
@@ -237,12 +324,29 @@ class Workspace:
             hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, self))
         return hits
 
-    def _has_caches(self, collection: Collection) -> bool:
-        cached = self._context.workspace.current("precache")
-        return cached is not None and cached.inputs["pages"] == collection.manifest.fingerprint
+    @staticmethod
+    def _has_caches(context: Context) -> bool:
+        cached = context.find_current("precache")
+        return cached is not None and cached.inputs["pages"] == context.current("index").inputs["pages"]
 
     def _collection(self) -> Collection:
-        return self._context.collection(self._context.current("index"))
+        context = self._now()
+        return context.collection(context.current("index"))
+
+    def _now(self) -> Context:
+        """The context of a call: with ``steady``, the newest index whose pages have caches, if there was one."""
+        if not self._steady:
+            return self._context
+        index, cached = (self._context.find_current(stage) for stage in ("index", "precache"))
+        if index and cached and index.inputs["pages"] == cached.inputs["pages"]:
+            self._last = {"index": index.fingerprint, "precache": cached.fingerprint}
+        return dataclasses.replace(self._context, chosen=self._last)
+
+    def _documents(self, context: Context, names: Sequence[str] | None) -> list[str] | None:
+        if names is None:
+            return None
+        collection = context.collection(context.current("index"))
+        return [self._document(collection, name) for name in names]
 
     @staticmethod
     def _document(collection: Collection, name: str) -> str:

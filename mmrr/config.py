@@ -49,6 +49,7 @@ class Render:
     ocr_language: str = ""  # a language code, or the path of a recognition model; "": Latin, Chinese and Japanese
     convert: bool = False  # office files become PDF by LibreOffice; not hashed: the files' contents are
     password: Path | None = None  # a file with the passwords of encrypted PDFs; never stored
+    tiles: bool = False  # cut pages with small print into several images
 
 
 @dataclass(frozen=True, slots=True)

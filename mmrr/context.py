@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from mmrr.config import Machine
 from mmrr.errors import MmrrError
@@ -14,6 +15,13 @@ from mmrr.workspace.store import Manifest, Workspace, command
 
 #: The first schema of each stage that stores the vectors of pages in today's format.
 _VECTORS_SINCE = {"embed": 2, "index": 3}
+
+
+T = TypeVar("T")
+
+
+class _GoneError(Exception):
+    """The current artifact is not there."""
 
 
 def _no_notice(line: str) -> None:
@@ -34,12 +42,9 @@ class Context:
     def current(self, stage: str) -> Manifest:
         """The chosen artifact of a stage, else the current one. Raises MmrrError with the command to run first."""
         work = self.workspace.root
-        if stage in self.chosen:
-            found = self.workspace.find(stage, self.chosen[stage])
-            if found is None:
-                raise MmrrError(f"no {stage}/{self.chosen[stage]} in {work}; see: mmrr ls --work {work}")
-        else:
-            found = self.workspace.current(stage)
+        found = self.find_current(stage)
+        if found is None and stage in self.chosen:
+            raise MmrrError(f"no {stage}/{self.chosen[stage]} in {work}; see: mmrr ls --work {work}")
         if found is None:
             run = f"mmrr {command(stage)} --work {work}"
             if stage in ("retrieve", "rerank") and any(one.stage == stage for one in self.workspace.scan()[0]):
@@ -55,12 +60,35 @@ class Context:
             )
         return found
 
+    def find_current(self, stage: str) -> Manifest | None:
+        """The chosen artifact of a stage, else the current one; None if there is none."""
+        workspace = self.workspace
+        fingerprint = self.chosen.get(stage) or workspace.all_current.read().get(stage)
+        if fingerprint is None:
+            return None
+
+        def find() -> Manifest:
+            found = workspace.find(stage, fingerprint)
+            if found is None:
+                raise _GoneError
+            return found
+
+        try:
+            # An artifact does not change, so that one in memory is not read again.
+            return self.loaded.newest((stage, workspace.root), fingerprint, find)
+        except _GoneError:
+            return None
+
+    def kept(self, what: str, manifest: Manifest, load: Callable[[], T], *more: Hashable) -> T:
+        """What is read of an artifact, from memory where models stay there. ``more``: what it depends on besides."""
+        return self.loaded.newest((what, self.workspace.root), (manifest.fingerprint, *more), load)
+
     def collection(self, manifest: Manifest) -> Collection:
         """The pages that an artifact was made of. Raises MmrrError if they were removed."""
         pages = self.workspace.find("pages", manifest.inputs["pages"])
         if pages is None:
             raise MmrrError(f"the pages of {manifest.stage}/{manifest.fingerprint} were removed; run mmrr index again")
-        return load(self.workspace, pages)
+        return self.kept("collection", pages, lambda: load(self.workspace, pages))
 
     def same_pages(self, manifest: Manifest, collection: Collection) -> Manifest:
         """``manifest``, if it was made of this collection. Raises MmrrError with the command to run if not."""

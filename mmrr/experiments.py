@@ -118,7 +118,7 @@ def by_channel(
     if reranked and reranked.inputs["pages"] == indexed.inputs["pages"]:
         run = exact_run(context, reranked)
         config = manifests.config(reranked, "rerank")
-        fused = f", fused {config['blend']:g}" if "blend" in config else ""
+        fused = f" (fused {config['blend']:g})" if "blend" in config else ""
         if run.keys() & qrels.keys():
             runs[f"reranked by {config['family']}{fused}"] = run
     group_of = {query_id: evaluate.document_of(row) for query_id, row in qrels.items()}

@@ -88,3 +88,17 @@ def build(context: Context, pages: Manifest, indexing: Indexing) -> list[Manifes
         text_embedded = embed_text.embed_text(context, collection, indexing.text_embedder, indexing.text_options)
     made = index.build(context, collection, embedded, text_embedded, indexing.index)
     return [one for one in (embedded, text_embedded, made) if one]
+
+
+def followed(context: Context) -> Indexing:
+    """How the current index was built, for other pages. Without an index: words, and meaning where minilm is installed.
+
+    Raises MmrrError if one of its embedders is not found or has changed.
+    """
+    indexed = context.workspace.current("index")
+    if indexed is None:
+        text = text_embedding(context, None)
+        return Indexing(text_embedder=text.model, text_options=text.options)
+    model, options = embed.followed(context.workspace, indexed) or (None, {})
+    text_model, text_options = embed_text.followed(context.workspace, indexed) or (None, {})
+    return Indexing(model, options, text_model, text_options, index.options_of(indexed))

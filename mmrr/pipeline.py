@@ -143,6 +143,8 @@ def render_documents(
         context.notice(f"current: pages/{made.fingerprint}")
     if before and manifests.content(before, "pages").get("by_ocr") and options.ocr == "never":
         context.notice("the text that OCR read before is left out; pass --ocr auto to keep it")
+    if before and manifests.content(before, "pages").get("tiles") and not options.tiles:
+        context.notice("the tiles that were cut before are left out; pass --tiles to keep them")
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 

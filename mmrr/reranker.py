@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from mmrr.documents.image_input import PageImage, read_image
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.devices import dtype_name, resolve_device, resolve_dtype
+from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.stages.precache import family_of
 from mmrr.types import PageCache
-from mmrr.workspace.artifact import Spec
+from mmrr.workspace.artifact import Manifest, Spec
 from mmrr.workspace.files import HashCache
 from mmrr.workspace.store import Workspace
 from mmrr.workspace.tensors import PageCacheReader, write_page_caches
@@ -57,6 +58,7 @@ class Reranker:
         score_options: Mapping[str, object] | None = None,
         memory: int = 1 << 30,
         max_tokens: int = Render().max_tokens,
+        loaded: Loaded | None = None,
     ) -> None:
         """Load a checkpoint. The parameters have the meaning of the options of ``mmrr precache`` and ``mmrr rerank``.
 
@@ -68,6 +70,7 @@ class Reranker:
             score_options: options of the family that change scores only, e.g. ``{"exit_layer": 5}``.
             memory: bytes of page caches that stay in memory.
             max_tokens: most visual tokens of a page image, 32 x 32 pixels each.
+            loaded: models that are shared with workspaces; one thread at a time may then use them.
 
         Raises:
             MmrrError: the checkpoint is not found or does not fit the family, or an option is unknown.
@@ -78,11 +81,9 @@ class Reranker:
         # The hashes of a local checkpoint's files stay in memory: this path cannot exist.
         family = family_of(HashCache(Path(__file__) / "none"), scorer, Model(model, revision), given)
         module = family.module
-        self._score_as = families.parse_options(
-            module.Score, {name: str(value) for name, value in (score_options or {}).items()}
-        )
+        scores = {name: str(value) for name, value in (score_options or {}).items()}
+        self._score_as = families.parse_options(module.Score, scores)
         self._reads = module.page_input(family.prepare)
-        self._listwise = module.SPEC.listwise
         self._spec = Spec(
             "precache",
             1,
@@ -94,13 +95,28 @@ class Reranker:
             {},
             family.checkpoint.identity(dtype_name(number_format)),
         )
-        self._scorer = module.load(family.checkpoint, family.prepare, self._device, number_format)
+        key = ("scorer", scorer, family.checkpoint.revision, family.prepare, str(self._device), number_format)
+        self._scorer = (loaded or LoadsEachTime()).get(
+            key, lambda: module.load(family.checkpoint, family.prepare, self._device, number_format)
+        )
         self._shared = {name: tensor.to(self._device) for name, tensor in self._scorer.shared_state().items()}
-        self._name, self._max_tokens, self._memory = model, max_tokens, memory
+        self.model, self.max_tokens, self.listwise = model, max_tokens, module.SPEC.listwise
+        self._memory = memory
         self._caches: OrderedDict[str, PageCache] = OrderedDict()
         self._bytes = 0
         self._folder: Workspace | None = None
         self._lock = threading.RLock()
+
+    @property
+    def reads(self) -> Literal["image", "text"]:
+        """What a document is: the image of a page, or its text."""
+        return self._reads
+
+    def made(self, caches: Manifest) -> bool:
+        """Whether page caches of a workspace are those of this reranker: the same model, options and prompt."""
+        # The name of a model may be a path: only its revision and its number format count.
+        same = Spec("precache", caches.schema, caches.config, {}, caches.model)
+        return same.fingerprint == self._spec.fingerprint
 
     def rank(self, query: str, documents: Sequence[PageImage], top_k: int | None = None) -> list[Ranked]:
         """The documents from the best to the worst, at most ``top_k``; equal logits in the given order.
@@ -183,7 +199,7 @@ class Reranker:
                 raise MmrrError(f"document {i}: found {type(document).__name__}; this scorer reads text")
             return document
         try:
-            return read_image(document, self._max_tokens)
+            return read_image(document, self.max_tokens)
         except MmrrError as error:
             raise MmrrError(f"document {i}: {error}") from error
 

@@ -6,7 +6,7 @@ P instruction-prefix tokens, M tokens of the query's segment, L layers, H heads,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,22 @@ Run = dict[str, list[Hit]]
 Qrels = dict[str, dict[str, int]]
 #: Height and width of a page in merged visual tokens; T = height * width.
 Grid = tuple[int, int]
+
+
+def page_of(page_id: str) -> str:
+    """The page of a tile, ``report.pdf/0001`` of ``report.pdf/0001#2``; any other page id itself."""
+    document, slash, page = page_id.rpartition("/")
+    return f"{document}{slash}{page.partition('#')[0]}"
+
+
+def best_of_pages(scores: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """{page_id: score}, where a page with tiles has the score of its best image."""
+    best: dict[str, float] = {}
+    for page_id, score in scores:
+        page = page_of(page_id)
+        if page not in best or score > best[page]:
+            best[page] = score
+    return best
 
 
 def rank(scores: dict[str, float], depth: int | None = None) -> list[Hit]:

@@ -102,7 +102,7 @@ def test_index_and_precache_make_the_artifacts_of_the_commands(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"topk": 3}, "search has no option topk; expected some of: candidates, document"),
+        ({"topk": 3}, "search has no option topk; expected some of: candidates, channels, document"),
         ({"document": "thesiss.pdf"}, "the nearest are thesis.pdf"),
         ({"first_stage": "nothing"}, "first_stage is 'nothing'; expected one of: "),
     ],

@@ -34,16 +34,9 @@ class RenderOptions:
 
     def __post_init__(self) -> None:
         if not 1 <= self.dpi <= MOST_DPI:
-            raise MmrrError(f"--dpi {_short(self.dpi)}: expected at least 1 and at most {MOST_DPI}")
+            raise MmrrError(f"--dpi {self.dpi}: expected at least 1 and at most {MOST_DPI}")
         if not MIN_TOKENS <= self.max_tokens <= MOST_TOKENS:
-            raise MmrrError(
-                f"--max-tokens {_short(self.max_tokens)}: expected at least {MIN_TOKENS} and at most {MOST_TOKENS}"
-            )
-
-
-def _short(number: int) -> str:
-    text = str(number)
-    return text if len(text) <= 20 else f"{text[:10]}... ({len(text)} digits)"
+            raise MmrrError(f"--max-tokens {self.max_tokens}: expected at least {MIN_TOKENS} and at most {MOST_TOKENS}")
 
 
 class Drawn(NamedTuple):

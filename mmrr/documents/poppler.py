@@ -15,6 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdf2image import pdfinfo_from_path
+from pdf2image.exceptions import PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError
+
 from mmrr.documents.limits import Limits, PastLimitError, past_memory, past_time
 
 try:
@@ -24,6 +27,8 @@ except ImportError:  # Windows
 
 #: For programs that draw nothing.
 TIMEOUT_S = 120
+#: What pdf2image raises. These have no common base class; a report that it cannot read is a ValueError.
+_INFO_ERRORS = (PDFInfoNotInstalledError, PDFPageCountError, PDFPopplerTimeoutError, OSError, ValueError)
 #: Between two looks at the images that pdftoppm has written, in seconds.
 _LOOK_S = 0.05
 #: What poppler and the C++ library write when memory runs out.
@@ -67,13 +72,12 @@ def installed() -> bool:
 
 def read_info(path: Path, first: int = 1, last: int = 1) -> Info:
     """The number of pages, and the shapes of pages ``first`` to ``last``. Raises PopplerError."""
-    report = _output("pdfinfo", ["-f", str(first), "-l", str(last), str(path)])
-    lines = (line.partition(":") for line in report.splitlines())
-    values = {" ".join(name.split()): value.strip() for name, _, value in lines}
     try:
-        n_pages = int(values["Pages"])
-    except (KeyError, ValueError) as error:
-        raise PopplerError("pdfinfo reports no number of pages") from error
+        fields = pdfinfo_from_path(str(path), first_page=first, last_page=last, timeout=TIMEOUT_S)
+        n_pages = int(fields["Pages"])
+    except (*_INFO_ERRORS, KeyError) as error:
+        raise PopplerError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+    values = {" ".join(key.split()): value for key, value in fields.items()}
     shapes = {}
     for number in range(first, last + 1):
         size = re.match(r"(\S+) x (\S+) pts", values.get(f"Page {number} size", ""))
@@ -109,7 +113,8 @@ def draw(
     """Draw pages as PPM files of this width and height into a new folder below ``folder``.
 
     The height None keeps the aspect. The process is ended when it takes longer than the limit for one page. Where the
-    system can limit the address space of another process (Linux), a larger one ends it too.
+    system can limit the address space of another process (Linux), a larger one ends it too. pdf2image, which reads the
+    pages' shapes, does not give access to the process of pdftoppm, so its limits cannot be set through it.
     """
     limits = limits or Limits()
     program = shutil.which("pdftoppm")

@@ -12,9 +12,11 @@ import json
 import sys
 from typing import Any, NoReturn
 
-import jinja2
+import jinja2.exceptions
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
+import jinja2.utils
 
 #: Longest text that a template may render, in characters.
 MOST_CHARACTERS = 1_000_000

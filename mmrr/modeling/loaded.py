@@ -12,8 +12,12 @@ T = TypeVar("T")
 class Loaded:
     """What was loaded, by a key that names all that it depends on. It may be used from several threads."""
 
+    #: Versions of one thing that stay. The one before the newest may still be in use.
+    SLOT = 2
+
     def __init__(self) -> None:
         self._known: dict[Hashable, Any] = {}  # Any: models and indexes of all types
+        self._slots: dict[Hashable, list[Hashable]] = {}  # by slot the keys, the last used one last
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
@@ -24,14 +28,29 @@ class Loaded:
             found: T = self._known[key]
             return found
 
+    def newest(self, slot: Hashable, key: Hashable, load: Callable[[], T]) -> T:
+        """As ``get``, for what later versions replace: of a slot's keys the ``SLOT`` last used ones stay."""
+        with self._lock:
+            keys = self._slots.setdefault(slot, [])
+            if key in keys:
+                keys.remove(key)
+            keys.append(key)
+            while len(keys) > self.SLOT:
+                self._known.pop((slot, keys.pop(0)), None)
+            return self.get((slot, key), load)
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._known.clear()
+            self._slots.clear()
 
 
 class LoadsEachTime(Loaded):
     """Keeps nothing: a command runs each model once, and the memory of one model is free before the next is loaded."""
 
     def get(self, key: Hashable, load: Callable[[], T]) -> T:
+        return load()
+
+    def newest(self, slot: Hashable, key: Hashable, load: Callable[[], T]) -> T:
         return load()

@@ -17,9 +17,9 @@ _FORMER = {"bm25": "words", "dense": "sight"}
 #: The default weights of each set of channels. docs/first-stage.md says how they were chosen.
 _DEFAULT: tuple[dict[str, float], ...] = (
     {"words": 1.0, "sight": 1.0},
-    {"words": 1.0, "meaning": 1.0},
+    {"words": 1.0, "meaning": 1.25},
     {"meaning": 1.0, "sight": 0.5},
-    {"words": 1.0, "meaning": 1.0, "sight": 0.5},
+    {"words": 1.0, "meaning": 1.25, "sight": 0.5},
 )
 #: What an index needs for a channel, and how it gets it.
 _NEEDS = {

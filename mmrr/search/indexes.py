@@ -136,36 +136,56 @@ def _faiss(factory: str, vectors: NDArray[Any], sample: Callable[[int], NDArray[
     path.write_bytes(faiss.serialize_index(index).data)
 
 
-def search_dense(
-    files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0
-) -> list[dict[int, float]]:
-    """Top ``depth`` rows (pages) per query (M, D) with their MaxSim scores; ties at the last place are included.
+class DenseIndex:
+    """The page vectors of an index, open for searches."""
 
-    ``files``: the files of an index by name. "Flat" is exact. Other indexes are approximate: they may miss pages and
-    may find fewer; the soft IDF of ``temperature`` is then computed over the candidate pages only.
-    Raises MmrrError if a file is damaged.
-    """
-    if VECTORS in files:
-        vectors, sizes = (
-            late_interaction.read_rows(files[VECTORS], mapped=True),
-            late_interaction.read_rows(files[SIZES]),
-        )
-        if DENSE not in files:
-            return [
-                _top_rows(scores, depth) for scores in late_interaction.max_sim(queries, vectors, sizes, temperature)
+    def __init__(
+        self, index: faiss.Index | None, vectors: NDArray[np.float16] | None, sizes: NDArray[np.int64] | None
+    ) -> None:
+        """``vectors`` and ``sizes``: the rows of multiple vectors per page; ``index`` None: all of them are scored."""
+        self._index, self._vectors, self._sizes = index, vectors, sizes
+
+    @classmethod
+    def load(cls, files: Mapping[str, Path]) -> DenseIndex:
+        """``files``: the files of an index by name. Raises MmrrError if a file is damaged."""
+        index = _read_faiss(files[DENSE]) if DENSE in files else None
+        if VECTORS not in files:
+            return cls(index, None, None)
+        vectors = late_interaction.read_rows(files[VECTORS], mapped=True)
+        return cls(index, vectors, late_interaction.read_rows(files[SIZES]))
+
+    def search(
+        self, queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0
+    ) -> list[dict[int, float]]:
+        """Top ``depth`` rows (pages) per query (M, D) with their MaxSim scores; ties at the last place are included.
+
+        "Flat" is exact. Other indexes are approximate: they may miss pages and may find fewer; the soft IDF of
+        ``temperature`` is then computed over the candidate pages only.
+        """
+        index, vectors, sizes = self._index, self._vectors, self._sizes
+        if vectors is None or sizes is None:
+            assert index is not None
+            found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
+            return [  # FAISS fills missing results with row -1
+                {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
+                for scores, rows in found
             ]
-        index, owners = _read_faiss(files[DENSE]), np.repeat(np.arange(len(sizes)), sizes)
+        if index is None:
+            scored = late_interaction.max_sim(queries, vectors, sizes, temperature)
+            return [_top_rows(scores, depth) for scores in scored]
+        owners = np.repeat(np.arange(len(sizes)), sizes)
         candidates = [_candidate_pages(index, query, owners, depth) for query in queries]
         return [
             _score_exactly(query, rows, vectors, sizes, temperature)
             for query, rows in zip(queries, candidates, strict=True)
         ]
-    index = _read_faiss(files[DENSE])
-    found = zip(*index.search(np.concatenate(queries), min(depth, index.ntotal)), strict=True)
-    return [  # FAISS fills missing results with row -1
-        {row: score for score, row in zip(scores.tolist(), rows.tolist(), strict=True) if row >= 0}
-        for scores, rows in found
-    ]
+
+
+def search_dense(
+    files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0
+) -> list[dict[int, float]]:
+    """As ``DenseIndex.search``, in the files of an index by name. Raises MmrrError if a file is damaged."""
+    return DenseIndex.load(files).search(queries, depth, temperature)
 
 
 def build_windows(pages: Iterable[NDArray[np.float32]], folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import bm25s.stopwords
 import Stemmer
 
-#: Text in a language without a stemmer, or that no language was found for by choice: words stay as they are.
+#: Text in a language without a stemmer, or the choice to stem nothing: words stay as they are.
 NONE = "none"
 #: The language of a collection with too little text to tell.
 DEFAULT = "en"
@@ -72,7 +72,7 @@ _STOP_WORDS = {
     "sv": bm25s.stopwords.STOPWORDS_SWEDISH,
     "tr": bm25s.stopwords.STOPWORDS_TURKISH,
 }
-#: Lucene's English list has "a", the only other English word of one letter is missing.
+#: Lucene's English list has "a" and lacks the other English word of one letter.
 _MORE_STOP_WORDS = {"en": ("i",)}
 
 #: A page with fewer letters has the language of the collection. Shorter texts are often taken for another language.

@@ -50,7 +50,7 @@ _LAST_LETTER = re.compile(r"(?<![\w'])[a-z](?=[\s.?!]*\Z)")
 _NUMBER = r"\d+(?:[.,']\d+)+(?![^\W_])"
 _DOTTED = r"(?:[^\W\d_]\.)+[^\W\d_](?![^\W_])"
 _PIECE = re.compile(rf"(?<![^\W_]){_NUMBER}|(?<![^\W_]){_DOTTED}|[^.,]+")
-#: Half of a word is kept if it has two letters or is a digit.
+#: What joins the parts of one word.
 _HYPHEN = re.compile(r"[-&]")
 
 #: What folding turns into other letters, beyond taking marks off.

@@ -16,6 +16,7 @@ from mmrr.modeling import families
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, recorded, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.modeling.finite import expect_finite
+from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -47,7 +48,9 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
     pages_computed = sum(len(pages) for pages, _ in missing)
     seconds = 0.0
     if missing:
-        load = partial(_load, workspace, name, checkpoint, prepare, dtype)
+        # Helper processes of several devices load their own.
+        loaded = context.loaded if len(devices) == 1 else None
+        load = partial(_load, workspace, name, checkpoint, prepare, dtype, loaded)
         seconds = on_devices(devices, load, missing, context.progress("embed", pages_computed))
     return _commit(
         workspace, spec, collection, shards, {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
@@ -119,10 +122,13 @@ def _load(
     checkpoint: Checkpoint,
     prepare: Options,
     dtype: torch.dtype,
+    loaded: Loaded | None,
     device: torch.device,
 ) -> Work:
-    """Load the embedder on a device."""
-    embedder = families.load("embedders", family).load(checkpoint, prepare, device, dtype)
+    """Load the embedder on a device. The parameters before ``device`` are the same for all devices."""
+    key = ("embedder", family, checkpoint.revision, prepare, str(device), dtype)
+    module = families.load("embedders", family)
+    embedder = (loaded or LoadsEachTime()).get(key, lambda: module.load(checkpoint, prepare, device, dtype))
 
     def embed_shard(task: tuple[list[Page], str], advance: Callable[[int], None]) -> None:
         pages, key = task

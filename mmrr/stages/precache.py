@@ -18,6 +18,7 @@ from mmrr.modeling.checkpoint_files import loading
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
 from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
 from mmrr.modeling.finite import expect_finite
+from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import KeptTokens, Page, PageCache
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -111,7 +112,9 @@ def precache(
         tasks.insert(0, _Task(shared))
     seconds = 0.0
     if tasks:
-        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
+        # Helper processes of several devices load their own.
+        loaded = context.loaded if len(devices) == 1 else None
+        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, loaded)
         seconds = on_devices(devices, load, tasks, context.progress("precache", plan.missing))
     keep = manifests.config(pruned, "prune")["keep"] if pruned else 1.0
     content = _content(workspace, collection, shards, shared, keep)
@@ -266,10 +269,14 @@ class _Load:
     checkpoint: Checkpoint
     prepare: Options
     dtype: torch.dtype
+    loaded: Loaded | None  # where models stay in memory
 
     def __call__(self, device: torch.device) -> Work:
         module = families.load("scorers", self.family)
-        scorer = module.load(self.checkpoint, self.prepare, device, self.dtype)
+        key = ("scorer", self.family, self.checkpoint.revision, self.prepare, str(device), self.dtype)
+        scorer = (self.loaded or LoadsEachTime()).get(
+            key, lambda: module.load(self.checkpoint, self.prepare, device, self.dtype)
+        )
         reads = module.page_input(self.prepare)
         n_together = 1 if device.type == "cpu" else SHARD_PAGES
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mmrr.config import Render
@@ -27,6 +28,7 @@ from mmrr.stages._provisional import Conditions
 from mmrr.stages._sources import Staying, content_hash, content_hashes, unreadable_hash
 from mmrr.stages._sources import find_documents as find_documents  # "as": the pipeline imports these two from here
 from mmrr.stages._sources import record_origins as record_origins
+from mmrr.stages._tiles import TILING, cut_pages
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import NOT_RENDERED, DocumentEntry, PagesProvenance
@@ -124,6 +126,8 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     wanted = reading(options)
     drawn_config = dataclasses.asdict(drawing)
     config = {**drawn_config, "ocr": wanted.name} if wanted else drawn_config
+    if options.tiles:
+        config = {**config, "tiles": TILING}
     drawn = Spec("pages", RENDERED, drawn_config, {})
     contents = [(source.doc_id, hashes[source.doc_id]) for source in sources]
     contents += [(one.entry["doc_id"], one.entry["sha256"]) for one in staying]
@@ -138,6 +142,9 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
     plan.drop_lost()
     plan.drop_not_rendered()
     plan.use_provisional()
+    if options.tiles:
+        cut = Spec("pages", RENDERED, {**drawn_config, "tiles": TILING}, {})
+        cut_pages(context, cut, plan.entries, partial(_file, opener, plan), drawing, _workers(context))
     if wanted:
         started = time.perf_counter()
         spec = Spec("pages", RENDERED, config, {})
@@ -145,6 +152,16 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     spec = pages_spec(config, plan.entries)
     return context.workspace.done(spec) or list_pages(context.workspace, spec, plan.entries, provenance=timing)
+
+
+def _file(opener: Opener, plan: _Plan, entry: DocumentEntry) -> Source | None:
+    """The file of a document, if it is there and as it was."""
+    sha256 = entry["sha256"]
+    source = next((task.source for task in plan.tasks.values() if task.sha256 == sha256), None)
+    if source is None or content_hash(opener.context.workspace, source) != sha256:
+        return None
+    opened, found = opener.open(source, sha256)
+    return opened if found.status == "ok" else None
 
 
 def _drawing(context: Context, options: Render) -> RenderOptions:

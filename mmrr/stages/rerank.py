@@ -23,7 +23,7 @@ from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.modeling.finite import ADVICE
 from mmrr.search.fusion import fuse
-from mmrr.types import PageCache, Query, Run, rank
+from mmrr.types import PageCache, Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import RerankConfig, RerankContent, RerankShard
 from mmrr.workspace.pages import Collection, read_content, read_image
@@ -47,12 +47,12 @@ class Candidates:
 
     collection: Collection
     queries: list[Query]
-    retrieved: Manifest
+    retrieved: Manifest | None  # None: the run is in memory alone
     run: Run
 
     def rows(self, query: Query) -> list[int]:
-        """The rows of a query's candidates, in the first stage's order."""
-        return [self.collection.row_of[hit.page_id] for hit in self.run[query.query_id]]
+        """The rows of a query's candidates and of their tiles, in the first stage's order."""
+        return [row for hit in self.run[query.query_id] for row in self.collection.images[hit.page_id]]
 
 
 def rerank(
@@ -63,13 +63,13 @@ def rerank(
     ``score_options`` are fields of the scorer family's ``Score``, as text. A query whose candidates were scored before
     is not scored again. Raises MmrrError for options that exclude each other, and for a negative weight.
     """
+    assert candidates.retrieved
     family = manifests.config(cached, "precache")["family"]
     module = families.load("scorers", family)
     score_as = families.parse_options(module.Score, dict(score_options))
     if options.dense and score_options:
         raise MmrrError("--dense runs the whole model: leave out --exit-layer and every --score-option")
-    if options.fuse is not None and not 0 <= options.fuse < math.inf:
-        raise MmrrError(f"--fuse {options.fuse}: expected 0 or more")
+    _check_fusion(options)
     how = {"dense": options.dense} if options.dense else {"score": families.stored_options(score_as)}
     inputs = {
         "pages": candidates.collection.manifest.fingerprint,
@@ -92,7 +92,7 @@ def rerank(
         if options.dense:
             score = _score_dense(context, candidates.collection, cached, options.dense)
         else:
-            score = _CachedScoring.load(context, candidates.collection, cached, _scorer(context, cached), score_as)
+            score = _cached_scoring(context, candidates.collection, cached, score_as)
         load_ms = 1000 * (time.perf_counter() - started)
         alone = module.SPEC.listwise or options.dense is not None
         batches = _batches([(query, candidates.rows(query)) for query in missing], alone)
@@ -102,6 +102,61 @@ def rerank(
                     workspace.commit_shard("rerank", keys[query.query_id], workspace.scratch(), {**record})
                     advance(1)
     return _commit(workspace, spec, candidates, cached, keys, load_ms)
+
+
+def rerank_pages(
+    context: Context, candidates: Candidates, cached: Manifest, options: Rerank, score_options: Mapping[str, str]
+) -> Run:
+    """The run of ``rerank``, computed in memory: nothing is written, and no earlier score is read.
+
+    Raises MmrrError as ``rerank`` does.
+    """
+    module = families.load("scorers", manifests.config(cached, "precache")["family"])
+    score_as = families.parse_options(module.Score, dict(score_options))
+    _check_fusion(options)
+    asked = [(query, candidates.rows(query)) for query in candidates.queries]
+    found = score_pages(context, candidates.collection, cached, asked, score_as)
+    of_row = {
+        query.query_id: dict(zip(rows, logits.tolist(), strict=True))
+        for (query, rows), logits in zip(asked, found, strict=True)
+    }
+    return _ordered(candidates, of_row, options.fuse)
+
+
+def score_pages(
+    context: Context,
+    collection: Collection,
+    cached: Manifest,
+    asked: Sequence[_Candidates],
+    options: Options | None = None,
+) -> list[torch.Tensor]:
+    """The scores (N,) of the pages at the given rows for each query, from their caches. Nothing is written.
+
+    ``options``: the scorer family's ``Score``; None: its defaults. Raises MmrrError for scores that are not finite.
+    """
+    module = families.load("scorers", manifests.config(cached, "precache")["family"])
+    score = _cached_scoring(context, collection, cached, module.Score() if options is None else options)
+    found: list[torch.Tensor] = []
+    for batch in _batches(list(asked), module.SPEC.listwise):
+        for (query, rows), logits in zip(batch, score(batch), strict=True):
+            _expect_finite(collection, cached, query, rows, logits)
+            found.append(logits)
+    return found
+
+
+def _check_fusion(options: Rerank) -> None:
+    if options.fuse is not None and not 0 <= options.fuse < math.inf:
+        raise MmrrError(f"--fuse {options.fuse}: expected 0 or more")
+
+
+def _ordered(candidates: Candidates, of_row: Mapping[str, Mapping[int, float]], weight: float | None) -> Run:
+    """The candidates of each query by their scores {query_id: {row: score}}, fused with the first stage if weighted."""
+    pages = candidates.collection.pages
+    run = {
+        query_id: rank(best_of_pages((pages[row].page_id, score) for row, score in scores.items()))
+        for query_id, scores in of_row.items()
+    }
+    return run if weight is None else fuse({query_id: candidates.run[query_id] for query_id in run}, run, weight)
 
 
 def _shard_keys(candidates: Candidates, cached: Manifest, scored: Spec, *, listwise: bool) -> dict[str, str]:
@@ -128,18 +183,15 @@ def _commit(
     load_ms: float,
 ) -> Manifest:
     """Order each query's candidates by the scores in its shard, and commit the run."""
-    collection, reranked, timings = candidates.collection, Run(), []
+    collection, timings = candidates.collection, []
+    of_row: dict[str, dict[int, float]] = {}
     for query in candidates.queries:
         record = manifests.shard_record(workspace, "rerank", keys[query.query_id])
         rows = candidates.rows(query)
-        reranked[query.query_id] = rank(
-            {collection.pages[row].page_id: record["logits"][_name(collection, cached, row)] for row in rows}
-        )
+        of_row[query.query_id] = {row: record["logits"][_name(collection, cached, row)] for row in rows}
         timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
     weight = spec.config.get("blend")
-    if isinstance(weight, float | int):
-        first = {query_id: candidates.run[query_id] for query_id in reranked}
-        reranked = fuse(first, reranked, weight)
+    reranked = _ordered(candidates, of_row, weight if isinstance(weight, float | int) else None)
 
     def write(folder: Path) -> None:
         save_run(reranked, folder)
@@ -230,15 +282,21 @@ def _records(
     scores = score(batch)
     score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(rows) for _, rows in batch))
     for (query, rows), logits in zip(batch, scores, strict=True):
-        if not torch.isfinite(logits).all():
-            row = rows[int(torch.isfinite(logits).int().argmin())]
-            raise MmrrError(
-                f"query {query.query_id}: {cached.model and cached.model['id']} gave a score that is not finite for "
-                f"page {collection.pages[row].page_id}; {ADVICE}"
-            )
+        _expect_finite(collection, cached, query, rows, logits)
         names = [_name(collection, cached, row) for row in rows]
         logits_of: dict[str, float] = dict(zip(names, logits.tolist(), strict=True))
         yield query, {"logits": logits_of, "score_ms": round(score_ms * len(rows), 3)}
+
+
+def _expect_finite(
+    collection: Collection, cached: Manifest, query: Query, rows: Sequence[int], logits: torch.Tensor
+) -> None:
+    if not torch.isfinite(logits).all():
+        row = rows[int(torch.isfinite(logits).int().argmin())]
+        raise MmrrError(
+            f"query {query.query_id}: {cached.model and cached.model['id']} gave a score that is not finite for "
+            f"page {collection.pages[row].page_id}; {ADVICE}"
+        )
 
 
 @dataclass(frozen=True)
@@ -305,6 +363,17 @@ class _CachedScoring:
         return PageCaches(self.reader, list(zip(keys, names, strict=True)))
 
 
+def _cached_scoring(context: Context, collection: Collection, cached: Manifest, options: Options) -> _CachedScoring:
+    """What scores candidates from page caches; it stays in memory where models do, with its open files."""
+    return context.kept(
+        "page caches",
+        cached,
+        lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options),
+        collection.manifest.fingerprint,
+        repr(options),
+    )
+
+
 def _score_dense(context: Context, collection: Collection, cached: Manifest, order: DenseOrder) -> _Score:
     """The model's own full forward for each page. Raises MmrrError if the family has none."""
     scorer = _scorer(context, cached)
@@ -325,13 +394,19 @@ def _scorer(context: Context, cached: Manifest) -> Scorer:
     Raises MmrrError if the family's prompt has changed since.
     """
     assert cached.model
+    model = cached.model
     config: RerankConfig | Any = manifests.config(cached, "precache")
     module = families.load("scorers", config["family"])
     prepare = families.make_options(module.Prepare, config["options"])
     if module.prompt(prepare) != config["wording"]:
         raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
     device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(cached.model["dtype"], device)
-    checkpoint = recorded(cached.model, context.workspace.hashes, module.SPEC.model_types)
-    key = ("scorer", config["family"], checkpoint, prepare, str(device), dtype)
-    return context.loaded.get(key, lambda: module.load(checkpoint, prepare, device, dtype))
+    dtype = resolve_dtype(model["dtype"], device)
+
+    def load() -> Scorer:
+        checkpoint = recorded(model, context.workspace.hashes, module.SPEC.model_types)
+        return module.load(checkpoint, prepare, device, dtype)
+
+    # A checkpoint in memory is not looked for again: that may ask the Hub.
+    key = ("scorer", config["family"], model["revision"], prepare, str(device), dtype)
+    return context.loaded.get(key, load)

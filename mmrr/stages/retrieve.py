@@ -10,24 +10,19 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load
 
 from mmrr.config import Retrieve
 from mmrr.context import Context
-from mmrr.contracts import Embedder, Options, TextEmbedder
+from mmrr.contracts import Options
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
-from mmrr.modeling import families, text_checkpoints
-from mmrr.modeling.checkpoints import recorded
-from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.modeling.finite import expect_finite
+from mmrr.modeling import families
 from mmrr.search import channels
 from mmrr.search.fusion import fuse_all
 from mmrr.search.indexes import (
@@ -37,27 +32,23 @@ from mmrr.search.indexes import (
     VECTORS,
     WINDOW_COUNTS,
     WINDOWS,
+    DenseIndex,
     TextIndex,
     WindowIndex,
     read_languages,
-    search_dense,
 )
 from mmrr.search.late_interaction import max_sim
-from mmrr.types import Query, Run, rank
+from mmrr.stages._query_vectors import Encoded, encode_for_text, encode_queries
+from mmrr.types import Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
 from mmrr.workspace.pages import Collection, read_stored_texts
 from mmrr.workspace.store import Manifest, Spec, Workspace
-from mmrr.workspace.tensor_files import save_tensors
 from mmrr.workspace.tensors import read_vectors, read_windows
 
 #: The fewest pages of each ranking that score fusion standardises over.
 FUSION_DEPTH = 100
-#: The file of a query's shard: its vectors and their temperature.
-_VECTORS = "vectors.safetensors"
-#: Queries that a text embedder reads together.
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,14 @@ class _Search:
     queries: list[Query]
     options: Retrieve
     depth: int
+    within: Set[int] | None = None  # rows of the pages that may be found; None: all
+
+    @property
+    def n_images(self) -> int:
+        """The number of best images among which the ``depth`` best pages are; with ``within`` all may be needed."""
+        if self.within is not None:
+            return len(self.collection.pages)
+        return self.depth * self.collection.most_images
 
     def ranked(self, query: Query, rows: Sequence[int], scores: Sequence[float]) -> Run:
         """The ranking of one query from the scores of the pages at ``rows``.
@@ -82,7 +81,13 @@ class _Search:
                     f"query {query.query_id}: the score of page {self.collection.pages[row].page_id} is not finite; "
                     "run mmrr index again with other weights or --dtype float32"
                 )
-        of_page = {self.collection.pages[row].page_id: score for row, score in zip(rows, scores, strict=True)}
+        found = zip(rows, scores, strict=True)
+        if self.within is None:
+            of_page = best_of_pages((self.collection.pages[row].page_id, score) for row, score in found)
+        else:
+            of_page = best_of_pages(
+                (self.collection.pages[row].page_id, score) for row, score in found if row in self.within
+            )
         return {query.query_id: rank(of_page, self.depth)}
 
 
@@ -99,6 +104,55 @@ def retrieve(
     Raises MmrrError if the search needs page vectors and the index has none, and if the document of a query is not in
     the index.
     """
+    plan = _plan(context, collection, indexed, queries, options, search_options)
+    if done := context.workspace.done(plan.spec):
+        return done
+    started = time.perf_counter()
+    run, shards = _found(context, plan, kept=True)
+    search_ms = 1000 * (time.perf_counter() - started)
+    return _commit(plan.search, plan.spec, run, shards, search_ms)
+
+
+def rank_pages(
+    context: Context,
+    collection: Collection,
+    indexed: Manifest,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: Mapping[str, str],
+    within: Set[int] | None = None,
+) -> Run:
+    """The run of ``retrieve``, computed in memory: nothing is written, and no earlier result is read.
+
+    The parameters are those of ``retrieve``, and ``within``: the rows of the pages that may be found. Their scores are
+    those of a search in the whole collection. Raises MmrrError as ``retrieve`` does.
+    """
+    plan = _plan(context, collection, indexed, queries, options, search_options)
+    if within is not None:
+        plan = dataclasses.replace(plan, search=dataclasses.replace(plan.search, within=within))
+    run, _ = _found(context, plan, kept=False)
+    return run
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a search does, and the Spec of its artifact."""
+
+    search: _Search
+    spec: Spec
+    weights: dict[str, float]  # by channel
+    vectors: dict[str, Manifest]  # of the channels that have vectors
+    options: Options | None  # the embedder family's ``Search``, with the channel ``sight``
+
+
+def _plan(
+    context: Context,
+    collection: Collection,
+    indexed: Manifest,
+    queries: list[Query],
+    options: Retrieve,
+    search_options: Mapping[str, str],
+) -> _Plan:
     workspace = context.workspace
     made = _vectors(workspace, indexed)
     weights = channels.weights(options.first_stage, options.channels, {"words", *made})
@@ -123,30 +177,30 @@ def retrieve(
         "index": indexed.fingerprint,
         "queries": digest([dataclasses.astuple(query) for query in queries]),
     }
-    spec = Spec("retrieve", 4, config, inputs)
-    if done := workspace.done(spec):
-        return done
-
     # Fusion standardises scores over the pages found, so it needs enough of them for a mean and a deviation.
     depth = max(options.depth, FUSION_DEPTH) if len(weights) > 1 else options.depth
     one = _Search(workspace, collection, indexed, queries, options, depth)
-    started = time.perf_counter()
+    return _Plan(one, Spec("retrieve", 4, config, inputs), weights, made, search)
+
+
+def _found(context: Context, plan: _Plan, *, kept: bool) -> tuple[Run, list[str]]:
+    """The run, and the shards of the queries' vectors. ``kept``: the vectors are read from shards and stored there."""
+    one, weights = plan.search, plan.weights
     runs: list[tuple[Run, float]] = []
     shards: list[str] = []
-    if search:
-        own, encoded = _encode_queries(context, made["sight"], search, queries)
+    if "sight" in weights:
+        assert plan.options
+        own, encoded = encode_queries(context, plan.vectors["sight"], plan.options, one.queries, kept=kept)
         shards += own
-        runs.append((_dense(one, made["sight"], encoded), weights["sight"]))
+        runs.append((_dense(context, one, plan.vectors["sight"], encoded), weights["sight"]))
     if "words" in weights:
-        runs.append((_text(one), weights["words"]))
+        runs.append((_text(context, one), weights["words"]))
     if "meaning" in weights:
-        own, vectors = _encode_for_text(context, made["meaning"], queries)
+        own, vectors = encode_for_text(context, plan.vectors["meaning"], one.queries, kept=kept)
         shards += own
-        runs.append((_meaning(context, one, made["meaning"], vectors), weights["meaning"]))
+        runs.append((_meaning(context, one, plan.vectors["meaning"], vectors), weights["meaning"]))
     found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
-    run = {query_id: hits[: options.depth] for query_id, hits in found.items()}
-    search_ms = 1000 * (time.perf_counter() - started)
-    return _commit(one, spec, run, shards, search_ms)
+    return {query_id: hits[: one.options.depth] for query_id, hits in found.items()}, shards
 
 
 def available(workspace: Workspace, indexed: Manifest) -> set[str]:
@@ -195,60 +249,11 @@ def _search_options(embedded: Manifest, options: Mapping[str, str]) -> Options:
     return families.parse_options(family.Search, dict(options))
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """The vectors of the queries."""
-
-    vectors: list[NDArray[np.float32]]  # (M, D) of each query
-    temperature: float  # as ``max_sim`` takes it
-
-
-def _encode_queries(
-    context: Context, embedded: Manifest, search: Options, queries: list[Query]
-) -> tuple[list[str], _Encoded]:
-    """Embed the queries that have no shard yet. Returns the shard of each query, and the vectors in them."""
-    assert embedded.model
-    workspace = context.workspace
-    spec = Spec("retrieve", 3, {**embedded.config, "search": families.stored_options(search)}, {}, embedded.model)
-    keys = [spec.shard_key("query", query.text) for query in queries]
-    missing = {
-        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
-    }
-    if missing:
-        embedder = _embedder(context, embedded)
-        temperature = torch.tensor(embedder.temperature(search))
-        with context.progress("embed queries", len(missing)) as advance:
-            for key, text in missing.items():
-                folder = workspace.scratch()
-                (vectors,) = embedder.embed_queries([text], search)
-                expect_finite(f"query '{text[:60]}'", embedded.model["id"], {"vectors": vectors})
-                save_tensors({"vectors": vectors, "temperature": temperature}, folder / _VECTORS)
-                workspace.commit_shard("retrieve", key, folder, {})
-                advance(1)
-    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
-    temperature = found[0]["temperature"] if found else torch.tensor(0.0)  # one embedder has one temperature
-    return keys, _Encoded([of_query["vectors"].numpy() for of_query in found], temperature.item())
-
-
-def _embedder(context: Context, embedded: Manifest) -> Embedder:
-    """The embedder that made the page vectors: the same checkpoint, options and number format."""
-    assert embedded.model
-    config = manifests.config(embedded, "embed")
-    family = families.load("embedders", config["family"])
-    device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(embedded.model["dtype"], device)
-    checkpoint = recorded(embedded.model, context.workspace.hashes, families.names("embedders"))
-    prepare = families.make_options(family.Prepare, config["options"])
-    key = ("embedder", config["family"], checkpoint, prepare, str(device), dtype)
-    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
-
-
-def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
+def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded) -> Run:
     """Rank by vectors: the whole collection through its index, one document by exact products."""
     if one.options.scope == "corpus":
-        names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
-        files = {name: one.workspace.own_file(one.indexed, name) for name in names}
-        found = search_dense(files, encoded.vectors, one.depth, encoded.temperature)
+        index = context.kept("page vectors", one.indexed, lambda: _open_dense(one))
+        found = index.search(encoded.vectors, one.n_images, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
             ranked |= one.ranked(query, list(pages), list(pages.values()))
@@ -268,6 +273,11 @@ def _dense(one: _Search, embedded: Manifest, encoded: _Encoded) -> Run:
     return ranked
 
 
+def _open_dense(one: _Search) -> DenseIndex:
+    names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
+    return DenseIndex.load({name: one.workspace.own_file(one.indexed, name) for name in names})
+
+
 def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:
     """(row, score) of the ``depth`` best pages that share a word with the query and of their ties, unordered."""
     scores = index.scores(query)
@@ -275,17 +285,16 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
     return [(int(row), float(scores[row])) for row in np.flatnonzero((scores > 0) & (scores >= edge))]
 
 
-def _text(one: _Search) -> Run:
+def _text(context: Context, one: _Search) -> Run:
     """Rank by text: in the collection the pages that share a word with the query, in one document all its pages."""
     ranked: Run = {}
-    folder, n_pages = one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages)
     if one.options.scope == "corpus":
-        index = TextIndex.load(folder, n_pages)
+        index = context.kept("words", one.indexed, lambda: _open_text(one))
         for query in one.queries:
-            found = best_by_text(index, query.text, one.depth)
+            found = best_by_text(index, query.text, one.n_images)
             ranked |= one.ranked(query, [row for row, _ in found], [score for _, score in found])
         return ranked
-    of_pages = read_languages(folder, n_pages)
+    of_pages = read_languages(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
     cached: dict[str, TextIndex] = {}
     for query in one.queries:
         assert query.doc_id
@@ -297,52 +306,17 @@ def _text(one: _Search) -> Run:
     return ranked
 
 
-def _encode_for_text(
-    context: Context, embedded: Manifest, queries: list[Query]
-) -> tuple[list[str], list[NDArray[np.float32]]]:
-    """Embed the queries that have no shard yet with the text embedder. The shard and the vector (D,) of each query."""
-    assert embedded.model
-    workspace = context.workspace
-    spec = Spec("retrieve", 3, embedded.config, {}, embedded.model)
-    keys = [spec.shard_key("query", query.text) for query in queries]
-    missing = {
-        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
-    }
-    if missing:
-        embedder = _text_embedder(context, embedded)
-        todo = list(missing.items())
-        with context.progress("embed queries", len(todo)) as advance:
-            for first in range(0, len(todo), _BATCH):
-                some = todo[first : first + _BATCH]
-                for (key, _), vector in zip(some, embedder.embed_queries([text for _, text in some]), strict=True):
-                    folder = workspace.scratch()
-                    save_tensors({"vectors": vector[None].contiguous()}, folder / _VECTORS)
-                    workspace.commit_shard("retrieve", key, folder, {})
-                advance(len(some))
-    found = [load(workspace.read_shard_file("retrieve", key, _VECTORS)) for key in keys]
-    return keys, [of_query["vectors"][0].numpy() for of_query in found]
-
-
-def _text_embedder(context: Context, embedded: Manifest) -> TextEmbedder:
-    """The text embedder that made the vectors of the windows: the same checkpoint, options and number format."""
-    assert embedded.model
-    config = manifests.config(embedded, "embed_text")
-    family = families.load("text_embedders", config["family"])
-    device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(embedded.model["dtype"], device)
-    checkpoint = text_checkpoints.recorded(embedded.model, context.workspace.hashes)
-    prepare = families.make_options(family.Prepare, config["options"])
-    key = ("text embedder", config["family"], checkpoint, prepare, str(device), dtype)
-    return context.loaded.get(key, lambda: family.load(checkpoint, prepare, device, dtype))
+def _open_text(one: _Search) -> TextIndex:
+    return TextIndex.load(one.workspace.own_file(one.indexed, TEXT), len(one.collection.pages))
 
 
 def _meaning(context: Context, one: _Search, embedded: Manifest, vectors: list[NDArray[np.float32]]) -> Run:
     """Rank by the best window of each page: in the collection the pages with text, in one document all its pages."""
     ranked: Run = {}
     if one.options.scope == "corpus":
-        index = context.loaded.get(("windows", one.indexed.fingerprint), lambda: _windows(one))
+        index = context.kept("windows", one.indexed, lambda: _windows(one))
         for query, vector in zip(one.queries, vectors, strict=True):
-            found = index.search(vector, one.depth)
+            found = index.search(vector, one.n_images)
             ranked |= one.ranked(query, list(found), list(found.values()))
         return ranked
     cached: dict[str, list[NDArray[np.float32]]] = {}

@@ -65,7 +65,11 @@ class Manifest:
         """(stage, key) of every shard that the artifact lists."""
         if self.stage == "pages":
             entries = self.content["documents"]
-            return {("pages", key) for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values())}
+            return {
+                ("pages", key)
+                for entry in entries
+                for key in (*entry["shards"], *entry.get("ocr", {}).values(), *entry.get("tiles", {}).values())
+            }
         shards = self.content.get("shards", [])
         keys = set(shards.values() if isinstance(shards, dict) else shards)
         if "shared" in self.content:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mmrr.errors import MmrrError
-from mmrr.workspace.files import check_file, parse_json, write_atomically
+from mmrr.workspace.files import check_file, parse_json, read_file, write_atomically
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{12,64}")
 
@@ -26,7 +26,7 @@ class Current:
     def read(self) -> dict[str, str]:
         """{stage: fingerprint}. Raises MmrrError if the file is damaged."""
         try:
-            values = parse_json(self.path.read_bytes())
+            values = parse_json(read_file(self.path))
             for stage, fingerprint in values.items():
                 if stage not in self._stages:
                     raise ValueError(f"it has a stage {stage!r}")

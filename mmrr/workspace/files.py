@@ -27,6 +27,7 @@ import xxhash
 from mmrr import __version__
 from mmrr.errors import MmrrError
 
+_NO_LINK = "found a symbolic link, expected a file"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -91,7 +92,7 @@ class HashCache:
     @functools.cached_property
     def _known(self) -> dict[str, str]:
         try:
-            known = parse_json(self._path.read_bytes())
+            known = parse_json(read_file(self._path))
         except (OSError, ValueError):
             return {}  # losing the cache costs time and nothing else
         return {key: value for key, value in known.items() if _SHA256.fullmatch(str(value))}
@@ -121,12 +122,25 @@ def wrong_size(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | No
     """What is wrong with the first file that has not its recorded number of ``bytes``; None if all have."""
     for name, entry in files.items():
         try:
-            status = (folder / name).stat()
+            status = (folder / name).lstat()
         except FileNotFoundError:
             return f"{name} is missing"
+        if stat.S_ISLNK(status.st_mode):
+            return f"{name}: {_NO_LINK}"
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry["bytes"]:
             return f"{name}: expected {entry['bytes']} bytes, found {status.st_size}"
     return None
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of the workspace. Raises ValueError for a symbolic link: its target is somebody else's."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+            return file.read()
+    except OSError:
+        if path.is_symlink():
+            raise ValueError(_NO_LINK) from None
+        raise
 
 
 def checksum_file(path: Path) -> str:

@@ -30,6 +30,7 @@ class PagesConfig(TypedDict, total=False):
     dpi: int
     max_tokens: int
     ocr: str  # the OCR engine
+    tiles: str  # how pages with small print are cut
     file: str
     text: str
     documents: list[str]
@@ -46,6 +47,7 @@ class DocumentEntry(TypedDict):
     shards: list[str]
     ocr: NotRequired[PageShards]  # {shard: the shard with the text that OCR read of it}
     failed_pages: NotRequired[dict[str, str]]  # {page number: why it has no image}
+    tiles: NotRequired[PageShards]  # {shard: the shard with the tiles of its pages}
     notes: NotRequired[dict[str, list[int]]]  # {code of what is wrong with pages: their numbers}
     #: {shard: the one in ``shards`` that stands for it}: limits, fonts or a missing renderer kept pages from an image
     provisional: NotRequired[PageShards]
@@ -53,6 +55,7 @@ class DocumentEntry(TypedDict):
 
 class PagesContent(TypedDict):
     pages: int
+    tiles: NotRequired[int]  # images of parts of pages, besides ``pages``
     without_text: NotRequired[int]
     by_ocr: NotRequired[int]
     documents: list[DocumentEntry]

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from mmrr.errors import MmrrError
-from mmrr.types import Page
+from mmrr.types import Page, page_of
 from mmrr.workspace import changes, manifests
-from mmrr.workspace.files import digest
+from mmrr.workspace.files import digest, read_file
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
 
@@ -33,6 +33,10 @@ _SOFT_HYPHEN = re.compile("\u00ad\n?")
 RENDERED = 2
 #: What is no longer wrong with a page that OCR has read.
 _READ_BY_OCR = ("little_text", "garbled")
+
+
+#: A tile is numbered this times the number of its page, plus the number of the tile.
+_TILES = 1000
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,24 @@ class Collection:
         for i, page in enumerate(self.pages):
             rows.setdefault(page.doc_id, []).append(i)
         return rows
+
+    @cached_property
+    def images(self) -> dict[str, list[int]]:
+        """{page_id: rows} of each page: its own image, and those of its tiles."""
+        images: dict[str, list[int]] = {}
+        for i, page in enumerate(self.pages):
+            images.setdefault(page_of(page.page_id), []).append(i)
+        return images
+
+    def whole_pages(self, doc_id: str | None = None) -> list[Page]:
+        """The pages of the collection or of one document, without the tiles."""
+        rows = range(len(self.pages)) if doc_id is None else self.rows.get(doc_id, [])
+        return [self.pages[row] for row in rows if self.pages[row].page_id in self.images]
+
+    @cached_property
+    def most_images(self) -> int:
+        """The most images of a page: 1 without tiles."""
+        return max(map(len, self.images.values()), default=1)
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -139,6 +161,7 @@ class _Listing:
     records: list[dict[str, object]]
     without_text: int = 0
     by_ocr: int = 0
+    tiles: int = 0
 
     def add(self, workspace: Workspace, entry: DocumentEntry, page_name: str) -> None:
         """Add the pages of a document that have an image, and write the others to its ``failed_pages``."""
@@ -177,6 +200,13 @@ class _Listing:
                 self.records.append(record)
         if notes:
             entry["notes"] = notes
+        for key in entry.get("tiles", {}).values():
+            for tile in manifests.shard_record(workspace, "pages", key)["pages"]:
+                number, part = divmod(tile["number"], _TILES)
+                page_id = f"{entry['doc_id']}/{page_name.format(number)}#{part}"
+                copied = {name: tile[name] for name in ("number", "width_px", "height_px", "sha256")}  # type: ignore[literal-required]
+                self.records.append({"page_id": page_id, "doc_id": entry["doc_id"], **copied, "shard": key})
+                self.tiles += 1
 
 
 def list_pages(
@@ -202,13 +232,19 @@ def list_pages(
     if not listing.records:
         raise MmrrError("no page could be drawn: " + "; ".join(complaint(entry) for entry in entries[:5]))
     content = {
-        "pages": len(listing.records),
+        "pages": len(listing.records) - listing.tiles,
+        **({"tiles": listing.tiles} if listing.tiles else {}),
         "without_text": listing.without_text,
         "by_ocr": listing.by_ocr,
         "documents": entries,
     }
     size = workspace.shard_bytes(
-        "pages", (key for entry in entries for key in (*entry["shards"], *entry.get("ocr", {}).values()))
+        "pages",
+        (
+            key
+            for entry in entries
+            for key in (*entry["shards"], *entry.get("ocr", {}).values(), *entry.get("tiles", {}).values())
+        ),
     )
     return workspace.commit(
         spec,
@@ -281,8 +317,8 @@ def read_content(workspace: Workspace, collection: Collection, page: Page, what:
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
     """The bytes of the page image's file, checked as in ``read_image``."""
     try:
-        data = page.image.read_bytes()
-    except FileNotFoundError:
+        data = read_file(page.image)
+    except (FileNotFoundError, IsADirectoryError, ValueError):  # a symbolic link is not read
         data = b""
     if hashlib.sha256(data).hexdigest() != page.sha256:
         raise workspace.damaged("pages", page.image.parent.name, f"{page.image.name} does not match its hash")
@@ -322,7 +358,8 @@ def page_row(collection: Collection, page_id: str) -> int:
         return found[0]
     n_pages = entries[doc_id]["n_pages"]
     count = f"{n_pages} page" if n_pages == 1 else f"{n_pages} pages"
-    ends = [collection.pages[row].page_id for row in dict.fromkeys((*rows[:1], *rows[-1:]))]
+    whole = [page.page_id for page in collection.whole_pages(doc_id)]
+    ends = list(dict.fromkeys((*whole[:1], *whole[-1:])))
     if not ends:
         raise MmrrError(f"no page {page_id} in the index; no page of {doc_id} could be drawn")
     raise MmrrError(f"no page {page_id} in the index; {doc_id} has {count}: {' to '.join(ends)}")

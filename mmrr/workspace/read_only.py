@@ -11,6 +11,7 @@ from typing import Any
 
 from mmrr.errors import MmrrError
 from mmrr.workspace.artifact import Manifest, Spec
+from mmrr.workspace.files import HashCache
 from mmrr.workspace.store import NotWritableError, Workspace, again
 
 
@@ -29,6 +30,13 @@ def opened(root: Path, notice: Callable[[str], None]) -> Iterator[Workspace]:
         yield workspace
 
 
+class _InMemory(HashCache):
+    """Hashes that are read from the file and not written to it."""
+
+    def save(self) -> None:
+        """Nothing: the workspace is only read."""
+
+
 class ReadOnlyWorkspace(Workspace):
     """Reads one folder; writes to a second workspace in a temporary folder, which goes when this one is closed.
 
@@ -37,6 +45,7 @@ class ReadOnlyWorkspace(Workspace):
 
     def __init__(self, root: Path, notice: Callable[[str], None]) -> None:
         super().__init__(root)
+        self.hashes = _InMemory(root / "hashes.json")
         self._notice = notice
         self._second: Workspace | None = None
         self._closing = contextlib.ExitStack()

@@ -37,6 +37,7 @@ from mmrr.workspace.files import (
     flush,
     move,
     parse_json,
+    read_file,
     remove_file,
     remove_tree,
     seal,
@@ -163,7 +164,7 @@ class Workspace:
         path = folder / "manifest.json"
         check_folder(folder)
         try:
-            manifest = Manifest(**unseal(path.read_bytes()), path=folder)
+            manifest = Manifest(**unseal(read_file(path)), path=folder)
             if (manifest.stage, manifest.fingerprint) != (stage, fingerprint):
                 raise ValueError(f"it belongs to {manifest.stage}/{manifest.fingerprint}")
         except FileNotFoundError:
@@ -199,7 +200,7 @@ class Workspace:
         for own, checksum in manifest.files.items():
             if own == name or own.startswith(f"{name}/"):
                 file = manifest.path / own
-                if not file.is_file() or checksum_file(file) != checksum:
+                if file.is_symlink() or not file.is_file() or checksum_file(file) != checksum:
                     raise MmrrError(f"{file} is gone or damaged; {again(manifest.stage)}")
         return path
 
@@ -302,7 +303,7 @@ class Workspace:
         """
         folder = self.shard(stage, key)
         try:
-            problem = wrong_size(folder, unseal((folder / "shard.json").read_bytes())["files"])
+            problem = wrong_size(folder, unseal(read_file(folder / "shard.json"))["files"])
         except FileNotFoundError:
             return False
         except (ValueError, IsADirectoryError) as error:
@@ -342,7 +343,7 @@ class Workspace:
         """
         path = self.shard(stage, key) / "shard.json"
         try:
-            return unseal(path.read_bytes())
+            return unseal(read_file(path))
         except FileNotFoundError:
             raise MmrrError(f"shard {stage}/{key} is gone from {self.root}; {again(stage)}") from None
         except (ValueError, IsADirectoryError) as error:
@@ -352,9 +353,11 @@ class Workspace:
         """The bytes of a small file of a shard, checked. Raises MmrrError if they changed or are gone."""
         expected = self.shard_record(stage, key)["files"].get(name, {})
         try:
-            data = (self.shard(stage, key) / name).read_bytes()
+            data = read_file(self.shard(stage, key) / name)
         except FileNotFoundError:
             raise self.damaged(stage, key, f"{name} is missing") from None
+        except (ValueError, IsADirectoryError) as error:
+            raise self.damaged(stage, key, f"{name}: {error}") from None
         if xxhash.xxh3_64_hexdigest(data) != expected.get("xxh3"):
             raise self.damaged(stage, key, f"{name} does not match its checksum")
         return data

@@ -165,6 +165,8 @@ class PageCacheReader:
                 page, name = tensor.split(".", 1)
                 by_page.setdefault(page, {})[name] = checksum
             path = self._workspace.shard("precache", key) / _CACHES
+            if path.is_symlink():
+                raise self._damaged(key, f"{_CACHES}: found a symbolic link, expected a file")
             try:
                 self._open[key] = (safe_open(path, framework="pt"), by_page)
             except (SafetensorError, OSError) as error:

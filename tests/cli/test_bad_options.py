@@ -78,9 +78,9 @@ def test_options_of_rerank(prepared: Prepared, options: list[str], says: str) ->
     [
         (["--dpi", "0"], "--dpi 0: expected at least 1 and at most 9600"),
         (["--dpi", "-10"], "--dpi -10"),
-        (["--dpi", "9" * 400], "--dpi 9999999999... (400 digits)"),
+        (["--dpi", "9" * 400], "--dpi"),
         (["--max-tokens", "0"], "--max-tokens 0: expected at least 4 and at most 65536"),
-        (["--max-tokens", "9" * 400], "--max-tokens 9999999999... (400 digits)"),
+        (["--max-tokens", "9" * 400], "--max-tokens"),
         (["--page-timeout", "0"], "--page-timeout 0.0: expected a number of seconds above 0"),
         (["--page-timeout", "nan"], "--page-timeout nan"),
         (["--page-memory", "1MiB"], "--page-memory 1048576: expected at least 256 MiB"),

@@ -135,7 +135,7 @@ def test_soft_idf_weighs_words(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_vectors_of_an_earlier_version_are_refused(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(context._VECTORS_SINCE, "index", 4)
+    monkeypatch.setitem(context._VECTORS_SINCE, "index", 5)
     said = refused("retrieve", "--queries", chain.queries, "--work", chain.work)
     assert "was built by an earlier mmrr, with an older vector format; run: mmrr index" in said
 

@@ -19,7 +19,7 @@ def test_adding_without_embedder_keeps_the_page_vectors(chain: Chain, tmp_path: 
     more = write_documents(tmp_path / "more", tides=["High water at noon"])
     command = ("index", more, "--work", chain.work, *INDEX, *FP32)
     result = mmrr(*command)
-    said = f"embedder {chain.embedder}, as in the current index; --first-stage bm25 indexes text only"
+    said = f"embedder {chain.embedder}, as in the current index; --first-stage words indexes text only"
     assert result.stderr.count(said) == 1
     assert TEXT_ONLY not in result.stderr
     made = manifest(embedded(artifact(result)))

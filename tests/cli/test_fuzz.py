@@ -86,6 +86,7 @@ ARGUMENTS = {
     "eval mmdocir": ["--data", "none"],
     "precache": ["--scorer-model", "none"],
     "prune": [],
+    "serve": ["--api-key-file", "none.txt"],
 }
 #: They show something whatever the options are, and start no work.
 SHOWING = ("ls", "config")

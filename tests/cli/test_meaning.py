@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_pages_are_found_by_meaning_and_added_to_words(copy: Made) -> None:
     assert (
         retrieved(copy)
         == retrieved(copy, "--first-stage", "hybrid")
-        == retrieved(copy, "--channels", "words=1,meaning=1")
+        == retrieved(copy, "--channels", "words=1,meaning=1.25")
     )
     # The former name of the option, and one channel alone.
     assert "--fuse is now --channels" in mmrr("retrieve", QUESTION, "--work", copy.work, "--fuse", "words=1").stderr
@@ -133,7 +134,9 @@ def test_adding_a_document_embeds_that_document(copy: Made, tmp_path: Path, monk
     mmrr("rm", "--document", "soil.pdf", "--work", copy.work)
     other = artifact(mmrr("index", more, "--work", copy.work, "--text-embedder", "none", *INDEX))
     assert "embed_text" not in manifest(other)["inputs"]
-    mmrr("rm", f"embed_text/{embedded.name}", "--cascade", "--work", copy.work)
+    (left,) = (copy.work / "embed_text").glob("*/")  # of the document that is left
+    mmrr("rm", f"embed_text/{left.name}", "--cascade", "--work", copy.work)
+    assert not shards(copy.work, "embed_text")
 
 
 def test_a_damaged_shard_of_windows_is_computed_again(copy: Made) -> None:
@@ -149,11 +152,11 @@ def test_a_damaged_shard_of_windows_is_computed_again(copy: Made) -> None:
 def test_eval_shows_each_channel_and_each_sum(copy: Made) -> None:
     command = ("eval", "--by-channel", "--queries", copy.queries, "--qrels", copy.qrels, "--work", copy.work)
     found = json.loads(mmrr(*command, "--measure", "Success@1", "--json").stdout)
-    assert [row["name"] for row in found["rows"]] == ["words", "meaning", "words + meaning"]
+    assert [row["name"] for row in found["rows"]] == ["words", "meaning", "words + 1.25 meaning"]
     for row in found["rows"]:
         low, high = row["intervals"]["Success@1"]
         assert 0 <= low <= row["metrics"]["Success@1"] <= high <= 1
-    assert "words + meaning" in mmrr(*command).stdout
+    assert "words + 1.25 meaning" in mmrr(*command).stdout
     mmrr("retrieve", "--queries", copy.queries, "--work", copy.work, "--first-stage", "words")
     measured = json.loads(
         mmrr(
@@ -190,6 +193,22 @@ def test_without_a_text_embedder_one_line_says_so(made: Made, tmp_path: Path, mo
     assert not shards(tmp_path / "w", "embed_text")
 
 
+def test_minilm_is_taken_where_its_package_is_installed(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = hashlib.sha256((made.model / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr("mmrr.modeling.text_checkpoints.packaged", lambda: made.model)
+    monkeypatch.setattr("mmrr.modeling.text_checkpoints._WEIGHTS", weights)
+    monkeypatch.delenv("MMRR_TEXT_EMBEDDER")
+    command = ("index", made.docs, "--work", tmp_path / "w", *INDEX)
+    assert "text embedder minilm: pages are found by meaning too" in mmrr(*command).stderr
+    (embedded,) = (tmp_path / "w" / "embed_text").glob("*/")
+    assert manifest(embedded)["model"]["id"] == "minilm"
+    assert "text embedder minilm, as in the current index" in mmrr(*command).stderr
+    found = json.loads(mmrr("retrieve", QUESTION, "--work", tmp_path / "w", "--json").stdout)
+    assert len(found["queries"][0]["results"]) == 5  # words alone find two pages
+
+
 def test_a_cross_encoder_reranks(copy: Made, tmp_path: Path) -> None:
     model = write_cross_encoder(tmp_path / "cross")
     precache = ("precache", "--work", copy.work, "--scorer", "crossencoder", "--scorer-model", model)
@@ -202,5 +221,5 @@ def test_a_cross_encoder_reranks(copy: Made, tmp_path: Path) -> None:
     both = ("rerank", "--queries", copy.queries, "--work", copy.work, "--fuse")
     mmrr(*both, "words=1,meaning=2,reranker=0.3")
     command = ("eval", "--by-channel", "--queries", copy.queries, "--qrels", copy.qrels, "--work", copy.work, "--json")
-    assert json.loads(mmrr(*command).stdout)["rows"][-1]["name"] == "reranked by crossencoder, fused 0.3"
+    assert json.loads(mmrr(*command).stdout)["rows"][-1]["name"] == "reranked by crossencoder (fused 0.3)"
     assert "leave one of them out" in refused(*both, "words=1,reranker=1", "--channels", "meaning=1")

@@ -46,6 +46,8 @@ def test_scores_that_are_not_finite_rank_nothing(copy: Prepared, tmp_path: Path)
     """The last layer before the head runs with the query only, so that precache cannot see it."""
     model = damaged(copy.model, tmp_path / "nan", "language_model.layers.3.mlp.down_proj.weight")
     mmrr("precache", "--work", copy.work, "--scorer-model", model, "--band", "1:3", *FP32)
-    message = refused("rerank", "a question", "--work", copy.work, "--exit-layer", "4", "--first-stage", "bm25")
+    message = refused(
+        "rerank", "When is the thesis due?", "--work", copy.work, "--exit-layer", "4", "--first-stage", "bm25"
+    )
     assert f"{model} gave a score that is not finite for page " in message
     assert not list((copy.work / "rerank").glob("*"))

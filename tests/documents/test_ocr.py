@@ -74,7 +74,7 @@ def test_pages_without_text_are_read_and_found(engine: Engine, docs: Path, tmp_p
     assert "6 pages of 3 documents (3 ok); 2 read by OCR, 1 without text" in result.stderr
     assert sorted(engine.greys_read()) == [0, 64, 128]  # the others have a text layer
     made = artifact(result)
-    assert manifest(made)["content"] == {"pages": 6, "pages_with_text": 5}
+    assert manifest(made)["content"].items() >= {"pages": 6, "pages_with_text": 5}.items()
 
     workspace, pages = collection(work, made)
     texts = dict(zip((page.page_id for page in pages.pages), read_texts(workspace, pages), strict=True))
@@ -233,7 +233,9 @@ class Reader:
 
 @pytest.fixture
 def text_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint: Any = SimpleNamespace(config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype})
+    checkpoint: Any = SimpleNamespace(
+        id="x", config=dict, identity=lambda dtype: {"id": "x", "revision": "1", "dtype": dtype}
+    )
     family = SimpleNamespace(
         SPEC=ScorerSpec(checkpoints=(), model_types=(), accepts_pruning=False, listwise=False),
         Prepare=Nothing,

@@ -14,7 +14,7 @@ from PIL import Image
 from mmrr.documents import discovery, image_pages, rendering
 from mmrr.documents.discovery import Source, inspect
 from mmrr.documents.rendering import RenderOptions, render_pages
-from mmrr.stages import render
+from mmrr.stages import _opening
 from tests.console import SOIL, THESIS, mmrr, refused, shards, write_documents
 from tests.documents.files import picture, write
 from tests.pdfs import make_pdf
@@ -157,7 +157,7 @@ def test_a_file_that_could_not_be_read_for_a_moment_is_read_by_the_next_command(
         broken = source.doc_id == "b.pdf"
         return discovery.Inspection("unreadable", 0, "Input/output error") if broken else inspect(source)
 
-    monkeypatch.setattr(render, "inspect", fail)
+    monkeypatch.setattr(_opening, "inspect", fail)
     result = mmrr("render", docs, "--work", tmp_path / "w", *PDFIUM)
     assert "b.pdf: unreadable (Input/output error; run the command again)" in result.stderr
     monkeypatch.undo()

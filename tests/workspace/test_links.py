@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import pytest
 
@@ -198,3 +199,48 @@ def test_folders_that_mmrr_did_not_name_are_left_alone(workspace, outside):
     assert not aside.exists()
     for place in ("eval", "shards/embed"):
         assert sorted(os.listdir(workspace.root / place)) == ["link", "notes"]
+
+
+@pytest.mark.parametrize("name", ["file.bin", "shard.json"])
+def test_a_link_in_a_shard_is_not_read(workspace, outside, name):
+    """The link has the right bytes. The shard is set aside, and its command computes it again."""
+    for use in (
+        lambda: workspace.read_shard_file("embed", KEY, "file.bin"),
+        lambda: workspace.has_shard("embed", KEY),
+    ):
+        folder = put_shard(workspace)
+        (folder / name).rename(workspace.root / "moved")
+        (folder / name).symlink_to(workspace.root / "moved")
+        try:
+            assert not use()
+        except MmrrError as error:
+            assert "found a symbolic link, expected a file" in str(error)  # noqa: PT017
+        assert not folder.exists()
+        assert (workspace.root / "moved").is_file()
+
+
+def test_a_link_among_an_artifacts_files_is_not_read(workspace, outside):
+    manifest = workspace.commit(SPEC, {}, 0, None, lambda folder: (folder / "run.trec").write_text("keep"))
+    (manifest.path / "run.trec").unlink()
+    (manifest.path / "run.trec").symlink_to(outside / "letter")
+    with pytest.raises(MmrrError, match=r"run\.trec is gone or damaged"):
+        workspace.own_file(manifest, "run.trec")
+    assert workspace.done(SPEC) is None
+    manifest = workspace.commit(SPEC, {}, 0, None, lambda folder: (folder / "run.trec").write_text("keep"))
+    (manifest.path / "manifest.json").rename(workspace.root / "moved")
+    (manifest.path / "manifest.json").symlink_to(workspace.root / "moved")
+    with pytest.raises(MmrrError, match=r"manifest\.json is damaged \(found a symbolic link, expected a file\)"):
+        workspace.find("embed", SPEC.fingerprint)
+
+
+@pytest.mark.parametrize("name", ["head.json", "hashes.json"])
+def test_a_listing_that_is_a_link_is_neither_read_nor_written(workspace, outside, name):
+    (workspace.root / name).symlink_to(outside / "letter")
+    with (
+        pytest.raises(MmrrError, match=r"head\.json is damaged \(found a symbolic link")
+        if name == "head.json"
+        else nullcontext()
+    ):
+        workspace.set_current(workspace.commit(SPEC, {}, 0))
+    workspace.hashes.sha256(outside / "letter")
+    workspace.hashes.save()

@@ -81,7 +81,7 @@ def mine(collection: Collection, queries: Sequence[Query], run: Run, qrels: Qrel
         wrong = wrong[options.skip : options.top_k]
         hard = rng.sample(wrong, min(options.negatives, len(wrong)))
         excluded |= {page.sha256 for page in hard}
-        random_pages = _sample(collection.pages, excluded, options.random, rng)
+        random_pages = _sample(collection.whole_pages(), excluded, options.random, rng)
         found.append(MinedQuery(query, list(answers.values()), hard, random_pages))
     if not found:
         judged = next((page_id for row in qrels.values() for page_id, grade in row.items() if grade > 0), "nothing")

@@ -1,0 +1,1 @@
+"""``mmrr serve``: workspaces and a reranker over HTTP. It needs the extra ``mmrr[serve]``."""
