@@ -10,6 +10,47 @@ import typer
 OutputFormat = Literal["trec", "rankllm", "mteb", "csv", "json"]
 _CANDIDATES, _RESULTS = "Candidates", "Results"
 
+Document = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--document",
+        help="Search only this document: its id, or the name of its file, also without folder and ending; or a pattern "
+        "such as 'reports/*'. Repeatable.",
+        rich_help_panel="Search",
+        show_default=False,
+    ),
+]
+Pages = Annotated[
+    Optional[str],
+    typer.Option(
+        "--pages",
+        metavar="3-20,25",
+        help="Search only pages with these numbers, from 1, of each document.",
+        rich_help_panel="Search",
+        show_default=False,
+    ),
+]
+Where = Annotated[
+    Optional[str],
+    typer.Option(
+        "--where",
+        metavar="CONDITIONS",
+        help="Search only documents whose values in --metadata fit: 'year>=2020 and kind=report'. Operators: = != < <= "
+        "> >= and ~ (contains); and, or, not, parentheses.",
+        rich_help_panel="Search",
+        show_default=False,
+    ),
+]
+Metadata = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--metadata",
+        help="CSV with a header, or JSON Lines: a line for each document, with its name under document and the values "
+        "for --where.",
+        rich_help_panel="Search",
+        show_default=False,
+    ),
+]
 ExternalRun = Annotated[
     Optional[Path],
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mmrr.evaluation.run_files import ExternalRun
     from mmrr.pipeline import Ranking, Scoring
     from mmrr.types import Query
+    from mmrr.workspace.pages import Collection
     from mmrr.workspace.store import Manifest
 
 #: Ids or queries that a note names.
@@ -80,16 +82,37 @@ def caches_of(context: Context, scoring: Scoring | None, ranking: Ranking, *, bu
     return found
 
 
+def keeping_models(context: Context) -> Context:
+    """The same context; a model that it loads to read candidates stays in memory to score them."""
+    from mmrr.modeling.loaded import Loaded
+
+    return dataclasses.replace(context, loaded=Loaded())
+
+
+def pages_of(context: Context, run_file: Path | None) -> Collection:
+    """The pages that are ranked: those of the index, or for a run without an index the rendered ones."""
+    from mmrr import candidates
+
+    return candidates.pages_of(context) if run_file else context.collection(context.current("index"))
+
+
 def external_ranking(
-    context: Context, path: Path, id_map: Path | None, query: str | None, queries: Path | None
+    context: Context,
+    path: Path,
+    id_map: Path | None,
+    asked: tuple[str | None, Path | None],
+    within: set[int] | None,
 ) -> Ranking:
-    """The candidates in a file of another system, with what was left out counted and named on stderr."""
+    """The candidates in a file of another system, with what was left out counted and named on stderr.
+
+    ``asked``: the query on the command line, and the file of queries. ``within``: the rows of pages that stay.
+    """
     from mmrr import candidates
     from mmrr.evaluation import run_files
 
     found = run_files.read_external(path)
-    wanted = _queries(path, found, query, queries)
-    imported = candidates.import_external(context, found, wanted, run_files.read_map(id_map) if id_map else {})
+    wanted = _queries(path, found, *asked)
+    imported = candidates.import_external(context, found, wanted, run_files.read_map(id_map) if id_map else {}, within)
     _left_out("id", "without a page in the index, left out", imported.unknown)
     _left_out("query", "without a text, left out", imported.without_text, "queries")
     _left_out("query", "without candidates in the run", imported.without_candidates, "queries")

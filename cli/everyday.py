@@ -11,12 +11,20 @@ from mmrr.config import Index, Machine, Render, Rerank, Retrieve
 from . import candidate_options as c
 from . import options as o
 from . import report, report_ranking
-from .candidates import NamedScorer, caches_of, external_ranking, rank_images, refuse_options
+from .candidates import (
+    NamedScorer,
+    caches_of,
+    external_ranking,
+    keeping_models,
+    pages_of,
+    rank_images,
+    refuse_options,
+)
 from .context import (
     Named,
+    NamedPages,
     check_indexing,
     dense_order,
-    document_scope,
     drawing_machine,
     fusion_of,
     indexing_of,
@@ -129,7 +137,10 @@ def rerank(
     threshold: c.Threshold = None,
     one_per_document: c.OnePerDocument = False,
     fold_duplicates: c.FoldDuplicates = False,
-    document: o.Document = None,
+    document: c.Document = None,
+    pages: c.Pages = None,
+    where: c.Where = None,
+    metadata: c.Metadata = None,
     top_k: o.TopK = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
@@ -170,28 +181,30 @@ def rerank(
     score_options = pairs(score_option, exit_layer=exit_layer)
     model = (scorer, scorer_model, scorer_revision)
     named = NamedScorer.read(ctx, model, keep, pairs(option, band=band, codec=codec))
+    named_pages = NamedPages(document, pages, where, metadata)
     if images:
-        refuse_options(
-            "--images", run=run_file, map=id_map, document=document, dense=dense, fuse=fuse, channels=channels
-        )
+        others = {"document": document, "pages": pages, "where": where, "metadata": metadata, "dense": dense}
+        refuse_options("--images", run=run_file, map=id_map, fuse=fuse, channels=channels, **others)
         rank_images(images, queries_from(query, queries), named, score_options, Machine(device, dtype), shown)
         return
     machine = scoring_machine(device, memory_budget, resident, dtype)
-    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as opened:
         from mmrr import pipeline
 
+        context = keeping_models(opened)
         weight, weights = fusion_of(fuse, channels)
         options = Rerank(dense_order(dense, prompt), weight)
         scoring = named.scoring(context)
+        collection = pages_of(context, run_file)
+        doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None or run_file is not None)
         if run_file:
-            refuse_options("--run", document=document, channels=channels, first_stage=first_stage)
-            ranking = external_ranking(context, run_file, id_map, query, queries)
+            refuse_options("--run", channels=channels, first_stage=first_stage)
+            ranking = external_ranking(context, run_file, id_map, (query, queries), within)
         else:
             refuse_options("a search (no --run)", map=id_map)
-            doc_id, scope = document_scope(context, document, scope)
             query_list = queries_from(query, queries, doc_id)
             how = Retrieve(first_stage, scope, candidates, weights)
-            ranking = pipeline.search(context, query_list, how, pairs(search_option))
+            ranking = pipeline.search(context, query_list, how, pairs(search_option), within=within)
         cached = caches_of(context, scoring, ranking, build=options.dense is None)
         ranking = pipeline.rerank_run(context, ranking, options, score_options, cached)
         if query is None:  # mmrr eval measures a file of queries, not a query from the command line

@@ -5,7 +5,7 @@ These functions move nothing that later commands follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from mmrr.context import Context
@@ -31,17 +31,33 @@ class Imported:
     without_candidates: list[str]  # queries that the run lacks
 
 
-def import_external(context: Context, found: ExternalRun, queries: list[Query], ids: Mapping[str, str]) -> Imported:
+def pages_of(context: Context) -> Collection:
+    """The pages of the index, or the rendered ones where there is no index. Raises MmrrError if there are none."""
+    indexed = context.current("index") if "index" in context.chosen else context.workspace.current("index")
+    return context.collection(indexed) if indexed else load(context.workspace, context.current("pages"))
+
+
+def import_external(
+    context: Context,
+    found: ExternalRun,
+    queries: list[Query],
+    ids: Mapping[str, str],
+    within: Set[int] | None = None,
+) -> Imported:
     """The candidates of another system -> ``retrieve``. ``ids``: {id of the run: page id}.
 
-    The pages are those of the index, or the rendered ones where there is no index. Raises MmrrError with ids of both
-    kinds if no query or no page fits.
+    ``within``: the rows of the candidates that stay; None: all. Raises MmrrError with ids of both kinds if no query or
+    no page fits.
     """
-    indexed = context.current("index") if "index" in context.chosen else context.workspace.current("index")
-    collection = context.collection(indexed) if indexed else load(context.workspace, context.current("pages"))
+    collection = pages_of(context)
     without_text, without_candidates = queries_of(found.run, queries, "--run")
     run, unknown = to_pages(found.run, collection.row_of, ids, "--run")
-    run = {query.query_id: run.get(query.query_id, []) for query in queries}
+    run = {
+        query.query_id: [
+            hit for hit in run.get(query.query_id, []) if within is None or collection.row_of[hit.page_id] in within
+        ]
+        for query in queries
+    }
     retrieved = import_run.import_run(context, collection, queries, run)
     return Imported(Ranking(collection, queries, retrieved, run), unknown, without_text, without_candidates)
 

@@ -8,7 +8,7 @@ commands follow them, and says so. The other functions (``cache_pages``, ``searc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -284,11 +284,12 @@ def search(
     options: Retrieve,
     search_options: Mapping[str, str],
     indexed: Manifest | None = None,
+    within: Set[int] | None = None,
 ) -> Ranking:
-    """Queries -> ``retrieve``, over ``indexed`` or the current index."""
+    """Queries -> ``retrieve``, over ``indexed`` or the current index; ``within``: the rows that may be found."""
     indexed = indexed or context.current("index")
     collection = context.collection(indexed)
-    retrieved = retrieve.retrieve(context, collection, indexed, queries, options, search_options)
+    retrieved = retrieve.retrieve(context, collection, indexed, queries, options, search_options, within)
     return Ranking(collection, queries, retrieved, _read_run(context, retrieved, queries))
 
 

@@ -162,7 +162,7 @@ def prepare_pages(
                 tasks.append(_Task(key, pages, kept_shards.get(pages), number))
         n_pages = sum(task.pages is not None for task in tasks)
         if tasks:
-            load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype)
+            load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, context.loaded)
             on_devices(devices[:1], load, tasks, context.progress("precache", n_pages))
         content["pages"] = n_pages
     values = (spec.stage, spec.fingerprint, spec.schema, dict(spec.config), spec.inputs, spec.model)

@@ -371,6 +371,7 @@ def _cached_scoring(context: Context, collection: Collection, cached: Manifest, 
         lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options),
         collection.manifest.fingerprint,
         repr(options),
+        *_own_caches(cached),
     )
 
 

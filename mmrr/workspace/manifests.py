@@ -130,6 +130,7 @@ class RetrieveConfig(TypedDict):
     scope: str
     depth: int
     search: NotRequired[dict[str, Any]]  # the embedder family's own
+    within: NotRequired[str]  # hash of the ids of the pages that may be found; absent: all
 
 
 class RetrieveContent(TypedDict):
