@@ -61,7 +61,10 @@ class NamedScorer:
         if self.model is None or (self.is_default and there):
             if self.keep is not None or self.options:
                 raise MmrrError("--keep, --band, --codec and --option are of new page caches: name --scorer-model too")
-            context.current("precache")  # fails here, before the search, if there are no caches
+            try:
+                context.current("precache")  # fails here, before the search, if there are no caches
+            except MmrrError as error:
+                raise MmrrError(f"{error}; or name --scorer-model to read the candidates alone") from error
             return None
         if "precache" in context.chosen:
             raise MmrrError("--from precache/FINGERPRINT and --scorer-model both name a scorer; leave one of them out")
@@ -101,21 +104,28 @@ def external_ranking(
     path: Path,
     id_map: Path | None,
     asked: tuple[str | None, Path | None],
+    depth: int,
     within: set[int] | None,
 ) -> Ranking:
     """The candidates in a file of another system, with what was left out counted and named on stderr.
 
-    ``asked``: the query on the command line, and the file of queries. ``within``: the rows of pages that stay.
+    ``asked``: the query on the command line, and the file of queries. ``depth``: candidates of each query.
+    ``within``: the rows of pages that stay. Raises MmrrError for a depth below 1.
     """
     from mmrr import candidates
     from mmrr.evaluation import run_files
 
+    if depth < 1:
+        raise MmrrError(f"--candidates {depth}: expected 1 or more")
     found = run_files.read_external(path)
     wanted = _queries(path, found, *asked)
-    imported = candidates.import_external(context, found, wanted, run_files.read_map(id_map) if id_map else {}, within)
+    ids = run_files.read_map(id_map) if id_map else {}
+    imported = candidates.import_external(context, found, wanted, ids, depth, within)
     _left_out("id", "without a page in the index, left out", imported.unknown)
     _left_out("query", "without a text, left out", imported.without_text, "queries")
     _left_out("query", "without candidates in the run", imported.without_candidates, "queries")
+    if imported.cut:
+        note(f"{counted(imported.cut, 'candidate')} beyond the {depth} best of each query left out; see --candidates")
     return imported.ranking
 
 

@@ -184,6 +184,7 @@ def rerank(
     named_pages = NamedPages(document, pages, where, metadata)
     if images:
         others = {"document": document, "pages": pages, "where": where, "metadata": metadata, "dense": dense}
+        others |= {"first_stage": first_stage, "one_per_document": one_per_document, "fold_duplicates": fold_duplicates}
         refuse_options("--images", run=run_file, map=id_map, fuse=fuse, channels=channels, **others)
         rank_images(images, queries_from(query, queries), named, score_options, Machine(device, dtype), shown)
         return
@@ -199,7 +200,7 @@ def rerank(
         doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None or run_file is not None)
         if run_file:
             refuse_options("--run", channels=channels, first_stage=first_stage)
-            ranking = external_ranking(context, run_file, id_map, (query, queries), within)
+            ranking = external_ranking(context, run_file, id_map, (query, queries), candidates, within)
         else:
             refuse_options("a search (no --run)", map=id_map)
             query_list = queries_from(query, queries, doc_id)

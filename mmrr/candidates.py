@@ -27,6 +27,7 @@ class Imported:
 
     ranking: Ranking
     unknown: list[str]  # ids without a page
+    cut: int  # candidates beyond the depth
     without_text: list[str]  # queries of the run without a text
     without_candidates: list[str]  # queries that the run lacks
 
@@ -42,9 +43,10 @@ def import_external(
     found: ExternalRun,
     queries: list[Query],
     ids: Mapping[str, str],
+    depth: int,
     within: Set[int] | None = None,
 ) -> Imported:
-    """The candidates of another system -> ``retrieve``. ``ids``: {id of the run: page id}.
+    """The ``depth`` best candidates of another system -> ``retrieve``. ``ids``: {id of the run: page id}.
 
     ``within``: the rows of the candidates that stay; None: all. Raises MmrrError with ids of both kinds if no query or
     no page fits.
@@ -52,14 +54,16 @@ def import_external(
     collection = pages_of(context)
     without_text, without_candidates = queries_of(found.run, queries, "--run")
     run, unknown = to_pages(found.run, collection.row_of, ids, "--run")
-    run = {
+    fitting = {
         query.query_id: [
             hit for hit in run.get(query.query_id, []) if within is None or collection.row_of[hit.page_id] in within
         ]
         for query in queries
     }
+    cut = sum(max(0, len(hits) - depth) for hits in fitting.values())
+    run = {query_id: hits[:depth] for query_id, hits in fitting.items()}
     retrieved = import_run.import_run(context, collection, queries, run)
-    return Imported(Ranking(collection, queries, retrieved, run), unknown, without_text, without_candidates)
+    return Imported(Ranking(collection, queries, retrieved, run), unknown, cut, without_text, without_candidates)
 
 
 def candidate_caches(context: Context, scoring: Scoring, ranking: Ranking, *, build: bool = True) -> Manifest:

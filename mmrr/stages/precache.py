@@ -137,7 +137,8 @@ def prepare_pages(
 
     ``precache`` of the whole collection reads them from there later. The manifest has the fingerprint of that artifact
     and is not committed; if the artifact is there, it is returned. With ``build`` False nothing is computed: the
-    manifest names the scorer and the pages, for a forward without caches. Raises MmrrError as ``precache`` does.
+    manifest names the scorer and the pages, for a forward without caches. Raises MmrrError for a cache that is not
+    finite.
     """
     workspace = context.workspace
     devices = resolve_devices(context.machine.device)

@@ -148,6 +148,15 @@ def test_what_a_run_needs_and_excludes(prepared: Prepared, tmp_path: Path) -> No
     assert "'xml' is not one of" in misused(*run, QUESTION, "--output-format", "xml")
 
 
+def test_candidates_cuts_a_run(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "first.trec").write_text(TREC)
+    command = ("rerank", QUESTION, "--run", tmp_path / "first.trec", "--work", prepared.work, "--candidates")
+    result = mmrr(*command, 1, "--json")
+    assert [row["page_id"] for row in json.loads(result.stdout)["queries"][0]["results"]] == ["thesis.pdf/0002"]
+    assert "1 candidate beyond the 1 best of each query left out" in result.stderr
+    assert "expected 1 or more" in refused(*command, 0)
+
+
 def test_eval_follows_an_external_run_and_verify_finds_no_problem(chain: Chain) -> None:
     run = chain.root / "external.trec"
     run.write_text("q1 Q0 thesis.pdf/0001 1 2.0 x\nq2 Q0 soil.pdf/0002 1 2.0 x\n")
@@ -207,7 +216,8 @@ def test_a_damaged_single_page_is_read_again(bare: Prepared, tmp_path: Path, pag
 
 
 def test_a_search_reads_its_candidates_only(bare: Prepared, pages_read: list[int]) -> None:
-    assert "mmrr precache" in refused("rerank", QUESTION, "--work", bare.work)
+    line = refused("rerank", QUESTION, "--work", bare.work)
+    assert line.endswith(f"run: mmrr precache --work {bare.work}; or name --scorer-model to read the candidates alone")
     rerank_with(bare, QUESTION, "--candidates", 1)
     assert pages_read == [1]
 
@@ -361,6 +371,8 @@ def test_images_that_do_not_fit_are_refused(prepared: Prepared, tmp_path: Path) 
     assert "no reranker given" in refused("rerank", QUESTION, "--images", tmp_path / "text.png")
     line = refused("rerank", QUESTION, "--images", tmp_path, "--run", tmp_path / "text.png", *model)
     assert "--images and --run exclude each other" in line
+    line = refused("rerank", QUESTION, "--images", tmp_path, "--fold-duplicates", *model)
+    assert "--images and --fold-duplicates exclude each other" in line
     output = ("--output", tmp_path / "a.trec")
     assert "expected csv or json" in refused("rerank", QUESTION, "--images", tmp_path, *model, *output)
 
