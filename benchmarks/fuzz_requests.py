@@ -20,7 +20,21 @@ _PATHS = [
     "/v1/rerank", "/rerank", "/v2/rerank", "/v1/search", "/v1/documents", "/v1/documents/jobs/x", "/v1/pages/x/0001",
     "/v1/pages/x/0001/image", "/v1/pages/", "/health", "/ready", "/metrics", "/openapi.json", "/docs", "/", "/v1",
 ]  # fmt: skip
-_SEGMENTS = ["..", "%2e%2e", "%2f", "%00", "%ff", "etc", "passwd", "mmrr.json", "a" * 300, "%0d%0aX: y", "~", "*", ";"]
+_SEGMENTS = [
+    "..",
+    "%2e%2e",
+    "%2f",
+    "%00",
+    "%ff",
+    "etc",
+    "passwd",
+    "mmrr.json",
+    "a" * 300,
+    "%0d%0aX:%20y",
+    "~",
+    "*",
+    ";",
+]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,9 @@ def parse(text: str, option: str = "--channels") -> dict[str, float]:
         except ValueError:
             value = math.nan
         if not equals or not 0 <= value < math.inf or name in found:
-            raise MmrrError(f"{option} {text}: found '{part}', expected NAME=WEIGHT as in words=1,meaning=1,sight=0.5")
+            raise MmrrError(
+                f"{option} {text[:60]}: found '{part[:40]}', expected NAME=WEIGHT as in words=1,meaning=1,sight=0.5"
+            )
         found[_FORMER.get(name, name)] = value
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -104,6 +105,8 @@ def run(settings: Settings, started: Callable[[str], None] = lambda url: None) -
     Raises MmrrError if the address is in use or is none of this machine's.
     """
     settings.check()
+    # It writes a line for every malformed upload, which the answer tells already.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     listening = _listen(settings.host, settings.port)
     with listening:
         app = create_app(settings)

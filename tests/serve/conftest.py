@@ -9,12 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-pytest.importorskip("fastapi", reason="needs the extra mmrr[serve]")
-pytest.importorskip("httpx", reason="the client of FastAPI's tests")
-
 from fastapi.testclient import TestClient
+from PIL import Image
 
 import mmrr
 from mmrr.config import Machine, Render
