@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmrr.indexing import Indexing
     from mmrr.pipeline import Scoring
     from mmrr.types import Query
+    from mmrr.workspace.pages import Collection
 
 #: The notes of a command that indexes no page vectors: without and with vectors of the text.
 TEXT_ONLY = "no --embedder: pages are found by their text layer alone (BM25)"
@@ -70,10 +71,10 @@ def memory_size(option: str, text: str, *, zero_allowed: bool = False) -> int:
     return int(size)
 
 
-def scoring_machine(device: str, memory_budget: str, resident: str) -> Machine:
-    """The machine that reranks: its device and its two memory limits."""
+def scoring_machine(device: str, memory_budget: str, resident: str, dtype: str = "auto") -> Machine:
+    """The machine that reranks: its device, its two memory limits, and the number format of new page caches."""
     budget = memory_size("--memory-budget", memory_budget)
-    return Machine(device, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
+    return Machine(device, dtype, memory=budget, resident=memory_size("--resident", resident, zero_allowed=True))
 
 
 def drawing_machine(machine: Machine, page_timeout: float, page_memory: str) -> Machine:
@@ -227,16 +228,30 @@ def dense_order(dense: bool, prompt: DenseOrder) -> DenseOrder | None:
     return prompt if dense else None
 
 
-def document_scope(context: Context, document: str | None, scope: Scope) -> tuple[str | None, Scope]:
-    """The id of the document that the user named, and the scope, which it implies.
+@dataclass(frozen=True)
+class NamedPages:
+    """The pages that the options let a search find."""
 
-    Raises MmrrError if the index has no such document, or several.
-    """
-    from mmrr.workspace import changes
+    documents: list[str] | None = None
+    pages: str | None = None
+    where: str | None = None
+    metadata: Path | None = None
 
-    if document is None:
-        return None, scope
-    return changes.find(context.collection(context.current("index")).manifest, document), "document"
+    def read(self, collection: Collection, scope: Scope, *, is_file: bool) -> tuple[str | None, Scope, set[int] | None]:
+        """The only document, the scope, and the rows that may be found (None: all).
+
+        For one query, a single document that is no pattern is searched alone: all of its pages are ranked.
+        Raises MmrrError if the collection has no such document, or several, and if no page fits.
+        """
+        from mmrr.workspace import changes, selection
+
+        names = tuple(self.documents or ())
+        doc_id = None
+        if len(names) == 1 and not is_file and not selection.is_pattern(names[0], collection):
+            doc_id, names = changes.find(collection.manifest, names[0]), ()
+            scope = "document"
+        where = (self.pages or "", self.where or "", self.metadata)
+        return doc_id, scope, selection.rows_of(collection, selection.Filters(names, *where))
 
 
 def queries_from(query: str | None, path: Path | None, document: str | None = None) -> list[Query]:
@@ -246,8 +261,6 @@ def queries_from(query: str | None, path: Path | None, document: str | None = No
 
     if (query is None) == (path is None):
         raise MmrrError("expected either one query on the command line or --queries FILE")
-    if document is not None and path is not None:
-        raise MmrrError("--document needs a query on the command line; in a file, doc_id names the document of a query")
     if path is not None:
         return read_queries(path)
     if query is None or not query.strip():

@@ -8,13 +8,23 @@ import typer
 
 from mmrr.config import Index, Machine, Render, Rerank, Retrieve
 
+from . import candidate_options as c
 from . import options as o
-from . import report
+from . import report, report_ranking
+from .candidates import (
+    NamedScorer,
+    caches_of,
+    external_ranking,
+    keeping_models,
+    pages_of,
+    rank_images,
+    refuse_options,
+)
 from .context import (
     Named,
+    NamedPages,
     check_indexing,
     dense_order,
-    document_scope,
     drawing_machine,
     fusion_of,
     indexing_of,
@@ -24,6 +34,7 @@ from .context import (
     scoring_machine,
     scoring_of,
 )
+from .report_ranking import Narrow, Shown
 from .terminal import check_output
 
 
@@ -114,17 +125,35 @@ def precache(
 
 # One parameter per option.
 def rerank(
+    ctx: typer.Context,
     query: o.Question = None,
     queries: o.Queries = None,
     work: o.Work = o.WORK,
-    output: o.RunOutput = None,
-    document: o.Document = None,
+    run_file: c.ExternalRun = None,
+    id_map: c.IdMap = None,
+    images: c.Images = None,
+    output: c.RankingOutput = None,
+    output_format: c.OutputFormatOption = None,
+    threshold: c.Threshold = None,
+    one_per_document: c.OnePerDocument = False,
+    fold_duplicates: c.FoldDuplicates = False,
+    document: c.Document = None,
+    pages: c.Pages = None,
+    where: c.Where = None,
+    metadata: c.Metadata = None,
     top_k: o.TopK = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
     channels: o.Channels = None,
     scope: o.ScopeOption = o.RETRIEVE.scope,
     search_option: o.SearchOptions = None,
+    scorer_model: o.ScorerModel = None,
+    scorer_revision: o.ScorerRevision = None,
+    scorer: o.Scorer = o.SCORER,
+    keep: o.KeptShare = None,
+    band: o.Band = None,
+    codec: o.Codec = None,
+    option: o.PrepareOptions = None,
     exit_layer: o.ExitLayer = None,
     score_option: o.ScoreOptions = None,
     dense: o.Dense = False,
@@ -135,30 +164,53 @@ def rerank(
     memory_budget: o.MemoryBudget = o.MEMORY_BUDGET,
     resident: o.Resident = o.RESIDENT,
     device: o.Device = o.MACHINE.device,
+    dtype: o.Dtype = o.DTYPE,
 ) -> None:
     """Find pages and rerank them from their caches.
 
     The first stage finds candidates, the scorer of the last mmrr precache ranks them. Give one query, or a file with
-    --queries.
+    --queries. --run takes the candidates of another system. With --scorer-model, pages without a cache are read now,
+    and only those.
 
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
-    machine = scoring_machine(device, memory_budget, resident)
-    with open_context(work, machine, from_, ("index", "precache"), reading=True) as context:
+    narrow = Narrow(threshold, one_per_document, fold_duplicates)
+    shown = Shown(top_k, output, output_format, json_, is_file=query is None, narrow=narrow)
+    check_output(output)
+    report_ranking.check_format(shown)
+    score_options = pairs(score_option, exit_layer=exit_layer)
+    model = (scorer, scorer_model, scorer_revision)
+    named = NamedScorer.read(ctx, model, keep, pairs(option, band=band, codec=codec))
+    named_pages = NamedPages(document, pages, where, metadata)
+    if images:
+        others = {"document": document, "pages": pages, "where": where, "metadata": metadata, "dense": dense}
+        others |= {"first_stage": first_stage, "one_per_document": one_per_document, "fold_duplicates": fold_duplicates}
+        refuse_options("--images", run=run_file, map=id_map, fuse=fuse, channels=channels, **others)
+        rank_images(images, queries_from(query, queries), named, score_options, Machine(device, dtype), shown)
+        return
+    machine = scoring_machine(device, memory_budget, resident, dtype)
+    with open_context(work, machine, from_, ("index", "precache"), reading=True) as opened:
         from mmrr import pipeline
 
-        doc_id, scope = document_scope(context, document, scope)
-        query_list = queries_from(query, queries, doc_id)
-        check_output(output)
+        context = keeping_models(opened)
         weight, weights = fusion_of(fuse, channels)
         options = Rerank(dense_order(dense, prompt), weight)
-        context.current("precache")  # fails here, before the search, if there are no caches
-        how = Retrieve(first_stage, scope, candidates, weights)
-        ranking = pipeline.search(context, query_list, how, pairs(search_option))
-        ranking = pipeline.rerank_run(context, ranking, options, pairs(score_option, exit_layer=exit_layer))
-        if queries:  # mmrr eval measures a file of queries, not a query from the command line
+        scoring = named.scoring(context)
+        collection = pages_of(context, run_file)
+        doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None or run_file is not None)
+        if run_file:
+            refuse_options("--run", channels=channels, first_stage=first_stage)
+            ranking = external_ranking(context, run_file, id_map, (query, queries), candidates, within)
+        else:
+            refuse_options("a search (no --run)", map=id_map)
+            query_list = queries_from(query, queries, doc_id)
+            how = Retrieve(first_stage, scope, candidates, weights)
+            ranking = pipeline.search(context, query_list, how, pairs(search_option), within=within)
+        cached = caches_of(context, scoring, ranking, build=options.dense is None)
+        ranking = pipeline.rerank_run(context, ranking, options, score_options, cached)
+        if query is None:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
-        report.ranking(ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+        report_ranking.ranking(context, ranking, shown)
 
 
 # One parameter per option.
@@ -229,6 +281,6 @@ def run(
         ranking = pipeline.search(context, query_list, Retrieve(first_stage, scope, candidates, weights), {})
         ranking = pipeline.rerank_run(context, ranking, Rerank(fuse=weight), pairs(None, exit_layer=exit_layer))
         pipeline.remember(context, ranking)
-        report.ranking(ranking, report.Shown(top_k, output, is_file=True, path=qrels is None))
+        report_ranking.ranking(context, ranking, Shown(top_k, output, is_file=True, path=qrels is None))
         if qrels:
             report.evaluation(pipeline.judge_current(context, qrels, None, reranked=True), as_json=False)

@@ -31,7 +31,10 @@ Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
-_QUERIES = "File of queries: JSON Lines with query_id, text and optionally doc_id, or plain text, a question a line."
+_QUERIES = (
+    "File of queries: JSON Lines with query_id, text and optionally doc_id; TSV (.tsv) with query_id and text; or "
+    "plain text, a question a line."
+)
 _QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
 # Input and output
@@ -52,14 +55,6 @@ Qrels = Annotated[Optional[Path], typer.Option("--qrels", help=_QRELS)]
 RequiredQrels = Annotated[Path, typer.Option("--qrels", help=_QRELS)]
 RunOutput = Annotated[Optional[Path], typer.Option("--output", help="Also write the ranking to this TREC run file.")]
 TopK = Annotated[int, typer.Option("--top-k", min=1, help="Pages to show for each query.")]
-Document = Annotated[
-    Optional[str],
-    typer.Option(
-        "--document",
-        help="Search only this document: its id, or the name of its file, also without folder and ending.",
-        rich_help_panel=_SEARCH,
-    ),
-]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Make the collection exactly these documents. Default: add them to it.")
 ]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,14 +17,13 @@ if TYPE_CHECKING:
 
     from mmrr.context import Context
     from mmrr.experiments import BenchmarkResult, Line
-    from mmrr.pipeline import Judgement, Ranking
+    from mmrr.pipeline import Judgement
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
     from mmrr.workspace.store import Manifest
 
 #: Most documents or queries that are listed.
-_MOST_LISTED = 20
-_TITLE_CHARS = 200
+MOST_LISTED = 20
 #: Of the files that are no documents: most reasons that are listed.
 _MOST_REASONS = 8
 #: Names or ids that a note names.
@@ -42,10 +39,10 @@ def documents(pages: Manifest, changes: Changes) -> None:
 
     entries = pages.content["documents"]
     bad = [entry for entry in entries if entry["status"] != "ok"]
-    for entry in bad[:_MOST_LISTED]:
+    for entry in bad[:MOST_LISTED]:
         note(f"  {complaint(entry)}")
-    if len(bad) > _MOST_LISTED:
-        note(f"  ... and {len(bad) - _MOST_LISTED} more; see: mmrr ls --documents")
+    if len(bad) > MOST_LISTED:
+        note(f"  ... and {len(bad) - MOST_LISTED} more; see: mmrr ls --documents")
     statuses = Counter(entry["status"] for entry in entries)
     counts = ", ".join(
         f"{statuses[status]} {status}" for status in sorted(statuses, key=lambda name: (name != "ok", name))
@@ -103,97 +100,9 @@ def without_text(context: Context, cached: Manifest) -> None:
         note(f"{without} of {cached.content['pages']} pages have no text for the scorer to read; {remedy}")
 
 
-@dataclass(frozen=True)
-class Shown:
-    """How a ranking is shown."""
-
-    top_k: int
-    output: Path | None = None
-    as_json: bool = False
-    is_file: bool = False  # the queries are from a file: the tables go to stderr
-    path: bool = True  # print the artifact's path
-
-
-def ranking(found: Ranking, shown: Shown) -> None:
-    """Show the pages found: tables or JSON, and a TREC run file where --output names one."""
-    from mmrr.evaluation.trec import write_run
-    from mmrr.workspace.files import write_atomically
-
-    if shown.output:
-        text = io.StringIO()
-        write_run(found.run, text)
-        write_atomically(shown.output, text.getvalue())
-    answers: list[dict[str, Any]] = [
-        {"query_id": query.query_id, "text": query.text, "results": _results(found, query.query_id, shown.top_k)}
-        for query in found.queries
-    ]
-    if shown.as_json:
-        emit({"artifact": _path(found.manifest), "queries": answers})
-        return
-    listed = answers[:_MOST_LISTED] if shown.is_file else answers
-    for answer in listed:
-        _ranking_table(found, answer, to_stdout=not shown.is_file)
-    if len(listed) < len(answers):
-        more = counted(len(answers) - len(listed), "more query", "more queries")
-        where = _path(found.manifest)
-        note(f"... and {more}; " + (f"see {where}/run.trec" if where else "--output writes the whole ranking"))
-    if shown.path and found.manifest.kept:
-        typer.echo(found.manifest.path)
-
-
-def _path(manifest: Manifest) -> str | None:
+def path_of(manifest: Manifest) -> str | None:
     """The folder of an artifact; None if it goes with the command, because the workspace cannot be written."""
     return str(manifest.path) if manifest.kept else None
-
-
-def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -> None:
-    reranked, logit = found.final is not None, _ranks_by_logit(found)
-    columns = ["rank", "document", "page", "score", *["logit"] * logit, *["first stage"] * reranked]
-    rows = []
-    for row in answer["results"]:
-        page = row["page_id"].rsplit("/", 1)[1].lstrip("0") or "0"
-        labelled = f"{page} ({row['label']})" if row["label"] else page
-        cells = [str(row["rank"]), row["doc_id"], labelled, f"{row['score']:.4f}"]
-        if logit:
-            cells.append(f"{row['logit']:.3f}")
-        if reranked:
-            cells.append(str(row["first_stage_rank"]))
-        rows.append(cells)
-    text = answer["text"]
-    title = text if len(text) < _TITLE_CHARS else text[:_TITLE_CHARS] + "..."
-    table(title, columns, rows, numbers_from=2, to_stdout=to_stdout)
-    if not rows:
-        note("no page shares a word with this query")
-
-
-def _results(found: Ranking, query_id: str, top_k: int) -> list[dict[str, Any]]:
-    """The rows of one query.
-
-    With a scorer of single pages, ``logit`` decides the rank and ``score`` is its sigmoid: the page's own probability.
-    With a list scorer, with score fusion and in the first stage, ``score`` decides the rank.
-    """
-    by_logit = _ranks_by_logit(found)
-    first = {hit.page_id: position for position, hit in enumerate(found.first.get(query_id, []), 1)}
-    rows = []
-    for position, hit in enumerate(found.run.get(query_id, [])[:top_k], 1):
-        page = found.collection.pages[found.collection.row_of[hit.page_id]]
-        row: dict[str, Any] = {"rank": position, "page_id": hit.page_id, "doc_id": page.doc_id, "page": page.number}
-        row["label"] = page.label
-        if not by_logit:
-            row["score"] = hit.score
-        else:
-            probability = 1 / (1 + math.exp(-hit.score)) if hit.score > -700 else 0.0
-            row |= {"score": probability, "logit": hit.score}
-        rows.append({**row, "first_stage_rank": first[hit.page_id]})
-    return rows
-
-
-def _ranks_by_logit(found: Ranking) -> bool:
-    """Whether scores are logits of single pages: not with a list scorer and not with score fusion."""
-    from mmrr.modeling import families
-
-    by = found.reranked.config if found.reranked else None
-    return by is not None and "blend" not in by and not families.load("scorers", by["family"]).SPEC.listwise
 
 
 def picture(image: Image.Image, output: Path) -> None:
@@ -219,7 +128,7 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             "pages_not_in_the_index": judgement.unknown,
             "pages_under_another_id": judgement.other,
         }
-        emit({"artifact": _path(judged), "queries": n_queries, **in_vain, "metrics": metrics})
+        emit({"artifact": path_of(judged), "queries": n_queries, **in_vain, "metrics": metrics})
         return
     runs = [name for name in metrics if name not in _COMPARISONS]
     columns = ["measure", *(name.replace("_", " ") for name in runs)]

@@ -9,9 +9,10 @@ import typer
 
 from mmrr.config import Machine, Prune, Render, Retrieve
 
+from . import candidate_options as c
 from . import options as o
-from . import report
-from .context import document_scope, drawing_machine, fusion_of, open_context, pairs, queries_from
+from . import report, report_ranking
+from .context import NamedPages, drawing_machine, fusion_of, open_context, pairs, queries_from
 from .terminal import check_output, counted, note
 
 
@@ -56,7 +57,10 @@ def retrieve(
     queries: o.Queries = None,
     work: o.Work = o.WORK,
     output: o.RunOutput = None,
-    document: o.Document = None,
+    document: c.Document = None,
+    pages: c.Pages = None,
+    where: c.Where = None,
+    metadata: c.Metadata = None,
     top_k: o.TopK = 10,
     candidates: o.Candidates = o.RETRIEVE.depth,
     first_stage: o.FirstStageOption = None,
@@ -74,14 +78,18 @@ def retrieve(
     with open_context(work, Machine(device), from_, reading=True) as context:
         from mmrr import pipeline
 
-        doc_id, scope = document_scope(context, document, scope)
+        collection = context.collection(context.current("index"))
+        named_pages = NamedPages(document, pages, where, metadata)
+        doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None)
         query_list = queries_from(query, queries, doc_id)
         check_output(output)
         how = Retrieve(first_stage, scope, candidates, fusion_of(None, channels)[1])
-        ranking = pipeline.search(context, query_list, how, pairs(search_option))
+        ranking = pipeline.search(context, query_list, how, pairs(search_option), within=within)
         if queries:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
-        report.ranking(ranking, report.Shown(top_k, output, as_json=json_, is_file=queries is not None))
+        report_ranking.ranking(
+            context, ranking, report_ranking.Shown(top_k, output, as_json=json_, is_file=queries is not None)
+        )
 
 
 # One parameter per option.

@@ -8,7 +8,7 @@ commands follow them, and says so. The other functions (``cache_pages``, ``searc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -25,7 +25,7 @@ from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
 from mmrr.stages.evaluate import Judgement as Judgement
-from mmrr.stages.precache import Plan
+from mmrr.stages.precache import Family, Plan
 from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
@@ -200,7 +200,7 @@ def precache_pages(context: Context, scoring: Scoring, report: Callable[[Plan], 
     Without a share of kept tokens it follows the chosen or current ``prune`` artifact of the index, and says which.
     """
     indexed = context.current("index")
-    made = cache_pages(context, scoring, indexed, report, _followed(context, scoring, indexed))
+    made = cache_pages(context, scoring, indexed, report, followed_pruning(context, scoring, indexed))
     make_current(context, *made)
     return made[-1]
 
@@ -216,13 +216,20 @@ def cache_pages(
 
     ``pruning`` is used where ``scoring`` names no share; None: the default share.
     """
+    family, pruned = family_and_pruning(context, scoring, indexed, pruning)
+    made = precache.precache(context, context.collection(indexed), pruned, family, report)
+    return [pruned, made] if pruned else [made]
+
+
+def family_and_pruning(
+    context: Context, scoring: Scoring, indexed: Manifest, pruning: Prune | None
+) -> tuple[Family, Manifest | None]:
+    """The scorer family, and the kept tokens of the pages; None: all tokens."""
     family = precache.family_of(context.workspace.hashes, scoring.family, scoring.model, scoring.options)
     if scoring.keep is not None and not family.module.SPEC.accepts_pruning:
         raise MmrrError(f"{scoring.family} caches whole pages: leave out --keep")
     options = _pruning(scoring, indexed, pruning) if family.module.SPEC.accepts_pruning else Prune(1.0)
-    pruned = _prune(context, options, indexed, family.pruning_grid) if options.keep < 1 else None
-    made = precache.precache(context, context.collection(indexed), pruned, family, report)
-    return [pruned, made] if pruned else [made]
+    return family, _prune(context, options, indexed, family.pruning_grid) if options.keep < 1 else None
 
 
 def _pruning(scoring: Scoring, indexed: Manifest, pruning: Prune | None) -> Prune:
@@ -238,7 +245,7 @@ def _pruning(scoring: Scoring, indexed: Manifest, pruning: Prune | None) -> Prun
     return Prune(scoring.keep)
 
 
-def _followed(context: Context, scoring: Scoring, indexed: Manifest) -> Prune | None:
+def followed_pruning(context: Context, scoring: Scoring, indexed: Manifest) -> Prune | None:
     """The pruning of the chosen or current ``prune`` artifact, if it is of this index and no share is given."""
     if scoring.keep is not None or not scoring.prunes or "embed" not in indexed.inputs:
         return None
@@ -277,11 +284,12 @@ def search(
     options: Retrieve,
     search_options: Mapping[str, str],
     indexed: Manifest | None = None,
+    within: Set[int] | None = None,
 ) -> Ranking:
-    """Queries -> ``retrieve``, over ``indexed`` or the current index."""
+    """Queries -> ``retrieve``, over ``indexed`` or the current index; ``within``: the rows that may be found."""
     indexed = indexed or context.current("index")
     collection = context.collection(indexed)
-    retrieved = retrieve.retrieve(context, collection, indexed, queries, options, search_options)
+    retrieved = retrieve.retrieve(context, collection, indexed, queries, options, search_options, within)
     return Ranking(collection, queries, retrieved, _read_run(context, retrieved, queries))
 
 
@@ -293,7 +301,8 @@ def rerank_run(
     cached: Manifest | None = None,
 ) -> Ranking:
     """``retrieve`` + ``precache`` -> ``rerank``, with the caches ``cached`` or the current ones."""
-    cached = context.same_pages(cached or context.current("precache"), ranking.collection)
+    if cached is None or cached.path.name:
+        cached = context.same_pages(cached or context.current("precache"), ranking.collection)
     candidates = Candidates(ranking.collection, ranking.queries, ranking.retrieved, ranking.first)
     reranked = rerank.rerank(context, candidates, cached, options, score_options)
     final = _read_run(context, reranked, ranking.queries)

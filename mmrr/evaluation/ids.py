@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 from mmrr.errors import MmrrError
-from mmrr.types import Qrels, Run
+from mmrr.types import Qrels, Query, Run, rank
 
 #: A name and a number at its end: ``doc.pdf/0006``, ``doc.pdf/6``, ``doc_page_6``, ``q6``.
 _NUMBERED = re.compile(r"(.*?)[/#:_\s-]*(?:(?<![a-z])p(?:age)?[_\s.-]*)?0*(\d+)", re.DOTALL)
@@ -28,6 +29,49 @@ def unknown_pages(qrels: Qrels, known: Collection[str], where: str) -> list[str]
             f"(judged: {some(unknown)}; indexed: {some(known)}){_guess(other_spellings(unknown, known))}"
         )
     return unknown
+
+
+def to_pages(run: Run, known: Collection[str], mapped: Mapping[str, str], where: str) -> tuple[Run, list[str]]:
+    """A run of another system over the pages of an index, and its ids without a page, sorted.
+
+    ``mapped``: {id of the run: page id}; other ids are page ids. Of two ids of one page in a query, the better score
+    counts. ``where`` names the run in the error. Raises MmrrError with ids of both kinds if no id has a page.
+    """
+    found: Run = {}
+    asked, unknown = set(), set()
+    for query_id, hits in run.items():
+        scores: dict[str, float] = {}
+        for hit in hits:
+            asked.add(hit.page_id)
+            page_id = mapped.get(hit.page_id, hit.page_id)
+            if page_id not in known:
+                unknown.add(hit.page_id)
+                continue
+            scores[page_id] = max(hit.score, scores.get(page_id, -math.inf))
+        found[query_id] = rank(scores)
+    if asked and len(unknown) == len(asked):
+        wanted = sorted(mapped.get(name, name) for name in unknown)
+        shown = f"run: {some(sorted(unknown))}" + (f"; mapped: {some(wanted)}" if mapped.keys() & unknown else "")
+        raise MmrrError(
+            f"{where}: none of the {len(asked)} ids is a page of the index ({shown}; indexed: {some(known)})"
+            f"{_guess(other_spellings(wanted, known))}; --map FILE says which page an id is"
+        )
+    return found, sorted(unknown)
+
+
+def queries_of(run: Run, queries: Sequence[Query], where: str) -> tuple[list[str], list[str]]:
+    """The queries of a run that ``queries`` lacks, and those of ``queries`` that the run lacks.
+
+    Raises MmrrError with ids of both kinds if they have none in common.
+    """
+    ids = [query.query_id for query in queries]
+    without_text = [query_id for query_id in run if query_id not in set(ids)]
+    if len(without_text) == len(run):
+        raise MmrrError(
+            f"{where}: none of the {len(run)} queries of the run is in the file of queries "
+            f"(run: {some(run)}; queries: {some(ids)}){_guess(other_spellings(ids, run))}"
+        )
+    return without_text, [query_id for query_id in ids if query_id not in run]
 
 
 def check_queries(name: str, run: Run, qrels: Qrels) -> None:

@@ -173,20 +173,24 @@ def write_qrels(qrels: Qrels, file: TextIO) -> None:
 
 
 def read_queries(path: Path) -> list[Query]:
-    """Read queries, in order: JSON Lines with ``query_id``, ``text`` and optional ``doc_id``, or a question a line.
+    """Read queries, in order: JSON Lines with ``query_id``, ``text`` and maybe ``doc_id``, TSV, or a question a line.
 
     JSON Lines also accept ``_id``, ``qid`` or ``id`` for the id (numbers become strings), ``query`` for the text, and
     the format of RankLLM, ``{"query": {"qid": ..., "text": ...}}``. Other keys and blank lines are ignored. A plain
     text has the line numbers as ids; white space around a question is left out.
 
-    A file is JSON Lines if its name ends in .jsonl, .json or .ndjson, or if a line begins with a brace or the first
-    line with a bracket. So a damaged line of JSON Lines is an error and never a question.
+    A file whose name ends in .tsv has two columns, the id and the text; a header with these names is left out.
+
+    Another file is JSON Lines if its name ends in .jsonl, .json or .ndjson, or if a line begins with a brace or the
+    first line with a bracket. So a damaged line of JSON Lines is an error and never a question.
 
     Raises MmrrError for a file that is missing, empty or not UTF-8, for a line that is not such an object, for an
     empty text, for an id that is empty, occurs twice, or contains whitespace or control characters, and for a plain
     text that looks like a table, a run or judgements.
     """
     numbered = list(lines(path))
+    if path.suffix.lower() == ".tsv":
+        return _tsv_queries(path, numbered)
     starts = [line.lstrip()[:1] for _, line in numbered]
     if path.suffix.lower() in _JSON_ENDINGS or "{" in starts or starts[0] == "[":
         return _json_queries(path, numbered)
@@ -217,6 +221,27 @@ def _json_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:
         if any(unicodedata.category(char) == "Cs" for char in text):
             _fail(path, n, f"the text of query {query_id} has half of a surrogate pair, expected Unicode text")
         queries[query_id] = Query(query_id, text, _id(path, n, record, ("doc_id",)))
+    return list(queries.values())
+
+
+def _tsv_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:
+    queries: dict[str, Query] = {}
+    for n, line in numbered:
+        cells = [cell.strip() for cell in line.strip("\r\n").split("\t")]
+        if len(cells) != 2 or not cells[1]:
+            found = "no text" if len(cells) == 2 else f"{len(cells)} column{'s' * (len(cells) != 1)}"
+            _fail(path, n, f"found {found}, expected query_id, a tab and the text")
+        if n == numbered[0][0] and cells[0].replace("-", "_") in _ID_KEYS and cells[1] in _TEXT_KEYS:
+            continue
+        try:
+            query_id = _check_query_id(cells[0])
+        except MmrrError as error:
+            _fail(path, n, str(error))
+        if query_id in queries:
+            _fail(path, n, f"the id {query_id} is already used, expected each id once")
+        queries[query_id] = Query(query_id, cells[1])
+    if not queries:
+        raise MmrrError(f"{path.name}: found a header and no query, expected at least one")
     return list(queries.values())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from mmrr.workspace.files import HashCache
 from mmrr.workspace.manifests import PageShards, PrecacheConfig, PrecacheContent, Timing
 from mmrr.workspace.pages import Collection, read_content, read_texts
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
-from mmrr.workspace.tensors import page_name, read_kept_tokens, write_page_caches
+from mmrr.workspace.tensors import PageCacheReader, page_name, read_kept_tokens, write_page_caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,18 @@ def precache(
     kept_shards = manifests.content(pruned, "prune")["shards"] if pruned else {}
     shards, shared = _shards(spec, collection, kept_shards, family), spec.shard_key("shared")
     missing = {pages: key for pages, key in shards.items() if not workspace.has_shard("precache", key)}
-    plan = _plan(workspace, collection, family, {pages: kept_shards.get(pages) for pages in missing}, dtype.itemsize)
+    singles = _stored_singles(workspace, spec, collection, missing) if devices[0].type == "cpu" else {}
+    known = frozenset((pages, number) for pages, own in singles.items() for number in own)
+    plan = _plan(
+        workspace, collection, family, {pages: kept_shards.get(pages) for pages in missing}, dtype.itemsize, known
+    )
     report(plan)
     if plan.total_bytes > plan.free_bytes:
         raise MmrrError(
             f"the caches need {plan.total_bytes / 1e9:.1f} GB and {workspace.root} has {plan.free_bytes / 1e9:.1f} GB "
             "free; free some, choose another --work, or lower --keep"
         )
-    tasks = [_Task(key, pages, kept_shards.get(pages)) for pages, key in missing.items()]
+    tasks = [_Task(key, pages, kept_shards.get(pages), singles=singles.get(pages)) for pages, key in missing.items()]
     if not workspace.has_shard("precache", shared):
         tasks.insert(0, _Task(shared))
     seconds = 0.0
@@ -117,6 +122,73 @@ def precache(
         content["without_text"] = sum(not text.strip() for text in read_texts(workspace, collection))
     timing: Timing = {"pages_computed": plan.missing, "seconds": round(seconds, 3)}
     return _commit(workspace, spec, content, timing)
+
+
+def prepare_pages(
+    context: Context,
+    collection: Collection,
+    pruned: Manifest | None,
+    family: Family,
+    rows: Sequence[int],
+    *,
+    build: bool = True,
+) -> Manifest:
+    """The caches of the pages at ``rows`` alone: those that are missing are computed, each into a shard of its own.
+
+    ``precache`` of the whole collection reads them from there later. The manifest has the fingerprint of that artifact
+    and is not committed; if the artifact is there, it is returned. With ``build`` False nothing is computed: the
+    manifest names the scorer and the pages, for a forward without caches. Raises MmrrError for a cache that is not
+    finite.
+    """
+    workspace = context.workspace
+    devices = resolve_devices(context.machine.device)
+    dtype = resolve_dtype(context.machine.dtype, devices[0])
+    spec = _spec(collection, pruned, family, dtype)
+    if done := workspace.done(spec):
+        return done
+    kept_shards = manifests.content(pruned, "prune")["shards"] if pruned else {}
+    shards, shared = _shards(spec, collection, kept_shards, family), spec.shard_key("shared")
+    content: PrecacheContent = {"pages": 0, "page_bytes": 0, "keep": 1.0, "shards": shards, "shared": shared}
+    if build:
+        content["singles"] = singles = {}
+        tasks = [] if workspace.has_shard("precache", shared) else [_Task(shared)]
+        asked = dict.fromkeys(collection.shards[row] for row in rows)
+        whole = {pages for pages in asked if workspace.has_shard("precache", shards[pages])}
+        for row in rows:
+            pages, number = collection.shards[row], collection.pages[row].number
+            if pages in whole or f"{pages}/{number}" in singles:
+                continue
+            singles[f"{pages}/{number}"] = key = _single_key(spec, shards[pages], number)
+            if not workspace.has_shard("precache", key):
+                tasks.append(_Task(key, pages, kept_shards.get(pages), number))
+        n_pages = sum(task.pages is not None for task in tasks)
+        if tasks:
+            load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, context.loaded)
+            on_devices(devices[:1], load, tasks, context.progress("precache", n_pages))
+        content["pages"] = n_pages
+    values = (spec.stage, spec.fingerprint, spec.schema, dict(spec.config), spec.inputs, spec.model)
+    return Manifest(*values, manifests.as_json(content), 0, {}, kept=False)
+
+
+def _single_key(spec: Spec, whole: str, number: int) -> str:
+    """The shard with the cache of one page of the pages that the shard ``whole`` would hold."""
+    return spec.shard_key("page", whole, str(number))
+
+
+def _stored_singles(
+    workspace: Workspace, spec: Spec, collection: Collection, missing: Mapping[str, str]
+) -> dict[str, dict[int, str]]:
+    """{shard of pages: {page number: the shard with its cache alone}}, of ``missing`` {shard of pages: its shard}.
+
+    Only where each page is computed alone, on the CPU, are the caches of single pages the same to the byte.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for pages, whole in missing.items():
+        for page in collection.by_shard[pages]:
+            key = _single_key(spec, whole, page.number)
+            if workspace.has_shard("precache", key):
+                found.setdefault(pages, {})[page.number] = key
+    return found
 
 
 def keep_cached(context: Context, cached: Manifest, collection: Collection, inputs: dict[str, str]) -> Manifest:
@@ -184,6 +256,8 @@ class _Task:
     key: str
     pages: str | None = None  # its shard of pages; None: the cache that all pages share
     kept: str | None = None  # the shard with its kept tokens; None: every token
+    number: int | None = None  # of the only page to compute; None: every page of the shard
+    singles: Mapping[int, str] | None = None  # {page number: the shard that has its cache already}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +287,10 @@ class _Load:
                 expect_finite("the instruction", self.checkpoint.id, _states(caches["shared"]))
             kept = read_kept_tokens(self.workspace, task.kept) if task.kept else {}
             pages = self.collection.by_shard[task.pages] if task.pages else []
+            if task.number is not None:
+                pages = [page for page in pages if page.number == task.number]
+            known = _read_singles(self.workspace, task.singles or {})
+            order, pages = [page_name(page) for page in pages], [page for page in pages if page.number not in known]
             for first in range(0, len(pages), n_together):
                 some = pages[first : first + n_together]
                 contents = [read_content(self.workspace, self.collection, page, reads) for page in some]
@@ -221,10 +299,22 @@ class _Load:
                     expect_finite(f"page {page.page_id}", self.checkpoint.id, _states(cache))
                 caches |= zip(map(page_name, some), prepared, strict=True)
                 advance(len(some))
+            if known:
+                caches |= {f"{number:04d}": cache for number, cache in known.items()}
+                caches = {name: caches[name] for name in order}
             folder = self.workspace.scratch()
             self.workspace.commit_shard("precache", task.key, folder, write_page_caches(folder, caches))
 
         return prepare_shard
+
+
+def _read_singles(workspace: Workspace, singles: Mapping[int, str]) -> dict[int, PageCache]:
+    """The caches of single pages; one that is damaged is set aside, and its page is read again."""
+    reader, found = PageCacheReader(workspace), {}
+    for number, key in singles.items():
+        with contextlib.suppress(MmrrError):
+            found[number] = reader.read(key, f"{number:04d}")
+    return found
 
 
 def _states(cache: PageCache) -> dict[str, torch.Tensor]:
@@ -232,9 +322,17 @@ def _states(cache: PageCache) -> dict[str, torch.Tensor]:
 
 
 def _plan(
-    workspace: Workspace, collection: Collection, family: Family, missing: Mapping[str, str | None], dtype_bytes: int
+    workspace: Workspace,
+    collection: Collection,
+    family: Family,
+    missing: Mapping[str, str | None],
+    dtype_bytes: int,
+    known: Set[tuple[str, int]],
 ) -> Plan:
-    """``missing``: {shard of pages to compute: the shard with its kept tokens, or None}."""
+    """``missing``: {shard of pages to compute: the shard with its kept tokens, or None}.
+
+    ``known``: (shard, page number) of its pages whose caches are there.
+    """
     sizes = []
     for pages_key, kept_key in missing.items():
         kept: dict[int, KeptTokens] = read_kept_tokens(workspace, kept_key) if kept_key else {}
@@ -244,4 +342,5 @@ def _plan(
             sizes.append(family.module.cache_bytes(family.prepare, family.config, n_tokens, dtype_bytes))
     free = shutil.disk_usage(workspace.root).free
     reads_text = family.module.page_input(family.prepare) == "text"
-    return Plan(len(collection.pages), len(sizes), sum(sizes) // max(1, len(sizes)), sum(sizes), free, reads_text)
+    n_missing, mean = len(sizes) - len(known), sum(sizes) // max(1, len(sizes))
+    return Plan(len(collection.pages), n_missing, mean, sum(sizes), free, reads_text)

@@ -74,7 +74,8 @@ def rerank(
     inputs = {
         "pages": candidates.collection.manifest.fingerprint,
         "retrieve": candidates.retrieved.fingerprint,
-        "precache": cached.fingerprint,
+        # The caches of candidates alone are no artifact, and an input with the name of a stage must be one.
+        "precache" if cached.path.name else "caches": cached.fingerprint,
     }
     # The config of the caches holds every setting of the scorer. The dense forward uses only its prompt and image size.
     scored = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
@@ -201,7 +202,15 @@ def _commit(
         "candidates": sum(map(len, reranked.values())),
         "shards": list(keys.values()),
     }
+    if caches := _own_caches(cached):
+        content["caches"] = caches
     return workspace.commit(spec, content, 0, {"load_ms": round(load_ms, 1)}, write)
+
+
+def _own_caches(cached: Manifest) -> list[str]:
+    """The shards of the caches of single candidates, and of what these share."""
+    known = manifests.content(cached, "precache")
+    return [known["shared"], *known["singles"].values()] if "singles" in known else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,9 +355,11 @@ class _CachedScoring:
         return [torch.tensor([own[row] for row in rows]) for own, (_, rows) in zip(found, batch, strict=True)]
 
     def _caches(self, rows: Sequence[int]) -> PageCaches:
-        shards = manifests.content(self.cached, "precache")["shards"]
-        keys = [shards[self.collection.shards[row]] for row in rows]
-        names = [page_name(self.collection.pages[row]) for row in rows]
+        known, collection = manifests.content(self.cached, "precache"), self.collection
+        singles = known.get("singles", {})
+        places = [(collection.shards[row], collection.pages[row].number) for row in rows]
+        keys = [singles.get(f"{shard}/{number}", known["shards"][shard]) for shard, number in places]
+        names = [page_name(collection.pages[row]) for row in rows]
         return PageCaches(self.reader, list(zip(keys, names, strict=True)))
 
 
@@ -360,6 +371,7 @@ def _cached_scoring(context: Context, collection: Collection, cached: Manifest, 
         lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options),
         collection.manifest.fingerprint,
         repr(options),
+        *_own_caches(cached),
     )
 
 

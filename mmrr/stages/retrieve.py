@@ -98,13 +98,19 @@ def retrieve(
     queries: list[Query],
     options: Retrieve,
     search_options: Mapping[str, str],
+    within: Set[int] | None = None,
 ) -> Manifest:
     """Rank pages for each query. ``search_options`` are fields of the embedder family's ``Search``, as text.
 
-    Raises MmrrError if the search needs page vectors and the index has none, and if the document of a query is not in
-    the index.
+    The parameters are those of a search. ``within``: the rows of the pages that may be found, with the scores that they
+    have in the whole collection; None: all. Raises MmrrError if the search needs page vectors and the index has none,
+    and if the document of a query is not in the index.
     """
     plan = _plan(context, collection, indexed, queries, options, search_options)
+    if within is not None:
+        pages = digest(sorted(collection.pages[row].page_id for row in within))
+        spec = dataclasses.replace(plan.spec, config={**plan.spec.config, "within": pages})
+        plan = dataclasses.replace(plan, search=dataclasses.replace(plan.search, within=within), spec=spec)
     if done := context.workspace.done(plan.spec):
         return done
     started = time.perf_counter()

@@ -74,4 +74,5 @@ class Manifest:
         keys = set(shards.values() if isinstance(shards, dict) else shards)
         if "shared" in self.content:
             keys.add(self.content["shared"])
-        return {(self.stage, key) for key in keys}
+        found = {(self.stage, key) for key in keys}
+        return found | {("precache", key) for key in self.content.get("caches", [])}

@@ -125,11 +125,12 @@ class IndexContent(TypedDict):
 
 
 class RetrieveConfig(TypedDict):
-    first_stage: str
+    first_stage: str  # "run": a run of another system
     channels: NotRequired[dict[str, float]]  # the weights of a sum; absent: bm25 and dense with weight 1 each
     scope: str
     depth: int
     search: NotRequired[dict[str, Any]]  # the embedder family's own
+    within: NotRequired[str]  # hash of the ids of the pages that may be found; absent: all
 
 
 class RetrieveContent(TypedDict):
@@ -170,6 +171,8 @@ class PrecacheContent(TypedDict):
     shards: PageShards
     shared: str  # the shard of what all pages share
     without_text: NotRequired[int]
+    #: {shard of pages/page number: the shard with the cache of this page alone}; only of caches for single candidates
+    singles: NotRequired[dict[str, str]]
 
 
 class RerankConfig(PrecacheConfig):
@@ -182,6 +185,7 @@ class RerankContent(TypedDict):
     queries: int
     candidates: int
     shards: list[str]  # one a query
+    caches: NotRequired[list[str]]  # shards of page caches that no ``precache`` artifact may list
 
 
 class RerankProvenance(TypedDict):

@@ -65,11 +65,13 @@ def test_a_name_that_fits_none_or_several(work: Path) -> None:
     )
     several = refused(*command, "same.pdf")
     assert "document 'same.pdf': several have that name (a/same.pdf, b/same.pdf); give one of these ids" in several
+
+
+def test_a_document_for_every_query_of_a_file(work: Path) -> None:
     queries = work.parent / "q.txt"
     queries.write_text("words\n")
-    assert "doc_id names the document of a query" in (
-        refused("retrieve", "--queries", queries, "--document", "plain", "--work", work)
-    )
+    found = mmrr("retrieve", "--queries", queries, "--document", "plain", "--work", work, "--json")
+    assert {row["doc_id"] for row in json.loads(found.stdout)["queries"][0]["results"]} == {"plain.pdf"}
 
 
 def test_a_page_by_its_number(work: Path) -> None:

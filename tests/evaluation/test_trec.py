@@ -285,7 +285,7 @@ class TestQueries:
             ("q.txt", '"query_id": "a"}\n{"query_id": "b", "text": "x"}\n', "line 1: found no valid JSON"),
             ("q.txt", '["a"]\nx\n', "line 1: found a list"),
             ("q.jsonl", "When is it due?\n", "line 1: found no valid JSON"),
-            ("q.tsv", "1\tWhen is it due?\n", "line 1: found a tab, expected a question a line"),
+            ("q.txt", "1\tWhen is it due?\n", "line 1: found a tab, expected a question a line"),
             ("q.txt", "W\0h\0e\0n\0\n", "line 1: found the control character"),
             ("q.txt", "q1 Q0 a.pdf/0001 1 0.5 mmrr\n", "found a TREC run"),
             ("q.txt", "q1 0 a.pdf/0001 1\n", "found TREC judgements"),
@@ -297,6 +297,19 @@ class TestQueries:
         with pytest.raises(MmrrError) as error:
             read_queries(write(tmp_path / name, content))
         assert message in str(error.value)
+
+    def test_a_table_of_queries(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "q.tsv", "query-id\ttext\r\n1\tWhen is it due?\n\n 2\t x \n")
+        assert read_queries(path) == [Query("1", "When is it due?"), Query("2", "x")]
+        for line, message in (
+            ("1 due", "line 1: found 1 column"),
+            ("1\t ", "found no text"),
+            ("a b\tx", "'a b'"),
+            ("1\tx\n1\ty", "line 2: the id 1 is already used"),
+            ("id\ttext", "no query"),
+        ):
+            with pytest.raises(MmrrError, match=message):
+                read_queries(write(tmp_path / "q.tsv", line + "\n"))
 
     def test_a_number_and_its_string_are_the_same_id(self, tmp_path: Path) -> None:
         path = write(tmp_path / "queries.jsonl", '{"id": 1, "text": "x"}\n{"id": "1", "text": "y"}\n')
