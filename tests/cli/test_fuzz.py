@@ -120,6 +120,7 @@ def cases(name: str, command: Any) -> Iterator[list[str]]:
         yield [value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "command"), [case for case in commands() if case[0] in (*ARGUMENTS, *SHOWING)])
 def test_a_wrong_value_is_one_line(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: Any
