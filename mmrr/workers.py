@@ -123,7 +123,7 @@ class Helper:
 
     def __init__(self, serve: Callable[[Connection], None]) -> None:
         """``serve(connection)`` runs in the process; it is a function of a module."""
-        context = multiprocessing.get_context("spawn")
+        context = _Spawn()
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(serve, theirs), daemon=True)
         with _deferred_interrupts():

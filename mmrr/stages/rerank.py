@@ -343,7 +343,8 @@ class _CachedScoring:
     def _score_pages(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
         """Other scorers get the pages of the whole batch in portions that fit the memory; each page is read once."""
         queries = [self.scorer.encode_query(query.text) for query, _ in batch]
-        pages = list(dict.fromkeys(row for _, rows in batch for row in rows))
+        # In one order, whatever the other queries are: the order of a product's rows changes its last bits.
+        pages = sorted({row for _, rows in batch for row in rows})
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in batch]
         stored = portions(zip(pages, self._caches(pages), strict=True), self.most_bytes)
         for portion in ahead(moved(stored, self.device)):
