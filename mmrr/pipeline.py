@@ -264,7 +264,14 @@ def followed_pruning(context: Context, scoring: Scoring, indexed: Manifest) -> P
 
 
 def kept_picture(context: Context, page_id: str) -> Image.Image:
-    """A page with the tokens that pruning dropped faded out. Raises MmrrError for a page that is not in the index."""
+    """A page with the tokens that pruning dropped faded out; the plain page where nothing was pruned.
+
+    Raises MmrrError for a page that is not in the index.
+    """
+    if "prune" not in context.chosen and context.workspace.current("prune") is None:
+        collection = context.collection(context.current("index"))
+        context.notice("no token was pruned: the plain page is drawn")
+        return read_image(context.workspace, collection.pages[page_row(collection, page_id)])
     pruned = context.current("prune")
     collection = context.collection(pruned)
     row = page_row(collection, page_id)

@@ -22,6 +22,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
         "has print below what its tokens can show (--tiles or a larger --max-tokens shows it)",
         "have print below what their tokens can show (--tiles or a larger --max-tokens shows it)",
     ),
+    "tiled": ("has small print and was cut into tiles", "have small print and were cut into tiles"),
     OTHER_RENDERER: ("was drawn by the other renderer", "were drawn by the other renderer"),
     "time_limit": ("took longer than --page-timeout", "took longer than --page-timeout"),
     "memory_limit": ("needs more memory than --page-memory", "need more memory than --page-memory"),
@@ -39,6 +40,7 @@ MEANINGS: dict[str, tuple[str, str]] = {
 
 def summary(counts: Mapping[str, int]) -> list[str]:
     """One clause for each code that pages have, for example ``5 pages came out blank although they have content``."""
+    counts = {code: count for code, count in counts.items() if code != "no_text"}  # the summary counts these itself
     known = [code for code in MEANINGS if code in counts] + sorted(counts.keys() - MEANINGS.keys())
     clauses = []
     for code in known:

@@ -220,7 +220,7 @@ def _json_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:
             _fail(path, n, f"found {what} for query {query_id}, expected a string under text (or query)")
         if any(unicodedata.category(char) == "Cs" for char in text):
             _fail(path, n, f"the text of query {query_id} has half of a surrogate pair, expected Unicode text")
-        queries[query_id] = Query(query_id, text, _id(path, n, record, ("doc_id",)))
+        queries[query_id] = Query(query_id, text, _document(path, n, record))
     return list(queries.values())
 
 
@@ -314,6 +314,14 @@ def _is_number(text: str) -> bool:
 
 def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:30]}...({len(text)} characters)"
+
+
+def _document(path: Path, n: int, record: dict[str, Any]) -> str | None:
+    """The document that a query names: its id, or the name of its file, which may have blanks."""
+    value = record.get("doc_id")
+    if value is None or (isinstance(value, str) and value.strip() and value.isprintable()):
+        return value
+    return _id(path, n, record, ("doc_id",))
 
 
 def _id(path: Path, n: int, record: dict[str, Any], keys: tuple[str, ...]) -> str | None:

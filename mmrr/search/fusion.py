@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from mmrr.errors import MmrrError
 from mmrr.types import Hit, Run, rank
 
+#: How far below equal scores a missing page is: the distance of the two scores of a run of two pages.
+_BELOW_EQUAL = 2.0
+
 
 def fuse(first: Run, second: Run, weight: float) -> Run:
     """Per query and page: the score in ``first`` plus ``weight`` times the score in ``second``, both standardised.
@@ -21,7 +24,8 @@ def fuse_all(runs: Sequence[tuple[Run, float]]) -> Run:
     """Per query and page: the sum of the page's standardised scores in the runs, each times the weight of its run.
 
     A score is standardised by subtracting the mean and dividing by the standard deviation of the query's scores in the
-    same run. A page that is missing in one run gets the lowest score there. Raises MmrrError for a negative weight.
+    same run. A page that is missing in one run gets the lowest score there; if all scores of the run are equal, it gets
+    a score two standard deviations lower. Raises MmrrError for a negative weight.
     """
     for _, weight in runs:
         if not 0 <= weight < math.inf:
@@ -32,6 +36,8 @@ def fuse_all(runs: Sequence[tuple[Run, float]]) -> Run:
         sums = {page: 0.0 for of_run, _ in scores for page in of_run}
         for of_run, weight in scores:
             lowest = min(of_run.values(), default=0.0)
+            if of_run and lowest == max(of_run.values()):
+                lowest -= _BELOW_EQUAL  # otherwise a page that alone was found would gain nothing
             for page in sums:
                 sums[page] += weight * of_run.get(page, lowest)
         fused[query_id] = rank(sums)

@@ -27,7 +27,7 @@ def import_run(context: Context, collection: Collection, queries: list[Query], r
         "queries": digest([dataclasses.astuple(query) for query in queries]),
         "run": digest({query_id: [tuple(hit) for hit in hits] for query_id, hits in run.items()}),
     }
-    spec = Spec("retrieve", 4, config, inputs)
+    spec = Spec("retrieve", 5, config, inputs)
     if done := context.workspace.done(spec):
         return done
 

@@ -40,7 +40,7 @@ from mmrr.search.indexes import (
 from mmrr.search.late_interaction import max_sim
 from mmrr.stages._query_vectors import Encoded, encode_for_text, encode_queries
 from mmrr.types import Query, Run, best_of_pages, rank
-from mmrr.workspace import manifests
+from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveContent
 from mmrr.workspace.pages import Collection, read_stored_texts
@@ -162,7 +162,7 @@ def _plan(
     workspace = context.workspace
     made = _vectors(workspace, indexed)
     weights = channels.weights(options.first_stage, options.channels, {"words", *made})
-    _check(queries, options, collection)
+    queries = _checked(queries, options, collection)
     config: dict[str, object] = {
         "first_stage": channels.stored_name(weights),
         "scope": options.scope,
@@ -186,7 +186,7 @@ def _plan(
     # Fusion standardises scores over the pages found, so it needs enough of them for a mean and a deviation.
     depth = max(options.depth, FUSION_DEPTH) if len(weights) > 1 else options.depth
     one = _Search(workspace, collection, indexed, queries, options, depth)
-    return _Plan(one, Spec("retrieve", 4, config, inputs), weights, made, search)
+    return _Plan(one, Spec("retrieve", 5, config, inputs), weights, made, search)
 
 
 def _found(context: Context, plan: _Plan, *, kept: bool) -> tuple[Run, list[str]]:
@@ -205,8 +205,26 @@ def _found(context: Context, plan: _Plan, *, kept: bool) -> tuple[Run, list[str]
         own, vectors = encode_for_text(context, plan.vectors["meaning"], one.queries, kept=kept)
         shards += own
         runs.append((_meaning(context, one, plan.vectors["meaning"], vectors), weights["meaning"]))
+    if "words" in weights and len(runs) > 1:
+        runs = _with_zeros(one, runs, place=int("sight" in weights))
     found = runs[0][0] if len(runs) == 1 else fuse_all(runs)
     return {query_id: hits[: one.options.depth] for query_id, hits in found.items()}, shards
+
+
+def _with_zeros(one: _Search, runs: list[tuple[Run, float]], place: int) -> list[tuple[Run, float]]:
+    """The same runs. That of the words, at ``place``, also lists what the others found without a word of the query.
+
+    Their score by words is 0. Without them a page that alone has the word would be the only score of its run, which
+    says nothing when it is standardised.
+    """
+    words, weight = runs[place]
+    filled: Run = {}
+    for query_id, hits in words.items():
+        known = {hit.page_id for hit in hits}
+        found = {hit.page_id: 0.0 for run, _ in runs for hit in run.get(query_id, ()) if hit.page_id not in known}
+        # A full ranking was cut off: the scores of the pages behind it are not known.
+        filled[query_id] = hits if len(hits) >= one.depth else [*hits, *rank(found)]
+    return [*runs[:place], (filled, weight), *runs[place + 1 :]]
 
 
 def available(workspace: Workspace, indexed: Manifest) -> set[str]:
@@ -237,16 +255,29 @@ def _commit(one: _Search, spec: Spec, run: Run, shards: list[str], search_ms: fl
     return one.workspace.commit(spec, content, 0, {"search_ms": round(search_ms, 1)}, write)
 
 
-def _check(queries: list[Query], options: Retrieve, collection: Collection) -> None:
+def _checked(queries: list[Query], options: Retrieve, collection: Collection) -> list[Query]:
+    """The queries; with the scope ``document``, each with the id of the document that its ``doc_id`` names."""
     if options.depth < 1:
         raise MmrrError(f"--candidates {options.depth}: expected 1 or more")
-    for query in queries if options.scope == "document" else []:
-        if query.doc_id is None:
-            raise MmrrError(f"query {query.query_id} names no document; --scope document needs its doc_id")
-        if query.doc_id not in collection.rows:
-            # A query from the command line has no id of its own.
-            which = "" if len(queries) == 1 else f"query {query.query_id}: "
-            raise MmrrError(f"{which}document {query.doc_id} is not in the index; see: mmrr ls --documents")
+    if options.scope != "document":
+        return queries
+    return [_in_document(query, collection, alone=len(queries) == 1) for query in queries]
+
+
+def _in_document(query: Query, collection: Collection, *, alone: bool) -> Query:
+    if query.doc_id is None:
+        raise MmrrError(f"query {query.query_id} names no document; --scope document needs its doc_id")
+    if query.doc_id in collection.rows:
+        return query
+    # A query from the command line has no id of its own.
+    which = "" if alone else f"query {query.query_id}: "
+    try:
+        doc_id = changes.find(collection.manifest, query.doc_id)
+    except MmrrError as error:
+        raise MmrrError(f"{which}{error}") from None
+    if doc_id not in collection.rows:
+        raise MmrrError(f"{which}no page of document {doc_id} is in the index; see: mmrr ls --documents")
+    return dataclasses.replace(query, doc_id=doc_id)
 
 
 def _search_options(embedded: Manifest, options: Mapping[str, str]) -> Options:

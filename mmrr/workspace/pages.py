@@ -196,10 +196,10 @@ class _Listing:
                     record["ocr"] = ocr[key]
                     n_chars = read_chars[number]
                     self.by_ocr += n_chars > 0
-                self.without_text += n_chars == 0
+                if n_chars == 0:
+                    self.without_text += 1
+                    notes.setdefault("no_text", []).append(number)
                 self.records.append(record)
-        if notes:
-            entry["notes"] = notes
         for key in entry.get("tiles", {}).values():
             for tile in manifests.shard_record(workspace, "pages", key)["pages"]:
                 number, part = divmod(tile["number"], _TILES)
@@ -207,6 +207,13 @@ class _Listing:
                 copied = {name: tile[name] for name in ("number", "width_px", "height_px", "sha256")}  # type: ignore[literal-required]
                 self.records.append({"page_id": page_id, "doc_id": entry["doc_id"], **copied, "shard": key})
                 self.tiles += 1
+                if number not in notes.setdefault("tiled", []):
+                    notes["tiled"].append(number)
+        whole = [number for number in notes.pop("small_print", []) if number not in notes.get("tiled", [])]
+        if whole:
+            notes["small_print"] = whole
+        if notes:
+            entry["notes"] = notes
 
 
 def list_pages(

@@ -72,6 +72,8 @@ def test_pages_are_found_by_meaning_and_added_to_words(copy: Made) -> None:
         ({query: rank(dict(hits)) for query, hits in run.items()}, weight)
         for run, weight in ((words, 1.0), (meaning, 2.0))
     ]
+    for query, hits in runs[1][0].items():  # a page without a word of the query has the score 0 by words
+        runs[0][0][query] = rank({hit.page_id: 0.0 for hit in hits} | dict(runs[0][0].get(query, [])))
     both = retrieved(copy, "--channels", "words=1,meaning=2")
     expected = fuse_all(runs)
     for query, hits in both.items():
@@ -84,6 +86,14 @@ def test_pages_are_found_by_meaning_and_added_to_words(copy: Made) -> None:
     # The former name of the option, and one channel alone.
     assert "--fuse is now --channels" in mmrr("retrieve", QUESTION, "--work", copy.work, "--fuse", "words=1").stderr
     assert retrieved(copy, "--channels", "meaning=3") == meaning
+
+
+def test_a_word_that_is_on_one_page_only_brings_that_page_up(copy: Made) -> None:
+    """One score has no deviation: it said nothing in the sum before."""
+    shown = json.loads(mmrr("retrieve", "sensors", "--work", copy.work, "--first-stage", "words", "--json").stdout)
+    (row,) = shown["queries"][0]["results"]
+    both = json.loads(mmrr("retrieve", "sensors", "--work", copy.work, "--json").stdout)["queries"][0]["results"]
+    assert both[0]["page_id"] == row["page_id"]
 
 
 def test_within_a_document_all_pages_are_ranked(copy: Made) -> None:

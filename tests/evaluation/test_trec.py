@@ -208,7 +208,7 @@ class TestFiles:
 class TestQueries:
     def test_the_forms_in_use(self, tmp_path: Path) -> None:
         lines = [
-            {"query_id": "q1", "text": "plain", "doc_id": "d"},
+            {"query_id": "q1", "text": "plain", "doc_id": "the file of d.pdf"},
             {"_id": "q2", "text": "as in BEIR", "metadata": {"x": 1}},
             {"qid": 3, "query": "numbers become strings", "doc_id": None},
             {"id": 4.5, "text": "so do these", "doc_id": 7},
@@ -216,7 +216,7 @@ class TestQueries:
         ]
         path = write(tmp_path / "queries.jsonl", "\ufeff" + "\r\n\n".join(map(json.dumps, lines)))
         assert read_queries(path) == [
-            Query("q1", "plain", "d"),
+            Query("q1", "plain", "the file of d.pdf"),
             Query("q2", "as in BEIR"),
             Query("3", "numbers become strings"),
             Query("4.5", "so do these", "7"),
@@ -254,7 +254,7 @@ class TestQueries:
             ('{"query_id": "a b", "text": "x"}', "found the query_id 'a b', expected one without spaces"),
             ('{"query_id": "a\\u2003b", "text": "x"}', "expected one without spaces"),
             ('{"query_id": "a\\u0000b", "text": "x"}', "expected one without spaces and control characters"),
-            ('{"query_id": "q", "text": "x", "doc_id": "a b"}', "found the doc_id 'a b'"),
+            ('{"query_id": "q", "text": "x", "doc_id": "a\\u0000b"}', "found the doc_id 'a"),
             ('{"query_id": "q"}', "found no text for query q, expected a string under text (or query)"),
             ('{"query_id": "q", "text": " \\n"}', "found an empty text for query q"),
             ('{"query_id": "q", "text": 7}', "found a number for query q"),

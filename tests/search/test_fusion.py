@@ -29,6 +29,16 @@ def test_a_page_or_query_that_is_missing_in_one_run() -> None:
     assert fuse({}, {}, 1.0) == {}
 
 
+def test_a_page_that_alone_was_found_gains_from_it() -> None:
+    """One score, or several equal ones, have no deviation; a page that is missing beside them is lower all the same."""
+    first = {"q": rank({"a": 3.0, "b": 2.0, "c": 1.0})}
+    for second in ({"c": 7.0}, {"c": 7.0, "b": 7.0}):
+        fused = dict(fuse(first, {"q": rank(second)}, 1.0)["q"])
+        before = dict(fuse(first, {"q": []}, 1.0)["q"])
+        assert fused["a"] == before["a"] - 2.0
+        assert fused["c"] == before["c"]
+
+
 def test_a_run_with_equal_scores_does_not_change_the_order() -> None:
     """For a document without a text layer, text search lists all pages with the score 0."""
     images, nothing = {"q": rank({"b": 0.9, "a": 0.8, "c": 0.1})}, {"q": rank({"a": 0.0, "b": 0.0, "c": 0.0})}

@@ -59,7 +59,7 @@ def test_a_page_without_end_has_a_status_and_the_rest_goes_on(tmp_path: Path) ->
     )
     assert "2 pages took longer than --page-timeout" in result.stderr
     found = documents(tmp_path / "w")
-    assert found["partly.pdf"]["notes"] == {"time_limit": [2]}
+    assert found["partly.pdf"]["notes"] == {"no_text": [1], "time_limit": [2]}
     assert "partly.pdf" in mmrr("ls", "--documents", "--work", tmp_path / "w").stdout
     assert mmrr("verify", "--work", tmp_path / "w").exit_code == 0
     # The same limit does not wait for the same page again; another document is added.
@@ -84,7 +84,7 @@ def test_a_larger_limit_draws_the_page(tmp_path: Path) -> None:
     result = mmrr("render", tmp_path / "in", "--work", tmp_path / "w", *PDFIUM, *small)
     assert "1 page of 1 document (1 partial)" in result.stderr
     assert "an image of 7400 x 7400 pixels needs more than 256 MiB of memory; --page-memory SIZE" in result.stderr
-    assert documents(tmp_path / "w")["in"]["notes"] == {"memory_limit": [1]}
+    assert documents(tmp_path / "w")["in"]["notes"] == {"memory_limit": [1], "no_text": [2]}
     # A command for another folder, under the same and under other conditions, once the file is gone.
     (tmp_path / "in").rename(tmp_path / "gone")
     for options in (small, ()):
