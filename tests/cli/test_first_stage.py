@@ -65,6 +65,20 @@ def test_hybrid_is_the_score_fusion_of_dense_and_text(chain: Chain) -> None:
     assert text["q1"][0][0] == "thesis.pdf/0001"
 
 
+def test_a_query_file_names_documents_as_their_files_are_called(chain: Chain, tmp_path: Path) -> None:
+    (chain.docs / "soil.pdf").rename(chain.docs / "the soil.pdf")
+    mmrr("index", chain.docs, "--work", chain.work, *INDEX, "--first-stage", "words")
+    queries = tmp_path / "queries.jsonl"
+    lines = [{"query_id": f"q{i}", "text": "soil", "doc_id": name} for i, name in enumerate(("the soil.pdf", "thesis"))]
+    queries.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    search = ("retrieve", "--work", chain.work, "--queries", queries, "--scope", "document", "--json")
+    found = json.loads(mmrr(*search).stdout)["queries"]
+    assert [{row["doc_id"] for row in one["results"]} for one in found] == [{"the_soil.pdf"}, {"thesis.pdf"}]
+    lines[0]["doc_id"] = "the soul"
+    queries.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "query q0: no document 'the soul'" in refused(*search[:-1])
+
+
 def test_a_document_can_be_searched_alone(chain: Chain) -> None:
     for name in ("dense", "bm25", "hybrid"):
         run = retrieved(chain, "--scope", "document", "--first-stage", name)

@@ -11,12 +11,15 @@ from PIL import Image
 from tests.cli.chain import QUESTION, Chain
 from tests.console import (
     FP32,
+    INDEX,
+    THESIS,
     artifact,
     files,
     manifest,
     mmrr,
     refused,
     shards,
+    write_documents,
 )
 
 
@@ -25,6 +28,15 @@ def test_view_draws_the_kept_tokens(made: Chain, tmp_path: Path) -> None:
     shown = mmrr("view", "thesis.pdf/0001", "--work", made.work, "--output", picture)
     assert shown.stdout.strip() == str(picture)
     assert Image.open(picture).size in {Image.open(page).size for page in made.work.rglob("0001.png")}
+
+
+def test_view_draws_the_plain_page_where_nothing_was_pruned(tmp_path: Path) -> None:
+    docs = write_documents(tmp_path / "docs", thesis=THESIS)
+    mmrr("index", docs, "--work", tmp_path / "w", *INDEX)
+    shown = mmrr("view", "thesis.pdf/0001", "--work", tmp_path / "w", "--output", tmp_path / "page.png")
+    assert "no token was pruned: the plain page is drawn" in shown.stderr
+    (stored,) = (tmp_path / "w").rglob("0001.png")
+    assert Image.open(tmp_path / "page.png").convert("RGB").tobytes() == Image.open(stored).convert("RGB").tobytes()
 
 
 def test_view_refuses_in_one_line(made: Chain, tmp_path: Path) -> None:
