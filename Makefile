@@ -36,7 +36,7 @@ demo: install ## Rank data/sample by words, meaning and sight, and draw a page
 PYTEST := -m pytest -n auto --dist worksteal -q -rs
 TESTS ?= tests
 
-test: install ## Run the fast tests (CPU, no network, 3 minutes on 2 cores); TESTS=tests/search runs a part
+test: install ## Run the fast tests (CPU, no network, 4 minutes on 2 cores); TESTS=tests/search runs a part
 	$(BIN)/python $(PYTEST) $(TESTS)
 
 test-slow: install ## Run the slow tests, which make test leaves out

@@ -140,7 +140,7 @@ def test_a_wrong_value_is_one_line(
 
 
 def test_every_command_is_tried() -> None:
-    others = {"doctor", "models", "verify"}  # no option of their own but --work, --json and --device
+    others = {"doctor", "mcp", "models", "verify"}  # no option of their own but --work, --json, --device and --dtype
     assert {name for name, _ in commands()} == {*ARGUMENTS, *SHOWING, *others}
 
 
