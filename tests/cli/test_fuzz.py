@@ -17,7 +17,7 @@ from tests.cli.conftest import Prepared
 
 SEED = 20
 #: Values of each option that a run of the tests tries; other seeds try others.
-PER_OPTION = 3
+PER_OPTION = 1
 HUGE = "9" * 400
 VALUES = (
     *(
