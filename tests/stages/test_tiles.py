@@ -63,7 +63,7 @@ def test_tiles_rank_as_one_page(tmp_path: Path, tiny_path: Path, tiny_embedder_p
     docs, work = poster(tmp_path / "docs"), tmp_path / "w"
     result = mmrr("index", docs, "--work", work, *OPTIONS, "--tiles", "--embedder", tiny_embedder_path)
     assert "2 pages of 1 document (1 ok)" in result.stderr
-    assert "1 page has print below what its tokens can show" in result.stderr
+    assert "1 page has small print and was cut into tiles" in result.stderr
     for options in ((), ("--first-stage", "bm25"), ("--first-stage", "dense"), ("--candidates", "1")):
         found = answers(work, "northeast", *options)
         assert len({row["page_id"] for row in found}) == len(found) <= 2
