@@ -78,8 +78,7 @@ class Reranker:
         self._device = resolve_device(device)
         number_format = resolve_dtype(dtype, self._device)
         given = {name: str(value) for name, value in (options or {}).items()}
-        # The hashes of a local checkpoint's files stay in memory: this path cannot exist.
-        family = family_of(HashCache(Path(__file__) / "none"), scorer, Model(model, revision), given)
+        family = family_of(HashCache(), scorer, Model(model, revision), given)
         module = family.module
         scores = {name: str(value) for name, value in (score_options or {}).items()}
         self._score_as = families.parse_options(module.Score, scores)

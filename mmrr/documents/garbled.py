@@ -27,7 +27,7 @@ _FREQUENT_SHARE = 0.62  # of the pairs; less is garbled
 _UNUSABLE_SHARE = 0.2  # of the characters: private, unassigned, replacement and control characters, and rare scripts
 _WORD_SHARE = 0.3  # letters and digits among the characters; less is garbled
 _LEAST_TOKENS = 25
-_TOKEN_SHARE = 0.42  # words and numbers among what stands between blanks; less is garbled
+_TOKEN_SHARE = 0.42  # share of words and numbers among the tokens of a page; a lower share is garbled
 _LATIN_SHARE = 0.5  # of the letters; with less, the words are names and addresses in another script
 _ACCENTED_SHARE = 0.6  # of the Latin letters; Vietnamese has about 0.3
 

@@ -21,7 +21,7 @@ from mmrr.documents.discovery import one_line
 from mmrr.documents.formats import image_formats
 from mmrr.errors import MmrrError
 
-#: What stands for a page image.
+#: A page image: a path or a data URI, the bytes of a file, or a Pillow image.
 PageImage = str | Path | bytes | Image.Image
 
 #: Most pixels of an image: the limit of Pillow, twice of what it warns of.

@@ -21,7 +21,7 @@ from mmrr.documents.print_size import is_small
 _STRIP_PX = 1 << 22
 #: The bytes of a pixel in Pillow, by mode; 4 for all others.
 _PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2, "LA": 4, "PA": 4}
-#: Where a file gives no resolution: letters of 16 pixels, as on web pages, of which a point is 4/3 pixels.
+#: For a file without a resolution: 96 dpi, as on web pages. One point is 4/3 pixels.
 _SCREEN_DPI = 96.0
 #: A longer image without a resolution is a picture of a screen rather than a scan.
 _SCAN_ASPECT = 3

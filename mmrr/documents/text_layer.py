@@ -1,7 +1,7 @@
 """The text of a PDF page as PDFium reads it: what is drawn, form fields and annotations too, and nothing else.
 
 This module knows no renderer, workspace, models or command line. As in :mod:`mmrr.documents.discovery`, two threads of
-one process must not use it at the same time. Any stands for the types of pypdfium2, which has none.
+one process must not use it at the same time. Any: pypdfium2 has no types.
 """
 
 from __future__ import annotations

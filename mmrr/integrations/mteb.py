@@ -57,7 +57,7 @@ class PageEncoder:
         """
         expect_kind("embedders", model)
         # The hashes of a local checkpoint's files stay in memory: this path cannot exist.
-        checkpoint = resolve(model, revision, HashCache(Path(__file__) / "none"), families.names("embedders"))
+        checkpoint = resolve(model, revision, HashCache(), families.names("embedders"))
         family = families.load("embedders", families.embedder(checkpoint.config()))
         prepare = families.parse_options(family.Prepare, {name: str(value) for name, value in (options or {}).items()})
         on_device = resolve_device(device)

@@ -25,9 +25,8 @@ _BUILT_IN = Path(__file__).parents[1] / "models"
 _KINDS = {"embedders": "an embedder", "scorers": "a scorer"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: Hashes of companions, which are resolved without a workspace. This path cannot exist, so that the cache of hashes
-#: stays in the memory of this process.
-_IN_PROCESS = HashCache(Path(__file__) / "none")
+#: Hashes of companions, which are resolved without a workspace.
+_IN_PROCESS = HashCache()
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,13 +84,16 @@ class HashCache:
 
     WRITE_INTERVAL_S = 5.0
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        """``path`` None: the hashes stay in the memory of this process."""
         self._path = path
         self._unsaved = False
         self._written = time.monotonic()
 
     @functools.cached_property
     def _known(self) -> dict[str, str]:
+        if self._path is None:
+            return {}
         try:
             known = parse_json(read_file(self._path))
         except (OSError, ValueError):
@@ -111,7 +114,7 @@ class HashCache:
 
     def save(self) -> None:
         """Write the hashes that are not in the file yet: at the end of a batch of files, and of a command."""
-        if self._unsaved:
+        if self._unsaved and self._path:
             with contextlib.suppress(OSError):
                 write_atomically(self._path, json.dumps(self._known))
             self._unsaved = False

@@ -108,3 +108,14 @@ def test_a_damaged_file_costs_time_alone(tmp_path: Path, content: str) -> None:
     (path,) = some_files(tmp_path / "in", 1)
     (tmp_path / "hashes.json").write_text(content)
     assert HashCache(tmp_path / "hashes.json").sha256(path) == hashlib.sha256(b"0").hexdigest()
+
+
+def test_without_a_path_the_hashes_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"x")
+    monkeypatch.setattr("mmrr.workspace.files.write_atomically", lambda *_: pytest.fail("a file was written"))
+    hashes = HashCache()
+    first = hashes.sha256(file)
+    hashes.save()
+    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("the file was read again"))
+    assert hashes.sha256(file) == first
