@@ -71,14 +71,16 @@ class NamedScorer:
         return scoring_of(self.family, self.model, self.revision, self.keep, self.options)
 
 
-def caches_of(context: Context, scoring: Scoring | None, ranking: Ranking, *, build: bool) -> Manifest:
-    """The caches to rerank from. With a scorer, pages without a cache are read now, and counted."""
+def caches_of(context: Context, scoring: Scoring | None, ranking: Ranking, *, dense: bool) -> Manifest:
+    """The caches to rerank from. With a scorer, pages without a cache are read now, and counted; with ``dense`` none."""
     from mmrr import candidates
 
     if scoring is None:
         return context.same_pages(context.current("precache"), ranking.collection)
-    found = candidates.candidate_caches(context, scoring, ranking, build=build)
-    if build and "singles" in found.content:
+    if dense:
+        return candidates.scorer_alone(context, scoring, ranking.collection)
+    found = candidates.candidate_caches(context, scoring, ranking)
+    if "singles" in found.content:
         asked = len({hit.page_id for hits in ranking.first.values() for hit in hits})
         read = found.content["pages"]
         note(f"{counted(asked, 'candidate page')}: {read} read now and kept, {asked - read} from caches")

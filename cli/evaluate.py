@@ -168,7 +168,8 @@ def mmdocir(
         weight, weights = fusion_of(fuse, channels)
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, pairs(embed_option), *texts)
-        indexing, notes = indexing_of(context, named, first_stage, Index(), scoring, follow=False)
+        pruned_for = None if dense else scoring  # a dense forward prunes nothing
+        indexing, notes = indexing_of(context, named, first_stage, Index(), pruned_for, follow=False)
         for line in notes:
             note(line)
         chain = pipeline.Chain(

@@ -206,7 +206,7 @@ def rerank(
             query_list = queries_from(query, queries, doc_id)
             how = Retrieve(first_stage, scope, candidates, weights)
             ranking = pipeline.search(context, query_list, how, pairs(search_option), within=within)
-        cached = caches_of(context, scoring, ranking, build=options.dense is None)
+        cached = caches_of(context, scoring, ranking, dense=options.dense is not None)
         ranking = pipeline.rerank_run(context, ranking, options, score_options, cached)
         if query is None:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)

@@ -66,25 +66,37 @@ def import_external(
     return Imported(Ranking(collection, queries, retrieved, run), unknown, cut, without_text, without_candidates)
 
 
-def candidate_caches(context: Context, scoring: Scoring, ranking: Ranking, *, build: bool = True) -> Manifest:
+def candidate_caches(context: Context, scoring: Scoring, ranking: Ranking) -> Manifest:
     """The caches of the candidates of a ranking; of these alone, the missing ones are computed and kept.
 
-    If the current caches are of this scorer and these pages, they are returned. With ``build`` False none is computed,
-    for ``Rerank.dense``. The manifest is that of ``precache.prepare_pages``.
+    If the current caches are of this scorer and these pages, they are returned. The manifest is that of
+    ``precache.prepare_pages``.
     """
     collection = ranking.collection
     if found := _current_caches(context, scoring, collection):
         return found
     indexed = context.workspace.current("index") if "index" not in context.chosen else context.current("index")
-    if build and indexed and indexed.inputs["pages"] == collection.manifest.fingerprint:
+    if indexed and indexed.inputs["pages"] == collection.manifest.fingerprint:
         family, pruned = family_and_pruning(context, scoring, indexed, followed_pruning(context, scoring, indexed))
     else:
-        if build and scoring.keep not in (None, 1):
+        if scoring.keep not in (None, 1):
             raise MmrrError(f"--keep {scoring.keep} needs an index with page vectors; run mmrr index with --embedder")
-        family = precache.family_of(context.workspace.hashes, scoring.family, scoring.model, scoring.options)
-        pruned = None
+        family, pruned = _family(context, scoring), None
     rows = list(dict.fromkeys(collection.row_of[hit.page_id] for hits in ranking.first.values() for hit in hits))
-    return precache.prepare_pages(context, collection, pruned, family, rows, build=build)
+    return precache.prepare_pages(context, collection, pruned, family, rows)
+
+
+def scorer_alone(context: Context, scoring: Scoring, collection: Collection) -> Manifest:
+    """What names a scorer for ``Rerank.dense``. No cache is read, planned or computed.
+
+    Options that ``scoring`` does not name are those of the current caches, if these are of this scorer.
+    """
+    found = _current_caches(context, scoring, collection)
+    return found or precache.scorer_alone(context, collection, _family(context, scoring))
+
+
+def _family(context: Context, scoring: Scoring) -> precache.Family:
+    return precache.family_of(context.workspace.hashes, scoring.family, scoring.model, scoring.options)
 
 
 def _current_caches(context: Context, scoring: Scoring, collection: Collection) -> Manifest | None:
@@ -93,7 +105,7 @@ def _current_caches(context: Context, scoring: Scoring, collection: Collection) 
     if found is None or found.inputs["pages"] != collection.manifest.fingerprint:
         return None
     config, model = manifests.config(found, "precache"), found.model or {}
-    family = precache.family_of(context.workspace.hashes, scoring.family, scoring.model, scoring.options)
+    family = _family(context, scoring)
     options = families.stored_options(family.prepare)
     same = (
         config["family"] == scoring.family

@@ -137,6 +137,15 @@ class SupportsDense(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsMemoryLimit(Protocol):
+    """A scorer or an embedder that reads several pages in one forward, as many as a limit of memory allows."""
+
+    def limit_memory(self, most_bytes: int) -> None:
+        """``most_bytes``: what such a forward may take on top of the model. One page is always read."""
+        ...
+
+
 class ScorerFamily(Protocol[PrepareT, ScoreT, PageT_contra, QueryT]):
     """A module in ``mmrr/scorers``. ``options`` are resolved everywhere but in ``resolve``."""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmrr.candidates import scorer_alone
 from mmrr.config import Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.documents.discovery import find_sources
@@ -205,8 +206,12 @@ def _rank(
     ranking = search(context, benchmark.queries(), chain.retrieve, chain.search_options, indexed)
     steps.append(ranking.retrieved)
     if chain.scoring:
-        cached = cache_pages(context, chain.scoring, indexed, report)
-        ranking = rerank_run(context, ranking, chain.rerank, chain.score_options, cached[-1])
+        if chain.rerank.dense:
+            cached, scorer = [], scorer_alone(context, chain.scoring, ranking.collection)
+        else:
+            cached = cache_pages(context, chain.scoring, indexed, report)
+            scorer = cached[-1]
+        ranking = rerank_run(context, ranking, chain.rerank, chain.score_options, scorer)
         assert ranking.reranked
         steps += [*cached, ranking.reranked]
     return ranking, steps

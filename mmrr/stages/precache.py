@@ -125,20 +125,12 @@ def precache(
 
 
 def prepare_pages(
-    context: Context,
-    collection: Collection,
-    pruned: Manifest | None,
-    family: Family,
-    rows: Sequence[int],
-    *,
-    build: bool = True,
+    context: Context, collection: Collection, pruned: Manifest | None, family: Family, rows: Sequence[int]
 ) -> Manifest:
     """The caches of the pages at ``rows`` alone: those that are missing are computed, each into a shard of its own.
 
     ``precache`` of the whole collection reads them from there later. The manifest has the fingerprint of that artifact
-    and is not committed; if the artifact is there, it is returned. With ``build`` False nothing is computed: the
-    manifest names the scorer and the pages, for a forward without caches. Raises MmrrError for a cache that is not
-    finite.
+    and is not committed; if the artifact is there, it is returned. Raises MmrrError for a cache that is not finite.
     """
     workspace = context.workspace
     devices = resolve_devices(context.machine.device)
@@ -148,24 +140,40 @@ def prepare_pages(
         return done
     kept_shards = manifests.content(pruned, "prune")["shards"] if pruned else {}
     shards, shared = _shards(spec, collection, kept_shards, family), spec.shard_key("shared")
-    content: PrecacheContent = {"pages": 0, "page_bytes": 0, "keep": 1.0, "shards": shards, "shared": shared}
-    if build:
-        content["singles"] = singles = {}
-        tasks = [] if workspace.has_shard("precache", shared) else [_Task(shared)]
-        asked = dict.fromkeys(collection.shards[row] for row in rows)
-        whole = {pages for pages in asked if workspace.has_shard("precache", shards[pages])}
-        for row in rows:
-            pages, number = collection.shards[row], collection.pages[row].number
-            if pages in whole or f"{pages}/{number}" in singles:
-                continue
-            singles[f"{pages}/{number}"] = key = _single_key(spec, shards[pages], number)
-            if not workspace.has_shard("precache", key):
-                tasks.append(_Task(key, pages, kept_shards.get(pages), number))
-        n_pages = sum(task.pages is not None for task in tasks)
-        if tasks:
-            load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, context.loaded)
-            on_devices(devices[:1], load, tasks, context.progress("precache", n_pages))
-        content["pages"] = n_pages
+    singles: dict[str, str] = {}
+    tasks = [] if workspace.has_shard("precache", shared) else [_Task(shared)]
+    asked = dict.fromkeys(collection.shards[row] for row in rows)
+    whole = {pages for pages in asked if workspace.has_shard("precache", shards[pages])}
+    for row in rows:
+        pages, number = collection.shards[row], collection.pages[row].number
+        if pages in whole or f"{pages}/{number}" in singles:
+            continue
+        singles[f"{pages}/{number}"] = key = _single_key(spec, shards[pages], number)
+        if not workspace.has_shard("precache", key):
+            tasks.append(_Task(key, pages, kept_shards.get(pages), number))
+    n_pages = sum(task.pages is not None for task in tasks)
+    if tasks:
+        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, context.loaded)
+        on_devices(devices[:1], load, tasks, context.progress("precache", n_pages))
+    content: PrecacheContent = {
+        "pages": n_pages,
+        "page_bytes": 0,
+        "keep": 1.0,
+        "shards": shards,
+        "shared": shared,
+        "singles": singles,
+    }
+    return _uncommitted(spec, content)
+
+
+def scorer_alone(context: Context, collection: Collection, family: Family) -> Manifest:
+    """A manifest, not committed, that names a scorer for a forward without caches: no cache is computed or planned."""
+    dtype = resolve_dtype(context.machine.dtype, resolve_devices(context.machine.device)[0])
+    content: PrecacheContent = {"pages": 0, "page_bytes": 0, "keep": 1.0, "shards": {}, "shared": ""}
+    return _uncommitted(_spec(collection, None, family, dtype), content)
+
+
+def _uncommitted(spec: Spec, content: PrecacheContent) -> Manifest:
     values = (spec.stage, spec.fingerprint, spec.schema, dict(spec.config), spec.inputs, spec.model)
     return Manifest(*values, manifests.as_json(content), 0, {}, kept=False)
 

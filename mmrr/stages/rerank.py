@@ -1,44 +1,56 @@
-"""Stage ``rerank``: the first stage's run and the page caches -> the reranked run, one shard per query."""
+"""Stage ``rerank``: the first stage's run and the page caches -> the reranked run, one shard per query.
+
+With ``Rerank.dense`` no caches are read or needed: the manifest that names them then names the scorer alone.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from mmrr.config import DenseOrder, Rerank
+from mmrr.config import Rerank
 from mmrr.context import Context
-from mmrr.contracts import Options, Scorer, SupportsDense, SupportsUncached
+from mmrr.contracts import Options, SupportsUncached
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
-from mmrr.modeling.cache_streams import ahead, moved, portions
-from mmrr.modeling.checkpoints import recorded
-from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.modeling.devices import resolve_devices
 from mmrr.modeling.finite import ADVICE
+from mmrr.modeling.loaded import LoadsEachTime
 from mmrr.search.fusion import fuse
-from mmrr.types import PageCache, Query, Run, best_of_pages, rank
+from mmrr.stages._scoring import Asked, CachedScoring, DenseScoring, cached_scoring, load_scorer, own_caches
+from mmrr.types import Query, Run, best_of_pages, rank, silent
+from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
-from mmrr.workspace.manifests import RerankConfig, RerankContent, RerankShard
-from mmrr.workspace.pages import Collection, read_content, read_image
+from mmrr.workspace.manifests import RerankContent, RerankShard
+from mmrr.workspace.pages import Collection, read_content
 from mmrr.workspace.store import Manifest, Spec, Workspace
-from mmrr.workspace.tensors import PageCacheReader, PageCaches, Resident, page_name, read_kept_tokens
+from mmrr.workspace.tensors import read_kept_tokens
 
-#: Divisor of the memory budget, on the CPU and on other devices: the live copies of a portion of page caches. They are
-#: the portion that is scored, the next one, and what the family decodes; from int4 that is four times as large.
-_COPIES, _COPIES_ON_DEVICE = 3, 6
 #: The most queries that are scored together, so that a page that they share is read once.
 BATCH_QUERIES = 32
-#: A query and the rows of its candidates.
-_Candidates = tuple[Query, list[int]]
-#: Gives the scores (N,) of the candidates of each query.
-_Score = Callable[[Sequence[_Candidates]], list[torch.Tensor]]
+#: Candidates of a query whose dense scores are stored together: an interruption loses no more.
+DENSE_PAGES = 16
+#: With ``--device auto``, the fewest queries for which a further device loads the model.
+_QUERIES_PER_DEVICE = 16
+#: Tasks of each device where there are several, so that all end at about the same time; and the batches of a task.
+_TASKS_PER_DEVICE, _TASK_BATCHES = 8, 64
+
+
+class _Unit(NamedTuple):
+    """Candidates of a query whose scores are in one shard."""
+
+    key: str
+    query: Query
+    rows: list[int]
 
 
 @dataclass(frozen=True)
@@ -64,19 +76,17 @@ def rerank(
     is not scored again. Raises MmrrError for options that exclude each other, and for a negative weight.
     """
     assert candidates.retrieved
-    family = manifests.config(cached, "precache")["family"]
-    module = families.load("scorers", family)
+    module = families.load("scorers", manifests.config(cached, "precache")["family"])
     score_as = families.parse_options(module.Score, dict(score_options))
     if options.dense and score_options:
         raise MmrrError("--dense runs the whole model: leave out --exit-layer and every --score-option")
     _check_fusion(options)
-    how = {"dense": options.dense} if options.dense else {"score": families.stored_options(score_as)}
-    inputs = {
-        "pages": candidates.collection.manifest.fingerprint,
-        "retrieve": candidates.retrieved.fingerprint,
+    inputs = {"pages": candidates.collection.manifest.fingerprint, "retrieve": candidates.retrieved.fingerprint}
+    how: dict[str, object] = {"dense": options.dense}
+    if not options.dense:
+        how = {"score": families.stored_options(score_as)}
         # The caches of candidates alone are no artifact, and an input with the name of a stage must be one.
-        "precache" if cached.path.name else "caches": cached.fingerprint,
-    }
+        inputs["precache" if cached.path.name else "caches"] = cached.fingerprint
     # The config of the caches holds every setting of the scorer. The dense forward uses only its prompt and image size.
     scored = Spec("rerank", 1, {**cached.config, **how}, inputs, cached.model)
     # Fusion reuses the scores: their shards do not depend on its weight.
@@ -84,24 +94,35 @@ def rerank(
     workspace = context.workspace
     if done := workspace.done(spec):
         return done
-    keys = _shard_keys(candidates, cached, scored, listwise=module.SPEC.listwise)
-    missing = [query for query in candidates.queries if not workspace.has_shard("rerank", keys[query.query_id])]
+    names = _Names(candidates.collection, cached, options.dense is not None)
+    units = _units(candidates, names, scored, listwise=module.SPEC.listwise)
+    missing = [unit for unit in units if not workspace.has_shard("rerank", unit.key)]
     load_ms = 0.0
     if missing:
+        work = _Load(context, names, options, score_as)
         started = time.perf_counter()
-        if options.dense:
-            score = _score_dense(context, candidates.collection, cached, options.dense)
-        else:
-            score = _cached_scoring(context, candidates.collection, cached, score_as)
-        load_ms = 1000 * (time.perf_counter() - started)
-        alone = module.SPEC.listwise or options.dense is not None
-        batches = _batches([(query, candidates.rows(query)) for query in missing], alone)
-        with context.progress("rerank", len(missing)) as advance:
-            for batch in batches:
-                for query, record in _records(candidates.collection, cached, batch, score):
-                    workspace.commit_shard("rerank", keys[query.query_id], workspace.scratch(), {**record})
-                    advance(1)
-    return _commit(workspace, spec, candidates, cached, keys, load_ms)
+        seconds = _score_all(context, work, missing, alone=module.SPEC.listwise or options.dense is not None)
+        load_ms = max(0.0, 1000 * (time.perf_counter() - started - seconds))
+    return _commit(workspace, spec, candidates, names, units, load_ms)
+
+
+def _score_all(context: Context, load: _Load, missing: Sequence[_Unit], *, alone: bool) -> float:
+    """Score the units on all devices. Returns the time in seconds."""
+    devices = resolve_devices(context.machine.device)
+    if context.machine.device == "auto":  # loading a model takes longer than a few queries
+        devices = devices[: max(1, len(missing) // _QUERIES_PER_DEVICE)]
+    in_order = iter(missing)
+    asked = _batches([(unit.query, unit.rows) for unit in missing], alone)
+    batches = [list(itertools.islice(in_order, len(batch))) for batch in asked]
+    if len(devices) > 1:  # helper processes load their own models and report to this one
+        silenced = Context(context.workspace, context.machine, silent, context.chosen, loaded=LoadsEachTime())
+        load = replace(load, context=silenced)
+        size = min(_TASK_BATCHES, max(1, -(-len(batches) // (len(devices) * _TASKS_PER_DEVICE))))
+        tasks = [batches[first : first + size] for first in range(0, len(batches), size)]
+    else:
+        tasks = [batches]
+    what, n = ("rerank", len(missing)) if not load.options.dense else ("dense", sum(len(unit.rows) for unit in missing))
+    return on_devices(devices, load, tasks, context.progress(what, n))
 
 
 def rerank_pages(
@@ -127,7 +148,7 @@ def score_pages(
     context: Context,
     collection: Collection,
     cached: Manifest,
-    asked: Sequence[_Candidates],
+    asked: Sequence[Asked],
     options: Options | None = None,
 ) -> list[torch.Tensor]:
     """The scores (N,) of the pages at the given rows for each query, from their caches. Nothing is written.
@@ -135,10 +156,11 @@ def score_pages(
     ``options``: the scorer family's ``Score``; None: its defaults. Raises MmrrError for scores that are not finite.
     """
     module = families.load("scorers", manifests.config(cached, "precache")["family"])
-    score = _cached_scoring(context, collection, cached, module.Score() if options is None else options)
+    scoring = cached_scoring(context, collection, cached, module.Score() if options is None else options)
+    batches = list(_batches(list(asked), module.SPEC.listwise))
     found: list[torch.Tensor] = []
-    for batch in _batches(list(asked), module.SPEC.listwise):
-        for (query, rows), logits in zip(batch, score(batch), strict=True):
+    for batch, scores in zip(batches, scoring.batches(batches), strict=True):
+        for (query, rows), logits in zip(batch, scores, strict=True):
             _expect_finite(collection, cached, query, rows, logits)
             found.append(logits)
     return found
@@ -159,37 +181,57 @@ def _ordered(candidates: Candidates, of_row: Mapping[str, Mapping[int, float]], 
     return run if weight is None else fuse({query_id: candidates.run[query_id] for query_id in run}, run, weight)
 
 
-def _shard_keys(candidates: Candidates, cached: Manifest, scored: Spec, *, listwise: bool) -> dict[str, str]:
-    """The shard of each query: it depends on the query's text and on its candidates.
+@dataclass(frozen=True)
+class _Names:
+    """The names of candidates in shards. They name the content, so copies of a document share their scores."""
 
-    The order of the candidates matters only to a listwise scorer, so others sort it away.
+    collection: Collection
+    cached: Manifest
+    dense: bool  # the scores come from the images, whatever caches there are
+
+    def of(self, row: int) -> str:
+        """The shard of caches, or of images for a dense forward, and the number of the page in it."""
+        pages = self.collection.shards[row]
+        shard = pages if self.dense else manifests.content(self.cached, "precache")["shards"][pages]
+        return f"{shard}/{self.collection.pages[row].number}"
+
+
+def _units(candidates: Candidates, names: _Names, scored: Spec, *, listwise: bool) -> list[_Unit]:
+    """The shards of every query: one, or with a dense forward one for every few pages.
+
+    A shard depends on the query's text and on its candidates. Their order matters only to a listwise scorer, so others
+    sort it away.
     """
     ordered = list if listwise else sorted
-    collection = candidates.collection
-    return {
-        query.query_id: scored.shard_key(
-            query.text, *ordered(_name(collection, cached, row) for row in candidates.rows(query))
-        )
-        for query in candidates.queries
-    }
+    units = []
+    for query in candidates.queries:
+        rows = candidates.rows(query)
+        size = DENSE_PAGES if names.dense else max(1, len(rows))
+        for first in range(0, max(1, len(rows)), size):
+            part = rows[first : first + size]
+            units.append(_Unit(scored.shard_key(query.text, *ordered(map(names.of, part))), query, part))
+    return units
 
 
 def _commit(
     workspace: Workspace,
     spec: Spec,
     candidates: Candidates,
-    cached: Manifest,
-    keys: Mapping[str, str],
+    names: _Names,
+    units: Sequence[_Unit],
     load_ms: float,
 ) -> Manifest:
-    """Order each query's candidates by the scores in its shard, and commit the run."""
-    collection, timings = candidates.collection, []
-    of_row: dict[str, dict[int, float]] = {}
-    for query in candidates.queries:
-        record = manifests.shard_record(workspace, "rerank", keys[query.query_id])
-        rows = candidates.rows(query)
-        of_row[query.query_id] = {row: record["logits"][_name(collection, cached, row)] for row in rows}
-        timings.append({"query_id": query.query_id, "n_candidates": len(rows), "score_ms": record["score_ms"]})
+    """Order each query's candidates by the scores in its shards, and commit the run."""
+    of_row: dict[str, dict[int, float]] = {query.query_id: {} for query in candidates.queries}
+    milliseconds = dict.fromkeys(of_row, 0.0)
+    for unit in units:
+        record = manifests.shard_record(workspace, "rerank", unit.key)
+        of_row[unit.query.query_id] |= {row: record["logits"][names.of(row)] for row in unit.rows}
+        milliseconds[unit.query.query_id] += record["score_ms"]
+    timings = [
+        {"query_id": query_id, "n_candidates": len(of_row[query_id]), "score_ms": round(score_ms, 3)}
+        for query_id, score_ms in milliseconds.items()
+    ]
     weight = spec.config.get("blend")
     reranked = _ordered(candidates, of_row, weight if isinstance(weight, float | int) else None)
 
@@ -200,17 +242,11 @@ def _commit(
     content: RerankContent = {
         "queries": len(candidates.queries),
         "candidates": sum(map(len, reranked.values())),
-        "shards": list(keys.values()),
+        "shards": [unit.key for unit in units],
     }
-    if caches := _own_caches(cached):
+    if not names.dense and (caches := own_caches(names.cached)):
         content["caches"] = caches
     return workspace.commit(spec, content, 0, {"load_ms": round(load_ms, 1)}, write)
-
-
-def _own_caches(cached: Manifest) -> list[str]:
-    """The shards of the caches of single candidates, and of what these share."""
-    known = manifests.content(cached, "precache")
-    return [known["shared"], *known["singles"].values()] if "singles" in known else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +268,7 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
     """
     pairs = [(query, hit.page_id) for query in candidates.queries for hit in candidates.run[query.query_id]]
     chosen = [pairs[i * len(pairs) // n] for i in range(n)] if n < len(pairs) else pairs
-    scorer, collection = _scorer(context, cached), candidates.collection
+    scorer, collection = load_scorer(context, cached), candidates.collection
     family = manifests.config(cached, "precache")["family"]
     module = families.load("scorers", family)
     if not isinstance(scorer, SupportsUncached):
@@ -240,7 +276,7 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
     options = module.Score()
     config = manifests.config(cached, "precache")
     reads = module.page_input(families.make_options(module.Prepare, config["options"]))
-    from_cache = _CachedScoring.load(context, collection, cached, scorer, options)
+    from_cache = CachedScoring.load(context, collection, cached, scorer, options)
     kept_shards = manifests.content(pruned, "prune")["shards"] if pruned else {}
     found = []
     with context.progress("rescore", len(chosen)) as advance:
@@ -252,18 +288,13 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
                 kept = read_kept_tokens(context.workspace, kept_shards[collection.shards[row]])[page.number]
             content = read_content(context.workspace, collection, page, reads)
             uncached = scorer.score_uncached(query.text, content, kept, options)
-            found.append((query.query_id, page_id, float(from_cache([(query, [row])])[0]), uncached))
+            ((cached_score,),) = next(from_cache.batches([[(query, [row])]]))
+            found.append((query.query_id, page_id, float(cached_score), uncached))
             advance(1)
     return Rescored(found)
 
 
-def _name(collection: Collection, cached: Manifest, row: int) -> str:
-    """A candidate's name in a query's shard. It names the content, so copies of a document share their scores."""
-    shards = manifests.content(cached, "precache")["shards"]
-    return f"{shards[collection.shards[row]]}/{collection.pages[row].number}"
-
-
-def _batches(queries: list[_Candidates], alone: bool) -> Iterator[list[_Candidates]]:
+def _batches(queries: list[Asked], alone: bool) -> Iterator[list[Asked]]:
     """Batches of queries in order: several together where that halves the pages to read, else one by one."""
     for first in range(0, len(queries), BATCH_QUERIES):
         some = queries[first : first + BATCH_QUERIES]
@@ -274,18 +305,42 @@ def _batches(queries: list[_Candidates], alone: bool) -> Iterator[list[_Candidat
             yield from ([one] for one in some)
 
 
-def _records(
-    collection: Collection, cached: Manifest, batch: list[_Candidates], score: _Score
-) -> Iterator[tuple[Query, RerankShard]]:
-    """The scores of each query, and its time: its candidates' share of the batch's time."""
-    started = time.perf_counter()
-    scores = score(batch)
-    score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(rows) for _, rows in batch))
-    for (query, rows), logits in zip(batch, scores, strict=True):
-        _expect_finite(collection, cached, query, rows, logits)
-        names = [_name(collection, cached, row) for row in rows]
-        logits_of: dict[str, float] = dict(zip(names, logits.tolist(), strict=True))
-        yield query, {"logits": logits_of, "score_ms": round(score_ms * len(rows), 3)}
+@dataclass(frozen=True)
+class _Load:
+    """Loads the scorer on a device. It is sent to helper processes where there are several devices."""
+
+    context: Context
+    names: _Names
+    options: Rerank
+    score_as: Options
+
+    def __call__(self, device: torch.device) -> Work:
+        context = replace(self.context, machine=replace(self.context.machine, device=str(device)))
+        collection, cached, workspace = self.names.collection, self.names.cached, context.workspace
+        scoring: DenseScoring | CachedScoring
+        if self.options.dense:
+            scoring = DenseScoring.load(context, collection, cached, self.options.dense)
+        else:
+            scoring = cached_scoring(context, collection, cached, self.score_as)
+
+        def score(task: Sequence[Sequence[_Unit]], advance: Callable[[int], None]) -> None:
+            started = time.perf_counter()
+            asked = [[(unit.query, unit.rows) for unit in batch] for batch in task]
+            for batch, scores in zip(task, scoring.batches(asked), strict=True):
+                # A query's time is its candidates' share of the batch's time.
+                score_ms = 1000 * (time.perf_counter() - started) / max(1, sum(len(unit.rows) for unit in batch))
+                for unit, logits in zip(batch, scores, strict=True):
+                    record = self._record(unit, logits, score_ms)
+                    workspace.commit_shard("rerank", unit.key, workspace.scratch(), {**record})
+                    advance(len(unit.rows) if self.options.dense else 1)
+                started = time.perf_counter()
+
+        return score
+
+    def _record(self, unit: _Unit, logits: torch.Tensor, page_ms: float) -> RerankShard:
+        _expect_finite(self.names.collection, self.names.cached, unit.query, unit.rows, logits)
+        logits_of: dict[str, float] = dict(zip(map(self.names.of, unit.rows), logits.tolist(), strict=True))
+        return {"logits": logits_of, "score_ms": round(page_ms * len(unit.rows), 3)}
 
 
 def _expect_finite(
@@ -297,118 +352,3 @@ def _expect_finite(
             f"query {query.query_id}: {cached.model and cached.model['id']} gave a score that is not finite for "
             f"page {collection.pages[row].page_id}; {ADVICE}"
         )
-
-
-@dataclass(frozen=True)
-class _CachedScoring:
-    """Scores candidates from their page caches."""
-
-    scorer: Scorer
-    options: Options
-    listwise: bool
-    collection: Collection
-    cached: Manifest
-    reader: Resident
-    shared: PageCache
-    device: torch.device
-    most_bytes: int  # of a portion of page caches
-
-    @classmethod
-    def load(
-        cls, context: Context, collection: Collection, cached: Manifest, scorer: Scorer, options: Options
-    ) -> _CachedScoring:
-        """Open the page caches for a scorer that is on its device."""
-        files = PageCacheReader(context.workspace)
-        shared = files.read(manifests.content(cached, "precache")["shared"], "shared")
-        device = resolve_device(context.machine.device)
-        reader = Resident(files, device, context.machine.resident)
-        listwise = families.load("scorers", manifests.config(cached, "precache")["family"]).SPEC.listwise
-        copies = _COPIES if device.type == "cpu" else _COPIES_ON_DEVICE
-        most_bytes = context.machine.memory // copies
-        return cls(scorer, options, listwise, collection, cached, reader, shared, device, most_bytes)
-
-    def __call__(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
-        """The scores (N,) of the candidates of each query."""
-        return self._score_lists(batch) if self.listwise else self._score_pages(batch)
-
-    def _score_lists(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
-        """A listwise scorer gets all candidates of a query; each page is read when the scorer asks for it."""
-        return [
-            self.scorer.score(self.scorer.encode_query(query.text), self._caches(rows), self.shared, self.options)
-            if rows
-            else torch.zeros(0)
-            for query, rows in batch
-        ]
-
-    def _score_pages(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
-        """Other scorers get the pages of the whole batch in portions that fit the memory; each page is read once."""
-        queries = [self.scorer.encode_query(query.text) for query, _ in batch]
-        # In one order, whatever the other queries are: the order of a product's rows changes its last bits.
-        pages = sorted({row for _, rows in batch for row in rows})
-        found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in batch]
-        stored = portions(zip(pages, self._caches(pages), strict=True), self.most_bytes)
-        for portion in ahead(moved(stored, self.device)):
-            for query, own in zip(queries, found, strict=True):
-                mine = {row: cache for row, cache in portion.items() if row in own}
-                if mine:
-                    logits = self.scorer.score(query, list(mine.values()), self.shared, self.options)
-                    own.update(zip(mine, logits.tolist(), strict=True))
-        return [torch.tensor([own[row] for row in rows]) for own, (_, rows) in zip(found, batch, strict=True)]
-
-    def _caches(self, rows: Sequence[int]) -> PageCaches:
-        known, collection = manifests.content(self.cached, "precache"), self.collection
-        singles = known.get("singles", {})
-        places = [(collection.shards[row], collection.pages[row].number) for row in rows]
-        keys = [singles.get(f"{shard}/{number}", known["shards"][shard]) for shard, number in places]
-        names = [page_name(collection.pages[row]) for row in rows]
-        return PageCaches(self.reader, list(zip(keys, names, strict=True)))
-
-
-def _cached_scoring(context: Context, collection: Collection, cached: Manifest, options: Options) -> _CachedScoring:
-    """What scores candidates from page caches; it stays in memory where models do, with its open files."""
-    return context.kept(
-        "page caches",
-        cached,
-        lambda: _CachedScoring.load(context, collection, cached, _scorer(context, cached), options),
-        collection.manifest.fingerprint,
-        repr(options),
-        *_own_caches(cached),
-    )
-
-
-def _score_dense(context: Context, collection: Collection, cached: Manifest, order: DenseOrder) -> _Score:
-    """The model's own full forward for each page. Raises MmrrError if the family has none."""
-    scorer = _scorer(context, cached)
-    if not isinstance(scorer, SupportsDense):
-        family = manifests.config(cached, "precache")["family"]
-        raise MmrrError(f"{family} has no dense forward: leave out --dense")
-
-    def one(query: Query, row: int) -> float:
-        image = read_image(context.workspace, collection.pages[row])
-        return float(scorer.dense(query.text, [image], order)[0])
-
-    return lambda batch: [torch.tensor([one(query, row) for row in rows]) for query, rows in batch]
-
-
-def _scorer(context: Context, cached: Manifest) -> Scorer:
-    """The scorer that made the caches: the same checkpoint, options and number format.
-
-    Raises MmrrError if the family's prompt has changed since.
-    """
-    assert cached.model
-    model = cached.model
-    config: RerankConfig | Any = manifests.config(cached, "precache")
-    module = families.load("scorers", config["family"])
-    prepare = families.make_options(module.Prepare, config["options"])
-    if module.prompt(prepare) != config["wording"]:
-        raise MmrrError("the page caches were made with another prompt than this version's; run mmrr precache again")
-    device = resolve_device(context.machine.device)
-    dtype = resolve_dtype(model["dtype"], device)
-
-    def load() -> Scorer:
-        checkpoint = recorded(model, context.workspace.hashes, module.SPEC.model_types)
-        return module.load(checkpoint, prepare, device, dtype)
-
-    # A checkpoint in memory is not looked for again: that may ask the Hub.
-    key = ("scorer", config["family"], model["revision"], prepare, str(device), dtype)
-    return context.loaded.get(key, load)

@@ -16,7 +16,7 @@ from mmrr.evaluation.trec import read_run
 from mmrr.modeling import cache_streams
 from mmrr.modeling.checkpoints import resolve
 from mmrr.scorers import edje, kalm, minireranker, ziprerank
-from mmrr.stages import rerank
+from mmrr.stages import _scoring
 from mmrr.training.data.cell_targets import N_HASHES, fold
 from mmrr.training.data.queries import LabelledQuery
 from mmrr.training.data.tower_features import ReadPage
@@ -125,7 +125,7 @@ def test_portions_arrive_whole_on_the_device() -> None:
 @pytest.mark.slow
 def test_the_chain_leaves_nothing_behind(tiny_path, tiny_embedder_path, tmp_path: Path, monkeypatch) -> None:
     """The complete chain, with page caches both on the device and in files."""
-    monkeypatch.setattr(rerank, "ahead", iter)  # the stand-in is this thread's
+    monkeypatch.setattr(_scoring, "ahead", iter)  # the stand-in is this thread's
     write_documents(tmp_path / "docs", handbook=THESIS, soil=SOIL)
     write_queries(tmp_path / "q.jsonl", ("a", QUERY), ("b", "rainfall"))
 
