@@ -72,7 +72,10 @@ class NamedScorer:
 
 
 def caches_of(context: Context, scoring: Scoring | None, ranking: Ranking, *, dense: bool) -> Manifest:
-    """The caches to rerank from. With a scorer, pages without a cache are read now, and counted; with ``dense`` none."""
+    """The caches to rerank from. With a scorer, pages without a cache are read now, and counted.
+
+    ``dense``: no cache is needed, and the manifest names the scorer alone.
+    """
     from mmrr import candidates
 
     if scoring is None:

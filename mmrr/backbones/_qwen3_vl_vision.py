@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from mmrr.backbones._qwen3_vl_batches import together
 from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
 from mmrr.modeling.checkpoint_files import described
@@ -49,18 +52,35 @@ class VisionTower:
         return height // self.cell_px, width // self.cell_px
 
     def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
-        """Patches and patch grid of one page image. Its sides are first snapped to whole tokens (published recipe)."""
+        """Patches and patch grid of one page image, on the CPU. As published, its sides are snapped to whole tokens."""
         size = snap(image.width, image.height, self.cell_px, max_tokens)
         image = image.convert("RGB")
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         inputs = self.image_processor(images=[image], do_resize=False, return_tensors="pt")
-        return {name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")}
+        return {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+
+    def all_pixels(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> dict[str, Tensor]:
+        """Patches of several pages, one page after the other, and the patch grid of each, on the CPU."""
+        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
+            inputs = list(pool.map(lambda image: self.pixels(image, max_tokens), images))
+        return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> list[Visual]:
-        """Visual tokens of pages, one page at a time: attention stays within a page, so a batch saves no arithmetic."""
-        return [self._visual(self.pixels(image, max_tokens)) for image in images]
+    def encode(
+        self, images: Sequence[Image.Image], max_tokens: int | None = None, most_tokens: int = 0
+    ) -> list[Visual]:
+        """Visual tokens of pages, at most ``most_tokens`` in a forward, or one page.
+
+        Pages of a forward are packed one after the other, without padding. Attention stays within each page.
+        """
+        grids = [self.grid(*image.size, max_tokens) for image in images]
+        found: dict[int, Visual] = {}
+        for rows in together([height * width for height, width in grids], most_tokens):
+            some = [images[row] for row in rows]
+            inputs = self.pixels(some[0], max_tokens) if len(some) == 1 else self.all_pixels(some, max_tokens)
+            found |= zip(rows, self._visuals(inputs), strict=True)
+        return [found[row] for row in range(len(images))]
 
     @property
     def pixel_limits(self) -> tuple[int, int]:
@@ -78,15 +98,23 @@ class VisionTower:
             inputs = self.image_processor(images=[image.convert("RGB")], return_tensors="pt")
         except ValueError as error:
             raise MmrrError(f"a page image of {image.width} x {image.height} pixels: {described(error)}") from error
-        return self._visual({name: inputs[name].to(self.device) for name in ("pixel_values", "image_grid_thw")})
+        (visual,) = self._visuals({name: inputs[name] for name in ("pixel_values", "image_grid_thw")})
+        return visual
 
-    def _visual(self, inputs: dict[str, Tensor]) -> Visual:
-        out = self.model.model.get_image_features(**inputs, return_dict=True)
-        _, rows, columns = inputs["image_grid_thw"][0].tolist()
-        features = [level[0] for level in out.deepstack_features]
-        tokens = out.pooler_output[0].to(self.dtype)
-        deepstack = torch.stack(features).to(self.dtype) if features else tokens.new_zeros(0, *tokens.shape)
-        return Visual(tokens, deepstack, (rows // self._merge_size, columns // self._merge_size))
+    def _visuals(self, inputs: dict[str, Tensor]) -> list[Visual]:
+        grids = inputs["image_grid_thw"].tolist()
+        there = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        if self.device.type != "cpu":  # else each layer would wait for the device to learn where pages end
+            edges = torch.tensor([0, *(rows * columns for _, rows, columns in grids)]).cumsum(0, dtype=torch.int32)
+            there["image_cu_seqlens"] = edges
+        out = self.model.model.get_image_features(**there, return_dict=True)
+        found = []
+        for i, (_, rows, columns) in enumerate(grids):
+            features = [level[i] for level in out.deepstack_features]
+            tokens = out.pooler_output[i].to(self.dtype)
+            deepstack = torch.stack(features).to(self.dtype) if features else tokens.new_zeros(0, *tokens.shape)
+            found.append(Visual(tokens, deepstack, (rows // self._merge_size, columns // self._merge_size)))
+        return found
 
 
 def linear_patches(tower: Any) -> None:

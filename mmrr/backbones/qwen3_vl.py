@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from mmrr.backbones._qwen3_vl_band import JoinedPages, joined_band
+from mmrr.backbones._qwen3_vl_batches import padded, together, token_bytes
 from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
@@ -25,6 +27,7 @@ from mmrr.backbones._qwen3_vl_sequences import (
     split_at_images,
     visible,
 )
+from mmrr.backbones._qwen3_vl_stock import stock_forward
 from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
@@ -35,7 +38,9 @@ __all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visua
 #: Called once per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), both after RoPE.
 Observer = Callable[[int, Tensor, Tensor], None]
 
-#: Maximum number of pages in one attention call; on a CPU also limited by bytes of keys and values per thread.
+#: Bytes that a forward over several pages may take unless ``limit_memory`` says otherwise.
+_MEMORY = 4 << 30
+#: Maximum number of pages in one attention call on a CPU, and of bytes of their keys and values per thread.
 _AT_ONCE, _NEAR_BYTES = 32, 4 << 20
 
 
@@ -59,6 +64,16 @@ class Backbone:
         self.tower = VisionTower(self.model, image_processor, device, dtype)
         #: Side in pixels of the square that one LM token covers.
         self.cell_px: int = self.tower.cell_px
+        #: Whether the band reads pages joined in one tensor. On a CPU a few pages at a time stay in its caches.
+        self.joins_pages = device.type != "cpu"
+        #: The most tokens of pages in one forward; 0: one page. On a CPU several pages together are not faster.
+        self.most_tokens = 0
+        self.limit_memory(_MEMORY)
+
+    def limit_memory(self, most_bytes: int) -> None:
+        """Let a forward over several pages take ``most_bytes`` on top of the model. A CPU reads one page at a time."""
+        if self.device.type != "cpu":
+            self.most_tokens = most_bytes // token_bytes(self.config, self.dtype.itemsize)
 
     # Geometry and text
 
@@ -89,7 +104,7 @@ class Backbone:
 
     def vision(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> list[Visual]:
         """Visual tokens of pages."""
-        return self.tower.encode(images, max_tokens)
+        return self.tower.encode(images, max_tokens, self.most_tokens)
 
     @property
     def pixel_limits(self) -> tuple[int, int]:
@@ -178,16 +193,15 @@ class Backbone:
     def prefixes(self, pages: Sequence[PageSequence], band: tuple[int, int]) -> list[KeyValues]:
         """Keys and values (L_band, H_kv, n, d) of layers ``b .. e-1``, for pages that share one prompt.
 
-        Pages with equal numbers of tokens run as one batch. Layers >= e do not run. Of layer e-1 only the key and value
+        Pages of similar length run as one batch. Layers >= e do not run. Of layer e-1 only the key and value
         projections run.
         """
         start, end = band
         found: dict[int, KeyValues] = {}
-        for length in {len(page.embeddings) for page in pages}:
-            rows = [row for row, page in enumerate(pages) if len(page.embeddings) == length]
+        for rows in together([len(page.embeddings) for page in pages], self.most_tokens):
             some = [pages[row] for row in rows]
-            x = torch.stack([page.embeddings for page in some])
-            rotary = self.rotary(torch.stack([page.positions for page in some], dim=1))
+            x, positions, lengths = padded(some)
+            rotary = self.rotary(positions)
             keys, values = [], []
             for index in range(end):
                 query, key, value = self.project(index, x, rotary, n_queries=0 if index == end - 1 else None)
@@ -198,39 +212,76 @@ class Backbone:
                     x = self.finish(index, x, _causal(query, key, value))
                     for page, own in zip(some, x, strict=True):
                         page.add_deepstack(index, own)
-            of_rows = zip(torch.stack(keys, dim=1), torch.stack(values, dim=1), strict=True)
-            found |= {row: KeyValues(*pair) for row, pair in zip(rows, of_rows, strict=True)}
+            of_rows = zip(torch.stack(keys, dim=1), torch.stack(values, dim=1), lengths, strict=True)
+            found |= {
+                row: KeyValues(key[:, :, :length], value[:, :, :length])
+                for row, (key, value, length) in zip(rows, of_rows, strict=True)
+            }
         return [found[row] for row in range(len(pages))]
 
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
-        """All layers over one sequence; the hidden state (D,) of the last token after the final norm.
-
-        The last layer runs for that token only.
-        """
-        return self._read(page, observe, 1)[0]
+        """``read_pages`` of one sequence: the hidden state (D,) of the last token."""
+        return self.read_pages([page], [observe])[0][0]
 
     def read_all(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
-        """All layers over one sequence; the hidden states (n, D) of all tokens after the final norm."""
-        return self._read(page, observe, len(page.embeddings))
+        """``read_pages`` of one sequence: the hidden states (n, D) of all tokens."""
+        return self.read_pages([page], [observe], last_only=False)[0]
 
     @torch.inference_mode()
-    def _read(self, page: PageSequence, observe: Observer | None, n_last: int) -> Tensor:
-        x, rotary = page.embeddings, self.rotary(page.positions)
-        last = self.n_layers - 1
-        for index in range(last):
-            query, key, value = self.project(index, x, rotary)
-            if observe:
-                observe(index, query, key)
+    def read_pages(
+        self, pages: Sequence[PageSequence], observers: Sequence[Observer | None], *, last_only: bool = True
+    ) -> list[Tensor]:
+        """All layers over sequences; their hidden states (n, D) after the final norm, of the last token or of all.
+
+        Sequences of similar length run as one batch. With ``last_only`` the last layer runs for the last token alone.
+        """
+        found: dict[int, Tensor] = {}
+        for rows in together([len(page.embeddings) for page in pages], self.most_tokens):
+            some = [pages[row] for row in rows]
+            found |= zip(rows, self._read(some, [observers[row] for row in rows], last_only), strict=True)
+        return [found[row] for row in range(len(pages))]
+
+    def _read(
+        self, pages: Sequence[PageSequence], observers: Sequence[Observer | None], last_only: bool
+    ) -> list[Tensor]:
+        x, positions, lengths = padded(pages)
+        rotary = self.rotary(positions)
+
+        def observe(layer: int, query: Tensor, key: Tensor) -> None:
+            for row, (observer, length) in enumerate(zip(observers, lengths, strict=True)):
+                if observer:
+                    observer(layer, query[row, :, :length], key[row, :, :length])
+
+        last, is_equal = self.n_layers - 1, len(set(lengths)) == 1
+        for index in range(self.n_layers):
+            ends = last_only and index == last
+            query, key, value = self.project(index, x, rotary, n_queries=1 if ends and is_equal else None)
+            observe(index, query, key)
+            if ends:
+                return self._read_ends(x, (query, key, value), lengths)
             x = self.finish(index, x, _causal(query, key, value))
-            x = page.add_deepstack(index, x)
-        query, key, value = self.project(last, x, rotary, n_queries=n_last)
-        if observe:
-            observe(last, query, key)
-        attended = F.scaled_dot_product_attention(
-            query[None], key[None], value[None], is_causal=n_last == len(x), enable_gqa=True
-        )[0]
-        x = self.finish(last, x[-n_last:], attended)
-        return self.text.norm(page.add_deepstack(last, x) if n_last == len(page.embeddings) else x)
+            for page, own in zip(pages, x, strict=True):
+                page.add_deepstack(index, own)
+        return [self.text.norm(own[:length]) for own, length in zip(x, lengths, strict=True)]
+
+    def _read_ends(self, x: Tensor, projected: tuple[Tensor, Tensor, Tensor], lengths: list[int]) -> list[Tensor]:
+        """The last layer for the last token of each row of ``x`` (N, n, D); its states (1, D) after the final norm.
+
+        ``projected``: queries of all tokens, or of the last one alone if all rows have the same length; keys; values.
+        """
+        query, key, value = projected
+        last = self.n_layers - 1
+        if len(set(lengths)) == 1:
+            attended = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+            return list(self.text.norm(self.finish(last, x[:, -1:], attended)))
+        states = []
+        for row, length in enumerate(lengths):
+            end, own = slice(length - 1, length), slice(row, row + 1)
+            attended = F.scaled_dot_product_attention(
+                query[own, :, end], key[own, :, :length], value[own, :, :length], enable_gqa=True
+            )
+            states.append(self.text.norm(self.finish(last, x[own, end], attended))[0])
+        return states
 
     # Language model, query side
 
@@ -251,7 +302,7 @@ class Backbone:
         self,
         x: Tensor,
         instruction: KeyValues,
-        pages: Sequence[Layers],
+        pages: Sequence[Layers] | JoinedPages,
         next_pos: Tensor,
         layers: tuple[int, int],
         *,
@@ -262,8 +313,10 @@ class Backbone:
         ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold layers from b on.
         ``next_pos`` (N,) is the position of the first suffix token after each page. Each attention call takes a few
         pages, padded to the longest of them and masked. Returns (N, M, D). With ``last_only``, returns the last token
-        (N, 1, D): the last layer then computes one query row.
+        (N, 1, D): the last layer then computes one query row. Joined pages take one call a layer.
         """
+        if not isinstance(pages, Sequence):
+            return joined_band(self, x, instruction, pages, next_pos, layers, last_only=last_only)
         first_layer, end = layers
         n, m = len(pages), x.shape[0]
         n_instruction, lengths = instruction.n_tokens, [page.n_tokens for page in pages]
@@ -303,10 +356,8 @@ class Backbone:
     def _pages_per_call(self, page_bytes: int) -> int:
         """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.
 
-        On a CPU, the buffers of one call should stay in the cores' caches between the copy and attention.
+        The buffers of one call should stay in the cores' caches between the copy and attention.
         """
-        if self.device.type != "cpu":
-            return _AT_ONCE
         return max(1, min(_AT_ONCE, _NEAR_BYTES * torch.get_num_threads() // page_bytes))
 
     def final_norm(self, x: Tensor) -> Tensor:
@@ -315,32 +366,20 @@ class Backbone:
 
     # Stock forward
 
-    def dense(self, ids: Sequence[int], image: Image.Image, max_tokens: int | None = None) -> Tensor:
-        """The stock forward of transformers over a prompt with one image.
+    def dense(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
+        """The stock forward of transformers over a prompt with one image, for each page.
 
-        Returns the last hidden state (D,) float32, after the final norm.
+        Pages of similar length run as one batch. Returns the last hidden states (N, D) float32, after the final norm.
         """
-        return self.dense_batch(ids, [image], max_tokens)[0]
+        grids = [self.grid(*image.size, max_tokens) for image in images]
+        found: dict[int, Tensor] = {}
+        for rows in together([len(ids) - 1 + height * width for height, width in grids], self.most_tokens):
+            found |= zip(rows, self.dense_batch(ids, [images[row] for row in rows], max_tokens), strict=True)
+        return torch.stack([found[row] for row in range(len(images))])
 
-    @torch.inference_mode()
     def dense_batch(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
-        """``dense`` of several pages in one batch, (N, D). All have the same number of tokens: there is no padding."""
-        inputs = [self.tower.pixels(image, max_tokens) for image in images]
-        grids = torch.cat([one["image_grid_thw"] for one in inputs])
-        merge = self.config.vision_config.spatial_merge_size
-        (n_visual,) = set((grids.prod(1) // merge**2).tolist())
-        before, after = self.split_at_image(ids)
-        image_id = self.config.image_token_id
-        full = torch.tensor([[*before, *[image_id] * n_visual, *after]] * len(images), device=self.device)
-        pixels = torch.cat([one["pixel_values"] for one in inputs]).to(self.dtype)
-        out = self.model.model(
-            input_ids=full,
-            mm_token_type_ids=(full == image_id).int(),
-            use_cache=False,
-            pixel_values=pixels,
-            image_grid_thw=grids,
-        )
-        return out.last_hidden_state[:, -1].float()
+        """``dense`` of several pages in one batch, (N, D)."""
+        return stock_forward(self.model, self.tower, self.split_at_image(ids), images, max_tokens)
 
     # One layer
 

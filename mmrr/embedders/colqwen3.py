@@ -141,21 +141,33 @@ class Embedder:
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare.max_tokens or None)
         return grid
 
-    @torch.inference_mode()
-    def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
-        """The vectors (V, dim) float16 and the saliency (T,) of each page, from one forward a page."""
-        return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
+    def limit_memory(self, most_bytes: int) -> None:
+        """What a forward over several pages may take on top of the model."""
+        self.backbone.limit_memory(most_bytes)
 
     @torch.inference_mode()
+    def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
+        """The vectors (V, dim) float16 and the saliency (T,) of each page, from forwards over as many as fit memory."""
+        return self.read_pages(self.backbone.vision(pages, self.prepare.max_tokens or None))
+
     def read(self, visual: Visual) -> Embedding:
         """The embedding of a page, from the vision tower's output for it."""
-        page = self.backbone.page_sequence(self.before, visual, self.after)
-        saliency = Saliency(page.visual)
-        states = self.backbone.read_all(page, saliency.observe)
-        vectors = self.page_vectors(states, page.visual).cpu()
-        n_visual = page.visual.stop - page.visual.start
-        pooled = torch.cat([pool(vectors[:n_visual], self.pool), vectors[n_visual:]])
-        return Embedding(pooled.half(), saliency.total.cpu(), visual.grid)
+        return self.read_pages([visual])[0]
+
+    @torch.inference_mode()
+    def read_pages(self, visuals: Sequence[Visual]) -> list[Embedding]:
+        """The embeddings of pages, from the vision tower's output for them."""
+        pages = [self.backbone.page_sequence(self.before, visual, self.after) for visual in visuals]
+        saliencies = [Saliency(page.visual) for page in pages]
+        observers = [saliency.observe for saliency in saliencies]
+        embeddings = []
+        states = self.backbone.read_pages(pages, observers, last_only=False)
+        for page, own, saliency, visual in zip(pages, states, saliencies, visuals, strict=True):
+            vectors = self.page_vectors(own, page.visual).cpu()
+            n_visual = page.visual.stop - page.visual.start
+            pooled = torch.cat([pool(vectors[:n_visual], self.pool), vectors[n_visual:]])
+            embeddings.append(Embedding(pooled.half(), saliency.total.cpu(), visual.grid))
+        return embeddings
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], options: Search) -> list[Tensor]:

@@ -90,19 +90,30 @@ class Embedder:
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare.max_tokens or None)
         return grid
 
-    @torch.inference_mode()
-    def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
-        """The vector (1, D) and the saliency (T,) of each page, from one forward a page."""
-        return [self.read(visual) for visual in self.backbone.vision(pages, self.prepare.max_tokens or None)]
+    def limit_memory(self, most_bytes: int) -> None:
+        """What a forward over several pages may take on top of the model."""
+        self.backbone.limit_memory(most_bytes)
 
     @torch.inference_mode()
+    def embed_pages(self, pages: Sequence[Image.Image]) -> list[Embedding]:
+        """The vector (1, D) and the saliency (T,) of each page, from forwards over as many pages as memory allows."""
+        return self.read_pages(self.backbone.vision(pages, self.prepare.max_tokens or None))
+
     def read(self, visual: Visual) -> Embedding:
         """The embedding of a page, from the vision tower's output for it."""
+        return self.read_pages([visual])[0]
+
+    @torch.inference_mode()
+    def read_pages(self, visuals: Sequence[Visual]) -> list[Embedding]:
+        """The embeddings of pages, from the vision tower's output for them."""
         before, after = self.backbone.split_at_image(self.chat(self.prepare.instruction, Mark.IMAGE))
-        page = self.backbone.page_sequence(before, visual, after)
-        saliency = Saliency(page.visual)
-        vector = self.unit(self.backbone.read(page, saliency.observe))
-        return Embedding(vector[None].cpu(), saliency.total.cpu(), visual.grid)
+        pages = [self.backbone.page_sequence(before, visual, after) for visual in visuals]
+        saliencies = [Saliency(page.visual) for page in pages]
+        states = self.backbone.read_pages(pages, [saliency.observe for saliency in saliencies])
+        return [
+            Embedding(self.unit(state).cpu(), saliency.total.cpu(), visual.grid)
+            for state, saliency, visual in zip(states, saliencies, visuals, strict=True)
+        ]
 
     def temperature(self, options: Search) -> float:
         """0: a query has one vector, so there are no weights."""

@@ -7,6 +7,8 @@ import torch
 from mmrr.errors import MmrrError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+#: On other devices a model gets a shard of pages, and reads as many at once as its limit of memory allows.
+_PAGES_TOGETHER = 16
 
 
 def resolve_devices(names: str = "auto") -> list[torch.device]:
@@ -17,6 +19,11 @@ def resolve_devices(names: str = "auto") -> list[torch.device]:
     if names == "auto" and torch.cuda.is_available() and torch.cuda.device_count() > 1:
         return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     return [_device(name) for name in names.split(",")]
+
+
+def pages_together(device: torch.device) -> int:
+    """The most pages that a stage gives a model at once. On a CPU pages in one forward are not faster than one each."""
+    return 1 if device.type == "cpu" else _PAGES_TOGETHER
 
 
 def resolve_device(names: str = "auto") -> torch.device:

@@ -7,6 +7,8 @@ Scales and offsets are float16. Attention sinks are tokens of the instruction, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -70,6 +72,40 @@ def decode(stored: PageCache, codec: str, dtype: torch.dtype) -> tuple[Tensor, T
     return keys.to(dtype), values.to(dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Stored caches of several pages, joined along their tokens, and decoded one layer at a time."""
+
+    stored: PageCache  # each (L, H_kv, all tokens or all groups, ..)
+    groups: Tensor | None  # (all tokens,): the group of each token, where a group of tokens shares a scale
+    lengths: list[int]  # tokens of each page
+    codec: str
+    dtype: torch.dtype
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (H_kv, all tokens, d) of one layer."""
+        one = {name: tensor[index] for name, tensor in self.stored.items()}
+        if self.groups is not None:
+            spread = {name: one[name].index_select(-2, self.groups) for name in ("k_scale", "k_offset")}
+            one |= spread
+        return decode(one, self.codec, self.dtype)
+
+
+def join(caches: Sequence[PageCache], codec: str, dtype: torch.dtype, device: torch.device) -> Joined:
+    """Join stored caches on a device, with one copy for each kind of tensor."""
+    names = [name for name in caches[0] if name != "next_pos"]
+    stored = {name: torch.cat([cache[name] for cache in caches], dim=2).to(device) for name in names}
+    lengths = [cache["k"].shape[2] for cache in caches]
+    if "k_scale" not in stored:
+        return Joined(stored, None, lengths, codec, dtype)
+    counts = torch.tensor(lengths)
+    of_page = -(-counts // _KEY_GROUP[codec])
+    page = torch.arange(len(lengths)).repeat_interleave(counts)
+    within = torch.arange(len(page)) - (counts.cumsum(0) - counts)[page]
+    groups = (of_page.cumsum(0) - of_page)[page] + within // _KEY_GROUP[codec]
+    return Joined(stored, groups.to(device), lengths, codec, dtype)
+
+
 def stored_bytes(n_tokens: int, layers: int, heads: int, width: int, dtype_bytes: int, codec: str) -> int:
     """Bytes of one page's stored keys and values; ``width`` is d, ``heads`` is H_kv."""
     numbers = 2 * layers * heads * n_tokens * width
@@ -87,7 +123,9 @@ def _scale(step: Tensor) -> Tensor:
 
 
 def _spread(groups: Tensor, like: Tensor, codec: str) -> Tensor:
-    """Repeat (.., H_kv, groups, d) for every token of a group: (.., H_kv, n, d) float32."""
+    """Repeat (.., H_kv, groups, d) for every token of a group: (.., H_kv, n, d) float32. n rows stay as they are."""
+    if groups.shape[-2] == like.shape[-2]:
+        return groups.float()
     return groups.float().repeat_interleave(_KEY_GROUP[codec], dim=-2)[..., : like.shape[-2], :]
 
 

@@ -226,8 +226,8 @@ class Scorer:
         tokens of another grid.
         """
         sequences = []
-        for image, keep in zip(pages, kept, strict=True):
-            (visual,) = self.backbone.vision([image], self.prepare_options.max_tokens or None)
+        visuals = self.backbone.vision(pages, self.prepare_options.max_tokens or None)
+        for visual, keep in zip(visuals, kept, strict=True):
             if keep and keep.grid != visual.grid:
                 raise MmrrError(
                     f"found kept tokens on a grid of {keep.grid}; expected {visual.grid}, this scorer's grid; "
@@ -265,32 +265,36 @@ class Scorer:
             )
         end = min(end, leave)
         x = (self.encode_query(query) if isinstance(query, str) else query).states
-        instruction = self.keyvalues(shared["k"], shared["v"])
+        instruction = self.keyvalues(*(shared[name].to(self.backbone.device) for name in "kv"))
         scores = torch.empty(len(caches))
         for batch in self._batches(caches, len(x), shared["k"].shape[2]):
-            pages = [self._page(caches[i]) for i in batch]
+            pages = self._pages([caches[i] for i in batch])
             next_pos = torch.stack([caches[i]["next_pos"] for i in batch])
             hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
             hidden = self.backbone.suffix_alone(hidden, end, leave)
             scores[torch.tensor(batch)] = self.logit(self.backbone.final_norm(hidden[:, -1])).cpu()
         return scores
 
+    def limit_memory(self, most_bytes: int) -> None:
+        """What a forward over several pages may take on top of the model."""
+        self.backbone.limit_memory(most_bytes)
+
     def dense(self, query: str, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
-        """Scores (N,) by the full forward of transformers, one pair at a time. It is the reference and the baseline.
+        """Scores (N,) by the full forward of transformers, in batches. It is the reference and the baseline.
 
         ``order``: ``vision-first``, as in the caches, or ``query-first``, the template of the published reranker.
         """
-        instruction = self.prepare_options.instruction
         make = {"vision-first": _vision_first, "query-first": _query_first}[order]
-        ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
-        hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in pages]
-        return self.logit(torch.stack(hidden)).cpu()
+        ids = self._dense_ids(make(self.prepare_options.instruction, query))
+        return self.logit(self.backbone.dense(ids, pages, self.prepare_options.max_tokens or None)).cpu()
 
     def dense_batch(self, query: str, images: Sequence[Image.Image]) -> Tensor:
-        """The same as ``dense`` with ``vision-first``, in one forward over pages that have the same size."""
-        segments = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
-        ids = [i for segment in segments for i in segment]
+        """The same as ``dense`` with ``vision-first``, in one forward, whatever memory it takes."""
+        ids = self._dense_ids(_vision_first(self.prepare_options.instruction, query))
         return self.logit(self.backbone.dense_batch(ids, images, self.prepare_options.max_tokens or None)).cpu()
+
+    def _dense_ids(self, messages: list[Message]) -> list[int]:
+        return [i for segment in self.backbone.chat.encode(messages) for i in segment]
 
     @torch.inference_mode()
     def score_uncached(self, query: str, page: Image.Image, kept: KeptTokens | None, options: Score) -> float:
@@ -317,12 +321,12 @@ class Scorer:
             )
         return first, second
 
-    def _page(self, cache: PageCache) -> Any:
-        """A page's keys and values by layer. On a CPU each layer is decoded when it runs, elsewhere all in one call."""
+    def _pages(self, caches: Sequence[PageCache]) -> Any:
+        """The keys and values of pages by layer, decoded when a layer runs: apart on a CPU, joined on a device."""
         codec, dtype = self.prepare_options.codec, self.backbone.dtype
-        if self.backbone.device.type == "cpu":
-            return _Coded(cache, codec, dtype)
-        return self.keyvalues(*kv_codec.decode(cache, codec, dtype))
+        if self.backbone.joins_pages:
+            return kv_codec.join(caches, codec, dtype, self.backbone.device)
+        return [_Coded(cache, codec, dtype) for cache in caches]
 
     def _batches(self, caches: Sequence[PageCache], n_query: int, n_instruction: int) -> list[list[int]]:
         """Batches of candidates of similar length. The mask of a batch stays below its limit."""

@@ -10,11 +10,12 @@ import torch
 
 from mmrr.config import Model
 from mmrr.context import Context
-from mmrr.contracts import Options
+from mmrr.contracts import Options, SupportsMemoryLimit
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
+from mmrr.modeling.cache_streams import ahead
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, recorded, resolve
-from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.devices import dtype_name, pages_together, resolve_devices, resolve_dtype
 from mmrr.modeling.finite import expect_finite
 from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import Page
@@ -50,7 +51,7 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
     if missing:
         # Helper processes of several devices load their own.
         loaded = context.loaded if len(devices) == 1 else None
-        load = partial(_load, workspace, name, checkpoint, prepare, dtype, loaded)
+        load = partial(_load, workspace, name, checkpoint, prepare, dtype, context.machine.memory, loaded)
         seconds = on_devices(devices, load, missing, context.progress("embed", pages_computed))
     return _commit(
         workspace, spec, collection, shards, {"pages_computed": pages_computed, "seconds": round(seconds, 3)}
@@ -122,23 +123,33 @@ def _load(
     checkpoint: Checkpoint,
     prepare: Options,
     dtype: torch.dtype,
+    memory: int,
     loaded: Loaded | None,
     device: torch.device,
 ) -> Work:
-    """Load the embedder on a device. The parameters before ``device`` are the same for all devices."""
+    """Load the embedder on a device. The parameters before ``device`` are the same for all devices.
+
+    ``memory``: bytes for a forward over several pages.
+    """
     key = ("embedder", family, checkpoint.revision, prepare, str(device), dtype)
     module = families.load("embedders", family)
     embedder = (loaded or LoadsEachTime()).get(key, lambda: module.load(checkpoint, prepare, device, dtype))
+    if isinstance(embedder, SupportsMemoryLimit):
+        embedder.limit_memory(memory)
+    together = pages_together(device)
 
     def embed_shard(task: tuple[list[Page], str], advance: Callable[[int], None]) -> None:
         pages, key = task
         embeddings = {}
-        for page in pages:
-            (found,) = embedder.embed_pages([read_image(workspace, page)])
-            parts = {"vectors": found.vectors, "saliency values": found.saliency}
-            expect_finite(f"page {page.page_id}", checkpoint.id, parts)
-            embeddings[page.number] = found
-            advance(1)
+        # Their images are read while the pages before them are embedded.
+        parts = [pages[first : first + together] for first in range(0, len(pages), together)]
+        images = ahead([read_image(workspace, page) for page in part] for part in parts)
+        for part, read in zip(parts, images, strict=True):
+            for page, found in zip(part, embedder.embed_pages(read), strict=True):
+                values = {"vectors": found.vectors, "saliency values": found.saliency}
+                expect_finite(f"page {page.page_id}", checkpoint.id, values)
+                embeddings[page.number] = found
+            advance(len(part))
         folder = workspace.scratch()
         write_embeddings(folder, embeddings)
         workspace.commit_shard("embed", key, folder, {})

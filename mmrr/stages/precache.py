@@ -11,12 +11,13 @@ import torch
 
 from mmrr.config import Model
 from mmrr.context import Context
-from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily
+from mmrr.contracts import ModelConfig, Options, PageGeometry, ScorerFamily, SupportsMemoryLimit
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
+from mmrr.modeling.cache_streams import ahead
 from mmrr.modeling.checkpoint_files import loading
 from mmrr.modeling.checkpoints import Checkpoint, expect_kind, resolve
-from mmrr.modeling.devices import dtype_name, resolve_devices, resolve_dtype
+from mmrr.modeling.devices import dtype_name, pages_together, resolve_devices, resolve_dtype
 from mmrr.modeling.finite import expect_finite
 from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import KeptTokens, Page, PageCache
@@ -25,7 +26,7 @@ from mmrr.workspace import manifests
 from mmrr.workspace.files import HashCache
 from mmrr.workspace.manifests import PageShards, PrecacheConfig, PrecacheContent, Timing
 from mmrr.workspace.pages import Collection, read_content, read_texts
-from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
+from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import PageCacheReader, page_name, read_kept_tokens, write_page_caches
 
 
@@ -114,7 +115,8 @@ def precache(
     if tasks:
         # Helper processes of several devices load their own.
         loaded = context.loaded if len(devices) == 1 else None
-        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, loaded)
+        how = (family.name, family.checkpoint, family.prepare, dtype, context.machine.memory)
+        load = _Load(workspace, collection, *how, loaded)
         seconds = on_devices(devices, load, tasks, context.progress("precache", plan.missing))
     keep = manifests.config(pruned, "prune")["keep"] if pruned else 1.0
     content = _content(workspace, collection, shards, shared, keep)
@@ -153,7 +155,8 @@ def prepare_pages(
             tasks.append(_Task(key, pages, kept_shards.get(pages), number))
     n_pages = sum(task.pages is not None for task in tasks)
     if tasks:
-        load = _Load(workspace, collection, family.name, family.checkpoint, family.prepare, dtype, context.loaded)
+        how = (family.name, family.checkpoint, family.prepare, dtype, context.machine.memory)
+        load = _Load(workspace, collection, *how, context.loaded)
         on_devices(devices[:1], load, tasks, context.progress("precache", n_pages))
     content: PrecacheContent = {
         "pages": n_pages,
@@ -278,6 +281,7 @@ class _Load:
     checkpoint: Checkpoint
     prepare: Options
     dtype: torch.dtype
+    memory: int  # bytes for a forward over several pages
     loaded: Loaded | None  # where models stay in memory
 
     def __call__(self, device: torch.device) -> Work:
@@ -287,7 +291,9 @@ class _Load:
             key, lambda: module.load(self.checkpoint, self.prepare, device, self.dtype)
         )
         reads = module.page_input(self.prepare)
-        n_together = 1 if device.type == "cpu" else SHARD_PAGES
+        if isinstance(scorer, SupportsMemoryLimit):
+            scorer.limit_memory(self.memory)
+        n_together = pages_together(device)
 
         def prepare_shard(task: _Task, advance: Callable[[int], None]) -> None:
             caches: dict[str, PageCache] = {} if task.pages else {"shared": scorer.shared_state()}
@@ -299,9 +305,12 @@ class _Load:
                 pages = [page for page in pages if page.number == task.number]
             known = _read_singles(self.workspace, task.singles or {})
             order, pages = [page_name(page) for page in pages], [page for page in pages if page.number not in known]
-            for first in range(0, len(pages), n_together):
-                some = pages[first : first + n_together]
-                contents = [read_content(self.workspace, self.collection, page, reads) for page in some]
+            parts = [pages[first : first + n_together] for first in range(0, len(pages), n_together)]
+            # What pages show is read while the pages before them are computed.
+            read = ahead(
+                [read_content(self.workspace, self.collection, page, reads) for page in some] for some in parts
+            )
+            for some, contents in zip(parts, read, strict=True):
                 prepared = scorer.prepare(contents, [kept.get(page.number) for page in some])
                 for page, cache in zip(some, prepared, strict=True):
                     expect_finite(f"page {page.page_id}", self.checkpoint.id, _states(cache))
