@@ -29,7 +29,8 @@ Architecture = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="An architecture with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b), or any checkpoint.",
+        help="An architecture with random weights (reader, qwen3-vl-2b, qwen3-vl-4b, qwen3-vl-8b, or tiny to try the "
+        "command), or any checkpoint.",
     ),
 ]
 CandidateCounts = Annotated[str, typer.Option("--candidates", help="Numbers of candidates, separated by commas.")]
@@ -98,7 +99,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="mmrr-bench-", dir=folder) as name:
         scratch, machine = Path(name), Machine(device, dtype)
         plan = _plan(counts, keep, repeats, dense_pages, codec)
-        if model.startswith("qwen3-vl-"):
+        if model == "tiny" or model.startswith("qwen3-vl-"):
             # Random weights come with a tokenizer of bytes. 20 bytes are as many tokens as the published one makes.
             plan = dataclasses.replace(plan, query=plan.query[:20])
         found = _time(model, band, sizes, plan, _Place(scratch, machine, scorings(scorers) if scorers else {}))
@@ -171,14 +172,14 @@ def _scorer(model: str, band: str | None, place: _Place) -> Scorer:
 
     device = resolve_device(place.machine.device)
     dtype = resolve_dtype(place.machine.dtype, device)
-    if model in random_checkpoint.SHAPES:
-        note(f"writing {model} with random weights")
-        shape = random_checkpoint.SHAPES[model]
-        folder = place.scratch / "model"
-        random_checkpoint.save(random_checkpoint.new_model(shape, dtype=dtype), folder, shape.max_tokens, dtype)
-        model = str(folder)
-    checkpoint = resolve(model, None, HashCache(place.scratch / "hashes.json"))
     options = minireranker.Prepare(band=band) if band else minireranker.Prepare()
+    if model in random_checkpoint.SHAPES:
+        note(f"{model}: making random weights on {device}")
+        # Nothing is written but the small files: the weights of 8B are 16 GB.
+        checkpoint, weights = random_checkpoint.in_memory(model, place.scratch / "model", device, dtype)
+        prepare = minireranker.resolve(options, weights.config.to_dict())
+        return minireranker.Scorer(checkpoint, prepare, device, dtype, weights)
+    checkpoint = resolve(model, None, HashCache(place.scratch / "hashes.json"))
     prepare = minireranker.resolve(options, checkpoint.config())
     return minireranker.Scorer(checkpoint, prepare, device, dtype)
 

@@ -242,7 +242,8 @@ Dense = Annotated[
     bool,
     typer.Option(
         "--dense",
-        help="Score with a full forward of the original model, without caches. Slow: the reference and the baseline.",
+        help="Score with a full forward of the original model; no caches are needed. Slow: the reference and the "
+        "baseline.",
         rich_help_panel=_MODELS,
     ),
 ]
@@ -353,7 +354,8 @@ Device = Annotated[
         "--device",
         envvar="MMRR_DEVICE",
         help="auto, cpu, cuda, cuda:1, mps, or several separated by commas. Several devices share the pages that are "
-        "embedded and precached; everything else runs on the first. auto takes every CUDA device.",
+        "embedded and precached and the queries that are reranked; everything else runs on the first. auto takes every "
+        "CUDA device.",
         rich_help_panel=_MACHINE,
     ),
 ]

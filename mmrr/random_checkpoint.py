@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmrr.embedders import colqwen3 as late_interaction
 from mmrr.embedders import qwen3_vl as embedder
+from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.scorers import minireranker
 from mmrr.workspace.tensor_files import save_tensors
 
@@ -92,8 +93,11 @@ def _published(layers: int, hidden: int, mlp: int, heads: int, vision: dict[str,
     return Shape(layers, hidden, mlp, heads, kv_heads=8, head_dim=128, **tower | (vision or {}))
 
 
-#: Sizes by name: mmrr's own model, and the published Qwen3-VL models except for their vocabulary.
+#: Sizes by name: mmrr's own model, the published Qwen3-VL models except for their vocabulary, and one to try a command.
 SHAPES = {
+    "tiny": Shape(
+        4, 32, 64, 4, 2, 16, vision_layers=2, vision_hidden=32, vision_heads=2, vision_mlp=64, deepstack=(0,)
+    ),
     "reader": Shape(),
     "qwen3-vl-2b": _published(28, 2048, 6144, 16),
     "qwen3-vl-4b": _published(36, 2560, 9728, 32),
@@ -172,14 +176,19 @@ def config(shape: Shape, tokenizer: Tokenizer) -> Qwen3VLConfig:
 
 
 def new_model(
-    shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32, phrases: Sequence[str] = ()
+    shape: Shape,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    phrases: Sequence[str] = (),
+    device: torch.device | None = None,
 ) -> Qwen3VLForConditionalGeneration:
-    """Random weights of these sizes, for ``byte_tokenizer(phrases)``."""
+    """Random weights of these sizes, for ``byte_tokenizer(phrases)``, made on a device; None: the CPU."""
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # initialising in float32 would take twice the memory
     try:
-        model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer(phrases)))
+        with torch.device(device or "cpu"):
+            model = Qwen3VLForConditionalGeneration(config(shape, byte_tokenizer(phrases)))
     finally:
         torch.set_default_dtype(before)
     with torch.no_grad():  # learned positions start at zero: rotary positions are enough to read
@@ -187,22 +196,19 @@ def new_model(
     return model
 
 
-def save(
-    model: Qwen3VLForConditionalGeneration,
-    path: Path,
-    max_tokens: int,
-    dtype: torch.dtype,
-    phrases: Sequence[str] = (),
-    projection: Tensor | None = None,
-    temperature: float = 0.0,
-) -> None:
-    """Write weights, config, tokenizer, chat template and image processor in the layout of published checkpoints.
+def in_memory(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[Checkpoint, Qwen3VLForConditionalGeneration]:
+    """A checkpoint of ``SHAPES`` without weights in ``folder``, and random weights that are made on the device."""
+    shape = SHAPES[name]
+    write_files(folder, shape.max_tokens)
+    model = new_model(shape, dtype=dtype, device=device)
+    model.config.save_pretrained(folder)
+    return Checkpoint(name, "random", folder, str(model.config.model_type)), model
 
-    ``projection`` (dim, D): the last layer of a late-interaction embedder with one vector per word. ``temperature``:
-    the divisor that turns its products into logits, 0 if it is not known.
 
-    Seven parameters, because both kinds of model share all files; the last three have defaults.
-    """
+def write_files(path: Path, max_tokens: int, phrases: Sequence[str] = ()) -> None:
+    """Write tokenizer, chat template and image processor in the layout of published checkpoints."""
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer(phrases)
     tokenizer.save(str(path / "tokenizer.json"))
@@ -228,6 +234,25 @@ def save(
         "image_std": [0.5, 0.5, 0.5],
     }
     (path / "preprocessor_config.json").write_text(json.dumps(processor, indent=1) + "\n")
+
+
+def save(
+    model: Qwen3VLForConditionalGeneration,
+    path: Path,
+    max_tokens: int,
+    dtype: torch.dtype,
+    phrases: Sequence[str] = (),
+    projection: Tensor | None = None,
+    temperature: float = 0.0,
+) -> None:
+    """Write weights, config, tokenizer, chat template and image processor in the layout of published checkpoints.
+
+    ``projection`` (dim, D): the last layer of a late-interaction embedder with one vector per word. ``temperature``:
+    the divisor that turns its products into logits, 0 if it is not known.
+
+    Seven parameters, because both kinds of model share all files; the last three have defaults.
+    """
+    write_files(path, max_tokens, phrases)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     copy = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
     model.save_pretrained(path, state_dict=copy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.modeling import cache_streams
@@ -33,6 +34,25 @@ def test_embeddings_equal_the_cpus(tiny_embedder, tiny_late, page_images, family
     for here, there in zip(*results, strict=True):
         assert (here.vectors.float() - there.vectors.float()).abs().max() <= 1e-3  # stored as float16
         assert (here.saliency - there.saliency).abs().max() <= 1e-4
+
+
+def test_flash_kernels_score_and_read_pages_together(tiny, page_images):
+    """No other kernel of attention is allowed; pages have different lengths. bfloat16 as in the CPU's test: 10 %."""
+    cpu = Scorer(tiny, Prepare(band="1:4"), CPU, torch.float32)
+    states, shared = cpu.prepare(page_images, [None] * 4), cpu.shared_state()
+    exact = cpu.score("When is the thesis due?", states, shared, Score())
+    there = Scorer(tiny, Prepare(band="1:4"), torch.device("cuda"), torch.bfloat16)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        read = there.prepare(page_images, [None] * 4)
+        rough = there.score("When is the thesis due?", read, there.shared_state(), Score())
+    assert (rough - exact).abs().max() <= 0.1 * exact.abs().max()
+
+
+def test_dense_batches_equal_the_cpus(tiny, page_images):
+    here, there = (Scorer(tiny, Prepare(band="1:4"), device, torch.float32) for device in (CPU, torch.device("cuda")))
+    for order in ("vision-first", "query-first"):
+        found = [scorer.dense("When is the thesis due?", page_images, order) for scorer in (here, there)]
+        assert (found[0] - found[1]).abs().max() <= 1e-3
 
 
 def test_portions_are_moved_completely():

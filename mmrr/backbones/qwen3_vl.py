@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,15 +48,25 @@ _AT_ONCE, _NEAR_BYTES = 32, 4 << 20
 class Backbone:
     """A Qwen3-VL checkpoint, loaded for inference."""
 
+    # Any: transformers does not type its models.
     def __init__(
-        self, path: Path, adapter: Path | None, device: torch.device, dtype: torch.dtype, *, needs_head: bool
+        self,
+        path: Path,
+        adapter: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        needs_head: bool,
+        model: Any = None,
     ) -> None:
-        """``needs_head``: the LM head must be in the checkpoint.
+        """``needs_head``: the LM head must be in the checkpoint. ``model``: what is used instead of its weights.
 
         Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self.model = load_model(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
+        if model is None:
+            model = load_model(path, adapter, dtype, needs_head=needs_head)
+        self.model = model.to(device).eval().requires_grad_(False)
         self.config = self.model.config
         self.text = self.model.model.language_model
         self.n_layers: int = self.config.text_config.num_hidden_layers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
@@ -77,11 +78,19 @@ def load(checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: 
 class Embedder:
     """Embeds pages and queries with one checkpoint."""
 
-    def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises MmrrError if the checkpoint does not load or has fewer dimensions than ``dim``."""
+    # Any: transformers does not type its models.
+    def __init__(
+        self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype, model: Any = None
+    ) -> None:
+        """``model``: what is used instead of the checkpoint's weights.
+
+        Raises MmrrError if the checkpoint does not load or has fewer dimensions than ``dim``.
+        """
         backbone = families.load("backbones", checkpoint.model_type)
         self.prepare = prepare
-        self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
+        self.backbone = backbone.Backbone(
+            checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False, model=model
+        )
         width = self.backbone.config.text_config.hidden_size
         _check_dim(prepare, width, checkpoint)
 

@@ -29,7 +29,7 @@ class Row:
     limit_flops: float  # FLOP/s of a matrix product, measured between the repeats
     page_bytes: int = 0  # size of one candidate's cache
     queries: int = 1
-    peak_bytes: int | None = None  # peak resident memory of the process during the runs
+    peak_bytes: int | None = None  # peak during the runs: of the process, or with CUDA of the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +128,16 @@ def _wait() -> None:
 
 
 def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak() -> int | None:
-    """The peak resident memory since ``_reset_peak``; None if the system does not report it."""
+    """The peak memory since ``_reset_peak``: of the CUDA device, else resident; None if the system does not say."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

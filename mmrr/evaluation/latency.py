@@ -10,6 +10,7 @@ on disk under its own name.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from mmrr.contracts import Options, Scorer, ScorerFamily
 from mmrr.evaluation._flops import Cost
 from mmrr.evaluation._timing import Clock, Row, Task, copy_speed, evict, matrix_product
 from mmrr.modeling import families, kv_codec
+from mmrr.modeling.cache_streams import ahead, moved, portions
 from mmrr.scorers import minireranker
 from mmrr.scorers.minireranker import Prepare, Score
 from mmrr.types import Grid, KeptTokens, PageCache, Progress, silent
@@ -32,6 +34,8 @@ from mmrr.workspace.tensors import PageCacheReader, write_page_caches
 
 T = TypeVar("T")
 _PER_SHARD = 16
+#: Page caches that are scored together from files: of a memory budget of 4 GiB, what rerank takes for one portion.
+_PORTION_BYTES = (4 << 30) // 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +243,11 @@ class _Run:
 
         def answer(some: Sequence[tuple[str, str]]) -> None:
             reader = PageCacheReader(self.workspace)
-            caches = [_moved(reader.read(*place), self.device) for place in some]
-            _score(one.scorer, [self.plan.query], caches, shared, options)
+            read = ((row, reader.read(*place)) for row, place in enumerate(some))
+            # As mmrr rerank does: a listwise scorer has all pages at once, others have them in portions.
+            most_bytes = sys.maxsize if one.module.SPEC.listwise else _PORTION_BYTES
+            for portion in ahead(moved(portions(read, most_bytes), self.device)):
+                _score(one.scorer, [self.plan.query], list(portion.values()), shared, options)
 
         for n in self.plan.candidates:
             work, drop = partial(answer, places[:n]), partial(evict, self.workspace, places[:n])

@@ -54,3 +54,7 @@ class LoadsEachTime(Loaded):
 
     def newest(self, slot: Hashable, key: Hashable, load: Callable[[], T]) -> T:
         return load()
+
+    def __reduce__(self) -> tuple[type[LoadsEachTime], tuple[()]]:
+        """A helper process gets one of its own: a lock cannot be sent."""
+        return LoadsEachTime, ()

@@ -177,10 +177,18 @@ class _Coded:
 class Scorer:
     """Scores pages for queries with one checkpoint and one band."""
 
-    def __init__(self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype) -> None:
-        """``prepare`` is resolved. Raises MmrrError if the checkpoint or its tokenizer does not fit."""
+    # Any: transformers does not type its models.
+    def __init__(
+        self, checkpoint: Checkpoint, prepare: Prepare, device: torch.device, dtype: torch.dtype, model: Any = None
+    ) -> None:
+        """``prepare`` is resolved. ``model``: what is used instead of the checkpoint's weights.
+
+        Raises MmrrError if the checkpoint or its tokenizer does not fit.
+        """
         module = families.load("backbones", checkpoint.model_type)
-        self.backbone = module.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True)
+        self.backbone = module.Backbone(
+            checkpoint.path, checkpoint.adapter, device, dtype, needs_head=True, model=model
+        )
         self.keyvalues = module.KeyValues
         self.prepare_options = prepare
         self.band = _parse_band(prepare.band)

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from mmrr.cli.main import app
 from mmrr.evaluation.trec import read_run
+from mmrr.stages import precache
+from tests.console import shards
 from tests.evaluation.mmdocir_files import write_annotations
 from tests.pdfs import make_pdf
 
@@ -66,6 +68,18 @@ def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_emb
         for page_id, _ in hits
     )
     assert evaluate(published, tmp_path / "w", *options) == document
+
+
+def test_dense_plans_and_writes_no_caches(published, tmp_path, tiny_path, tiny_embedder_path, monkeypatch):
+    """No page cache, no kept tokens, no estimate of either, and no embedder only to prune."""
+    for name in ("_plan", "_shards"):
+        monkeypatch.setattr(precache, name, lambda *args, name=name: pytest.fail(f"{name} was called"))
+    models = ["--scorer-model", str(tiny_path), "--embedder", str(tiny_embedder_path)]
+    document = evaluate(published, tmp_path / "w", "--dense", "--first-stage", "words", *models)
+    assert "/rerank/" in document["run"]
+    for stage in ("precache", "prune", "embed"):
+        assert shards(tmp_path / "w", stage) == set()
+        assert not list((tmp_path / "w" / stage).glob("*/manifest.json"))
 
 
 def test_options_of_the_embedder_reach_it(published, tmp_path, tiny_embedder_path):
