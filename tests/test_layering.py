@@ -25,7 +25,7 @@ ONLY_IN = {
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
     "jinja2": {"mmrr.modeling._render_template"},
-    "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
+    "tokenizers": {"mmrr.modeling.chat", "mmrr.modeling.plain_tokenizer", "mmrr.random_checkpoint", "mmrr.training"},
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
     "pypdfium2": {"mmrr.documents"},

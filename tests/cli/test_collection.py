@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mmrr import pipeline
 from mmrr.stages import render
 from mmrr.workspace.files import seal, unseal
 from tests.cli.chain import Chain
