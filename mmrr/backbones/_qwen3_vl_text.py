@@ -32,7 +32,7 @@ def load(path: Path, config: SimpleNamespace, dtype: torch.dtype) -> tuple[TextM
     """The language model and its head. ``config``: that of ``read_config``."""
     with torch.device("meta"):
         text = TextModel(config.text_config)
-        head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        head = _Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
     weights: dict[str, Tensor] = {}
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -44,13 +44,27 @@ def load(path: Path, config: SimpleNamespace, dtype: torch.dtype) -> tuple[TextM
     return text, head
 
 
+class _Linear(nn.Linear):
+    """Its weights come from a file. Drawing random ones first would import the compiler of torch, which takes 1 s."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
+class _Embedding(nn.Embedding):
+    """As ``_Linear``."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights as they are."""
+
+
 class TextModel(nn.Module):
     """Embeddings, layers and last norm. ``Backbone`` runs the layers itself."""
 
     # Any: the section text_config of config.json.
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = _Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = _Norm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = _Rotary(config)
@@ -72,10 +86,10 @@ class _Attention(nn.Module):
         super().__init__()
         self.head_dim = int(config.head_dim)
         query, keys = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
-        self.o_proj = nn.Linear(query, config.hidden_size, bias=config.attention_bias)
+        self.q_proj = _Linear(config.hidden_size, query, bias=config.attention_bias)
+        self.k_proj = _Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.v_proj = _Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.o_proj = _Linear(query, config.hidden_size, bias=config.attention_bias)
         self.q_norm = _Norm(self.head_dim, config.rms_norm_eps)
         self.k_norm = _Norm(self.head_dim, config.rms_norm_eps)
 
@@ -83,9 +97,9 @@ class _Attention(nn.Module):
 class _Mlp(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False)
-        self.up_proj = nn.Linear(width, inner, bias=False)
-        self.down_proj = nn.Linear(inner, width, bias=False)
+        self.gate_proj = _Linear(width, inner, bias=False)
+        self.up_proj = _Linear(width, inner, bias=False)
+        self.down_proj = _Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

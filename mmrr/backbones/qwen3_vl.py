@@ -72,7 +72,7 @@ class Backbone:
         self.text: Any = text.to(self.device).eval().requires_grad_(False)
         self._head: Any = head.to(self.device).requires_grad_(False)
         template = (self._path / "chat_template.jinja").read_text("utf-8")
-        self.chat = ChatEncoder(PlainTokenizer(self._path), template)
+        self.chat = ChatEncoder(PlainTokenizer(self._path), template, own=True)
 
     def _load_whole(self) -> None:
         from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
