@@ -100,6 +100,7 @@ SearchT = TypeVar("SearchT", bound=Options, default=Options)
 SearchT_contra = TypeVar("SearchT_contra", bound=Options, contravariant=True, default=Options)
 #: What ``encode_query`` returns and ``score`` takes.
 QueryT = TypeVar("QueryT", default=object)
+QueryT_co = TypeVar("QueryT_co", covariant=True, default=object)
 #: What a page is given as: ``Image.Image`` or ``str``.
 PageT_contra = TypeVar("PageT_contra", contravariant=True, default="Image.Image | str")
 
@@ -129,10 +130,10 @@ class Scorer(Protocol[PageT_contra, QueryT, ScoreT_contra]):
 
 
 @runtime_checkable
-class SupportsVisualQueries(Protocol[QueryT]):
+class SupportsVisualQueries(Protocol[QueryT_co]):
     """A scorer that takes queries with images. Its other methods then take ``VisualQuery`` too."""
 
-    def encode_visual_query(self, query: VisualQuery) -> QueryT:
+    def encode_visual_query(self, query: VisualQuery) -> QueryT_co:
         """As ``encode_query``. ``query.text`` "": the image alone."""
         ...
 

@@ -19,7 +19,7 @@ from mmrr.errors import MmrrError
 from mmrr.evaluation import ids, metrics, mmdocir
 from mmrr.evaluation.mmdocir import Benchmark, Text
 from mmrr.indexing import build
-from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, exact_run, rerank_run, search
+from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, check_scorer, exact_run, rerank_run, search
 from mmrr.search import channels
 from mmrr.stages import evaluate, import_mmdocir, render, retrieve
 from mmrr.stages.evaluate import LayoutRun
@@ -62,6 +62,8 @@ def compare(
     """
     indexed = context.current("index")
     ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
+    for scoring in scorings.values():
+        check_scorer(scoring.family, queries)
     ranking = search(context, queries, options, {}, indexed)
     runs = {"first stage": ranking.first}
     found: dict[str, tuple[int, float | None, float | None]] = {}

@@ -23,7 +23,9 @@ from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
 from mmrr.indexing import Indexing, build
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.queries import IMAGES, QUERIES
 from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
+from mmrr.stages._visual import check_scorer as check_scorer
 from mmrr.stages.evaluate import Judgement as Judgement
 from mmrr.stages.precache import Family, Plan
 from mmrr.stages.rerank import Candidates, Rescored
@@ -325,8 +327,9 @@ def rescore(context: Context, n: int) -> Rescored:
     """Compare ``n`` scores from the current caches, for the current queries, with forwards that use no cache."""
     cached, retrieved = context.current("precache"), context.current("retrieve")
     collection = context.collection(context.same_pages(retrieved, context.collection(cached)))
+    context.workspace.own_file(retrieved, IMAGES)
     pruned = context.workspace.find("prune", cached.inputs["prune"]) if "prune" in cached.inputs else None
-    queries = read_queries(context.workspace.own_file(retrieved, "queries.jsonl"))
+    queries = read_queries(context.workspace.own_file(retrieved, QUERIES), images=True)
     run = _read_run(context, retrieved, queries)
     return rerank.rescore(context, Candidates(collection, queries, retrieved, run), cached, pruned, n)
 
