@@ -330,7 +330,7 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
 def _text(context: Context, one: _Search) -> Run:
     """Rank by text: in the collection the pages that share a word with the query, in one document all its pages."""
     ranked: Run = {}
-    if one.options.scope == "corpus":
+    if one.options.scope == "corpus" and one.queries:
         index = context.kept("words", one.indexed, lambda: _open_text(one))
         for query in one.queries:
             found = best_by_text(index, query.text, one.n_images)
