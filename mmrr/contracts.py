@@ -81,6 +81,13 @@ class Window(NamedTuple):
     end: int
 
 
+class QueryWord(NamedTuple):
+    """A word of a query and what a model has of it."""
+
+    text: str
+    places: tuple[int, ...]  # rows of its vectors, or its tokens; empty: the model has nothing of this word
+
+
 #: The family's ``Prepare``: the options that change what is stored of a page.
 PrepareT = TypeVar("PrepareT", bound=Options, default=Options)
 #: A scorer family's ``Score``: the options that change only how stored pages are scored.
@@ -134,6 +141,22 @@ class SupportsDense(Protocol):
 
     def dense(self, query: str, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
         """The score of each page, (N,) float32 on the CPU. ``order``: which of page and query the prompt has first."""
+        ...
+
+
+@runtime_checkable
+class SupportsAttention(Protocol):
+    """A scorer that attends to the visual tokens in a page's cache: the evidence of ``mmrr explain``."""
+
+    def word_tokens(self, query: str) -> list[QueryWord]:
+        """The words of a query in their order, each with its tokens."""
+        ...
+
+    def attention(self, query: str, cache: PageCache, shared: PageCache, tokens: Sequence[int]) -> Tensor:
+        """Attention (L, K) float32 to the page's kept visual tokens in each layer that sees the page, on the CPU.
+
+        The mean over the heads and over ``tokens`` of the query; -1 is its last token. A row sums to at most 1.
+        """
         ...
 
 
@@ -197,6 +220,18 @@ class Embedder(Protocol[SearchT_contra]):
 
         0.0: all vectors of a query have the same weight.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsWordVectors(Protocol[SearchT_contra]):
+    """A late-interaction embedder that knows the vectors of a query's words: the evidence of ``mmrr explain``.
+
+    The vectors of a page begin with those of its visual tokens.
+    """
+
+    def word_vectors(self, text: str, options: SearchT_contra) -> list[QueryWord]:
+        """The words of a query in their order, each with the rows of its vectors in ``embed_queries``."""
         ...
 
 

@@ -20,9 +20,14 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         contracts.ScorerFamily,
         contracts.ScorerSpec,
         contracts.Scorer,
-        (contracts.SupportsUncached, contracts.SupportsDense),
+        (contracts.SupportsUncached, contracts.SupportsDense, contracts.SupportsAttention),
     ),
-    "embedders": (contracts.EmbedderFamily, contracts.EmbedderSpec, contracts.Embedder, ()),
+    "embedders": (
+        contracts.EmbedderFamily,
+        contracts.EmbedderSpec,
+        contracts.Embedder,
+        (contracts.SupportsWordVectors,),
+    ),
     "text_embedders": (contracts.TextEmbedderFamily, contracts.TextEmbedderSpec, contracts.TextEmbedder, ()),
 }
 #: The types of options, besides a Literal of strings.
