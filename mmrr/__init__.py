@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmrr.api import Evidence as Evidence
     from mmrr.api import Hit as Hit
+    from mmrr.api import Hits as Hits
     from mmrr.api import Search as Search
     from mmrr.api import Workspace as Workspace
     from mmrr.api import open as open
@@ -20,7 +22,9 @@ __version__ = "0.2.0"
 
 #: {public name: its module}
 _PUBLIC = {
+    "Evidence": "mmrr.api",
     "Hit": "mmrr.api",
+    "Hits": "mmrr.api",
     "MmrrError": "mmrr.errors",
     "Query": "mmrr.types",
     "Reranker": "mmrr.reranker",
@@ -28,7 +32,7 @@ _PUBLIC = {
     "Workspace": "mmrr.api",
     "open": "mmrr.api",
 }
-__all__ = ["Hit", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open"]
+__all__ = ["Evidence", "Hit", "Hits", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:  # Any: the type of a public name

@@ -152,6 +152,10 @@ class SupportsAttention(Protocol):
         """The words of a query in their order, each with its tokens."""
         ...
 
+    def grid(self, width_px: int, height_px: int) -> Grid:
+        """(rows, columns) of the visual tokens of a whole page image of this size."""
+        ...
+
     def attention(self, query: str, cache: PageCache, shared: PageCache, tokens: Sequence[int]) -> Tensor:
         """Attention (L, K) float32 to the page's kept visual tokens in each layer that sees the page, on the CPU.
 

@@ -57,6 +57,7 @@ ONLY_IN = {
         "mmrr.candidates",
         "mmrr.indexing",
         "mmrr.answering",
+        "mmrr.evidence",
         "mmrr.experiments",
         "mmrr.removal",
         "mmrr.reranker",

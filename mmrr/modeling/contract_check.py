@@ -53,6 +53,12 @@ def check(kind: str, name: str, module: ModuleType) -> None:
     _check_loaded(file, module, loaded, abilities)
 
 
+def has_ability(module: ModuleType, ability: type) -> bool:
+    """Whether what a checked family's ``load`` returns has an optional ability. Loads no checkpoint."""
+    cls = get_type_hints(module.load)["return"]
+    return all(hasattr(cls, function.__name__) for function in _functions(ability))
+
+
 def _check_options(file: str, name: str, cls: object) -> None:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls) and _is_frozen(cls)):
         raise _problem(file, f"{name} is not a frozen dataclass; expected @dataclass(frozen=True)")

@@ -43,7 +43,7 @@ def encode_queries(
     """
     assert embedded.model
     if not kept:
-        embedder = _embedder(context, embedded)
+        embedder = load_embedder(context, embedded)
         found = [_embed_query(embedder, embedded, query.text, search) for query in queries]
         # In the number format of a shard.
         same = torch.tensor(embedder.temperature(search)).item()
@@ -55,7 +55,7 @@ def encode_queries(
         key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
     }
     if missing:
-        embedder = _embedder(context, embedded)
+        embedder = load_embedder(context, embedded)
         temperature = torch.tensor(embedder.temperature(search))
         with context.progress("embed queries", len(missing)) as advance:
             for key, text in missing.items():
@@ -76,7 +76,7 @@ def _embed_query(embedder: Embedder, embedded: Manifest, text: str, search: Opti
     return vectors
 
 
-def _embedder(context: Context, embedded: Manifest) -> Embedder:
+def load_embedder(context: Context, embedded: Manifest) -> Embedder:
     """The embedder that made the page vectors: the same checkpoint, options and number format."""
     assert embedded.model
     model = embedded.model
