@@ -159,7 +159,7 @@ def _known_documents(workspace: Workspace) -> set[str]:
 def page_image(page_id: str, request: Request, workspace: WorkspaceName = None, width: Width = None) -> Response:
     """The image of a page as PNG."""
     _, opened = service_of(request).models.workspace(workspace)
-    _expect_page(opened, page_id)
+    expect_page(opened, page_id)
     image = opened.image(page_id)
     if width is not None and width != image.width:
         image = image.resize((width, max(1, round(image.height * width / image.width))))
@@ -172,7 +172,7 @@ def page_image(page_id: str, request: Request, workspace: WorkspaceName = None, 
 def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> PageResponse:
     """What is known of a page, with its text."""
     _, opened = service_of(request).models.workspace(workspace)
-    _expect_page(opened, page_id)
+    expect_page(opened, page_id)
     found = opened.page(page_id)
     return PageResponse(
         page_id=page_id,
@@ -186,6 +186,7 @@ def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> Pag
     )
 
 
-def _expect_page(workspace: Workspace, page_id: str) -> None:
+def expect_page(workspace: Workspace, page_id: str) -> None:
+    """Raise RefusedError for an id that is not exactly that of a page."""
     if page_id not in _known_pages(workspace):
         raise RefusedError(404, "no page of that id in the workspace")

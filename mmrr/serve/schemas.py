@@ -136,6 +136,24 @@ class PageResponse(BaseModel):
     text: str
 
 
+class EvidenceWord(BaseModel):
+    """A word of a query."""
+
+    text: str
+    index: int
+
+
+class EvidenceResponse(BaseModel):
+    """Where a page's score for a query comes from."""
+
+    source: Literal["embedder", "reranker"]
+    sources: list[Literal["embedder", "reranker"]] = Field(description="Those that the workspace has.")
+    words: list[EvidenceWord]
+    grid: tuple[int, int] = Field(description="Rows and columns of visual tokens.")
+    heat: list[float] = Field(description="0 to 1 for each token, row by row; the largest is 1.")
+    kept: list[bool] = Field(description="false: pruning dropped the token.")
+
+
 class DocumentRow(BaseModel):
     """A document of a workspace."""
 
