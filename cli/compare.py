@@ -11,8 +11,8 @@ import typer
 from mmrr.config import Machine, Rerank, Retrieve
 from mmrr.errors import MmrrError
 
+from . import html_report, report, report_comparison
 from . import options as o
-from . import report, report_comparison
 from .context import fusion_of, open_context, scorings
 from .terminal import check_output, counted, emit, note, size, table
 
@@ -53,6 +53,8 @@ def compare(
     csv: report_comparison.Csv = None,
     latex: report_comparison.Latex = None,
     markdown: report_comparison.Markdown = None,
+    page: html_report.ReportFile = None,
+    failures: html_report.Failures = 30,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
@@ -71,6 +73,7 @@ def compare(
         check_output(output, is_picture=True)
         files = report_comparison.TableFiles(csv, latex, markdown)
         files.check()
+        check_output(page, option="--report")
         chosen = scorings(scorers)
         query_list, judged = _questions(queries, qrels, data)
         weight, weights = fusion_of(fuse, channels)
@@ -83,6 +86,8 @@ def compare(
         if output:
             _draw(rows, output)
         files.write(found.comparison)
+        if page:
+            html_report.write_compared(context, found, (query_list, judged, fields), page, failures)
         missing = sorted(set(judged) - {query.query_id for query in query_list})
         report.missing_queries(missing, len(judged))
         if json_:

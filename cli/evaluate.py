@@ -194,6 +194,10 @@ def mmdocir(
         bool, typer.Option("--layouts", help="Also rank layouts. Needs the published parquet files.")
     ] = False,
     no_rerank: NoRerank = False,
+    export: Annotated[
+        Optional[Path],
+        typer.Option("--export", help="Also write queries.jsonl, qrels.trec and qrels.tsv (BEIR) into this folder."),
+    ] = None,
     embedder: o.Embedder = None,
     embedder_revision: o.EmbedderRevision = None,
     embed_option: o.EmbedOptions = None,
@@ -234,6 +238,7 @@ def mmdocir(
     """
     with open_context(work, Machine(device, dtype, workers), create=True) as context:
         from mmrr import experiments, pipeline
+        from mmrr.evaluation.export import write_benchmark
 
         caches = pairs(option, band=band, codec=codec)
         model = None if no_rerank else scorer_model
@@ -257,4 +262,8 @@ def mmdocir(
         )
         result = experiments.mmdocir_benchmark(context, data, text, chain, report.plan, with_layouts=layouts)
         pipeline.make_current(context, *result.steps)
+        if export:
+            asked = result.benchmark
+            domains = {question.query_id: question.domain for question in asked.questions if question.domain}
+            write_benchmark(export, asked.queries(), asked.qrels(), {"domain": domains})
         report.mmdocir(result, as_json=json_)

@@ -21,6 +21,7 @@ from mmrr import adding, answering, pipeline, removal
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
+from mmrr.evaluation.comparison import Comparison
 from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
@@ -305,6 +306,28 @@ class Workspace:
         pairs = [(Query(f"q{i}", text), ids) for i, (text, ids) in enumerate(asked)]
         with self._lock:
             return answering.scores(self._now(), pairs)
+
+    def report(
+        self,
+        output: str | Path,
+        qrels: str | Path,
+        *,
+        queries: str | Path | None = None,
+        runs: Sequence[str | Path] = (),
+        measures: Sequence[str] | None = None,
+        failures: int = 30,
+    ) -> Comparison:
+        """Write one HTML file on rankings, as ``mmrr report`` does. Returns the measures that it shows.
+
+        The parameters are its options. The first of ``runs`` is the baseline; without runs, the current ranking is
+        compared with its first stage. Raises MmrrError as the command does.
+        """
+        from mmrr.reporting import asking, page  # imported here because Jinja and SciPy take half a second
+
+        with self._lock:
+            files = asking.Files(Path(qrels), Path(queries) if queries else None, [Path(one) for one in runs])
+            found, _ = page.write(self._context, asking.ask(self._context, files, measures, failures), Path(output))
+        return found.comparison
 
     def _asked(self, queries: Sequence[str | Query], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None

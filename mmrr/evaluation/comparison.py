@@ -132,15 +132,18 @@ def compare_runs(
     measures: Sequence[str] = MEASURES,
     baseline: str | None = None,
     fields: Mapping[str, Mapping[str, str]] | None = None,
+    group_of: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Measure runs, and compare each with the baseline (default: the first).
 
-    ``fields``: {field: {query_id: value}}; each value becomes a group. Raises MmrrError as ``evaluate`` does.
+    ``fields``: {field: {query_id: value}}; each value becomes a group of queries. ``group_of``: {query_id: what the
+    bootstrap draws}; None: the document of its relevant page. Six parameters: what is measured, and how it is split.
+    Raises MmrrError as ``evaluate`` does.
     """
     baseline = baseline if baseline is not None else next(iter(runs))
     ordered = {baseline: runs[baseline], **runs}
     found = {name: evaluate(run, qrels, measures) for name, run in ordered.items()}
-    group_of = {query_id: document_of(judged) for query_id, judged in qrels.items()}
+    group_of = group_of or {query_id: document_of(judged) for query_id, judged in qrels.items()}
     changes = {name: bootstrap(found[baseline], one, group_of) for name, one in found.items() if name != baseline}
     return Comparison(
         baseline,
@@ -149,7 +152,7 @@ def compare_runs(
         _against(found, baseline, changes),
         _taus(ordered),
         [group for field, values in (fields or {}).items() for group in _groups(field, values, found, qrels)],
-        len(set(group_of.values())),
+        len({group_of[query_id] for query_id in qrels}),
     )
 
 
