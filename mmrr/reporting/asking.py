@@ -29,7 +29,7 @@ class Files:
 def ask(context: Context, files: Files, measures: Sequence[str] | None = None, most_failures: int = 30) -> Asked:
     """Read what a report is about. ``most_failures``: that are shown with thumbnails.
 
-    Raises MmrrError as the readers of these files do, for queries without a judged one, and for a baseline without runs.
+    Raises MmrrError as the readers of these files do, for queries without a judged one, and for a baseline alone.
     """
     if files.runs:
         named = named_runs(context.workspace, [*filter(None, [files.baseline]), *files.runs])
