@@ -21,6 +21,7 @@ from mmrr import adding, answering, evidence, pipeline, removal
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
+from mmrr.evaluation.comparison import Comparison
 from mmrr.evidence import Evidence as Evidence
 from mmrr.hits import Hit as Hit
 from mmrr.hits import Hits as Hits
@@ -312,6 +313,28 @@ class Workspace:
         text = query.text if isinstance(query, Query) else query
         with self._lock:
             return evidence.explain(self._now(), text, page_id, word=word, source=source, layer=layer)
+
+    def report(
+        self,
+        output: str | Path,
+        qrels: str | Path,
+        *,
+        queries: str | Path | None = None,
+        runs: Sequence[str | Path] = (),
+        measures: Sequence[str] | None = None,
+        failures: int = 30,
+    ) -> Comparison:
+        """Write one HTML file on rankings, as ``mmrr report`` does. Returns the measures that it shows.
+
+        The parameters are its options. The first of ``runs`` is the baseline; without runs, the current ranking is
+        compared with its first stage. Raises MmrrError as the command does.
+        """
+        from mmrr.reporting import asking, page  # imported here because Jinja and SciPy take half a second
+
+        with self._lock:
+            files = asking.Files(Path(qrels), Path(queries) if queries else None, [Path(one) for one in runs])
+            found, _ = page.write(self._context, asking.ask(self._context, files, measures, failures), Path(output))
+        return found.comparison
 
     def _asked(self, queries: Sequence[QueryLike], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None

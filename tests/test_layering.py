@@ -24,7 +24,7 @@ ONLY_IN = {
     "sentence_transformers": {"mmrr.modeling.sentence_models"},
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
-    "jinja2": {"mmrr.modeling._render_template"},
+    "jinja2": {"mmrr.modeling._render_template", "mmrr.reporting.page"},
     "tokenizers": {
         "mmrr.modeling.chat",
         "mmrr.modeling.minilm",
@@ -107,6 +107,9 @@ NEVER = {
     "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
     "mmrr.text_embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.stages": FAMILIES,
+    "mmrr.reporting": FAMILIES
+    | HEAVY
+    | all_parts_but("reporting", "context", "errors", "evaluation", "types", "workspace"),
     "mmrr.integrations": FAMILIES | {"transformers", "mmrr.stages", "mmrr.pipeline"},
     "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }
