@@ -179,7 +179,7 @@ def show_list(*, as_json: bool) -> None:
 
     known = list(entries().values())
     if as_json:
-        emit([dataclasses.asdict(entry) for entry in known])
+        emit({"benchmarks": [dataclasses.asdict(entry) for entry in known]})
         return
     head = ("name", "queries", "pages", "measure", "licence", "Hub id")
     rows = [
@@ -196,10 +196,7 @@ def show_list(*, as_json: bool) -> None:
     # Lines and no table: a name that is cut at the edge of a terminal cannot be copied.
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
     for row in (head, *rows):
-        cells = (
-            f"{cell:>{n}}" if at in (1, 2) else f"{cell:{n}}"
-            for at, (cell, n) in enumerate(zip(row, widths, strict=True))
-        )
+        cells = [row[at].rjust(n) if at in (1, 2) else row[at].ljust(n) for at, n in enumerate(widths)]
         typer.echo("  ".join(cells).rstrip())
     groups = {entry.name.partition("/")[0]: entry for entry in known}
     for group, entry in groups.items():

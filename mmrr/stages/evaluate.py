@@ -106,7 +106,8 @@ def judge_benchmark(
     results = {name: evaluate(run, qrels, measures) for name, run in runs.items()}
     metrics: dict[str, Any] = {name: result.mean for name, result in results.items()}
     if len(results) == 2:
-        changes = bootstrap(*results.values(), group_of)
+        base, new = results.values()
+        changes = bootstrap(base, new, group_of)
         metrics["difference"] = {name: change.difference for name, change in changes.items()}
         metrics["interval"] = {name: list(change.difference_interval) for name, change in changes.items()}
     configs = sorted(set(config_of.values()))
