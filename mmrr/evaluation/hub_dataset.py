@@ -152,6 +152,26 @@ def reason(error: Exception) -> str:
 # Tables
 
 
+def root_of(data: str) -> str:
+    """The path of a folder or file; of a Hub id its cached snapshot if ``HF_HUB_OFFLINE`` is set, else the id itself.
+
+    Raises MmrrError if there is none.
+    """
+    path = Path(data).expanduser()
+    if path.exists():
+        return str(path)
+    if not re.fullmatch(_HUB_ID, data):
+        raise MmrrError(f"found no folder or file {data}, expected one, or a Hub id such as owner/name")
+    from huggingface_hub import constants, snapshot_download
+
+    if not constants.is_offline_mode():
+        return data
+    try:
+        return str(snapshot_download(data, repo_type="dataset", local_files_only=True))
+    except Exception as error:  # the cache can be damaged in many ways
+        raise MmrrError(f"found no {data} in the cache, and HF_HUB_OFFLINE is set; download it first") from error
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """One split of one sub-dataset."""
@@ -181,20 +201,8 @@ class DataSet:
 
         Raises MmrrError if there is none.
         """
-        path = Path(data).expanduser()
-        if path.exists():
-            return cls(data, str(path), _declared(str(path)) if path.is_dir() else ())
-        if not re.fullmatch(_HUB_ID, data):
-            raise MmrrError(f"found no folder or file {data}, expected one, or a Hub id such as owner/name")
-        from huggingface_hub import constants, snapshot_download
-
-        if not constants.is_offline_mode():
-            return cls(data, data, _declared(data))
-        try:
-            root = snapshot_download(data, repo_type="dataset", local_files_only=True)
-        except Exception as error:  # the cache can be damaged in many ways
-            raise MmrrError(f"found no {data} in the cache, and HF_HUB_OFFLINE is set; download it first") from error
-        return cls(data, root, _declared(root))
+        root = root_of(data)
+        return cls(data, root, () if Path(root).is_file() else _declared(root))
 
     def table(self, names: Sequence[str], split: str | None) -> Table | None:
         """The split of the first of these sub-datasets that exists; None: there is none of them.
@@ -249,7 +257,7 @@ def rows(table: Table, columns: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
         if table.format == "parquet":
             yield from stream(file, columns)
         else:
-            yield from _json_rows(file)
+            yield from json_rows(file)
 
 
 def columns_of(table: Table) -> dict[str, bool]:
@@ -283,7 +291,7 @@ def pictures(table: Table, column: str) -> Iterator[bytes | None]:
             yield from images(source, column)
             continue
         root = Path(source).resolve().parent
-        for n, row in enumerate(_json_rows(source), 1):
+        for n, row in enumerate(json_rows(source), 1):
             value = row.get(column)
             if value is None:
                 yield None
@@ -299,7 +307,8 @@ def table_id(table: Table, sha256: Callable[[Path], str]) -> str:
     return "+".join(file if "://" in file else sha256(Path(file)) for file in table.files)
 
 
-def _json_rows(source: str) -> Iterator[dict[str, Any]]:
+def json_rows(source: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file of JSON Lines, streamed by ``datasets``. Raises MmrrError if it cannot be read."""
     import datasets
 
     name = _name(source)
