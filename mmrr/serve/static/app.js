@@ -63,7 +63,6 @@ async function show(state) {
   if (isNew) {
     searched = asked;
     await Promise.all([search(state), listDocuments(workspace)]);
-    if (read().page === page && page) openPage(read()); // its place among the results is known now
   }
 }
 
@@ -99,6 +98,7 @@ async function search(state) {
     hits = found.results;
     showResults(byId("hits"), hits, { hrefOf: (page) => href({ ...state, page }), workspace: chosenWorkspace(), failed: refused });
     listNames();
+    if (read().page) openPage(read()); // its place among the results
   };
   try {
     // The first stage takes milliseconds, a reranker up to seconds: its order follows when it is there.

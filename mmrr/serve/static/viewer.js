@@ -46,16 +46,16 @@ export function setUpViewer({ onClose, onStep, refused }) {
 
 /** Show a page. `hit` is its place among the results, or null; `steps` whether there is a result before and after. */
 export async function showPage(pageId, { hit, query, workspace, steps, refused }) {
+  byId("previous").disabled = !steps.before;
+  byId("next").disabled = !steps.after;
+  facts(hit);
   if (open && open.pageId === pageId && open.query === query && open.workspace === workspace) return;
   open?.controller.abort();
   open = { pageId, query, workspace, controller: new AbortController() };
   [source, word] = ["", ""];
-  byId("previous").disabled = !steps.before;
-  byId("next").disabled = !steps.after;
   byId("page-problem").hidden = true;
   byId("page-image").hidden = false;
   byId("page-image").removeAttribute("src");
-  byId("facts").replaceChildren();
   byId("text").textContent = "";
   for (const name of LAYERS) resetLayer(name, query);
   title(hit ?? { document: pageId.slice(0, pageId.lastIndexOf("/")), page: Number(pageId.slice(pageId.lastIndexOf("/") + 1)), label: "" });
@@ -96,12 +96,15 @@ function ready(page) {
   byId("sheet").style.setProperty("--height", page.height_px);
   const url = pageAddress(open.pageId, "/image", { v: page.sha256.slice(0, 16), workspace: open.workspace });
   showImage(byId("page-image"), url).catch((error) => problem(error.message));
+}
+
+/** The place of the page among the results. */
+function facts(hit) {
   const fact = (name, ...value) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value));
-  if (page.rank === undefined) return;
-  byId("facts").replaceChildren(
-    fact("Place", String(page.rank), " ", movement(page) ?? ""),
-    fact("Score", score(page.score)),
-    ...(page.first_stage_rank === null ? [] : [fact("First stage", `place ${page.first_stage_rank}`)]));
+  byId("facts").replaceChildren(...(hit ? [
+    fact("Place", String(hit.rank), " ", movement(hit) ?? ""),
+    fact("Score", score(hit.score)),
+    ...(hit.first_stage_rank === null ? [] : [fact("First stage", `place ${hit.first_stage_rank}`)])] : []));
 }
 
 function problem(text) {
