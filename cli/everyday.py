@@ -135,6 +135,7 @@ def rerank(
     output: c.RankingOutput = None,
     output_format: c.OutputFormatOption = None,
     threshold: c.Threshold = None,
+    calibration: c.Calibration = None,
     one_per_document: c.OnePerDocument = False,
     fold_duplicates: c.FoldDuplicates = False,
     document: c.Document = None,
@@ -174,7 +175,7 @@ def rerank(
 
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
-    narrow = Narrow(threshold, one_per_document, fold_duplicates)
+    narrow = Narrow(threshold, one_per_document, fold_duplicates, report_ranking.read_calibration(calibration))
     shown = Shown(top_k, output, output_format, json_, is_file=query is None, narrow=narrow)
     check_output(output)
     report_ranking.check_format(shown)

@@ -20,7 +20,7 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         contracts.ScorerFamily,
         contracts.ScorerSpec,
         contracts.Scorer,
-        (contracts.SupportsUncached, contracts.SupportsDense),
+        (contracts.SupportsUncached, contracts.SupportsDense, contracts.SupportsNarrowing),
     ),
     "embedders": (contracts.EmbedderFamily, contracts.EmbedderSpec, contracts.Embedder, ()),
     "text_embedders": (contracts.TextEmbedderFamily, contracts.TextEmbedderSpec, contracts.TextEmbedder, ()),
