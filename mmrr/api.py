@@ -25,7 +25,8 @@ from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.types import Page, Progress, Query, silent
-from mmrr.workspace import changes, manifests, store
+from mmrr.workspace import changes, manifests, selection, store
+from mmrr.workspace import metadata as described
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
@@ -48,6 +49,7 @@ class Hit:
     rank: int  # from 1
     first_stage_rank: int | None  # from 1; None: the answer was not reranked
     query: Query
+    metadata: Mapping[str, str | int | float]  # of the document: what mmrr index stored, such as {"year": 2021}
     _workspace: Workspace = field(repr=False, compare=False)
 
     def image(self) -> Image.Image:
@@ -80,6 +82,9 @@ class Search:
     fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
     document: str | None = None  # id, path or file name: only its pages are searched, as a collection of their own
     documents: Sequence[str] | None = None  # the same names: only their pages are found
+    where: str | None = (
+        None  # conditions on the metadata of documents, such as "year>=2020": only their pages are found
+    )
     search_options: Mapping[str, object] = field(default_factory=dict)
     score_options: Mapping[str, object] = field(default_factory=dict)
 
@@ -169,6 +174,19 @@ class Workspace:
         collection = self._collection()
         return collection.pages[page_row(collection, page_id)]
 
+    def metadata(self, document: str) -> dict[str, str | int | float]:
+        """What ``index`` stored about a document, such as ``{"year": 2021}``."""
+        collection = self._collection()
+        doc_id = self._document(collection, document)
+        return described.shown(described.of(collection.manifest).get(doc_id, {}))
+
+    def documents_where(self, where: str) -> list[str]:
+        """The ids of the documents whose metadata fits conditions such as ``year>=2020``.
+
+        Raises MmrrError for conditions that are not valid, and if the index has no metadata.
+        """
+        return selection.documents_where(self._collection(), where)
+
     def image(self, page_id: str) -> Image.Image:
         """A page image in RGB. Raises MmrrError for a page that is not in the index."""
         collection = self._collection()
@@ -191,6 +209,7 @@ class Workspace:
         text_options: Mapping[str, object] | None = None,
         render: Render | None = None,
         index: Index | None = None,
+        metadata: str | Path | None = None,
         replace: bool = False,
     ) -> Indexed:
         """Add documents as ``mmrr index`` does. The parameters are its options; None: its defaults.
@@ -208,6 +227,7 @@ class Workspace:
                 render or Render(),
                 replace=replace,
                 check=lambda: check_indexing(self._context, indexing),
+                described=None if metadata is None else Path(metadata),
             )
             pipeline.index_pages(self._context, found.manifest, indexing)
         content = manifests.content(found.manifest, "pages")
@@ -295,7 +315,7 @@ class Workspace:
                 _texts(how.search_options),
                 Rerank(fuse=how.fuse) if reranks else None,
                 _texts(how.score_options),
-                self._documents(context, how.documents),
+                self._documents(context, how.documents, how.where),
             )
             return [self._hits(answer, query)[: how.top_k] for query in asked]
 
@@ -320,11 +340,12 @@ class Workspace:
 
     def _hits(self, ranking: answering.Answer, query: Query) -> list[Hit]:
         first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
-        hits = []
+        hits, of_document = [], described.of(ranking.collection.manifest)
         for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
             page = ranking.collection.pages[ranking.collection.row_of[page_id]]
             before = first.get(page_id) if ranking.final is not None else None
-            hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, self))
+            values = described.shown(of_document.get(page.doc_id, {}))
+            hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, values, self))
         return hits
 
     @staticmethod
@@ -345,11 +366,15 @@ class Workspace:
             self._last = {"index": index.fingerprint, "precache": cached.fingerprint}
         return dataclasses.replace(self._context, chosen=self._last)
 
-    def _documents(self, context: Context, names: Sequence[str] | None) -> list[str] | None:
-        if names is None:
+    def _documents(self, context: Context, names: Sequence[str] | None, where: str | None) -> list[str] | None:
+        if names is None and where is None:
             return None
         collection = context.collection(context.current("index"))
-        return [self._document(collection, name) for name in names]
+        found = list(collection.rows) if names is None else [self._document(collection, name) for name in names]
+        if where is None:
+            return found
+        fit = set(selection.documents_where(collection, where))
+        return [doc_id for doc_id in found if doc_id in fit]
 
     @staticmethod
     def _document(collection: Collection, name: str) -> str:

@@ -93,6 +93,11 @@ class SearchRequest(BaseModel):
     top_k: Count = 10
     candidates: Count = Field(100, description="Pages of the first stage that are reranked.")
     documents: list[Name] | None = Field(None, max_length=100, description="Ids of the documents that are searched.")
+    where: str | None = Field(
+        None,
+        max_length=1000,
+        description="Conditions on the metadata of documents: year>=2020 and kind=report.",
+    )
     first_stage: Name | None = Field(None, description="words, meaning, sight or hybrid. Default: all of the index.")
     channels: dict[Name, Annotated[float, Field(ge=0, le=1e6)]] | None = Field(None, max_length=10)
     rerank: bool | None = Field(None, description="Default: if the pages have caches.")
@@ -111,6 +116,7 @@ class SearchResult(BaseModel):
     score: float
     rank: int
     first_stage_rank: int | None = Field(description="null: the answer was not reranked.")
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
     text: str | None = None
 
 
@@ -132,6 +138,7 @@ class PageResponse(BaseModel):
     height_px: int
     sha256: str = Field(description="Of the PNG that GET /v1/pages/{id}/image gives without a width.")
     text: str
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
 
 
 class DocumentRow(BaseModel):

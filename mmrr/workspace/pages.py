@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mmrr.errors import MmrrError
 from mmrr.types import Page, page_of
-from mmrr.workspace import changes, manifests
+from mmrr.workspace import changes, manifests, metadata
 from mmrr.workspace.files import digest, read_file
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
@@ -347,7 +347,9 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
-    return workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
+    made = workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
+    described = {doc_id: values for doc_id, values in metadata.of(pages).items() if doc_id not in gone}
+    return workspace.annotate(made, metadata=described) if described else made
 
 
 def page_row(collection: Collection, page_id: str) -> int:
