@@ -103,7 +103,7 @@ def _by_channel(
     if queries is None:
         raise MmrrError("--by-channel searches: pass the questions with --queries FILE")
     judged = read_qrels(qrels)
-    lines = experiments.by_channel(opened, read_queries(queries), judged, measures or MEASURES[:1], scope)
+    lines = experiments.by_channel(opened, read_queries(queries, images=True), judged, measures or MEASURES[:1], scope)
     report.by_channel(lines, len(judged), as_json=as_json)
 
 

@@ -27,6 +27,7 @@ from . import (
     stage_commands,
     train,
     training_data,
+    tune,
     workspace,
 )
 from .aliases import Command, Group
@@ -47,7 +48,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "prune": stage_commands.prune,
         "fuse": stage_commands.fuse,
     },
-    "Evaluate": {"compare": compare.compare, "bench": bench.bench, "probe": probe.probe},
+    "Evaluate": {"compare": compare.compare, "tune": tune.tune, "bench": bench.bench, "probe": probe.probe},
     "Workspace": {
         "ls": workspace.list_artifacts,
         "rm": workspace.remove,

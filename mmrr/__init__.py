@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmrr.api import Workspace as Workspace
     from mmrr.api import open as open
     from mmrr.errors import MmrrError as MmrrError
+    from mmrr.queries import query_image as query_image
     from mmrr.reranker import Reranker as Reranker
     from mmrr.types import Query as Query
 
@@ -27,8 +28,9 @@ _PUBLIC = {
     "Search": "mmrr.api",
     "Workspace": "mmrr.api",
     "open": "mmrr.api",
+    "query_image": "mmrr.queries",
 }
-__all__ = ["Hit", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open"]
+__all__ = ["Hit", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open", "query_image"]
 
 
 def __getattr__(name: str) -> Any:  # Any: the type of a public name

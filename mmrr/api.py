@@ -24,6 +24,7 @@ from mmrr.errors import MmrrError
 from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
+from mmrr.queries import QueryLike, as_query
 from mmrr.types import Page, Progress, Query, silent
 from mmrr.workspace import changes, manifests, selection, store
 from mmrr.workspace import metadata as described
@@ -289,15 +290,17 @@ class Workspace:
 
     # What is found
 
-    def search(self, query: str | Query, options: Search | None = None, **named: object) -> list[Hit]:
+    def search(self, query: QueryLike, options: Search | None = None, **named: object) -> list[Hit]:
         """The best pages for a question. ``named`` are fields of ``Search``: ``ws.search("...", top_k=5)``.
 
-        Raises MmrrError for an unknown option, an empty question and a missing index.
+        A question is a text, an image (a path, the bytes of a file or a Pillow image), or both:
+        ``ws.search({"text": "the same for 2021", "image": "table.png"})``. Raises MmrrError for an unknown option, an
+        empty question, an image that cannot be read or searched for, and a missing index.
         """
         return self.search_many([query], options, **named)[0]
 
     def search_many(
-        self, queries: Sequence[str | Query], options: Search | None = None, **named: object
+        self, queries: Sequence[QueryLike], options: Search | None = None, **named: object
     ) -> list[list[Hit]]:
         """The best pages of each question, in order. Questions are scored together, so that a page is read once."""
         how = _with(options or Search(), named)
@@ -319,22 +322,24 @@ class Workspace:
             )
             return [self._hits(answer, query)[: how.top_k] for query in asked]
 
-    def score_many(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+    def score_many(self, asked: Sequence[tuple[QueryLike, Sequence[str]]]) -> list[list[float]]:
         """The logits of the pages with these ids for each (question, page ids), from the page caches.
 
         A page that several questions share is read once. Raises MmrrError for a page that is not in the index and if
         there are no page caches.
         """
-        pairs = [(Query(f"q{i}", text), ids) for i, (text, ids) in enumerate(asked)]
+        # Ids are made unique here: those of the caller may repeat.
+        pairs = [(dataclasses.replace(as_query(one), query_id=f"q{i}"), ids) for i, (one, ids) in enumerate(asked)]
         with self._lock:
             return answering.scores(self._now(), pairs)
 
-    def _asked(self, queries: Sequence[str | Query], document: str | None) -> Iterator[Query]:
+    def _asked(self, queries: Sequence[QueryLike], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None
         for i, query in enumerate(queries):
-            one = query if isinstance(query, Query) else Query(f"q{i}", query)
-            if not one.text.strip():
-                raise MmrrError(f"question {i + 1} is empty; expected a question or some words")
+            try:
+                one = as_query(query)
+            except MmrrError as error:
+                raise MmrrError(f"question {i + 1}: {error}") from error
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
 
