@@ -66,7 +66,7 @@ class Shown:
     output: Path | None = None
     format: OutputFormat | None = None  # of the file; None: by its ending
     as_json: bool = False
-    is_file: bool = False  # the queries are from a file: the tables go to stderr
+    is_file: bool = False  # the queries are from a file: only the first ones are shown as tables
     path: bool = True  # print the artifact's path
     narrow: Narrow = Narrow()
 
@@ -112,7 +112,7 @@ def ranking(context: Context, found: Ranking, shown: Shown) -> None:
         return
     listed = answers[:MOST_LISTED] if shown.is_file else answers
     for answer in listed:
-        _ranking_table(found, answer, to_stdout=not shown.is_file)
+        _ranking_table(found, answer)
     if len(listed) < len(answers):
         more = counted(len(answers) - len(listed), "more query", "more queries")
         where = path_of(found.manifest)
@@ -202,7 +202,7 @@ def _json_text(document: Mapping[str, object]) -> str:
     return json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=1) + "\n"
 
 
-def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -> None:
+def _ranking_table(found: Ranking, answer: dict[str, Any]) -> None:
     reranked, logit = found.final is not None, _ranks_by_logit(found)
     columns = ["rank", "document", "page", "score", *["logit"] * logit, *["first stage"] * reranked]
     rows = []
@@ -215,7 +215,7 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
         if reranked:
             cells.append(str(row["first_stage_rank"]))
         rows.append(cells)
-    table(_title(answer), columns, rows, numbers_from=2, to_stdout=to_stdout)
+    table(_title(answer), columns, rows, numbers_from=2, to_stdout=True)
     if not rows:
         note("no page shares a word with this query")
 

@@ -172,6 +172,12 @@ def test_one_password_for_all_and_a_wrong_one(tmp_path: Path) -> None:
     assert "b.pdf: password_required (the PDF is encrypted, and the password that --password has for it does" in said
     assert "(1 ok, 1 password_required)" in said
     assert "other word" not in said
+    # The listing is the same with any password that does not open it; what is said of it is not.
+    assert "b.pdf: password_required (the PDF is encrypted; pass --password FILE)" in render(
+        tmp_path / "docs", "--work", tmp_path / "w2"
+    )
+    said = render(tmp_path / "docs", "--work", tmp_path / "w2", "--password", given)
+    assert "b.pdf: password_required (the PDF is encrypted, and the password that --password has for it does" in said
     for text, problem in (
         (b"", "found no password"),
         (b"a b\nsecret", "line 2: found no password"),
