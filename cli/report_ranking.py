@@ -18,7 +18,7 @@ from mmrr.errors import MmrrError
 
 from .candidate_options import OutputFormat
 from .report import MOST_LISTED, path_of
-from .terminal import SCHEMA, counted, emit, note, table
+from .terminal import SCHEMA, counted, emit, is_quiet, note, table
 
 if TYPE_CHECKING:
     from mmrr.context import Context
@@ -66,7 +66,7 @@ class Shown:
     output: Path | None = None
     format: OutputFormat | None = None  # of the file; None: by its ending
     as_json: bool = False
-    is_file: bool = False  # the queries are from a file: only the first ones are shown as tables
+    is_file: bool = False  # the queries are from a file: the first ones are shown as tables, with --quiet none
     path: bool = True  # print the artifact's path
     narrow: Narrow = Narrow()
 
@@ -110,7 +110,8 @@ def ranking(context: Context, found: Ranking, shown: Shown) -> None:
     if shown.as_json:
         emit({"artifact": path_of(found.manifest), "queries": answers})
         return
-    listed = answers[:MOST_LISTED] if shown.is_file else answers
+    most = 0 if is_quiet() else MOST_LISTED  # a script that reads the path of the artifact passes --quiet
+    listed = answers[:most] if shown.is_file else answers
     for answer in listed:
         _ranking_table(found, answer)
     if len(listed) < len(answers):
