@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
-from mmrr.backbones._qwen3_vl_sequences import KeyValues
+from mmrr.backbones._qwen3_vl_sequences import KeyValues, Layers, PageSequence, visible
 
 if TYPE_CHECKING:
     from mmrr.backbones.qwen3_vl import Backbone
@@ -51,12 +51,13 @@ def joined_band(
     layers: tuple[int, int],
     *,
     last_only: bool,
+    own: PageSequence | None,
 ) -> Tensor:
     """``Backbone.suffix_band`` with the pages of ``pages``. The parameters are its own."""
     first_layer, end = layers
-    n, m = len(pages.lengths), x.shape[0]
-    positions = next_pos.to(backbone.device)[:, None] + torch.arange(m, device=backbone.device)  # (N, M)
-    rotary = backbone.rotary(positions.expand(3, n, m))
+    m = x.shape[0]
+    relative = own.positions if own else torch.arange(m, device=backbone.device).expand(3, m)
+    rotary = backbone.rotary(next_pos.to(backbone.device)[:, None] + relative[:, None])  # (3, N, M)
     buffer = _Buffer(instruction, pages.lengths, m, x)
     for index in range(first_layer, end):  # in the first layer x is still (M, D), shared by all pages
         n_queries = 1 if last_only and index == end - 1 else m
@@ -64,7 +65,41 @@ def joined_band(
         layer = index - first_layer
         buffer.fill(instruction.layer(layer), pages.layer(layer), (key, value))
         x = backbone.finish(index, x[..., m - n_queries :, :], buffer.attend(query))
+        if own and n_queries == m:
+            x = own.add_deepstack(index, x)
     return x
+
+
+@torch.inference_mode()
+def page_attention(
+    backbone: Backbone,
+    x: Tensor,
+    instruction: KeyValues,
+    page: Layers,
+    next_pos: int,
+    layers: tuple[int, int],
+    rows: list[int],
+) -> Tensor:
+    """``Backbone.suffix_attention``. The parameters are its own."""
+    m, start = len(x), instruction.n_tokens
+    own = slice(start, start + page.n_tokens)
+    mask = visible(start, [page.n_tokens], m)[0].to(backbone.device)
+    rotary = backbone.rotary((next_pos + torch.arange(m, device=backbone.device)).expand(3, -1))
+    found = []
+    for index in range(*layers):
+        query, key, value = backbone.project(index, x, rotary)
+        stored = zip(*(part.layer(index - layers[0]) for part in (instruction, page)), strict=True)
+        before_keys, before_values = (torch.cat([one.to(x) for one in pair], dim=1) for pair in stored)
+        keys, values = torch.cat([before_keys, key], dim=1), torch.cat([before_values, value], dim=1)
+        asked = query[:, rows].float().unflatten(0, (len(keys), -1))  # (H_kv, group, rows, d)
+        logits = asked @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
+        weights = torch.softmax(logits.masked_fill(~mask[rows], -torch.inf), dim=-1)
+        found.append(weights[..., own].mean(dim=(0, 1, 2)))
+        attended = F.scaled_dot_product_attention(
+            query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+        )[0]
+        x = backbone.finish(index, x, attended)
+    return torch.stack(found)
 
 
 class _Buffer:

@@ -1,14 +1,9 @@
-"""Pages of Qwen3-VL that run in one forward: which, by memory and by length, and their sequences as one tensor."""
+"""Which pages of Qwen3-VL run in one forward, by memory and by length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
-
-from mmrr.backbones._qwen3_vl_sequences import PageSequence
 
 #: The largest share of padding in a batch: the shortest sequence has at least 7/8 of the longest one's tokens.
 _WASTE = 8
@@ -40,24 +35,3 @@ def token_bytes(config: Any, number_bytes: int) -> int:
     layer = 6 * int(text.hidden_size) + 3 * int(text.intermediate_size) + 2 * heads * int(text.head_dim)
     deepstack = len(vision.deepstack_visual_indexes) * int(text.hidden_size)
     return max(tower, number_bytes * (layer + deepstack))
-
-
-def padded(pages: Sequence[PageSequence]) -> tuple[Tensor, Tensor, list[int]]:
-    """Embeddings (N, n, D), positions (3, N, n), and lengths. Padding is on the right.
-
-    With causal attention no token attends to padding, so that no mask is needed.
-    """
-    lengths = [len(page.embeddings) for page in pages]
-    if len(set(lengths)) == 1:
-        return (
-            torch.stack([page.embeddings for page in pages]),
-            torch.stack([page.positions for page in pages], dim=1),
-            lengths,
-        )
-    longest = max(lengths)
-    first = pages[0]
-    embeddings = first.embeddings.new_zeros(len(pages), longest, first.embeddings.shape[1])
-    positions = first.positions.new_zeros(3, len(pages), longest)
-    for row, (page, length) in enumerate(zip(pages, lengths, strict=True)):
-        embeddings[row, :length], positions[:, row, :length] = page.embeddings, page.positions
-    return embeddings, positions, lengths

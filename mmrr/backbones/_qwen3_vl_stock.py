@@ -17,22 +17,21 @@ from mmrr.backbones._qwen3_vl_vision import VisionTower
 def stock_forward(
     model: Any,
     tower: VisionTower,
-    prompt: tuple[list[int], list[int]],
-    images: Sequence[Image.Image],
+    ids: Sequence[int],
+    pages: Sequence[Sequence[Image.Image]],
     max_tokens: int | None,
 ) -> Tensor:
-    """The last hidden states (N, D) float32, after the final norm, of a prompt with each image.
+    """The last hidden states (N, D) float32, after the final norm, of a prompt with the images of each page.
 
-    ``prompt``: its token ids in front of the image and after it. Padding is on the right. Attention is causal, so that
-    no token attends to padding and no mask is needed.
+    ``ids``: the prompt's tokens, one image token for each image of a page. Padding is on the right. Attention is
+    causal, so that no token attends to padding and no mask is needed.
     """
-    before, after = prompt
-    inputs = tower.all_pixels(images, max_tokens)
-    n_visual = (inputs["image_grid_thw"].prod(1) // model.config.vision_config.spatial_merge_size**2).tolist()
+    inputs = tower.all_pixels([image for images in pages for image in images], max_tokens)
+    counts = iter((inputs["image_grid_thw"].prod(1) // model.config.vision_config.spatial_merge_size**2).tolist())
     image_id = model.config.image_token_id
-    prompts = [[*before, *[image_id] * n, *after] for n in n_visual]
+    prompts = [[i for token in ids for i in [token] * (next(counts) if token == image_id else 1)] for _ in pages]
     longest = max(map(len, prompts))
-    rows = [ids + [after[-1]] * (longest - len(ids)) for ids in prompts]
+    rows = [prompt + [ids[-1]] * (longest - len(prompt)) for prompt in prompts]
     full = torch.tensor(rows, device=tower.device)
     out = model.model(
         input_ids=full,
@@ -41,6 +40,6 @@ def stock_forward(
         pixel_values=inputs["pixel_values"].to(tower.device, tower.dtype),
         image_grid_thw=inputs["image_grid_thw"].to(tower.device),
     )
-    ends = torch.tensor([len(ids) - 1 for ids in prompts], device=tower.device)
+    ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=tower.device)
     states: Tensor = out.last_hidden_state[torch.arange(len(prompts), device=tower.device), ends].float()
     return states

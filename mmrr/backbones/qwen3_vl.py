@@ -3,12 +3,14 @@
 Together with its helper modules (``_qwen3_vl_*``), this is the only module that touches transformers' internals of
 this model. It knows token ids, layers and masks. It does not know prompts, scores, files or workspaces. Layers are
 counted from 0. The keys and values of layer l come from the hidden state that enters l (specification of miniReranker,
-section 4).
+section 4). The language model of a checkpoint that comes with mmrr is loaded without transformers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,26 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrr.backbones._qwen3_vl_band import JoinedPages, joined_band
-from mmrr.backbones._qwen3_vl_batches import padded, together, token_bytes
-from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors
+from mmrr.backbones import _qwen3_vl_pages, _qwen3_vl_text
+from mmrr.backbones._qwen3_vl_band import JoinedPages, joined_band, page_attention
+from mmrr.backbones._qwen3_vl_batches import together, token_bytes
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
     PageSequence,
+    causal,
     image_positions,
+    rotate,
     split_at_images,
     visible,
 )
 from mmrr.backbones._qwen3_vl_stock import stock_forward
 from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
+from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
+from mmrr.modeling.checkpoints import comes_with_mmrr
+from mmrr.modeling.plain_tokenizer import PlainTokenizer
 from mmrr.types import Grid
 
 __all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
@@ -64,17 +71,15 @@ class Backbone:
         Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        if model is None:
-            model = load_model(path, adapter, dtype, needs_head=needs_head)
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.config = self.model.config
-        self.text = self.model.model.language_model
+        self._path, self._adapter, self._needs_head = path, adapter, needs_head
+        if model is None and adapter is None and comes_with_mmrr(path):
+            self._load_text()
+        else:
+            self._load_whole(model)
         self.n_layers: int = self.config.text_config.num_hidden_layers
-        tokenizer, image_processor = load_processors(path, self.config)
-        self.chat = ChatEncoder(tokenizer, chat_template(path, tokenizer))
-        self.tower = VisionTower(self.model, image_processor, device, dtype)
+        vision = self.config.vision_config
         #: Side in pixels of the square that one LM token covers.
-        self.cell_px: int = self.tower.cell_px
+        self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
         #: Whether the band reads pages joined in one tensor. On a CPU a few pages at a time stay in its caches.
         self.joins_pages = device.type != "cpu"
         #: The most tokens of pages in one forward; 0: one page. On a CPU several pages together are not faster.
@@ -86,11 +91,60 @@ class Backbone:
         if self.device.type != "cpu":
             self.most_tokens = most_bytes // token_bytes(self.config, self.dtype.itemsize)
 
+    def _load_text(self) -> None:
+        """Load the language model without transformers. ``model`` and ``tower`` are loaded when they are used."""
+        self.config: Any = _qwen3_vl_text.read_config(self._path)  # Any: transformers types no configuration
+        text, head = _qwen3_vl_text.load(self._path, self.config, self.dtype)
+        self.text: Any = text.to(self.device).eval().requires_grad_(False)
+        self._head: Any = head.to(self.device).requires_grad_(False)
+        template = (self._path / "chat_template.jinja").read_text("utf-8")
+        self.chat = ChatEncoder(PlainTokenizer(self._path), template, own=True)
+
+    def _load_whole(self, model: Any) -> None:
+        from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
+
+        self.model = self._ready(model) if model is not None else self._load_model()
+        self.config, self.text, self._head = self.model.config, self.model.model.language_model, self.model.lm_head
+        tokenizer, image_processor = load_processors(self._path, self.config)
+        self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
+        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
+
+    def _load_model(self) -> Any:  # Any: the model of transformers has no type
+        from mmrr.backbones._qwen3_vl_loading import load_model
+
+        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head)
+        return self._ready(model)
+
+    def _ready(self, model: Any) -> Any:
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model of transformers. It has the very parameters of ``text``, which may have been trained."""
+        model = self._load_model()
+        whole = model.model.language_model
+        tied = model.lm_head.weight is whole.embed_tokens.weight
+        for name, parameter in self.text.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, parameter)
+        if tied:
+            model.lm_head.weight = whole.embed_tokens.weight
+        self.config, self.text, self._head = model.config, whole, model.lm_head
+        return model
+
+    @cached_property
+    def tower(self) -> VisionTower:
+        from mmrr.backbones._qwen3_vl_loading import load_processors
+
+        _, image_processor = load_processors(self._path, self.model.config)
+        return VisionTower(self.model, image_processor, self.device, self.dtype)
+
     # Geometry and text
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        return self.tower.grid(width_px, height_px, max_tokens)
+        width, height = snap(width_px, height_px, self.cell_px, max_tokens)
+        return height // self.cell_px, width // self.cell_px
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D)."""
@@ -105,11 +159,11 @@ class Backbone:
 
     def head_difference(self, positive: int, negative: int) -> Tensor:
         """Two rows of the LM head, (2, D) float32. The caller takes both dot products in float32, then subtracts."""
-        return self.model.lm_head.weight[[positive, negative]].float()
+        return self._head.weight[[positive, negative]].float()
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """The rows of the LM head for these tokens, (n, D) float32."""
-        return self.model.lm_head.weight[list(ids)].float()
+        return self._head.weight[list(ids)].float()
 
     # Vision
 
@@ -207,28 +261,7 @@ class Backbone:
         Pages of similar length run as one batch. Layers >= e do not run. Of layer e-1 only the key and value
         projections run.
         """
-        start, end = band
-        found: dict[int, KeyValues] = {}
-        for rows in together([len(page.embeddings) for page in pages], self.most_tokens):
-            some = [pages[row] for row in rows]
-            x, positions, lengths = padded(some)
-            rotary = self.rotary(positions)
-            keys, values = [], []
-            for index in range(end):
-                query, key, value = self.project(index, x, rotary, n_queries=0 if index == end - 1 else None)
-                if index >= start:
-                    keys.append(key)
-                    values.append(value)
-                if index < end - 1:
-                    x = self.finish(index, x, _causal(query, key, value))
-                    for page, own in zip(some, x, strict=True):
-                        page.add_deepstack(index, own)
-            of_rows = zip(torch.stack(keys, dim=1), torch.stack(values, dim=1), lengths, strict=True)
-            found |= {
-                row: KeyValues(key[:, :, :length], value[:, :, :length])
-                for row, (key, value, length) in zip(rows, of_rows, strict=True)
-            }
-        return [found[row] for row in range(len(pages))]
+        return _qwen3_vl_pages.prefixes(self, pages, band)
 
     def read(self, page: PageSequence, observe: Observer | None = None) -> Tensor:
         """``read_pages`` of one sequence: the hidden state (D,) of the last token."""
@@ -246,66 +279,26 @@ class Backbone:
 
         Sequences of similar length run as one batch. With ``last_only`` the last layer runs for the last token alone.
         """
-        found: dict[int, Tensor] = {}
-        for rows in together([len(page.embeddings) for page in pages], self.most_tokens):
-            some = [pages[row] for row in rows]
-            found |= zip(rows, self._read(some, [observers[row] for row in rows], last_only), strict=True)
-        return [found[row] for row in range(len(pages))]
-
-    def _read(
-        self, pages: Sequence[PageSequence], observers: Sequence[Observer | None], last_only: bool
-    ) -> list[Tensor]:
-        x, positions, lengths = padded(pages)
-        rotary = self.rotary(positions)
-
-        def observe(layer: int, query: Tensor, key: Tensor) -> None:
-            for row, (observer, length) in enumerate(zip(observers, lengths, strict=True)):
-                if observer:
-                    observer(layer, query[row, :, :length], key[row, :, :length])
-
-        last, is_equal = self.n_layers - 1, len(set(lengths)) == 1
-        for index in range(self.n_layers):
-            ends = last_only and index == last
-            query, key, value = self.project(index, x, rotary, n_queries=1 if ends and is_equal else None)
-            observe(index, query, key)
-            if ends:
-                return self._read_ends(x, (query, key, value), lengths)
-            x = self.finish(index, x, _causal(query, key, value))
-            for page, own in zip(pages, x, strict=True):
-                page.add_deepstack(index, own)
-        return [self.text.norm(own[:length]) for own, length in zip(x, lengths, strict=True)]
-
-    def _read_ends(self, x: Tensor, projected: tuple[Tensor, Tensor, Tensor], lengths: list[int]) -> list[Tensor]:
-        """The last layer for the last token of each row of ``x`` (N, n, D); its states (1, D) after the final norm.
-
-        ``projected``: queries of all tokens, or of the last one alone if all rows have the same length; keys; values.
-        """
-        query, key, value = projected
-        last = self.n_layers - 1
-        if len(set(lengths)) == 1:
-            attended = F.scaled_dot_product_attention(query, key, value, enable_gqa=True)
-            return list(self.text.norm(self.finish(last, x[:, -1:], attended)))
-        states = []
-        for row, length in enumerate(lengths):
-            end, own = slice(length - 1, length), slice(row, row + 1)
-            attended = F.scaled_dot_product_attention(
-                query[own, :, end], key[own, :, :length], value[own, :, :length], enable_gqa=True
-            )
-            states.append(self.text.norm(self.finish(last, x[own, end], attended))[0])
-        return states
+        return _qwen3_vl_pages.read_pages(self, pages, observers, last_only=last_only)
 
     # Language model, query side
 
     @torch.inference_mode()
-    def suffix_alone(self, x: Tensor, start: int, end: int) -> Tensor:
+    def suffix_alone(self, x: Tensor, start: int, end: int, own: PageSequence | None = None) -> Tensor:
         """Layers ``start .. end-1`` over the suffix (..., M, D), which sees only itself.
 
-        RoPE depends on differences of positions only, so positions are counted from 0.
+        RoPE depends on differences of positions only, so positions are counted from 0. ``own``: the suffix as a
+        sequence, if it has an image; its DeepStack features are added after the first layers. None: M tokens of text.
+        With fewer rows than ``own`` has, ``x`` holds the last tokens.
         """
-        rotary = self.rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
+        n = x.shape[-2]
+        positions = own.positions[:, -n:] if own else torch.arange(n, device=self.device).expand(3, -1)
+        rotary = self.rotary(positions)
         for index in range(start, end):
             query, key, value = self.project(index, x, rotary)
-            x = self.finish(index, x, _causal(query, key, value))
+            x = self.finish(index, x, causal(query, key, value))
+            if own and n == len(own.embeddings):
+                x = own.add_deepstack(index, x)
         return x
 
     @torch.inference_mode()
@@ -318,16 +311,18 @@ class Backbone:
         layers: tuple[int, int],
         *,
         last_only: bool,
+        own: PageSequence | None = None,
     ) -> Tensor:
         """Layers ``b .. e-1`` of the suffix over N pages together. The suffix sees instruction, page and itself.
 
-        ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold layers from b on.
-        ``next_pos`` (N,) is the position of the first suffix token after each page. Each attention call takes a few
-        pages, padded to the longest of them and masked. Returns (N, M, D). With ``last_only``, returns the last token
-        (N, 1, D): the last layer then computes one query row. Joined pages take one call a layer.
+        The parameters: ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold
+        layers from b on. ``next_pos`` (N,) is the position of the first suffix token after each page. ``own`` as in
+        ``suffix_alone``. Each attention call takes a few pages, padded to the longest of them and masked. Returns
+        (N, M, D). With ``last_only``, returns the last token (N, 1, D): the last layer then computes one query row.
+        Joined pages take one call a layer.
         """
         if not isinstance(pages, Sequence):
-            return joined_band(self, x, instruction, pages, next_pos, layers, last_only=last_only)
+            return joined_band(self, x, instruction, pages, next_pos, layers, last_only=last_only, own=own)
         first_layer, end = layers
         n, m = len(pages), x.shape[0]
         n_instruction, lengths = instruction.n_tokens, [page.n_tokens for page in pages]
@@ -341,8 +336,8 @@ class Backbone:
         # costs as much as copying. Zero at first: padding is masked, but a NaN there would still spread.
         keys, values = (x.new_zeros(min(per_call, n), n_heads, longest, d_head) for _ in range(2))
 
-        positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
-        rotary = self.rotary(positions.expand(3, n, m))
+        relative = own.positions if own else torch.arange(m, device=self.device).expand(3, m)
+        rotary = self.rotary(next_pos.to(self.device)[:, None] + relative[:, None])  # (3, N, M)
         for index in range(first_layer, end):  # in the first layer x is still (M, D), shared by all pages
             n_queries = 1 if last_only and index == end - 1 else m
             query, key, value = self.project(index, x, rotary, n_queries=n_queries)
@@ -356,13 +351,26 @@ class Backbone:
             for rows, mask in zip(parts, masks, strict=True):
                 k, v = (buffer[: len(mask), :, : mask.shape[-1]] for buffer in (keys, values))
                 for i, page in enumerate(pages[rows]):
-                    own = slice(n_instruction, n_instruction + page.n_tokens)
-                    k[i, :, own], v[i, :, own] = page.layer(layer)
+                    columns = slice(n_instruction, n_instruction + page.n_tokens)
+                    k[i, :, columns], v[i, :, columns] = page.layer(layer)
                 k[:, :, -m:], v[:, :, -m:] = key[rows], value[rows]
                 seen = mask[:, m - n_queries :].repeat(1, group, 1)[:, None]
                 attended[rows] = F.scaled_dot_product_attention(query[rows], k, v, attn_mask=seen)
             x = self.finish(index, x[..., m - n_queries :, :], attended.reshape(n, group * n_heads, n_queries, d_head))
+            if own and n_queries == m:
+                x = own.add_deepstack(index, x)
         return x
+
+    @torch.inference_mode()
+    def suffix_attention(
+        self, x: Tensor, instruction: KeyValues, page: Layers, next_pos: int, layers: tuple[int, int], rows: list[int]
+    ) -> Tensor:
+        """Attention of suffix tokens to one page in layers ``b .. e-1``; the parameters are those of ``suffix_band``.
+
+        Returns (L, n) float32: the mean over the heads and over the tokens ``rows`` of the softmax over everything that
+        they see. n: tokens of the page's cache.
+        """
+        return page_attention(self, x, instruction, page, next_pos, layers, rows)
 
     def _pages_per_call(self, page_bytes: int) -> int:
         """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.
@@ -377,20 +385,24 @@ class Backbone:
 
     # Stock forward
 
-    def dense(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
-        """The stock forward of transformers over a prompt with one image, for each page.
+    def dense(
+        self, ids: Sequence[int], pages: Sequence[Sequence[Image.Image]], max_tokens: int | None = None
+    ) -> Tensor:
+        """The stock forward of transformers, for the images of each page: a prompt with one image token for each.
 
         Pages of similar length run as one batch. Returns the last hidden states (N, D) float32, after the final norm.
         """
-        grids = [self.grid(*image.size, max_tokens) for image in images]
+        lengths = [sum(math.prod(self.grid(*image.size, max_tokens)) for image in images) for images in pages]
         found: dict[int, Tensor] = {}
-        for rows in together([len(ids) - 1 + height * width for height, width in grids], self.most_tokens):
-            found |= zip(rows, self.dense_batch(ids, [images[row] for row in rows], max_tokens), strict=True)
-        return torch.stack([found[row] for row in range(len(images))])
+        for rows in together([len(ids) + length for length in lengths], self.most_tokens):
+            found |= zip(rows, self.dense_batch(ids, [pages[row] for row in rows], max_tokens), strict=True)
+        return torch.stack([found[row] for row in range(len(pages))])
 
-    def dense_batch(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
+    def dense_batch(
+        self, ids: Sequence[int], pages: Sequence[Sequence[Image.Image]], max_tokens: int | None = None
+    ) -> Tensor:
         """``dense`` of several pages in one batch, (N, D)."""
-        return stock_forward(self.model, self.tower, self.split_at_image(ids), images, max_tokens)
+        return stock_forward(self.model, self.tower, ids, pages, max_tokens)
 
     # One layer
 
@@ -425,22 +437,10 @@ class Backbone:
         query = attention.q_norm(heads(attention.q_proj, query_rows)).transpose(-2, -3)
         key = attention.k_norm(heads(attention.k_proj, hidden)).transpose(-2, -3)
         value = heads(attention.v_proj, hidden).transpose(-2, -3)
-        return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
+        return rotate(query, cos[..., first:, :], sin[..., first:, :]), rotate(key, cos, sin), value
 
     def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residuals and MLP of one layer; ``attended`` is (..., H, n, d)."""
         layer = self.text.layers[index]
         x = x + layer.self_attn.o_proj(attended.transpose(-2, -3).flatten(-2))
         return x + layer.mlp(layer.post_attention_layernorm(x))
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention with shared key heads; (..., H, n, d)."""
-    if query.dim() == 3:
-        return _causal(query[None], key[None], value[None])[0]
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin

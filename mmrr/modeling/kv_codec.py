@@ -73,6 +73,23 @@ def decode(stored: PageCache, codec: str, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 @dataclass(frozen=True, slots=True)
+class Coded:
+    """A page's stored cache, decoded one layer at a time when the layer runs. It saves memory on a CPU."""
+
+    stored: PageCache
+    codec: str
+    dtype: torch.dtype
+
+    @property
+    def n_tokens(self) -> int:
+        return self.stored["k"].shape[2]
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor]:
+        one = {name: tensor[index] for name, tensor in self.stored.items() if name != "next_pos"}
+        return decode(one, self.codec, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """Stored caches of several pages, joined along their tokens, and decoded one layer at a time."""
 

@@ -18,6 +18,7 @@ from mmrr.modeling import families
 from mmrr.modeling.cache_streams import Mover, ahead, portions
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
+from mmrr.stages._visual import asked, encode
 from mmrr.types import PageCache, Query
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import RerankConfig
@@ -73,12 +74,12 @@ class CachedScoring:
 
     def _score_lists(self, batch: Sequence[Asked]) -> Scores:
         """A listwise scorer gets all candidates of a query; each page is read when the scorer asks for it."""
-        return [
-            self.scorer.score(self.scorer.encode_query(query.text), self._caches(rows), self.shared, self.options)
-            if rows
-            else torch.zeros(0)
-            for query, rows in batch
-        ]
+
+        def one(query: Query, rows: Sequence[int]) -> torch.Tensor:
+            encoded = encode(self.scorer, query, self.collection)
+            return self.scorer.score(encoded, self._caches(rows), self.shared, self.options)
+
+        return [one(query, rows) if rows else torch.zeros(0) for query, rows in batch]
 
     def _portions(self, batches: Sequence[Sequence[Asked]]) -> Iterator[dict[int, PageCache]]:
         """The pages of each batch, each once, in portions that fit the memory. An empty portion ends a batch."""
@@ -92,7 +93,7 @@ class CachedScoring:
 
     def _score_pages(self, batch: Sequence[Asked], coming: Iterator[dict[int, PageCache]]) -> Scores:
         """Other scorers get the pages of the whole batch, portion by portion, for every query that has them."""
-        queries = [self.scorer.encode_query(query.text) for query, _ in batch]
+        queries = [encode(self.scorer, query, self.collection) for query, _ in batch]
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in batch]
         while portion := next(coming):
             for query, own in zip(queries, found, strict=True):
@@ -155,7 +156,9 @@ class DenseScoring:
         for batch, images in zip(batches, coming, strict=True):
             scores = []
             for (query, _), own in zip(batch, images, strict=True):
-                scores.append(self.scorer.dense(query.text, own, self.order) if own else torch.zeros(0))
+                scores.append(
+                    self.scorer.dense(asked(query, self.collection), own, self.order) if own else torch.zeros(0)
+                )
             yield scores
 
     def _images(self, batch: Sequence[Asked]) -> list[list[Image.Image]]:

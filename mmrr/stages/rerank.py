@@ -18,15 +18,18 @@ import torch
 
 from mmrr.config import Rerank
 from mmrr.context import Context
-from mmrr.contracts import Options, SupportsUncached
+from mmrr.contracts import Options, Scorer, SupportsUncached
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
 from mmrr.modeling.devices import resolve_devices
 from mmrr.modeling.finite import ADVICE
 from mmrr.modeling.loaded import LoadsEachTime
+from mmrr.queries import identity
 from mmrr.search.fusion import fuse
 from mmrr.stages._scoring import Asked, CachedScoring, DenseScoring, cached_scoring, load_scorer, own_caches
+from mmrr.stages._visual import asked as given
+from mmrr.stages._visual import check_scorer, max_tokens
 from mmrr.types import Query, Run, best_of_pages, rank, silent
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
@@ -76,7 +79,9 @@ def rerank(
     is not scored again. Raises MmrrError for options that exclude each other, and for a negative weight.
     """
     assert candidates.retrieved
-    module = families.load("scorers", manifests.config(cached, "precache")["family"])
+    family = manifests.config(cached, "precache")["family"]
+    module = families.load("scorers", family)
+    check_scorer(family, candidates.queries)
     score_as = families.parse_options(module.Score, dict(score_options))
     if options.dense and score_options:
         raise MmrrError("--dense runs the whole model: leave out --exit-layer and every --score-option")
@@ -155,7 +160,9 @@ def score_pages(
 
     ``options``: the scorer family's ``Score``; None: its defaults. Raises MmrrError for scores that are not finite.
     """
-    module = families.load("scorers", manifests.config(cached, "precache")["family"])
+    family = manifests.config(cached, "precache")["family"]
+    module = families.load("scorers", family)
+    check_scorer(family, (query for query, _ in asked))
     scoring = cached_scoring(context, collection, cached, module.Score() if options is None else options)
     batches = list(_batches(list(asked), module.SPEC.listwise))
     found: list[torch.Tensor] = []
@@ -199,8 +206,8 @@ class _Names:
 def _units(candidates: Candidates, names: _Names, scored: Spec, *, listwise: bool) -> list[_Unit]:
     """The shards of every query: one, or with a dense forward one for every few pages.
 
-    A shard depends on the query's text and on its candidates. Their order matters only to a listwise scorer, so others
-    sort it away.
+    A shard depends on the query's text and image and on its candidates. Their order matters only to a listwise scorer,
+    so others sort it away.
     """
     ordered = list if listwise else sorted
     units = []
@@ -209,7 +216,8 @@ def _units(candidates: Candidates, names: _Names, scored: Spec, *, listwise: boo
         size = DENSE_PAGES if names.dense else max(1, len(rows))
         for first in range(0, max(1, len(rows)), size):
             part = rows[first : first + size]
-            units.append(_Unit(scored.shard_key(query.text, *ordered(map(names.of, part))), query, part))
+            named = (*identity(query, max_tokens(candidates.collection)), *ordered(map(names.of, part)))
+            units.append(_Unit(scored.shard_key(*named), query, part))
     return units
 
 
@@ -271,6 +279,7 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
     scorer, collection = load_scorer(context, cached), candidates.collection
     family = manifests.config(cached, "precache")["family"]
     module = families.load("scorers", family)
+    check_scorer(family, candidates.queries)
     if not isinstance(scorer, SupportsUncached):
         raise MmrrError(f"{family} has no forward without a cache: leave out --rescore")
     options = module.Score()
@@ -287,7 +296,7 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
             if pruned:
                 kept = read_kept_tokens(context.workspace, kept_shards[collection.shards[row]])[page.number]
             content = read_content(context.workspace, collection, page, reads)
-            uncached = scorer.score_uncached(query.text, content, kept, options)
+            uncached = scorer.score_uncached(given(query, collection), content, kept, options)
             ((cached_score,),) = next(from_cache.batches([[(query, [row])]]))
             found.append((query.query_id, page_id, float(cached_score), uncached))
             advance(1)
@@ -352,3 +361,8 @@ def _expect_finite(
             f"query {query.query_id}: {cached.model and cached.model['id']} gave a score that is not finite for "
             f"page {collection.pages[row].page_id}; {ADVICE}"
         )
+
+
+def open_scorer(context: Context, cached: Manifest) -> Scorer:
+    """The scorer that made the caches. Raises MmrrError if its prompt has changed since."""
+    return load_scorer(context, cached)

@@ -10,7 +10,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.kernels import launched
-from mmrr.backbones._qwen3_vl_batches import padded, together, token_bytes
+from mmrr.backbones import _qwen3_vl_batches
+from mmrr.backbones._qwen3_vl_batches import together, token_bytes
+from mmrr.backbones._qwen3_vl_pages import padded
 from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.scorers.minireranker import Prepare, Score, Scorer
 from tests.conftest import CPU
@@ -47,7 +49,7 @@ def test_dense_batches_score_like_single_pages(scorer, images, monkeypatch, orde
         scorer.backbone, "dense_batch", lambda ids, some, most: rows.append(len(some)) or batch(ids, some, most)
     )
     scorer.backbone.most_tokens = MUCH
-    monkeypatch.setattr("mmrr.backbones._qwen3_vl_batches._WASTE", 1)  # whatever their lengths
+    monkeypatch.setattr(_qwen3_vl_batches, "_WASTE", 1)  # whatever their lengths
     assert (scorer.dense(QUERIES[0], images, order) - alone).abs().max() <= TOLERANCE
     assert rows == [6]
     assert alone.std() > 100 * TOLERANCE
@@ -57,9 +59,11 @@ def test_pages_of_all_lengths_are_cached_as_one_by_one(scorer, images, monkeypat
     keeps = [keep_of(scorer, image, 0.6, i) for i, image in enumerate(images)]
     alone = scorer.prepare(images, keeps)
     scorer.backbone.most_tokens = MUCH
-    monkeypatch.setattr("mmrr.backbones._qwen3_vl_batches._WASTE", 1)
+    monkeypatch.setattr(_qwen3_vl_batches, "_WASTE", 1)
     calls = []
-    monkeypatch.setattr("mmrr.backbones.qwen3_vl.padded", lambda pages: calls.append(len(pages)) or padded(pages))
+    monkeypatch.setattr(
+        "mmrr.backbones._qwen3_vl_batches.padded", lambda pages: calls.append(len(pages)) or padded(pages)
+    )
     for one, other in zip(alone, scorer.prepare(images, keeps), strict=True):
         assert one["next_pos"] == other["next_pos"]
         for name in ("k", "v"):
@@ -74,7 +78,7 @@ def test_pages_are_embedded_together_as_one_by_one(tiny_embedder, tiny_late, ima
     alone = embedder.embed_pages(images)
     embedder.backbone.most_tokens = MUCH
     for waste in (8, 1):  # batches of equal lengths, and one batch of all
-        monkeypatch.setattr("mmrr.backbones._qwen3_vl_batches._WASTE", waste)
+        monkeypatch.setattr(_qwen3_vl_batches, "_WASTE", waste)
         for one, other in zip(alone, embedder.embed_pages(images), strict=True):
             assert one.grid == other.grid
             # Late interaction stores float16, which has 2^-11.
