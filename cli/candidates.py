@@ -39,6 +39,7 @@ class NamedScorer:
     keep: float | None
     options: dict[str, str]
     is_default: bool  # the model comes from the environment or from a file of defaults
+    is_asked: bool = False  # an option of new page caches is on the command line
 
     @classmethod
     def read(
@@ -49,8 +50,8 @@ class NamedScorer:
         options: dict[str, str],
     ) -> NamedScorer:
         """``model``: family, checkpoint, revision. ``ctx`` says where the checkpoint's name comes from."""
-        origin = ctx.get_parameter_source("scorer_model")
-        return cls(*model, keep, options, origin is None or origin.name != "COMMANDLINE")
+        asked = {name: _is_on_the_line(ctx, name) for name in ("scorer_model", "keep", "band", "codec", "option")}
+        return cls(*model, keep, options, not asked.pop("scorer_model"), any(asked.values()))
 
     def scoring(self, context: Context) -> Scoring | None:
         """The scorer that reads the candidates now; None: the page caches of the last ``mmrr precache`` are used.
@@ -59,7 +60,7 @@ class NamedScorer:
         """
         there = "precache" in context.chosen or context.workspace.current("precache") is not None
         if self.model is None or (self.is_default and there):
-            if self.keep is not None or self.options:
+            if self.is_asked:
                 raise MmrrError("--keep, --band, --codec and --option are of new page caches: name --scorer-model too")
             try:
                 context.current("precache")  # fails here, before the search, if there are no caches
@@ -69,6 +70,11 @@ class NamedScorer:
         if "precache" in context.chosen:
             raise MmrrError("--from precache/FINGERPRINT and --scorer-model both name a scorer; leave one of them out")
         return scoring_of(self.family, self.model, self.revision, self.keep, self.options)
+
+
+def _is_on_the_line(ctx: typer.Context, name: str) -> bool:
+    origin = ctx.get_parameter_source(name)
+    return origin is not None and origin.name == "COMMANDLINE"
 
 
 def caches_of(context: Context, scoring: Scoring | None, ranking: Ranking, *, build: bool) -> Manifest:

@@ -136,6 +136,7 @@ def rerank(
     output: c.RankingOutput = None,
     output_format: c.OutputFormatOption = None,
     threshold: c.Threshold = None,
+    calibration: c.Calibration = None,
     one_per_document: c.OnePerDocument = False,
     fold_duplicates: c.FoldDuplicates = False,
     document: c.Document = None,
@@ -175,7 +176,7 @@ def rerank(
 
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
-    narrow = Narrow(threshold, one_per_document, fold_duplicates)
+    narrow = Narrow(threshold, one_per_document, fold_duplicates, report_ranking.read_calibration(calibration))
     is_file = query is None and query_image is None
     shown = Shown(top_k, output, output_format, json_, is_file=is_file, narrow=narrow)
     check_output(output)

@@ -26,6 +26,7 @@ from . import page_options
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
+CalibrationMethod = Literal["platt", "isotonic"]
 BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 

@@ -33,6 +33,9 @@ from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
 from mmrr.workspace.read_only import ReadOnlyWorkspace
 from mmrr.workspace.store import Manifest
 
+#: Bytes of page caches that stay in memory between the searches of a workspace, unless a ``Machine`` says otherwise.
+RESIDENT = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -110,7 +113,7 @@ class Workspace:
         self._stack = ExitStack()
         found = store.Workspace.open(Path(folder), create=create and not read_only)
         opened = self._stack.enter_context(ReadOnlyWorkspace(found.root, notice) if read_only else found)
-        self._context = Context(opened, machine or Machine(), progress, {}, notice, loaded or Loaded())
+        self._context = Context(opened, machine or Machine(resident=RESIDENT), progress, {}, notice, loaded or Loaded())
         self._shares, self._steady = loaded is not None, steady
         self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow
         self._lock = threading.RLock()
@@ -361,13 +364,20 @@ class Workspace:
 
 
 def open(  # mmrr.open is the name that users expect
-    folder: str | Path, *, create: bool = False, device: str = "auto", dtype: str = "auto", progress: Progress = silent
+    folder: str | Path,
+    *,
+    create: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    resident: int = RESIDENT,
+    progress: Progress = silent,
 ) -> Workspace:
     """Open a workspace folder. With ``create`` one is made where there is none.
 
+    The parameter ``resident`` is the most bytes of page caches that stay in memory between searches (0: none).
     Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
     """
-    return Workspace(folder, create=create, machine=Machine(device, dtype), progress=progress)
+    return Workspace(folder, create=create, machine=Machine(device, dtype, resident=resident), progress=progress)
 
 
 def _texts(options: Mapping[str, object] | None) -> dict[str, str]:

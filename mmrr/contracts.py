@@ -92,6 +92,7 @@ class Window(NamedTuple):
 
 #: The family's ``Prepare``: the options that change what is stored of a page.
 PrepareT = TypeVar("PrepareT", bound=Options, default=Options)
+PrepareT_contra = TypeVar("PrepareT_contra", bound=Options, contravariant=True, default=Options)
 #: A scorer family's ``Score``: the options that change only how stored pages are scored.
 ScoreT = TypeVar("ScoreT", bound=Options, default=Options)
 ScoreT_contra = TypeVar("ScoreT_contra", bound=Options, contravariant=True, default=Options)
@@ -161,6 +162,20 @@ class SupportsDense(Protocol):
 
     def dense(self, query: str | VisualQuery, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
         """The score of each page, (N,) float32 on the CPU. ``order``: which of page and query the prompt has first."""
+        ...
+
+
+@runtime_checkable
+class SupportsNarrowing(Protocol[PrepareT_contra]):
+    """A scorer whose page caches contain those of other options, so that ``mmrr tune`` reads a page once for all."""
+
+    def narrowed(
+        self, options: PrepareT_contra, caches: Sequence[PageCache], shared: PageCache
+    ) -> tuple[Scorer[Any, Any, Any], list[PageCache], PageCache]:
+        """A scorer with these options, and the caches that it would make, from the caches of this one.
+
+        Raises MmrrError if this scorer's caches do not contain them.
+        """
         ...
 
 

@@ -19,9 +19,10 @@ from mmrr.errors import MmrrError
 from mmrr.evaluation import ids, metrics, mmdocir
 from mmrr.evaluation.mmdocir import Benchmark, Text
 from mmrr.indexing import build
-from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, check_scorer, exact_run, rerank_run, search
+from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, exact_run, rerank_run, search
 from mmrr.search import channels
 from mmrr.stages import evaluate, import_mmdocir, render, retrieve
+from mmrr.stages._visual import check_scorer
 from mmrr.stages.evaluate import LayoutRun
 from mmrr.stages.precache import Plan
 from mmrr.types import Qrels, Query, Run

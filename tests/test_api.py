@@ -115,7 +115,7 @@ def test_a_wrong_option_is_one_line(workspace: mmrr.Workspace, options: dict[str
 
 
 def test_an_empty_question_and_a_missing_workspace_are_refused(workspace: mmrr.Workspace, tmp_path: Path):
-    with pytest.raises(mmrr.MmrrError, match="question 2 is empty"):
+    with pytest.raises(mmrr.MmrrError, match="question 2: the query is empty"):
         workspace.search_many([QUERY, " "])
     with pytest.raises(mmrr.MmrrError, match="no workspace at"):
         mmrr.open(tmp_path / "none")

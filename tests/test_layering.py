@@ -25,7 +25,13 @@ ONLY_IN = {
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
     "jinja2": {"mmrr.modeling._render_template"},
-    "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
+    "tokenizers": {
+        "mmrr.modeling.chat",
+        "mmrr.modeling.minilm",
+        "mmrr.modeling.plain_tokenizer",
+        "mmrr.random_checkpoint",
+        "mmrr.training",
+    },
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
     "pypdfium2": {"mmrr.documents"},
@@ -58,10 +64,11 @@ ONLY_IN = {
         "mmrr.indexing",
         "mmrr.answering",
         "mmrr.experiments",
+        "mmrr.tuning",
         "mmrr.removal",
         "mmrr.reranker",
     },
-    "mmrr.pipeline": {"mmrr.candidates", "mmrr.experiments", "mmrr.adding", "mmrr.removal", "mmrr.api"},
+    "mmrr.pipeline": {"mmrr.candidates", "mmrr.experiments", "mmrr.tuning", "mmrr.adding", "mmrr.removal", "mmrr.api"},
     "mmrr.api": {"mmrr.integrations", "mmrr.serve"},
     "mmrr.serve": {"mmrr.serve"},
     "mmrr.experiments": set(),
@@ -195,7 +202,7 @@ def test_importing_the_command_line_loads_no_model_library():
 
 
 def test_importing_the_library_loads_no_terminal_library():
-    loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
+    loaded = loaded_by("import mmrr.pipeline, mmrr.answering, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
 

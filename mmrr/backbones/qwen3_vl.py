@@ -3,20 +3,22 @@
 Together with its helper modules (``_qwen3_vl_*``), this is the only module that touches transformers' internals of
 this model. It knows token ids, layers and masks. It does not know prompts, scores, files or workspaces. Layers are
 counted from 0. The keys and values of layer l come from the hidden state that enters l (specification of miniReranker,
-section 4).
+section 4). The language model of a checkpoint that comes with mmrr is loaded without transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors
+from mmrr.backbones import _qwen3_vl_text
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
@@ -26,8 +28,11 @@ from mmrr.backbones._qwen3_vl_sequences import (
     visible,
 )
 from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
+from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
+from mmrr.modeling.checkpoints import comes_with_mmrr
+from mmrr.modeling.plain_tokenizer import PlainTokenizer
 from mmrr.types import Grid
 
 __all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
@@ -50,21 +55,70 @@ class Backbone:
         Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self.model = load_model(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
-        self.config = self.model.config
-        self.text = self.model.model.language_model
+        self._path, self._adapter, self._needs_head = path, adapter, needs_head
+        if adapter is None and comes_with_mmrr(path):
+            self._load_text()
+        else:
+            self._load_whole()
         self.n_layers: int = self.config.text_config.num_hidden_layers
-        tokenizer, image_processor = load_processors(path, self.config)
-        self.chat = ChatEncoder(tokenizer, chat_template(path, tokenizer))
-        self.tower = VisionTower(self.model, image_processor, device, dtype)
+        vision = self.config.vision_config
         #: Side in pixels of the square that one LM token covers.
-        self.cell_px: int = self.tower.cell_px
+        self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
+
+    def _load_text(self) -> None:
+        """Load the language model without transformers. ``model`` and ``tower`` are loaded when they are used."""
+        self.config: Any = _qwen3_vl_text.read_config(self._path)  # Any: transformers types no configuration
+        text, head = _qwen3_vl_text.load(self._path, self.config, self.dtype)
+        self.text: Any = text.to(self.device).eval().requires_grad_(False)
+        self._head: Any = head.to(self.device).requires_grad_(False)
+        template = (self._path / "chat_template.jinja").read_text("utf-8")
+        self.chat = ChatEncoder(PlainTokenizer(self._path), template, own=True)
+
+    def _load_whole(self) -> None:
+        from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
+
+        self.model = self._load_model()
+        self.config, self.text = self.model.config, self.model.model.language_model
+        self._head = self.model.lm_head
+        tokenizer, image_processor = load_processors(self._path, self.config)
+        self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
+        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
+
+    # Any: the model of transformers has no type.
+    def _load_model(self) -> Any:
+        from mmrr.backbones._qwen3_vl_loading import load_model
+
+        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model of transformers. It has the very parameters of ``text``, which may have been trained."""
+        model = self._load_model()
+        whole = model.model.language_model
+        tied = model.lm_head.weight is whole.embed_tokens.weight
+        for name, parameter in self.text.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, parameter)
+        if tied:
+            model.lm_head.weight = whole.embed_tokens.weight
+        self.config, self.text, self._head = model.config, whole, model.lm_head
+        return model
+
+    @cached_property
+    def tower(self) -> VisionTower:
+        """The vision tower."""
+        from mmrr.backbones._qwen3_vl_loading import load_processors
+
+        model = self.model
+        return VisionTower(model, load_processors(self._path, model.config)[1], self.device, self.dtype)
 
     # Geometry and text
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        return self.tower.grid(width_px, height_px, max_tokens)
+        width, height = snap(width_px, height_px, self.cell_px, max_tokens)
+        return height // self.cell_px, width // self.cell_px
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D)."""
@@ -79,11 +133,11 @@ class Backbone:
 
     def head_difference(self, positive: int, negative: int) -> Tensor:
         """Two rows of the LM head, (2, D) float32. The caller takes both dot products in float32, then subtracts."""
-        return self.model.lm_head.weight[[positive, negative]].float()
+        return self._head.weight[[positive, negative]].float()
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """The rows of the LM head for these tokens, (n, D) float32."""
-        return self.model.lm_head.weight[list(ids)].float()
+        return self._head.weight[list(ids)].float()
 
     # Vision
 

@@ -20,7 +20,12 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         contracts.ScorerFamily,
         contracts.ScorerSpec,
         contracts.Scorer,
-        (contracts.SupportsUncached, contracts.SupportsDense, contracts.SupportsVisualQueries),
+        (
+            contracts.SupportsUncached,
+            contracts.SupportsDense,
+            contracts.SupportsNarrowing,
+            contracts.SupportsVisualQueries,
+        ),
     ),
     "embedders": (
         contracts.EmbedderFamily,

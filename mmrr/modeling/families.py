@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import pkgutil
 import traceback
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -43,6 +44,8 @@ _STAGES = {
     "text_embedders": {"Prepare": "index"},
 }
 _log = logging.getLogger(__name__)
+#: The families that met their contract.
+_CHECKED: weakref.WeakSet[ModuleType] = weakref.WeakSet()
 
 
 def names(kind: Kind) -> list[str]:
@@ -71,8 +74,9 @@ def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | TextEmbedderF
     if name not in names(kind):
         raise MmrrError(f"no {_SINGULAR[kind]} family '{name}'; expected one of: {', '.join(names(kind))}")
     module = _import(kind, name)
-    if kind in _STAGES:
+    if kind in _STAGES and module not in _CHECKED:  # the check takes milliseconds, and a query asks for five families
         contract_check.check(kind, name, module)
+        _CHECKED.add(module)
     return module
 
 

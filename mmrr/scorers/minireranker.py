@@ -207,6 +207,29 @@ class Scorer:
         other.before, other.after = other.backbone.split_at_image(other.segments("q")[0])
         return other
 
+    def narrowed(
+        self, options: Prepare, caches: Sequence[PageCache], shared: PageCache
+    ) -> tuple[Scorer, list[PageCache], PageCache]:
+        """A scorer with a band inside this one and any codec, and the caches that it would make, bit for bit.
+
+        A page's keys and values in a layer do not depend on the band. A kept share is no slice: the kept tokens attend
+        to each other before they are stored. Raises MmrrError for a band outside this one, and if these caches are
+        quantised.
+        """
+        start, end = _parse_band(options.band)
+        first, last = self.band
+        if not first <= start < end <= last or self.prepare_options.codec != "none":
+            raise MmrrError(
+                f"found caches of band {first}:{last} and codec {self.prepare_options.codec}; expected a band that "
+                f"contains {options.band}, and codec none"
+            )
+        part = slice(start - first, end - first)
+        found = [
+            kv_codec.encode(cache["k"][part], cache["v"][part], options.codec) | {"next_pos": cache["next_pos"]}
+            for cache in caches
+        ]
+        return self.sharing(options), found, {name: tensor[part] for name, tensor in shared.items()}
+
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(rows, columns) of the visual tokens of a page image of this size."""
         grid: Grid = self.backbone.grid(width_px, height_px, self.prepare_options.max_tokens or None)
