@@ -363,6 +363,35 @@ class Backbone:
                 x = own.add_deepstack(index, x)
         return x
 
+    @torch.inference_mode()
+    def suffix_attention(
+        self, x: Tensor, instruction: KeyValues, page: Layers, next_pos: int, layers: tuple[int, int], rows: list[int]
+    ) -> Tensor:
+        """Attention of suffix tokens to one page in layers ``b .. e-1``; the parameters are those of ``suffix_band``.
+
+        Returns (L, n) float32: the mean over the heads and over the tokens ``rows`` of the softmax over everything that
+        they see. n: tokens of the page's cache.
+        """
+        m, start = len(x), instruction.n_tokens
+        own = slice(start, start + page.n_tokens)
+        mask = visible(start, [page.n_tokens], m)[0].to(self.device)
+        rotary = self.rotary((next_pos + torch.arange(m, device=self.device)).expand(3, -1))
+        found = []
+        for index in range(*layers):
+            query, key, value = self.project(index, x, rotary)
+            stored = zip(*(part.layer(index - layers[0]) for part in (instruction, page)), strict=True)
+            before_keys, before_values = (torch.cat([one.to(x) for one in pair], dim=1) for pair in stored)
+            keys, values = torch.cat([before_keys, key], dim=1), torch.cat([before_values, value], dim=1)
+            asked = query[:, rows].float().unflatten(0, (len(keys), -1))  # (H_kv, group, rows, d)
+            logits = asked @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
+            weights = torch.softmax(logits.masked_fill(~mask[rows], -torch.inf), dim=-1)
+            found.append(weights[..., own].mean(dim=(0, 1, 2)))
+            attended = F.scaled_dot_product_attention(
+                query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+            )[0]
+            x = self.finish(index, x, attended)
+        return torch.stack(found)
+
     def _pages_per_call(self, page_bytes: int) -> int:
         """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.
 
