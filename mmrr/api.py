@@ -363,8 +363,6 @@ class Workspace:
     def _asked(self, queries: Sequence[QueryLike], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None
         for i, query in enumerate(queries):
-            if isinstance(query, str) and not query.strip():
-                raise MmrrError(f"question {i + 1} is empty; expected a question or some words")
             try:
                 one = as_query(query)
             except MmrrError as error:
