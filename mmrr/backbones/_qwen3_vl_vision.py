@@ -69,9 +69,9 @@ class VisionTower:
 
         Pages of a forward are packed one after the other, without padding. Attention stays within each page.
         """
-        grids = [self.grid(*image.size, max_tokens) for image in images]
+        sizes = [snap(*image.size, self.cell_px, max_tokens) for image in images]
         found: dict[int, Visual] = {}
-        for rows in together([height * width for height, width in grids], most_tokens):
+        for rows in together([width * height // self.cell_px**2 for width, height in sizes], most_tokens):
             some = [images[row] for row in rows]
             inputs = self.pixels(some[0], max_tokens) if len(some) == 1 else self.all_pixels(some, max_tokens)
             found |= zip(rows, self._visuals(inputs), strict=True)

@@ -62,7 +62,7 @@ def test_pages_of_all_lengths_are_cached_as_one_by_one(scorer, images, monkeypat
     monkeypatch.setattr(_qwen3_vl_batches, "_WASTE", 1)
     calls = []
     monkeypatch.setattr(
-        "mmrr.backbones._qwen3_vl_batches.padded", lambda pages: calls.append(len(pages)) or padded(pages)
+        "mmrr.backbones._qwen3_vl_pages.padded", lambda pages: calls.append(len(pages)) or padded(pages)
     )
     for one, other in zip(alone, scorer.prepare(images, keeps), strict=True):
         assert one["next_pos"] == other["next_pos"]
