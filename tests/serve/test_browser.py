@@ -86,7 +86,9 @@ def site(browser: Any, server: str) -> Iterator[Site]:
 def settled(page: Any) -> None:
     """Wait until the search has ended and the thumbnails on the screen are drawn."""
     page.wait_for_function("() => !document.querySelector('#results').hasAttribute('aria-busy')")
-    page.wait_for_function("() => [...document.querySelectorAll('.thumbnail')].slice(0, 3).every((i) => i.naturalWidth)")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.thumbnail')].slice(0, 3).every((i) => i.naturalWidth)"
+    )
 
 
 def search(page: Any, query: str = QUERY) -> None:
