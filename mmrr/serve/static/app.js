@@ -2,13 +2,14 @@
 
 import { Refused, address, ask, setKey } from "./api.js";
 import { byId, count, element, remember, remembered } from "./dom.js";
-import { moveFocus, showResults, showSkeleton } from "./results.js";
+import { firstThumbnails, moveFocus, showResults, showSkeleton } from "./results.js";
 import { setUpUpload } from "./upload.js";
 import { closePage, setUpViewer, showPage } from "./viewer.js";
 
 const PAGES = 20; // results, and how many more each time
 const MOST_DOCUMENTS = 60; // names in the filter
 const RETRIES = 3; // of a search that a busy server refused
+const FIRST_MS = 200; // that reranking waits for the first thumbnails
 const TRIED_AGAIN = [429, 503];
 
 let info = null; // what the server is and allows
@@ -110,6 +111,7 @@ async function search(state) {
       byId("status").textContent = `${n} by the first stage, ${milliseconds()}`;
     } else {
       byId("status").textContent = `${n} by the first stage, ${milliseconds()}. Reranking …`;
+      await firstThumbnails(byId("hits"), FIRST_MS); // a reranker on the same processors would delay them
       take(await askPatiently(state, state.rank ? { fuse: Number(state.rank) } : {}, signal));
       byId("status").textContent = `${n}, reranked by ${row().reranker.split("/").pop()}, ${milliseconds()}`;
     }
