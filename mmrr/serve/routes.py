@@ -14,7 +14,7 @@ from mmrr.api import Search, Workspace
 from mmrr.errors import MmrrError
 from mmrr.search.passages import Passage
 from mmrr.serve.errors import RefusedError
-from mmrr.serve.inputs import Given, query_text, read_documents
+from mmrr.serve.inputs import Given, read_documents, read_query
 from mmrr.serve.models import Found, RankTask, SearchTask
 from mmrr.serve.schemas import (
     ErrorResponse,
@@ -44,7 +44,7 @@ async def rerank(asked: RerankRequest, request: Request) -> RerankResponse:
     """Order documents by their relevance for a query: the request that Cohere, Jina, vLLM and SGLang share."""
     service = service_of(request)
     limits, settings = service.settings.limits, service.settings
-    query = query_text(asked.query, limits)
+    query = await run_in_threadpool(read_query, asked.query, limits, settings.fetch_hosts)
     given = await run_in_threadpool(read_documents, asked.documents, limits, settings.fetch_hosts)
     name, workspace = "", None
     if any(one.kind == "page" for one in given) or asked.workspace is not None:
@@ -95,7 +95,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     """Find the pages of a workspace that answer a question."""
     service = service_of(request)
     limits = service.settings.limits
-    query = query_text(asked.query, limits)
+    query = await run_in_threadpool(read_query, asked.query, limits, service.settings.fetch_hosts)
     name, workspace = service.models.workspace(asked.workspace)
     for what, value in (("candidates", asked.candidates), ("top_k", asked.top_k)):
         if value > limits.candidates and (what == "top_k" or asked.rerank is not False):
