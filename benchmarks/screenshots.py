@@ -3,7 +3,7 @@
     python -m benchmarks.screenshots WORK [--output docs/images]
 
 WORK is a workspace of data/sample with page vectors and page caches, such as ``make demo`` makes. Five states are
-drawn: results, a page with the words of the question, a page with its kept tokens, the dark theme, and a phone.
+drawn: results, a page with the words of the question, a page with its evidence, the dark theme, and a phone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PHONE = {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 2, "i
 STATES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "web-results": (ADDRESS, {**DESKTOP, "color_scheme": "light"}, ()),
     "web-page": (ADDRESS + PAGE, {**DESKTOP, "color_scheme": "light"}, ("words",)),
-    "web-kept": (ADDRESS + PAGE, {**DESKTOP, "color_scheme": "light"}, ("kept",)),
+    "web-evidence": (ADDRESS + PAGE, {**DESKTOP, "color_scheme": "light"}, ("evidence",)),
     "web-dark": (ADDRESS, {**DESKTOP, "color_scheme": "dark"}, ()),
     "web-phone": (ADDRESS, {**PHONE, "color_scheme": "light"}, ()),
 }
@@ -51,6 +51,10 @@ def draw(opened: Any, url: str, state: tuple[str, dict[str, Any], tuple[str, ...
         )
         for layer in layers:
             page.wait_for_selector(f"#layer-{layer}:not([hidden])", timeout=60_000)
+        if "evidence" in layers:
+            page.select_option("#source", "embedder")
+            with page.expect_response(lambda answer: "word=" in answer.url):
+                page.click(".chip:has-text('thesis')")
         page.evaluate("document.activeElement.blur()")
         page.wait_for_timeout(500)
         return Image.open(io.BytesIO(page.screenshot()))
