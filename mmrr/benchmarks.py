@@ -13,6 +13,7 @@ from pathlib import Path
 from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.evaluation import export, ids
+from mmrr.evaluation.comparison import document_of
 from mmrr.evaluation.published import Published
 from mmrr.evaluation.run_files import ExternalRun
 from mmrr.indexing import build
@@ -163,7 +164,7 @@ def _judge(context: Context, published: Published, ranking: Ranking) -> Manifest
     qrels = published.qrels()
     measures = list(dict.fromkeys([published.measure, *MEASURES]))
     # Without documents each query is drawn alone.
-    group_of = {query: evaluate.document_of(row) if published.documents else query for query, row in qrels.items()}
+    group_of = {query: document_of(row) if published.documents else query for query, row in qrels.items()}
     inputs = {
         "pages": ranking.collection.manifest.fingerprint,
         "runs": digest(runs),

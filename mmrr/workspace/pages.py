@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from mmrr.errors import MmrrError
 from mmrr.types import Page, page_of
 from mmrr.workspace import changes, manifests
@@ -24,6 +22,8 @@ from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmrr.documents.rendering import RenderedPage
 
 
@@ -310,6 +310,8 @@ def read_stored_texts(workspace: Workspace, collection: Collection, rows: list[i
 
 def read_image(workspace: Workspace, page: Page) -> Image.Image:
     """The page image in RGB, checked against its hash. Raises MmrrError if it is gone or damaged."""
+    from PIL import Image  # `mmrr ls` opens no image
+
     return Image.open(io.BytesIO(read_image_file(workspace, page))).convert("RGB")
 
 
