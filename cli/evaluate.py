@@ -105,7 +105,7 @@ def evaluate(
     ] = False,
     json_: o.Json = False,
 ) -> None:
-    """Measure rankings against judgements, or run a benchmark: `mmrr eval NAME`.
+    """Measure rankings against judgements, or run a benchmark.
 
     Measures the current run, or any TREC runs with --run. Runs are compared with 95 % intervals (bootstrap over
     documents) and a paired randomisation test over queries. NAME is a benchmark of --list, a Hub id, a folder or a
