@@ -109,13 +109,13 @@ def external_ranking(
     context: Context,
     path: Path,
     id_map: Path | None,
-    asked: tuple[str | None, Path | None],
+    asked: tuple[str | None, Path | None, Path | None],
     depth: int,
     within: set[int] | None,
 ) -> Ranking:
     """The candidates in a file of another system, with what was left out counted and named on stderr.
 
-    ``asked``: the query on the command line, and the file of queries. ``depth``: candidates of each query.
+    ``asked``: the query on the command line, the file of queries, the image. ``depth``: candidates of each query.
     ``within``: the rows of pages that stay. Raises MmrrError for a depth below 1.
     """
     from mmrr import candidates
@@ -135,19 +135,19 @@ def external_ranking(
     return imported.ranking
 
 
-def _queries(path: Path, found: ExternalRun, query: str | None, queries: Path | None) -> list[Query]:
-    from mmrr.types import Query
-
-    if query is None and queries is None:
+def _queries(
+    path: Path, found: ExternalRun, query: str | None, queries: Path | None, image: Path | None
+) -> list[Query]:
+    if query is None and queries is None and image is None:
         if not found.texts:
             raise MmrrError(f"{path.name} has no texts of queries; add --queries FILE")
         return found.queries
-    given = queries_from(query, queries)
-    if query is None:
+    given = queries_from(query, queries, None, image)
+    if queries is not None:
         return given
     if len(found.run) != 1:
         raise MmrrError(f"{path.name} has {len(found.run)} queries and the command line one; pass --queries FILE")
-    return [Query(next(iter(found.run)), given[0].text)]
+    return [dataclasses.replace(given[0], query_id=next(iter(found.run)))]
 
 
 def _left_out(noun: str, why: str, names: Sequence[str], plural: str = "") -> None:
@@ -192,13 +192,13 @@ def rank_images(
     )
     answers = []
     for query in queries:
-        ranked = reranker.rank(query.text, files)
+        ranked = reranker.rank(query, files)
         results = [
             {"rank": rank, "image": str(files[one["corpus_id"]]), "score": one["score"], "logit": one["logit"]}
             for rank, one in enumerate(ranked, 1)
             if one["score"] >= least
         ]
-        answers.append({"query_id": query.query_id, "text": query.text, "results": results})
+        answers.append({**report_ranking.described(query), "results": results})
     report_ranking.images(answers, shown)
 
 

@@ -111,7 +111,7 @@ def _questions(queries: Path | None, qrels: Path | None, data: str | None) -> tu
         return benchmark.queries(), benchmark.qrels()
     if not (queries and qrels):
         raise MmrrError("no questions to compare on; pass --queries and --qrels, or --data with MMDocIR")
-    return read_queries(queries), read_qrels(qrels)
+    return read_queries(queries, images=True), read_qrels(qrels)
 
 
 def _as_json(row: Compared) -> dict[str, object]:

@@ -138,7 +138,8 @@ def _fields(queries: Path | None, qrels: Path, export: Path | None) -> dict[str,
         if export:
             raise MmrrError("--export writes the questions too: pass them with --queries FILE")
         return {}
-    found, judged = read_queries(queries), read_qrels(qrels)
+    # An export holds texts: a question that is an image alone is an error there.
+    found, judged = read_queries(queries, images=export is None), read_qrels(qrels)
     query_fields.check_judged(queries, found, judged)
     fields = query_fields.read_fields(queries, found)
     if export:
@@ -176,7 +177,7 @@ def _by_channel(
     if queries is None:
         raise MmrrError("--by-channel searches: pass the questions with --queries FILE")
     judged = read_qrels(qrels)
-    found = read_queries(queries)
+    found = read_queries(queries, images=True)
     compared = experiments.by_channel(opened, found, judged, measures or MEASURES[:1], scope, fields)
     report.by_channel(compared, as_json=as_json)
     return compared

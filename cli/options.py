@@ -33,8 +33,8 @@ Task = Literal["reader", "embedder", "reranker"]
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
 _QUERIES = (
-    "File of queries: JSON Lines with query_id, text and optionally doc_id; TSV (.tsv) with query_id and text; or "
-    "plain text, a question a line."
+    "File of queries: JSON Lines with query_id, text and optionally doc_id and image; TSV (.tsv) with query_id and "
+    "text; or plain text, a question a line."
 )
 _QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
@@ -49,6 +49,15 @@ Documents = Annotated[
 ]
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
+]
+QueryImage = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--query-image",
+        metavar="FILE",
+        help="An image as the query, alone or with the text of QUERY. Needs page vectors, and the scorer miniReranker.",
+        show_default=False,
+    ),
 ]
 Queries = Annotated[Optional[Path], typer.Option("--queries", help=_QUERIES)]
 RequiredQueries = Annotated[Path, typer.Option("--queries", help=_QUERIES)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmrr.context import Context
     from mmrr.evaluation.calibration import Calibration
     from mmrr.pipeline import Ranking
-    from mmrr.types import Run
+    from mmrr.types import Query, Run
 
 _TITLE_CHARS = 200
 #: Characters of a page's text that a row shows.
@@ -141,7 +141,7 @@ def images(answers: list[dict[str, Any]], shown: Shown) -> None:
         rows = [
             [str(row["rank"]), row["image"], f"{row['score']:.4f}", f"{row['logit']:.3f}"] for row in answer["results"]
         ]
-        table(_title(answer["text"]), ["rank", "image", "score", "logit"], rows, numbers_from=2, to_stdout=True)
+        table(_title(answer), ["rank", "image", "score", "logit"], rows, numbers_from=2, to_stdout=True)
 
 
 def _narrowed(found: Ranking, narrow: Narrow) -> Ranking:
@@ -215,12 +215,20 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
         if reranked:
             cells.append(str(row["first_stage_rank"]))
         rows.append(cells)
-    table(_title(answer["text"]), columns, rows, numbers_from=2, to_stdout=to_stdout)
+    table(_title(answer), columns, rows, numbers_from=2, to_stdout=to_stdout)
     if not rows:
         note("no page shares a word with this query")
 
 
-def _title(text: str) -> str:
+def described(query: Query) -> dict[str, str]:
+    """A query in JSON: its id, its text and, if it has one, the name of its image."""
+    image = {"image": query.image.name} if query.image else {}
+    return {"query_id": query.query_id, "text": query.text, **image}
+
+
+def _title(answer: Mapping[str, Any]) -> str:
+    image = f"[{answer['image']}]" if "image" in answer else ""
+    text = f"{image} {answer['text']}".strip()
     return text if len(text) < _TITLE_CHARS else text[:_TITLE_CHARS] + "..."
 
 
@@ -261,7 +269,7 @@ def _answers(context: Context, found: Ranking, top_k: int | None, narrow: Narrow
                     "snippet": _snippet(texts[collection.row_of[hit.page_id]], query.text),
                 }
             )
-        answers.append({"query_id": query.query_id, "text": query.text, "results": results})
+        answers.append({**described(query), "results": results})
     return answers
 
 

@@ -21,6 +21,7 @@ from mmrr.indexing import build
 from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, rerank_run, search
 from mmrr.search import channels
 from mmrr.stages import evaluate, import_mmdocir, render, retrieve
+from mmrr.stages._visual import check_scorer
 from mmrr.stages.evaluate import LayoutRun
 from mmrr.stages.precache import Plan
 from mmrr.types import Qrels, Query, Run
@@ -74,6 +75,8 @@ def compare(
     """
     indexed = context.current("index")
     ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
+    for scoring in scorings.values():
+        check_scorer(scoring.family, queries)
     ranking = search(context, queries, options, {}, indexed)
     runs = {"first stage": ranking.first}
     found: dict[str, tuple[int, float | None, float | None, Manifest]] = {}

@@ -339,12 +339,14 @@ def remember(context: Context, ranking: Ranking) -> None:
 
 def rescore(context: Context, n: int) -> Rescored:
     """Compare ``n`` scores from the current caches, for the current queries, with forwards that use no cache."""
+    from mmrr.queries import IMAGES, QUERIES
     from mmrr.stages import rerank
 
     cached, retrieved = context.current("precache"), context.current("retrieve")
     collection = context.collection(context.same_pages(retrieved, context.collection(cached)))
+    context.workspace.own_file(retrieved, IMAGES)
     pruned = context.workspace.find("prune", cached.inputs["prune"]) if "prune" in cached.inputs else None
-    queries = read_queries(context.workspace.own_file(retrieved, "queries.jsonl"))
+    queries = read_queries(context.workspace.own_file(retrieved, QUERIES), images=True)
     run = _read_run(context, retrieved, queries)
     return rerank.rescore(context, rerank.Candidates(collection, queries, retrieved, run), cached, pruned, n)
 

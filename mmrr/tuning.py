@@ -24,12 +24,13 @@ from mmrr.context import Context
 from mmrr.contracts import Options, SupportsNarrowing
 from mmrr.errors import MmrrError
 from mmrr.evaluation import ids, metrics
+from mmrr.evaluation.comparison import document_of
 from mmrr.modeling import families, kv_codec
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.pipeline import Scoring, family_and_pruning
 from mmrr.search.fusion import fuse
 from mmrr.stages import precache, rerank
-from mmrr.stages.evaluate import document_of
+from mmrr.stages._visual import check_scorer, encode
 from mmrr.stages.precache import Family
 from mmrr.types import Hit, PageCache, Qrels, Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
@@ -121,6 +122,7 @@ def tune(
         raise MmrrError(f"found {len(asked)} judged queries; expected at least 4: half of them choose, half report")
     random.Random(seed).shuffle(asked)
     halves = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    check_scorer(scoring.family, asked)
     first = answering.answer(context, asked, options, {}, None, {})
     candidates = rerank.Candidates(first.collection, asked, None, first.first)
     trial = _Trial(context, scoring, candidates, qrels, goal.measure)
@@ -345,7 +347,9 @@ class _Trial:
             rows = self._candidate_rows(setting, query)
             scorer, caches, shared = self._narrowed(wide, setting, rows)
             started = time.perf_counter()
-            scorer.score(scorer.encode_query(query.text), caches, shared, self._score_options(setting))
+            scorer.score(
+                encode(scorer, query, self.candidates.collection), caches, shared, self._score_options(setting)
+            )
             times.append(1000 * (time.perf_counter() - started))
         return statistics.median(times[1:])
 
@@ -373,7 +377,9 @@ class _Trial:
         if place not in self._logits:
             rows = self._rows[query.query_id]
             scorer, caches, shared = self._narrowed(self._wide(setting.keep), setting, rows)
-            found = scorer.score(scorer.encode_query(query.text), caches, shared, self._score_options(setting))
+            found = scorer.score(
+                encode(scorer, query, self.candidates.collection), caches, shared, self._score_options(setting)
+            )
             self._logits[place] = dict(zip(rows, found.tolist(), strict=True))
         return self._logits[place]
 

@@ -63,6 +63,7 @@ ONLY_IN = {
         "mmrr.candidates",
         "mmrr.indexing",
         "mmrr.answering",
+        "mmrr.evidence",
         "mmrr.experiments",
         "mmrr.tuning",
         "mmrr.removal",

@@ -289,15 +289,21 @@ class Backbone:
     # Language model, query side
 
     @torch.inference_mode()
-    def suffix_alone(self, x: Tensor, start: int, end: int) -> Tensor:
+    def suffix_alone(self, x: Tensor, start: int, end: int, own: PageSequence | None = None) -> Tensor:
         """Layers ``start .. end-1`` over the suffix (..., M, D), which sees only itself.
 
-        RoPE depends on differences of positions only, so positions are counted from 0.
+        RoPE depends on differences of positions only, so positions are counted from 0. ``own``: the suffix as a
+        sequence, if it has an image; its DeepStack features are added after the first layers. None: M tokens of text.
+        With fewer rows than ``own`` has, ``x`` holds the last tokens.
         """
-        rotary = self.rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
+        n = x.shape[-2]
+        positions = own.positions[:, -n:] if own else torch.arange(n, device=self.device).expand(3, -1)
+        rotary = self.rotary(positions)
         for index in range(start, end):
             query, key, value = self.project(index, x, rotary)
             x = self.finish(index, x, _causal(query, key, value))
+            if own and n == len(own.embeddings):
+                x = own.add_deepstack(index, x)
         return x
 
     @torch.inference_mode()
@@ -310,13 +316,14 @@ class Backbone:
         layers: tuple[int, int],
         *,
         last_only: bool,
+        own: PageSequence | None = None,
     ) -> Tensor:
         """Layers ``b .. e-1`` of the suffix over N pages together. The suffix sees instruction, page and itself.
 
-        ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold layers from b on.
-        ``next_pos`` (N,) is the position of the first suffix token after each page. Each attention call takes a few
-        pages, padded to the longest of them and masked. Returns (N, M, D). With ``last_only``, returns the last token
-        (N, 1, D): the last layer then computes one query row.
+        The parameters: ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold
+        layers from b on. ``next_pos`` (N,) is the position of the first suffix token after each page. ``own`` as in
+        ``suffix_alone``. Each attention call takes a few pages, padded to the longest of them and masked. Returns
+        (N, M, D). With ``last_only``, returns the last token (N, 1, D): the last layer then computes one query row.
         """
         first_layer, end = layers
         n, m = len(pages), x.shape[0]
@@ -331,8 +338,8 @@ class Backbone:
         # costs as much as copying. Zero at first: padding is masked, but a NaN there would still spread.
         keys, values = (x.new_zeros(min(per_call, n), n_heads, longest, d_head) for _ in range(2))
 
-        positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
-        rotary = self.rotary(positions.expand(3, n, m))
+        relative = own.positions if own else torch.arange(m, device=self.device).expand(3, m)
+        rotary = self.rotary(next_pos.to(self.device)[:, None] + relative[:, None])  # (3, N, M)
         for index in range(first_layer, end):  # in the first layer x is still (M, D), shared by all pages
             n_queries = 1 if last_only and index == end - 1 else m
             query, key, value = self.project(index, x, rotary, n_queries=n_queries)
@@ -346,13 +353,44 @@ class Backbone:
             for rows, mask in zip(parts, masks, strict=True):
                 k, v = (buffer[: len(mask), :, : mask.shape[-1]] for buffer in (keys, values))
                 for i, page in enumerate(pages[rows]):
-                    own = slice(n_instruction, n_instruction + page.n_tokens)
-                    k[i, :, own], v[i, :, own] = page.layer(layer)
+                    columns = slice(n_instruction, n_instruction + page.n_tokens)
+                    k[i, :, columns], v[i, :, columns] = page.layer(layer)
                 k[:, :, -m:], v[:, :, -m:] = key[rows], value[rows]
                 seen = mask[:, m - n_queries :].repeat(1, group, 1)[:, None]
                 attended[rows] = F.scaled_dot_product_attention(query[rows], k, v, attn_mask=seen)
             x = self.finish(index, x[..., m - n_queries :, :], attended.reshape(n, group * n_heads, n_queries, d_head))
+            if own and n_queries == m:
+                x = own.add_deepstack(index, x)
         return x
+
+    @torch.inference_mode()
+    def suffix_attention(
+        self, x: Tensor, instruction: KeyValues, page: Layers, next_pos: int, layers: tuple[int, int], rows: list[int]
+    ) -> Tensor:
+        """Attention of suffix tokens to one page in layers ``b .. e-1``; the parameters are those of ``suffix_band``.
+
+        Returns (L, n) float32: the mean over the heads and over the tokens ``rows`` of the softmax over everything that
+        they see. n: tokens of the page's cache.
+        """
+        m, start = len(x), instruction.n_tokens
+        own = slice(start, start + page.n_tokens)
+        mask = visible(start, [page.n_tokens], m)[0].to(self.device)
+        rotary = self.rotary((next_pos + torch.arange(m, device=self.device)).expand(3, -1))
+        found = []
+        for index in range(*layers):
+            query, key, value = self.project(index, x, rotary)
+            stored = zip(*(part.layer(index - layers[0]) for part in (instruction, page)), strict=True)
+            before_keys, before_values = (torch.cat([one.to(x) for one in pair], dim=1) for pair in stored)
+            keys, values = torch.cat([before_keys, key], dim=1), torch.cat([before_values, value], dim=1)
+            asked = query[:, rows].float().unflatten(0, (len(keys), -1))  # (H_kv, group, rows, d)
+            logits = asked @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
+            weights = torch.softmax(logits.masked_fill(~mask[rows], -torch.inf), dim=-1)
+            found.append(weights[..., own].mean(dim=(0, 1, 2)))
+            attended = F.scaled_dot_product_attention(
+                query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+            )[0]
+            x = self.finish(index, x, attended)
+        return torch.stack(found)
 
     def _pages_per_call(self, page_bytes: int) -> int:
         """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.
@@ -369,23 +407,27 @@ class Backbone:
 
     # Stock forward
 
-    def dense(self, ids: Sequence[int], image: Image.Image, max_tokens: int | None = None) -> Tensor:
-        """The stock forward of transformers over a prompt with one image.
+    @torch.inference_mode()
+    def dense(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
+        """The stock forward of transformers over a prompt with one image token for each of ``images``, in order.
 
         Returns the last hidden state (D,) float32, after the final norm.
         """
-        return self.dense_batch(ids, [image], max_tokens)[0]
+        return self._stock([ids], images, max_tokens)[0]
 
     @torch.inference_mode()
     def dense_batch(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
         """``dense`` of several pages in one batch, (N, D). All have the same number of tokens: there is no padding."""
+        return self._stock([ids] * len(images), images, max_tokens)
+
+    def _stock(self, prompts: Sequence[Sequence[int]], images: Sequence[Image.Image], max_tokens: int | None) -> Tensor:
+        """Last hidden states (N, D) of prompts of equal length; ``images`` are those of all prompts, in order."""
         inputs = [self.tower.pixels(image, max_tokens) for image in images]
         grids = torch.cat([one["image_grid_thw"] for one in inputs])
-        merge = self.config.vision_config.spatial_merge_size
-        (n_visual,) = set((grids.prod(1) // merge**2).tolist())
-        before, after = self.split_at_image(ids)
+        counts = iter((grids.prod(1) // self.config.vision_config.spatial_merge_size**2).tolist())
         image_id = self.config.image_token_id
-        full = torch.tensor([[*before, *[image_id] * n_visual, *after]] * len(images), device=self.device)
+        rows = [[i for token in ids for i in [token] * (next(counts) if token == image_id else 1)] for ids in prompts]
+        full = torch.tensor(rows, device=self.device)
         pixels = torch.cat([one["pixel_values"] for one in inputs]).to(self.dtype)
         out = self.model.model(
             input_ids=full,

@@ -40,7 +40,9 @@ def recalls_of_run(document: dict) -> dict[str, float]:
 
 
 def test_published_files_with_the_first_stage_alone(published, tmp_path):
-    document = evaluate(published, tmp_path / "w", "--first-stage", "bm25", "--layouts", "--export", tmp_path / "bench")
+    document = evaluate(
+        published, tmp_path / "w", "--first-stage", "bm25", "--layouts", "--export", str(tmp_path / "bench")
+    )
     assert document["queries"]["b_report.pdf#0"] == {
         "doc": "b_report.pdf",
         "index": 0,
