@@ -10,8 +10,8 @@ import typer
 from mmrr.config import Index, Machine, Render, Rerank, Retrieve, Scope
 from mmrr.errors import MmrrError
 
+from . import benchmarks, report, report_comparison
 from . import options as o
-from . import report, report_comparison
 from .aliases import Command, Group
 from .context import Named, dense_order, fusion_of, indexing_of, open_context, pairs, scoring_of
 from .terminal import note
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mmrr.evaluation.comparison import Comparison
     from mmrr.types import Run
 
-_FLAGS = ("--json", "--no-rerank", "--by-channel")
 NoRerank = Annotated[bool, typer.Option("--no-rerank", help="Measure the first stage only.")]
 
 
@@ -29,11 +28,18 @@ class BenchmarkGroup(Group):
     """``mmrr eval`` with a benchmark's name anywhere among the options, as earlier versions allowed."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # Any: see aliases.py
-        """Move the benchmark's name to the front, unless it is the value of an option."""
+        """Move the benchmark's name to the front, unless it is the value of an option.
+
+        A name that is no command is a benchmark of the list, a Hub id or a path.
+        """
+        parameters = [*self.params, *(one for command in self.commands.values() for one in command.params)]
+        flags = {name for one in parameters if getattr(one, "is_flag", False) for name in one.opts} | {"--help", "-h"}
         for at, arg in enumerate(args):
-            is_value = at > 0 and args[at - 1].startswith("-") and args[at - 1] not in _FLAGS
-            if arg in self.commands and not is_value:
-                return super().parse_args(ctx, [arg, *args[:at], *args[at + 1 :]])
+            before = args[at - 1] if at else ""
+            if arg.startswith("-") or (before.startswith("-") and "=" not in before and before not in flags):
+                continue
+            rest = [*args[:at], *args[at + 1 :]]
+            return super().parse_args(ctx, [arg, *rest] if arg in self.commands else [benchmarks.NAME, arg, *rest])
         return super().parse_args(ctx, args)
 
 
@@ -94,16 +100,23 @@ def evaluate(
     ] = None,
     work: o.Work = o.WORK,
     from_: o.From = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the named benchmarks: Hub id, sizes, licence, official measure.")
+    ] = False,
     json_: o.Json = False,
 ) -> None:
-    """Measure rankings against judgements.
+    """Measure rankings against judgements, or run a benchmark: `mmrr eval NAME`.
 
     Measures the current run, or any TREC runs with --run. Runs are compared with 95 % intervals (bootstrap over
-    documents) and a paired randomisation test over queries. `mmrr eval mmdocir --help` describes the benchmark.
+    documents) and a paired randomisation test over queries. NAME is a benchmark of --list, a Hub id, a folder or a
+    file: `mmrr eval vidore-v2/esg-reports --help` shows the options. `mmrr eval mmdocir --help` describes MMDocIR.
 
     Example: `mmrr eval --qrels qrels.trec --run a.trec --run b.trec --baseline bm25.trec --latex table.tex`
     """
     if context.invoked_subcommand:
+        return
+    if list_:
+        benchmarks.show_list(as_json=json_)
         return
     choices = ("index",) if by_channel else ("retrieve", "rerank")
     files = report_comparison.TableFiles(csv, latex, markdown)
@@ -112,7 +125,7 @@ def evaluate(
         from mmrr import pipeline
 
         if qrels is None:
-            raise MmrrError("no judgements given; pass --qrels FILE, or name a benchmark: mmrr eval mmdocir --data DIR")
+            raise MmrrError("no judgements given; pass --qrels FILE, or name a benchmark: mmrr eval --list shows them")
         fields = _fields(queries, qrels, export)
         if by_channel:
             compared = _by_channel(opened, queries, qrels, measure, scope, fields, as_json=json_)
@@ -186,7 +199,9 @@ def _by_channel(
 # One parameter per option.
 @app.command("mmdocir", cls=Command)
 def mmdocir(
-    data: Annotated[str, typer.Option("--data", help="Folder or Hub dataset id of MMDocIR.", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", help="Folder or Hub dataset id of MMDocIR.")
+    ] = "MMDocIR/MMDocIR_Evaluation_Dataset",
     work: o.Work = o.WORK,
     text: Annotated[
         o.BenchmarkText, typer.Option("--text", help="Text layer of the published parquet files.")
@@ -268,3 +283,6 @@ def mmdocir(
             domains = {question.query_id: question.domain for question in asked.questions if question.domain}
             write_benchmark(export, asked.queries(), asked.qrels(), {"domain": domains})
         report.mmdocir(result, as_json=json_)
+
+
+app.command(benchmarks.NAME, cls=Command, hidden=True)(benchmarks.benchmark)

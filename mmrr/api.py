@@ -17,7 +17,7 @@ from typing import Self, get_args
 
 from PIL import Image
 
-from mmrr import adding, answering, evidence, pipeline, removal
+from mmrr import adding, answering, evidence, pipeline, removal, viewing
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
@@ -29,11 +29,13 @@ from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.queries import QueryLike, as_query
-from mmrr.types import Page, Progress, Query, silent
+from mmrr.search.passages import Passage
+from mmrr.types import KeptTokens, Page, Progress, Query, silent
+from mmrr.viewing import PageWords, WordReader
 from mmrr.workspace import changes, manifests, store
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.manifests import DocumentEntry
-from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
+from mmrr.workspace.pages import Collection, page_row, read_image, read_image_file, read_texts
 from mmrr.workspace.read_only import ReadOnlyWorkspace
 from mmrr.workspace.store import Manifest
 
@@ -98,6 +100,8 @@ class Workspace:
         self._shares, self._steady = loaded is not None, steady
         self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow
         self._lock = threading.RLock()
+        self._words = WordReader(self._context.machine)
+        self._stack.callback(self._words.close)
 
     def __enter__(self) -> Self:
         return self
@@ -160,6 +164,26 @@ class Workspace:
         """A page's text. Raises MmrrError for a page that is not in the index."""
         collection = self._collection()
         return read_texts(self._context.workspace, collection, [page_row(collection, page_id)])[0]
+
+    def image_file(self, page_id: str) -> bytes:
+        """The PNG file of a page image, checked against its hash. Raises MmrrError as ``image`` does."""
+        collection = self._collection()
+        return read_image_file(self._context.workspace, collection.pages[page_row(collection, page_id)])
+
+    def passages(self, query: str, page_ids: Sequence[str]) -> list[Passage]:
+        """The passage of each page's text that answers a query best. Raises MmrrError for an unknown page."""
+        return viewing.passages(self._now(), query, page_ids)
+
+    def kept(self, page_id: str) -> KeptTokens | None:
+        """The visual tokens of a page that pruning kept for the reranker; None if nothing was pruned."""
+        return viewing.kept(self._now(), page_id)
+
+    def words(self, page_id: str, query: str = "") -> PageWords:
+        """The words of a page's text layer, where they are on its image, and which of them are words of the query.
+
+        The document's own file is read in a helper process, if it is still there and unchanged; else there is a reason.
+        """
+        return viewing.words(self._now(), self._words, page_id, query)
 
     # What is made
 
@@ -292,28 +316,6 @@ class Workspace:
         with self._lock:
             return answering.scores(self._now(), pairs)
 
-    def report(
-        self,
-        output: str | Path,
-        qrels: str | Path,
-        *,
-        queries: str | Path | None = None,
-        runs: Sequence[str | Path] = (),
-        measures: Sequence[str] | None = None,
-        failures: int = 30,
-    ) -> Comparison:
-        """Write one HTML file on rankings, as ``mmrr report`` does. Returns the measures that it shows.
-
-        The parameters are its options. The first of ``runs`` is the baseline; without runs, the current ranking is
-        compared with its first stage. Raises MmrrError as the command does.
-        """
-        from mmrr.reporting import asking, page  # imported here because Jinja and SciPy take half a second
-
-        with self._lock:
-            files = asking.Files(Path(qrels), Path(queries) if queries else None, [Path(one) for one in runs])
-            found, _ = page.write(self._context, asking.ask(self._context, files, measures, failures), Path(output))
-        return found.comparison
-
     def explain(
         self,
         query: str | Query,
@@ -335,6 +337,28 @@ class Workspace:
         text = query.text if isinstance(query, Query) else query
         with self._lock:
             return evidence.explain(self._now(), text, page_id, word=word, source=source, layer=layer)
+
+    def report(
+        self,
+        output: str | Path,
+        qrels: str | Path,
+        *,
+        queries: str | Path | None = None,
+        runs: Sequence[str | Path] = (),
+        measures: Sequence[str] | None = None,
+        failures: int = 30,
+    ) -> Comparison:
+        """Write one HTML file on rankings, as ``mmrr report`` does. Returns the measures that it shows.
+
+        The parameters are its options. The first of ``runs`` is the baseline; without runs, the current ranking is
+        compared with its first stage. Raises MmrrError as the command does.
+        """
+        from mmrr.reporting import asking, page  # imported here because Jinja and SciPy take half a second
+
+        with self._lock:
+            files = asking.Files(Path(qrels), Path(queries) if queries else None, [Path(one) for one in runs])
+            found, _ = page.write(self._context, asking.ask(self._context, files, measures, failures), Path(output))
+        return found.comparison
 
     def _asked(self, queries: Sequence[QueryLike], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None

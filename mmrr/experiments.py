@@ -174,11 +174,11 @@ def mmdocir_benchmark(
     if with_layouts:
         crops = import_mmdocir.read_layouts(context, benchmark, chain.render.max_tokens, text)
         table = {layout.layout_id: layout for layout in mmdocir.iter_layouts(benchmark, text, images=False)}
-        ranked, _ = _rank(context, benchmark, crops, chain, report)
+        ranked, _ = _rank(context, benchmark.queries(), crops, chain, report)
         layouts = LayoutRun(ranked.run, table)
         layout_inputs = {"layouts": ranked.manifest.fingerprint}
     pages = _pages(context, benchmark, text, chain)
-    ranking, steps = _rank(context, benchmark, pages, chain, report)
+    ranking, steps = _rank(context, benchmark.queries(), pages, chain, report)
     inputs = {"pages": pages.fingerprint, ranking.manifest.stage: ranking.manifest.fingerprint, **layout_inputs}
     judged = evaluate.judge_mmdocir(context, ranking.run, benchmark.questions, inputs, layouts)
     return BenchmarkResult(benchmark, ranking, judged, [pages, *steps, judged])
@@ -199,12 +199,12 @@ def _pages(context: Context, benchmark: Benchmark, text: Text, chain: Chain) -> 
 
 
 def _rank(
-    context: Context, benchmark: Benchmark, pages: Manifest, chain: Chain, report: Callable[[Plan], None]
+    context: Context, queries: list[Query], pages: Manifest, chain: Chain, report: Callable[[Plan], None]
 ) -> tuple[Ranking, list[Manifest]]:
     """The ranking of the questions over these pages, and the artifacts of its steps."""
     steps = build(context, pages, chain.indexing)
     indexed = steps[-1]
-    ranking = search(context, benchmark.queries(), chain.retrieve, chain.search_options, indexed)
+    ranking = search(context, queries, chain.retrieve, chain.search_options, indexed)
     steps.append(ranking.retrieved)
     if chain.scoring:
         cached = cache_pages(context, chain.scoring, indexed, report)

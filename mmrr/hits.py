@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, SupportsIndex, overload
 from PIL import Image
 
 from mmrr.errors import MmrrError
+from mmrr.search.passages import Passage
 from mmrr.types import Query
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Hit:
     def text(self) -> str:
         """The page's text, from the text layer or OCR; "" if it has none."""
         return self._workspace.text(self.page_id)
+
+    def passage(self) -> Passage:
+        """The part of the page's text that answers the query best, with the places of the query's words in it."""
+        return self._workspace.passages(self.query.text, [self.page_id])[0]
 
     def _repr_html_(self) -> str:
         """The page for notebooks: a thumbnail and its caption."""

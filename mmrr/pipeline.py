@@ -153,9 +153,14 @@ def can_change(context: Context, pages: Manifest) -> None:
     """Raise MmrrError if no document can be added to or taken from a collection."""
     if "file" in manifests.config(pages, "pages"):
         raise MmrrError(
-            f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
-            "use another --work, or make a new collection here with --replace"
+            f"the collection in {context.workspace.root} is {_published(pages)}'s published pages, which cannot be "
+            "changed; use another --work, or make a new collection here with --replace"
         )
+
+
+def _published(pages: Manifest) -> str:
+    """What the pages of a benchmark were read from."""
+    return "MMDocIR" if manifests.config(pages, "pages")["file"].startswith("MMDocIR") else "a benchmark"
 
 
 # Index

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from mmrr.context import Context
 from mmrr.evaluation import ids
 from mmrr.evaluation.comparison import Comparison, compare_runs
-from mmrr.evaluation.metrics import MEASURES, layout_recall, page_recall
+from mmrr.evaluation.metrics import MEASURES, bootstrap, evaluate, layout_recall, page_recall
 from mmrr.evaluation.mmdocir import Layout, Question
 from mmrr.evaluation.trec import read_qrels
 from mmrr.types import Qrels, Run
@@ -98,6 +99,47 @@ def _store(
         for query_id in sorted(qrels)
     ]
     spec = Spec("eval", 3, {"measures": list(measures)}, {**inputs, "qrels": digest(qrels)})
+    return _commit(context, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
+
+
+def judge_benchmark(
+    context: Context,
+    runs: Mapping[str, Run],
+    qrels: Qrels,
+    inputs: Mapping[str, str],
+    measures: Sequence[str],
+    group_of: Mapping[str, str],
+    config_of: Mapping[str, str],
+) -> Manifest:
+    """Standard measures of a benchmark: of all queries, and of each part of it with the mean of the parts.
+
+    The parameters: ``group_of``, what the bootstrap draws, by query; ``config_of``, the part of each query. With two
+    runs, ``difference`` and ``interval`` compare the second with the first.
+    """
+    results = {name: evaluate(run, qrels, measures) for name, run in runs.items()}
+    metrics: dict[str, Any] = {name: result.mean for name, result in results.items()}
+    if len(results) == 2:
+        base, new = results.values()
+        changes = bootstrap(base, new, group_of)
+        metrics["difference"] = {name: change.difference for name, change in changes.items()}
+        metrics["interval"] = {name: list(change.difference_interval) for name, change in changes.items()}
+    configs = sorted(set(config_of.values()))
+    if len(configs) > 1:
+        last = list(results.values())[-1]
+        parts = {
+            config: {
+                name: statistics.fmean(row[name] for query, row in last.per_query.items() if config_of[query] == config)
+                for name in measures
+            }
+            for config in configs
+        }
+        means = {name: statistics.fmean(part[name] for part in parts.values()) for name in measures}
+        metrics["configs"] = {**parts, "mean": means}
+    per_query = [
+        {"query_id": query_id, **{name: result.per_query[query_id] for name, result in results.items()}}
+        for query_id in sorted(qrels)
+    ]
+    spec = Spec("eval", 1, {"measures": list(measures), "benchmark": "published"}, {**inputs, "qrels": digest(qrels)})
     return _commit(context, spec, {"queries": len(qrels), "metrics": metrics}, per_query)
 
 
