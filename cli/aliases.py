@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def _with_ocr_mode(args: list[str], *, silent: bool) -> list[str]:
         following = args[place + 1] if place + 1 < len(args) else ""
         if arg == "--no-ocr":
             found += ["--ocr", "never"]
-        elif arg == "--ocr" and following not in get_args(OcrMode) and not silent:
+        elif arg == "--ocr" and not silent and _is_no_ocr_mode(following):
             found += ["--ocr", "auto"]
         else:
             found.append(arg)
@@ -147,6 +148,13 @@ def _with_ocr_mode(args: list[str], *, silent: bool) -> list[str]:
         if not silent:
             note(f"{arg} is now --ocr {found[-1]}")
     return found
+
+
+def _is_no_ocr_mode(following: str) -> bool:
+    """Whether the argument after ``--ocr`` is another argument. Any other word is a value, right or wrong."""
+    if following in get_args(OcrMode):
+        return False
+    return not following or following.startswith("-") or os.path.exists(following)
 
 
 def _renamed(arg: str, names: dict[str, str], *, silent: bool) -> str:

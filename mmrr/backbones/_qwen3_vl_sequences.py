@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -75,3 +76,16 @@ def visible(n_instruction: int, lengths: Sequence[int], m: int) -> Tensor:
     mask[:, :, n_instruction:own] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None]
     mask[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
     return mask
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention with shared key heads; (..., H, n, d)."""
+    if query.dim() == 3:
+        return causal(query[None], key[None], value[None])[0]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE: ``x`` (..., d) turned by the angles of ``cos`` and ``sin``."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin

@@ -23,7 +23,9 @@ from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
     PageSequence,
+    causal,
     image_positions,
+    rotate,
     split_at_images,
     visible,
 )
@@ -78,14 +80,12 @@ class Backbone:
         from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
 
         self.model = self._load_model()
-        self.config, self.text = self.model.config, self.model.model.language_model
-        self._head = self.model.lm_head
+        self.config, self.text, self._head = self.model.config, self.model.model.language_model, self.model.lm_head
         tokenizer, image_processor = load_processors(self._path, self.config)
         self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
         self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
 
-    # Any: the model of transformers has no type.
-    def _load_model(self) -> Any:
+    def _load_model(self) -> Any:  # Any: the model of transformers has no type
         from mmrr.backbones._qwen3_vl_loading import load_model
 
         model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head)
@@ -107,11 +107,10 @@ class Backbone:
 
     @cached_property
     def tower(self) -> VisionTower:
-        """The vision tower."""
         from mmrr.backbones._qwen3_vl_loading import load_processors
 
-        model = self.model
-        return VisionTower(model, load_processors(self._path, model.config)[1], self.device, self.dtype)
+        _, image_processor = load_processors(self._path, self.model.config)
+        return VisionTower(self.model, image_processor, self.device, self.dtype)
 
     # Geometry and text
 
@@ -249,7 +248,7 @@ class Backbone:
                     keys.append(key)
                     values.append(value)
                 if index < end - 1:
-                    x = self.finish(index, x, _causal(query, key, value))
+                    x = self.finish(index, x, causal(query, key, value))
                     for page, own in zip(some, x, strict=True):
                         page.add_deepstack(index, own)
             of_rows = zip(torch.stack(keys, dim=1), torch.stack(values, dim=1), strict=True)
@@ -275,7 +274,7 @@ class Backbone:
             query, key, value = self.project(index, x, rotary)
             if observe:
                 observe(index, query, key)
-            x = self.finish(index, x, _causal(query, key, value))
+            x = self.finish(index, x, causal(query, key, value))
             x = page.add_deepstack(index, x)
         query, key, value = self.project(last, x, rotary, n_queries=n_last)
         if observe:
@@ -301,7 +300,7 @@ class Backbone:
         rotary = self.rotary(positions)
         for index in range(start, end):
             query, key, value = self.project(index, x, rotary)
-            x = self.finish(index, x, _causal(query, key, value))
+            x = self.finish(index, x, causal(query, key, value))
             if own and n == len(own.embeddings):
                 x = own.add_deepstack(index, x)
         return x
@@ -471,22 +470,10 @@ class Backbone:
         query = attention.q_norm(heads(attention.q_proj, query_rows)).transpose(-2, -3)
         key = attention.k_norm(heads(attention.k_proj, hidden)).transpose(-2, -3)
         value = heads(attention.v_proj, hidden).transpose(-2, -3)
-        return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
+        return rotate(query, cos[..., first:, :], sin[..., first:, :]), rotate(key, cos, sin), value
 
     def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residuals and MLP of one layer; ``attended`` is (..., H, n, d)."""
         layer = self.text.layers[index]
         x = x + layer.self_attn.o_proj(attended.transpose(-2, -3).flatten(-2))
         return x + layer.mlp(layer.post_attention_layernorm(x))
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention with shared key heads; (..., H, n, d)."""
-    if query.dim() == 3:
-        return _causal(query[None], key[None], value[None])[0]
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin

@@ -104,6 +104,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     if asked.first_stage is not None and asked.first_stage not in stages:
         raise RefusedError(422, f"first_stage: found another name; expected one of {', '.join(stages)}")
     await run_in_threadpool(_check_documents, workspace, asked.documents)
+    await run_in_threadpool(_check_where, workspace, asked.where)
     options = Search(
         top_k=asked.top_k,
         candidates=asked.candidates,
@@ -112,6 +113,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
         fuse=asked.fuse,
         channels=asked.channels,
         documents=None if asked.documents is None else sorted(set(asked.documents)),
+        where=asked.where,
     )
     key = ("search", name, repr(options))  # requests with the same options are searched together
     found: Found = await service.batcher.answer(
@@ -134,6 +136,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
             width_px=page.width_px,
             height_px=page.height_px,
             sha256=page.sha256,
+            metadata=dict(hit.metadata),
             text=text,
             snippet=_snippet(passage) if passage else None,
         )
@@ -161,6 +164,16 @@ def _check_documents(workspace: Workspace, documents: list[str] | None) -> None:
     for i, name in enumerate(documents or []):
         if name not in known:
             raise RefusedError(404, f"documents.{i}: no document of that id in the workspace")
+
+
+def _check_where(workspace: Workspace, where: str | None) -> None:
+    if where is None:
+        return
+    try:
+        workspace.documents_where(where)
+    except MmrrError as error:
+        text = str(error).replace("--where", "where").partition("; pass --metadata")[0]
+        raise RefusedError(400, text) from None
 
 
 def _known_documents(workspace: Workspace) -> set[str]:

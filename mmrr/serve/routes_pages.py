@@ -107,4 +107,5 @@ def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> Pag
         height_px=found.height_px,
         sha256=found.sha256,
         text=opened.text(page_id),
+        metadata=opened.metadata(found.doc_id),
     )

@@ -95,6 +95,11 @@ class SearchRequest(BaseModel):
     top_k: Count = 10
     candidates: Count = Field(100, description="Pages of the first stage that are reranked.")
     documents: list[Name] | None = Field(None, max_length=100, description="Ids of the documents that are searched.")
+    where: str | None = Field(
+        None,
+        max_length=1000,
+        description="Conditions on the metadata of documents: year>=2020 and kind=report.",
+    )
     first_stage: Name | None = Field(None, description="words, meaning, sight or hybrid. Default: all of the index.")
     channels: dict[Name, Annotated[float, Field(ge=0, le=1e6)]] | None = Field(None, max_length=10)
     rerank: bool | None = Field(None, description="Default: if the pages have caches.")
@@ -132,6 +137,7 @@ class SearchResult(BaseModel):
     width_px: int
     height_px: int
     sha256: str = Field(description="Of the page image.")
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
     text: str | None = None
     snippet: Snippet | None = None
 
@@ -154,6 +160,7 @@ class PageResponse(BaseModel):
     height_px: int
     sha256: str = Field(description="Of the PNG that GET /v1/pages/{id}/image gives without a width.")
     text: str
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
 
 
 class EvidenceWord(BaseModel):
