@@ -60,7 +60,7 @@ class MiniLM:
         for index in range(self._layers):
             name = f"encoder.layer.{index}"
             query, key, value = (
-                self._linear(x, f"{name}.attention.self.{part}").unflatten(-1, (self._heads, -1)).transpose(1, 2)
+                self._linear(x, f"{name}.attention.self.{part}").view(*x.shape[:2], self._heads, -1).transpose(1, 2)
                 for part in ("query", "key", "value")
             )
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
