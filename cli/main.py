@@ -21,6 +21,7 @@ from . import (
     defaults,
     evaluate,
     everyday,
+    html_report,
     mcp,
     probe,
     serve,
@@ -56,7 +57,13 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "prune": stage_commands.prune,
         "fuse": stage_commands.fuse,
     },
-    "Evaluate": {"compare": compare.compare, "tune": tune.tune, "bench": bench.bench, "probe": probe.probe},
+    "Evaluate": {
+        "compare": compare.compare,
+        "report": html_report.report,
+        "tune": tune.tune,
+        "bench": bench.bench,
+        "probe": probe.probe,
+    },
     "Workspace": {
         "ls": workspace.list_artifacts,
         "rm": workspace.remove,

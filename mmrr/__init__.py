@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmrr.api import Evidence as Evidence
     from mmrr.api import Hit as Hit
+    from mmrr.api import Hits as Hits
     from mmrr.api import Search as Search
     from mmrr.api import Workspace as Workspace
     from mmrr.api import open as open
@@ -21,7 +23,9 @@ __version__ = "0.2.0"
 
 #: {public name: its module}
 _PUBLIC = {
+    "Evidence": "mmrr.api",
     "Hit": "mmrr.api",
+    "Hits": "mmrr.api",
     "MmrrError": "mmrr.errors",
     "Query": "mmrr.types",
     "Reranker": "mmrr.reranker",
@@ -30,7 +34,19 @@ _PUBLIC = {
     "open": "mmrr.api",
     "query_image": "mmrr.queries",
 }
-__all__ = ["Hit", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open", "query_image"]
+__all__ = [
+    "Evidence",
+    "Hit",
+    "Hits",
+    "MmrrError",
+    "Query",
+    "Reranker",
+    "Search",
+    "Workspace",
+    "__version__",
+    "open",
+    "query_image",
+]
 
 
 def __getattr__(name: str) -> Any:  # Any: the type of a public name

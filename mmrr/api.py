@@ -10,56 +10,40 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, get_args
+from typing import Self
 
 from PIL import Image
 
-from mmrr import adding, answering, pipeline, removal
-from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
+from mmrr import adding, answering, evidence, pipeline, removal, viewing
+from mmrr.config import Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
+from mmrr.evaluation.comparison import Comparison
+from mmrr.evidence import Evidence as Evidence
+from mmrr.hits import Hit as Hit
+from mmrr.hits import Hits as Hits
+from mmrr.hits import Search as Search
+from mmrr.hits import asked_as
 from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.queries import QueryLike, as_query
-from mmrr.types import Page, Progress, Query, silent
+from mmrr.search.passages import Passage
+from mmrr.types import KeptTokens, Page, Progress, Query, silent
+from mmrr.viewing import PageWords, WordReader
 from mmrr.workspace import changes, manifests, selection, store
 from mmrr.workspace import metadata as described
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.manifests import DocumentEntry
-from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
+from mmrr.workspace.pages import Collection, page_row, read_image, read_image_file, read_texts
 from mmrr.workspace.read_only import ReadOnlyWorkspace
 from mmrr.workspace.store import Manifest
 
 #: Bytes of page caches that stay in memory between the searches of a workspace, unless a ``Machine`` says otherwise.
 RESIDENT = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One page of an answer."""
-
-    page_id: str
-    document: str  # the document's id
-    page: int  # from 1
-    label: str  # the page's label in the PDF, such as "iv"; "" if it has none
-    score: float  # what the rank follows; higher is better
-    rank: int  # from 1
-    first_stage_rank: int | None  # from 1; None: the answer was not reranked
-    query: Query
-    metadata: Mapping[str, str | int | float]  # of the document: what mmrr index stored, such as {"year": 2021}
-    _workspace: Workspace = field(repr=False, compare=False)
-
-    def image(self) -> Image.Image:
-        """The page image in RGB, as it was indexed. Raises MmrrError if it is gone or damaged."""
-        return self._workspace.image(self.page_id)
-
-    def text(self) -> str:
-        """The page's text, from the text layer or OCR; "" if it has none."""
-        return self._workspace.text(self.page_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +53,6 @@ class Indexed:
     pages: int
     documents: list[DocumentEntry]  # each with its status; "ok" if it was read completely
     changes: Changes
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How pages are found. The names are those of the options of ``mmrr retrieve`` and ``mmrr rerank``."""
-
-    top_k: int = 10
-    candidates: int = 100
-    first_stage: str | None = None  # words, meaning, sight or hybrid; None: everything that the index has
-    channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
-    rerank: bool | None = None  # None: if the index has page caches
-    fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
-    document: str | None = None  # id, path or file name: only its pages are searched, as a collection of their own
-    documents: Sequence[str] | None = None  # the same names: only their pages are found
-    where: str | None = (
-        None  # conditions on the metadata of documents, such as "year>=2020": only their pages are found
-    )
-    search_options: Mapping[str, object] = field(default_factory=dict)
-    score_options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Workspace:
@@ -122,6 +87,8 @@ class Workspace:
         self._shares, self._steady = loaded is not None, steady
         self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow
         self._lock = threading.RLock()
+        self._words = WordReader(self._context.machine)
+        self._stack.callback(self._words.close)
 
     def __enter__(self) -> Self:
         return self
@@ -197,6 +164,26 @@ class Workspace:
         """A page's text. Raises MmrrError for a page that is not in the index."""
         collection = self._collection()
         return read_texts(self._context.workspace, collection, [page_row(collection, page_id)])[0]
+
+    def image_file(self, page_id: str) -> bytes:
+        """The PNG file of a page image, checked against its hash. Raises MmrrError as ``image`` does."""
+        collection = self._collection()
+        return read_image_file(self._context.workspace, collection.pages[page_row(collection, page_id)])
+
+    def passages(self, query: str, page_ids: Sequence[str]) -> list[Passage]:
+        """The passage of each page's text that answers a query best. Raises MmrrError for an unknown page."""
+        return viewing.passages(self._now(), query, page_ids)
+
+    def kept(self, page_id: str) -> KeptTokens | None:
+        """The visual tokens of a page that pruning kept for the reranker; None if nothing was pruned."""
+        return viewing.kept(self._now(), page_id)
+
+    def words(self, page_id: str, query: str = "") -> PageWords:
+        """The words of a page's text layer, where they are on its image, and which of them are words of the query.
+
+        The document's own file is read in a helper process, if it is still there and unchanged; else there is a reason.
+        """
+        return viewing.words(self._now(), self._words, page_id, query)
 
     # What is made
 
@@ -290,7 +277,7 @@ class Workspace:
 
     # What is found
 
-    def search(self, query: QueryLike, options: Search | None = None, **named: object) -> list[Hit]:
+    def search(self, query: QueryLike, options: Search | None = None, **named: object) -> Hits:
         """The best pages for a question. ``named`` are fields of ``Search``: ``ws.search("...", top_k=5)``.
 
         A question is a text, an image (a path, the bytes of a file or a Pillow image), or both:
@@ -299,11 +286,9 @@ class Workspace:
         """
         return self.search_many([query], options, **named)[0]
 
-    def search_many(
-        self, queries: Sequence[QueryLike], options: Search | None = None, **named: object
-    ) -> list[list[Hit]]:
+    def search_many(self, queries: Sequence[QueryLike], options: Search | None = None, **named: object) -> list[Hits]:
         """The best pages of each question, in order. Questions are scored together, so that a page is read once."""
-        how = _with(options or Search(), named)
+        how = asked_as(options or Search(), named)
         if not queries:
             return []
         with self._lock:
@@ -314,7 +299,7 @@ class Workspace:
             answer = answering.answer(
                 context,
                 asked,
-                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by _with
+                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by asked_as
                 _texts(how.search_options),
                 Rerank(fuse=how.fuse) if reranks else None,
                 _texts(how.score_options),
@@ -333,6 +318,50 @@ class Workspace:
         with self._lock:
             return answering.scores(self._now(), pairs)
 
+    def explain(
+        self,
+        query: str | Query,
+        page_id: str,
+        *,
+        word: int | str | None = None,
+        source: str | None = None,
+        layer: int | None = None,
+    ) -> Evidence:
+        """Where a page's score comes from: a heat map over its visual tokens. Nothing is written.
+
+        ``word``: the number of a word of the query, from 0, or the word; None: the whole query. ``source``:
+        ``embedder`` or ``reranker``; None: the reranker if its page caches have evidence. ``layer``: of the reranker's
+        layers that see the page, from 0; None: their sum. Raises MmrrError for a page that is not in the index, and if
+        the workspace has no such source, word or layer, and for a query with an image.
+        """
+        if isinstance(query, Query) and query.image:
+            raise MmrrError("found a query with an image; expected a text: evidence is of words")
+        text = query.text if isinstance(query, Query) else query
+        with self._lock:
+            return evidence.explain(self._now(), text, page_id, word=word, source=source, layer=layer)
+
+    def report(
+        self,
+        output: str | Path,
+        qrels: str | Path,
+        *,
+        queries: str | Path | None = None,
+        runs: Sequence[str | Path] = (),
+        measures: Sequence[str] | None = None,
+        failures: int = 30,
+    ) -> Comparison:
+        """Write one HTML file on rankings, as ``mmrr report`` does. Returns the measures that it shows.
+
+        The parameters are its options. The first of ``runs`` is the baseline; without runs, the current ranking is
+        compared with its first stage. Raises MmrrError as the command does.
+        """
+        from mmrr.reporting import asking, page  # imported here because Jinja and SciPy take half a second
+
+        with self._lock:
+            files = asking.Files(Path(qrels), Path(queries) if queries else None, [Path(one) for one in runs])
+            found, _ = page.write(self._context, asking.ask(self._context, files, measures, failures), Path(output))
+        return found.comparison
+
     def _asked(self, queries: Sequence[QueryLike], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None
         for i, query in enumerate(queries):
@@ -343,9 +372,9 @@ class Workspace:
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
 
-    def _hits(self, ranking: answering.Answer, query: Query) -> list[Hit]:
+    def _hits(self, ranking: answering.Answer, query: Query) -> Hits:
         first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
-        hits, of_document = [], described.of(ranking.collection.manifest)
+        hits, of_document = Hits(), described.of(ranking.collection.manifest)
         for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
             page = ranking.collection.pages[ranking.collection.row_of[page_id]]
             before = first.get(page_id) if ranking.final is not None else None
@@ -405,15 +434,3 @@ def open(  # mmrr.open is the name that users expect
 
 def _texts(options: Mapping[str, object] | None) -> dict[str, str]:
     return {name: str(value) for name, value in (options or {}).items()}
-
-
-def _with(options: Search, named: Mapping[str, object]) -> Search:
-    known = {one.name for one in dataclasses.fields(Search)}
-    unknown = sorted(named.keys() - known)
-    if unknown:
-        raise MmrrError(f"search has no option {', '.join(unknown)}; expected some of: {', '.join(sorted(known))}")
-    found = dataclasses.replace(options, **named)  # type: ignore[arg-type]
-    stages = get_args(FirstStage)
-    if found.first_stage is not None and found.first_stage not in stages:
-        raise MmrrError(f"first_stage is '{found.first_stage}'; expected one of: {', '.join(stages)}")
-    return found

@@ -90,6 +90,13 @@ class Window(NamedTuple):
     end: int
 
 
+class QueryWord(NamedTuple):
+    """A word of a query and what a model has of it."""
+
+    text: str
+    places: tuple[int, ...]  # rows of its vectors, or its tokens; empty: the model has nothing of this word
+
+
 #: The family's ``Prepare``: the options that change what is stored of a page.
 PrepareT = TypeVar("PrepareT", bound=Options, default=Options)
 PrepareT_contra = TypeVar("PrepareT_contra", bound=Options, contravariant=True, default=Options)
@@ -179,6 +186,26 @@ class SupportsNarrowing(Protocol[PrepareT_contra]):
         ...
 
 
+@runtime_checkable
+class SupportsAttention(Protocol):
+    """A scorer that attends to the visual tokens in a page's cache: the evidence of ``mmrr explain``."""
+
+    def word_tokens(self, query: str) -> list[QueryWord]:
+        """The words of a query in their order, each with its tokens."""
+        ...
+
+    def grid(self, width_px: int, height_px: int) -> Grid:
+        """(rows, columns) of the visual tokens of a whole page image of this size."""
+        ...
+
+    def attention(self, query: str, cache: PageCache, shared: PageCache, tokens: Sequence[int]) -> Tensor:
+        """Attention (L, K) float32 to the page's kept visual tokens in each layer that sees the page, on the CPU.
+
+        The mean over the heads and over ``tokens`` of the query; -1 is its last token. A row sums to at most 1.
+        """
+        ...
+
+
 class ScorerFamily(Protocol[PrepareT, ScoreT, PageT_contra, QueryT]):
     """A module in ``mmrr/scorers``. ``options`` are resolved everywhere but in ``resolve``."""
 
@@ -248,6 +275,18 @@ class EmbedsVisualQueries(Protocol[SearchT_contra]):
 
     def embed_visual_query(self, query: VisualQuery, options: SearchT_contra) -> Tensor:
         """The vectors (M, D) float32 of a query. It has a text only with ``SPEC.joint_queries``."""
+        ...
+
+
+@runtime_checkable
+class SupportsWordVectors(Protocol[SearchT_contra]):
+    """A late-interaction embedder that knows the vectors of a query's words: the evidence of ``mmrr explain``.
+
+    The vectors of a page begin with those of its visual tokens.
+    """
+
+    def word_vectors(self, text: str, options: SearchT_contra) -> list[QueryWord]:
+        """The words of a query in their order, each with the rows of its vectors in ``embed_queries``."""
         ...
 
 

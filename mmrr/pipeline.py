@@ -2,7 +2,7 @@
 
 A *step* is a function that a command runs because the user asked for it: it makes its artifacts current, so that later
 commands follow them, and says so. The other functions (``cache_pages``, ``search``, ``rerank_run``,
-``judge_file``, ...) move nothing, so experiments use those.
+``judge_runs``, ...) move nothing, so experiments use those.
 
 A function imports its stage itself: ``mmrr eval`` would otherwise wait for torch.
 """
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, cast
 from mmrr.config import Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
+from mmrr.evaluation.stored_runs import exact_run, first_stage_of
+from mmrr.evaluation.trec import read_queries
 from mmrr.indexing import Indexing
 from mmrr.modeling import families
 from mmrr.types import Query, Run
@@ -158,9 +159,14 @@ def can_change(context: Context, pages: Manifest) -> None:
     """Raise MmrrError if no document can be added to or taken from a collection."""
     if "file" in manifests.config(pages, "pages"):
         raise MmrrError(
-            f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
-            "use another --work, or make a new collection here with --replace"
+            f"the collection in {context.workspace.root} is {_published(pages)}'s published pages, which cannot be "
+            "changed; use another --work, or make a new collection here with --replace"
         )
+
+
+def _published(pages: Manifest) -> str:
+    """What the pages of a benchmark were read from."""
+    return "MMDocIR" if manifests.config(pages, "pages")["file"].startswith("MMDocIR") else "a benchmark"
 
 
 # Index
@@ -369,53 +375,46 @@ def load_scorer(context: Context, name: str, revision: str | None) -> minirerank
 
 def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:
     """The run of an artifact; a query without hits has an empty ranking."""
-    found = exact_run(context, manifest)
+    found = exact_run(context.workspace, manifest)
     return {query.query_id: found.get(query.query_id, []) for query in queries}
-
-
-def exact_run(context: Context, manifest: Manifest) -> Run:
-    """The run of an artifact with the scores that were computed."""
-    if not manifests.n_candidates(manifest):
-        return {}
-    return read_run(context.workspace.own_file(manifest, EXACT if EXACT in manifest.files else RUN))
 
 
 # Evaluation
 
 
-def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
-    """Step: the current run against judgements.
+def judge_current(
+    context: Context,
+    qrels_path: Path,
+    measures: Sequence[str] | None,
+    *,
+    reranked: bool,
+    fields: Mapping[str, Mapping[str, str]] | None = None,
+) -> Judgement:
+    """Step: the current run against judgements. ``fields`` are values of queries by which they are grouped.
 
     With ``reranked`` the first stage and the reranked run, else the first stage alone.
     """
     from mmrr.stages import evaluate
 
     newest = context.current("rerank" if reranked else "retrieve")
-    runs, inputs = {}, {}
-    for name, manifest in (("first_stage", _first_stage(context, newest)), ("reranked", newest if reranked else None)):
-        if manifest:
-            runs[name] = exact_run(context, manifest)
-            inputs[manifest.stage] = manifest.fingerprint
-    judged = evaluate.judge_ids(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+    found = {"first_stage": first_stage_of(context.workspace, newest), **({"reranked": newest} if reranked else {})}
+    runs = {name: exact_run(context.workspace, manifest) for name, manifest in found.items()}
+    inputs = {"pages": newest.inputs["pages"]} | {one.stage: one.fingerprint for one in found.values()}
+    judged = evaluate.judge_ids(context, runs, qrels_path, measures, inputs, fields)
     make_current(context, judged.metrics)
     return judged
 
 
-def judge_file(
-    context: Context, run_path: Path, qrels_path: Path, measures: list[str] | None, baseline: Path | None = None
+def judge_runs(
+    context: Context,
+    runs: Mapping[str, Run],
+    qrels_path: Path,
+    measures: Sequence[str] | None,
+    fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Judgement:
-    """A TREC run against judgements, alone or compared with a baseline."""
+    """Runs against judgements. The first run is the baseline of the others."""
     from mmrr.stages import evaluate
 
-    paths = ({"baseline": baseline} if baseline else {}) | {"run": run_path}
-    runs = {name: read_run(path) for name, path in paths.items()}
-    return evaluate.judge_ids(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
-
-
-def _first_stage(context: Context, manifest: Manifest) -> Manifest:
-    if manifest.stage == "retrieve":
-        return manifest
-    found = context.workspace.find("retrieve", manifest.inputs["retrieve"])
-    if found is None:
-        raise MmrrError(f"the first stage of rerank/{manifest.fingerprint} was removed; run mmrr rerank again")
-    return found
+    named = runs.keys() <= {"baseline", "run"}
+    inputs = {name: digest(run) for name, run in runs.items()} if named else {"runs": digest(dict(runs))}
+    return evaluate.judge_ids(context, runs, qrels_path, measures, inputs, fields)

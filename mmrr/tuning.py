@@ -24,13 +24,13 @@ from mmrr.context import Context
 from mmrr.contracts import Options, SupportsNarrowing
 from mmrr.errors import MmrrError
 from mmrr.evaluation import ids, metrics
+from mmrr.evaluation.comparison import document_of
 from mmrr.modeling import families, kv_codec
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.pipeline import Scoring, family_and_pruning
 from mmrr.search.fusion import fuse
 from mmrr.stages import precache, rerank
 from mmrr.stages._visual import check_scorer, encode
-from mmrr.stages.evaluate import document_of
 from mmrr.stages.precache import Family
 from mmrr.types import Hit, PageCache, Qrels, Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests

@@ -93,6 +93,7 @@ class Embedding:
     vectors: torch.Tensor  # (V, D) float32 or float16, of length 1; late interaction (MaxSim) scores a page
     saliency: torch.Tensor  # (T,) float32 >= 0, attention of the last token, summed over layers, mean over heads
     grid: Grid
+    owners: torch.Tensor | None = None  # (T,) int32, row of each visual token's vector or -1; None: token i has row i
 
 
 @dataclass(frozen=True, slots=True)

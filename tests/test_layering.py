@@ -24,7 +24,7 @@ ONLY_IN = {
     "sentence_transformers": {"mmrr.modeling.sentence_models"},
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
-    "jinja2": {"mmrr.modeling._render_template"},
+    "jinja2": {"mmrr.modeling._render_template", "mmrr.reporting.page"},
     "tokenizers": {
         "mmrr.modeling.chat",
         "mmrr.modeling.minilm",
@@ -63,15 +63,26 @@ ONLY_IN = {
         "mmrr.candidates",
         "mmrr.indexing",
         "mmrr.answering",
+        "mmrr.evidence",
         "mmrr.experiments",
         "mmrr.tuning",
+        "mmrr.benchmarks",
         "mmrr.removal",
         "mmrr.reranker",
     },
-    "mmrr.pipeline": {"mmrr.candidates", "mmrr.experiments", "mmrr.tuning", "mmrr.adding", "mmrr.removal", "mmrr.api"},
+    "mmrr.pipeline": {
+        "mmrr.candidates",
+        "mmrr.experiments",
+        "mmrr.tuning",
+        "mmrr.benchmarks",
+        "mmrr.adding",
+        "mmrr.removal",
+        "mmrr.api",
+    },
     "mmrr.api": {"mmrr.integrations", "mmrr.serve"},
     "mmrr.serve": {"mmrr.serve"},
     "mmrr.experiments": set(),
+    "mmrr.benchmarks": set(),
     "mmrr.removal": {"mmrr.api"},
     "mmrr.training": {"mmrr.training"},
 }
@@ -106,6 +117,9 @@ NEVER = {
     "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
     "mmrr.text_embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.stages": FAMILIES,
+    "mmrr.reporting": FAMILIES
+    | HEAVY
+    | all_parts_but("reporting", "context", "errors", "evaluation", "types", "workspace"),
     "mmrr.integrations": FAMILIES | {"transformers", "mmrr.stages", "mmrr.pipeline"},
     "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }

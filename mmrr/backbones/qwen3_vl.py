@@ -9,16 +9,14 @@ section 4). The language model of a checkpoint that comes with mmrr is loaded wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrr.backbones import _qwen3_vl_text
+from mmrr.backbones._qwen3_vl_parts import Parts
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
@@ -29,12 +27,9 @@ from mmrr.backbones._qwen3_vl_sequences import (
     split_at_images,
     visible,
 )
-from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
+from mmrr.backbones._qwen3_vl_vision import Visual, linear_patches
 from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
-from mmrr.modeling.chat import ChatEncoder
-from mmrr.modeling.checkpoints import comes_with_mmrr
-from mmrr.modeling.plain_tokenizer import PlainTokenizer
 from mmrr.types import Grid
 
 __all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
@@ -46,7 +41,7 @@ Observer = Callable[[int, Tensor, Tensor], None]
 _AT_ONCE, _NEAR_BYTES = 32, 4 << 20
 
 
-class Backbone:
+class Backbone(Parts):
     """A Qwen3-VL checkpoint, loaded for inference."""
 
     def __init__(
@@ -56,61 +51,11 @@ class Backbone:
 
         Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
         """
-        self.device, self.dtype = device, dtype
-        self._path, self._adapter, self._needs_head = path, adapter, needs_head
-        if adapter is None and comes_with_mmrr(path):
-            self._load_text()
-        else:
-            self._load_whole()
+        super().__init__(path, adapter, device, dtype, needs_head=needs_head)
         self.n_layers: int = self.config.text_config.num_hidden_layers
         vision = self.config.vision_config
         #: Side in pixels of the square that one LM token covers.
         self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
-
-    def _load_text(self) -> None:
-        """Load the language model without transformers. ``model`` and ``tower`` are loaded when they are used."""
-        self.config: Any = _qwen3_vl_text.read_config(self._path)  # Any: transformers types no configuration
-        text, head = _qwen3_vl_text.load(self._path, self.config, self.dtype)
-        self.text: Any = text.to(self.device).eval().requires_grad_(False)
-        self._head: Any = head.to(self.device).requires_grad_(False)
-        template = (self._path / "chat_template.jinja").read_text("utf-8")
-        self.chat = ChatEncoder(PlainTokenizer(self._path), template, own=True)
-
-    def _load_whole(self) -> None:
-        from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
-
-        self.model = self._load_model()
-        self.config, self.text, self._head = self.model.config, self.model.model.language_model, self.model.lm_head
-        tokenizer, image_processor = load_processors(self._path, self.config)
-        self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
-        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
-
-    def _load_model(self) -> Any:  # Any: the model of transformers has no type
-        from mmrr.backbones._qwen3_vl_loading import load_model
-
-        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head)
-        return model.to(self.device).eval().requires_grad_(False)
-
-    @cached_property
-    def model(self) -> Any:
-        """The model of transformers. It has the very parameters of ``text``, which may have been trained."""
-        model = self._load_model()
-        whole = model.model.language_model
-        tied = model.lm_head.weight is whole.embed_tokens.weight
-        for name, parameter in self.text.named_parameters():
-            owner, _, leaf = name.rpartition(".")
-            setattr(whole.get_submodule(owner), leaf, parameter)
-        if tied:
-            model.lm_head.weight = whole.embed_tokens.weight
-        self.config, self.text, self._head = model.config, whole, model.lm_head
-        return model
-
-    @cached_property
-    def tower(self) -> VisionTower:
-        from mmrr.backbones._qwen3_vl_loading import load_processors
-
-        _, image_processor = load_processors(self._path, self.model.config)
-        return VisionTower(self.model, image_processor, self.device, self.dtype)
 
     # Geometry and text
 
@@ -361,6 +306,35 @@ class Backbone:
             if own and n_queries == m:
                 x = own.add_deepstack(index, x)
         return x
+
+    @torch.inference_mode()
+    def suffix_attention(
+        self, x: Tensor, instruction: KeyValues, page: Layers, next_pos: int, layers: tuple[int, int], rows: list[int]
+    ) -> Tensor:
+        """Attention of suffix tokens to one page in layers ``b .. e-1``; the parameters are those of ``suffix_band``.
+
+        Returns (L, n) float32: the mean over the heads and over the tokens ``rows`` of the softmax over everything that
+        they see. n: tokens of the page's cache.
+        """
+        m, start = len(x), instruction.n_tokens
+        own = slice(start, start + page.n_tokens)
+        mask = visible(start, [page.n_tokens], m)[0].to(self.device)
+        rotary = self.rotary((next_pos + torch.arange(m, device=self.device)).expand(3, -1))
+        found = []
+        for index in range(*layers):
+            query, key, value = self.project(index, x, rotary)
+            stored = zip(*(part.layer(index - layers[0]) for part in (instruction, page)), strict=True)
+            before_keys, before_values = (torch.cat([one.to(x) for one in pair], dim=1) for pair in stored)
+            keys, values = torch.cat([before_keys, key], dim=1), torch.cat([before_values, value], dim=1)
+            asked = query[:, rows].float().unflatten(0, (len(keys), -1))  # (H_kv, group, rows, d)
+            logits = asked @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
+            weights = torch.softmax(logits.masked_fill(~mask[rows], -torch.inf), dim=-1)
+            found.append(weights[..., own].mean(dim=(0, 1, 2)))
+            attended = F.scaled_dot_product_attention(
+                query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+            )[0]
+            x = self.finish(index, x, attended)
+        return torch.stack(found)
 
     def _pages_per_call(self, page_bytes: int) -> int:
         """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.

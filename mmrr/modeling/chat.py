@@ -7,6 +7,8 @@ contains ``<|im_end|>`` is encoded as the letters of ``<|im_end|>``. ``word_ends
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mmrr.contracts import QueryWord
 from mmrr.errors import MmrrError
 from mmrr.modeling import templates
 
@@ -96,6 +99,20 @@ class ChatEncoder:
     def lengths(self, ids: Sequence[int]) -> list[int]:
         """Bytes of text of each token of a byte-level tokenizer. The text of a control token is its name."""
         return [len(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def word_tokens(self, ids: Sequence[int], before: str, text: str) -> list[QueryWord]:
+        """The words of an NFC text with their tokens. ``ids`` begin with the tokens of ``before`` and ``text``.
+
+        A token that spans the end of a word and the start of the next one belongs to both.
+        """
+        ends = list(itertools.accumulate(self.lengths(ids)))
+        shift = len(before.encode())
+        words = []
+        for word, last in word_ends(text):
+            first = last + 1 - len(word.encode())
+            places = range(bisect.bisect_right(ends, shift + first), bisect.bisect_right(ends, shift + last) + 1)
+            words.append(QueryWord(word, tuple(places)))
+        return words
 
     def token_id(self, word: str) -> int:
         """The id of a word that is one token, such as ``yes``. Raises ValueError for a word of several tokens."""

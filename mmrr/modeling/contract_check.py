@@ -23,6 +23,7 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         (
             contracts.SupportsUncached,
             contracts.SupportsDense,
+            contracts.SupportsAttention,
             contracts.SupportsNarrowing,
             contracts.SupportsVisualQueries,
         ),
@@ -31,7 +32,7 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         contracts.EmbedderFamily,
         contracts.EmbedderSpec,
         contracts.Embedder,
-        (contracts.EmbedsVisualQueries,),
+        (contracts.EmbedsVisualQueries, contracts.SupportsWordVectors),
     ),
     "text_embedders": (contracts.TextEmbedderFamily, contracts.TextEmbedderSpec, contracts.TextEmbedder, ()),
 }

@@ -8,6 +8,7 @@ are those of the paper's summary in docs/minireranker.md.
 from __future__ import annotations
 
 import copy
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmrr.config import DenseOrder
-from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec, VisualQuery
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, QueryWord, ScorerSpec, VisualQuery
 from mmrr.documents.page_grid import MIN_TOKENS, snap
 from mmrr.errors import MmrrError
 from mmrr.modeling import families, kv_codec
@@ -31,6 +32,9 @@ SYSTEM = (
     'Note that the answer can only be "yes" or "no".'
 )
 INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
+
+#: The text in front of the query, with which the second segment begins.
+BEFORE_QUERY = "<Query>: "
 
 #: The first checkpoint comes with mmrr. The others were trained without band and exit; see docs/minireranker.md.
 SPEC = ScorerSpec(
@@ -313,6 +317,22 @@ class Scorer:
             scores[torch.tensor(batch)] = self.logit(self.backbone.final_norm(hidden[:, -1])).cpu()
         return scores
 
+    def word_tokens(self, query: str) -> list[QueryWord]:
+        """The words of a query, each with its tokens in the second segment."""
+        text = unicodedata.normalize("NFC", query)
+        return self.backbone.chat.word_tokens(self.segments(text)[1], BEFORE_QUERY, text)
+
+    def attention(self, query: str, cache: PageCache, shared: PageCache, tokens: Sequence[int]) -> Tensor:
+        """Attention (L_band, K) float32 of query tokens to the cached visual tokens, from the cache alone.
+
+        The mean over the heads and over ``tokens`` of the second segment; -1 is its last token, which gives the score.
+        """
+        x = self.encode_query(query).states
+        rows = [range(len(x))[token] for token in tokens]
+        instruction, next_pos = self.keyvalues(shared["k"], shared["v"]), int(cache["next_pos"])
+        weights = self.backbone.suffix_attention(x, instruction, self._page(cache), next_pos, self.band, rows)
+        return weights[:, : -len(self.after)].cpu()
+
     def dense(self, query: str | VisualQuery, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
         """Scores (N,) by the full forward of transformers, one pair at a time. It is the reference and the baseline.
 
@@ -408,7 +428,7 @@ def _parts(query: str | VisualQuery) -> list[Part]:
 def _vision_first(instruction: str, query: Sequence[Part], *, split: bool = True) -> list[Message]:
     """Section 2: the page, whose states are reused, is in front. The first segment ends with the newline after it."""
     boundary = [Mark.SPLIT] if split else []
-    user: list[Part] = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, "<Query>: ", *query]
+    user: list[Part] = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, BEFORE_QUERY, *query]
     return [("system", [SYSTEM]), ("user", user)]
 
 

@@ -105,7 +105,23 @@ class SearchRequest(BaseModel):
     rerank: bool | None = Field(None, description="Default: if the pages have caches.")
     fuse: float | None = Field(None, ge=0, le=1e6, description="Weight of the reranker in score fusion.")
     return_text: bool = False
+    return_snippets: bool = Field(False, description="Of each page the passage that answers the query best.")
     workspace: Name | None = None
+
+
+class SnippetPart(BaseModel):
+    """A run of a snippet's text."""
+
+    text: str
+    match: bool = Field(description="Whether it is a word of the query.")
+
+
+class Snippet(BaseModel):
+    """A passage of a page's text, as parts in their order."""
+
+    parts: list[SnippetPart]
+    before: bool = Field(description="Whether the page has text before it.")
+    after: bool = Field(description="Whether the page has text after it.")
 
 
 class SearchResult(BaseModel):
@@ -119,7 +135,11 @@ class SearchResult(BaseModel):
     rank: int
     first_stage_rank: int | None = Field(description="null: the answer was not reranked.")
     metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
+    width_px: int
+    height_px: int
+    sha256: str = Field(description="Of the page image.")
     text: str | None = None
+    snippet: Snippet | None = None
 
 
 class SearchResponse(BaseModel):
@@ -141,6 +161,51 @@ class PageResponse(BaseModel):
     sha256: str = Field(description="Of the PNG that GET /v1/pages/{id}/image gives without a width.")
     text: str
     metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
+
+
+class EvidenceWord(BaseModel):
+    """A word of a query."""
+
+    text: str
+    index: int
+
+
+class EvidenceResponse(BaseModel):
+    """Where a page's score for a query comes from."""
+
+    source: Literal["embedder", "reranker"]
+    sources: list[Literal["embedder", "reranker"]] = Field(description="Those that the workspace has.")
+    words: list[EvidenceWord]
+    grid: tuple[int, int] = Field(description="Rows and columns of visual tokens.")
+    heat: list[float] = Field(description="0 to 1 for each token, row by row; the largest is 1.")
+    kept: list[bool] = Field(description="false: pruning dropped the token.")
+
+
+class KeptResponse(BaseModel):
+    """The visual tokens of a page that pruning kept."""
+
+    grid: tuple[int, int] = Field(description="Rows and columns.")
+    kept: list[bool] = Field(description="Of each token, row by row.")
+
+
+class Box(BaseModel):
+    """A word, or its part on one line, as fractions (0 to 1) of the page image."""
+
+    text: str
+    left: float
+    top: float
+    width: float
+    height: float
+    match: bool = Field(description="Whether it is a word of the query.")
+
+
+class WordsResponse(BaseModel):
+    """The words of a page's text layer, and where they are."""
+
+    width: int = Field(description="Of the page image, in pixels.")
+    height: int
+    boxes: list[Box]
+    reason: str = Field(description="Why there are none.")
 
 
 class DocumentRow(BaseModel):
@@ -169,6 +234,27 @@ class JobResponse(BaseModel):
     pages_done: int
     pages: int
     message: str
+
+
+class WorkspaceRow(BaseModel):
+    """A workspace of the server."""
+
+    name: str
+    documents: int
+    pages: int
+    reranks: bool = Field(description="Whether its pages have caches of a reranker.")
+
+
+class InfoResponse(BaseModel):
+    """What the server is, and what it allows."""
+
+    version: str
+    model: str
+    read_only: bool
+    upload_bytes: int = Field(description="The most bytes of an uploaded file.")
+    upload_endings: list[str] = Field(description="The endings of files that may be uploaded.")
+    query_chars: int = Field(description="The most characters of a query.")
+    workspaces: list[WorkspaceRow]
 
 
 class StatusResponse(BaseModel):

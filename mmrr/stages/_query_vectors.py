@@ -46,7 +46,7 @@ def encode_queries(
     """
     assert embedded.model
     if not kept:
-        embedder = _embedder(context, embedded)
+        embedder = load_embedder(context, embedded)
         found = [_embed_query(embedder, embedded, asked(query, collection), search) for query in queries]
         # In the number format of a shard.
         same = torch.tensor(embedder.temperature(search)).item()
@@ -56,7 +56,7 @@ def encode_queries(
     keys = [spec.shard_key("query", *identity(query, max_tokens(collection))) for query in queries]
     missing = {key: query for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)}
     if missing:
-        embedder = _embedder(context, embedded)
+        embedder = load_embedder(context, embedded)
         temperature = torch.tensor(embedder.temperature(search))
         with context.progress("embed queries", len(missing)) as advance:
             for key, query in missing.items():
@@ -85,7 +85,7 @@ def _embed_query(embedder: Embedder, embedded: Manifest, query: str | VisualQuer
     return vectors
 
 
-def _embedder(context: Context, embedded: Manifest) -> Embedder:
+def load_embedder(context: Context, embedded: Manifest) -> Embedder:
     """The embedder that made the page vectors: the same checkpoint, options and number format."""
     assert embedded.model
     model = embedded.model

@@ -420,3 +420,8 @@ def _scorer(context: Context, cached: Manifest) -> Scorer:
     # A checkpoint in memory is not looked for again: that may ask the Hub.
     key = ("scorer", config["family"], model["revision"], prepare, str(device), dtype)
     return context.loaded.get(key, load)
+
+
+def open_scorer(context: Context, cached: Manifest) -> Scorer:
+    """The scorer that made the caches. Raises MmrrError if its prompt has changed since."""
+    return _scorer(context, cached)

@@ -294,7 +294,7 @@ def _search_options(embedded: Manifest, options: Mapping[str, str]) -> Options:
 def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded) -> Run:
     """Rank by vectors: the whole collection through its index, one document by exact products."""
     if one.options.scope == "corpus":
-        index = context.kept("page vectors", one.indexed, lambda: _open_dense(one))
+        index = _dense_index(context, one.indexed)
         found = index.search(encoded.vectors, one.n_images, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
@@ -315,9 +315,24 @@ def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded)
     return ranked
 
 
-def _open_dense(one: _Search) -> DenseIndex:
-    names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
-    return DenseIndex.load({name: one.workspace.own_file(one.indexed, name) for name in names})
+def vector_weights(
+    context: Context, indexed: Manifest, query: NDArray[np.float32], temperature: float
+) -> NDArray[np.float32]:
+    """The weight (M,) of each vector of a query (M, D): its soft IDF among all pages of a late-interaction index.
+
+    ``temperature`` 0: all weights are 1.
+    """
+    if not temperature:
+        return np.ones(len(query), dtype=np.float32)
+    return _dense_index(context, indexed).weights(query, temperature)
+
+
+def _dense_index(context: Context, indexed: Manifest) -> DenseIndex:
+    def load() -> DenseIndex:
+        names = (name for name in (DENSE, VECTORS, SIZES) if name in indexed.files)
+        return DenseIndex.load({name: context.workspace.own_file(indexed, name) for name in names})
+
+    return context.kept("page vectors", indexed, load)
 
 
 def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:

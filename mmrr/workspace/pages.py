@@ -325,6 +325,10 @@ def read_content(workspace: Workspace, collection: Collection, page: Page, what:
 
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
     """The bytes of the page image's file, checked as in ``read_image``."""
+    if not page.width_px:
+        raise MmrrError(
+            f"{page.page_id} is a text without an image: use --first-stage words or meaning, and a scorer of texts"
+        )
     try:
         data = read_file(page.image)
     except (FileNotFoundError, IsADirectoryError, ValueError):  # a symbolic link is not read

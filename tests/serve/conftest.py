@@ -45,6 +45,8 @@ def settings(made: Path) -> Settings:
 def client(settings: Settings) -> Iterator[TestClient]:
     """A server that no test changes."""
     with serving(settings) as opened:
+        # Two servers of one process must not load models at the same time: transformers changes torch meanwhile.
+        opened.post("/v1/search", json={"query": QUERY})
         yield opened
 
 
