@@ -106,10 +106,15 @@ def _refuse_urls(ctx: Any) -> None:
         hint, value = hints.get(parameter.name), ctx.params.get(parameter.name)
         values = value if isinstance(value, list | tuple) else [value]
         urls = [str(one) for one in values if one is not None and _URL.match(str(one))]
-        if urls and Path in (hint, *get_args(hint)):
+        if urls and Path in _types(hint):
             name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
             url = re.sub(":/+", "://", urls[0], count=1)
             raise typer.BadParameter(f"{name} {url}: found a URL, expected a path; mmrr uses local files only")
+
+
+def _types(hint: Any) -> set[Any]:  # Any: a type as typing writes it
+    """The types in a type, as list and Path in ``Optional[list[Path]]``."""
+    return {hint}.union(*map(_types, get_args(hint)))
 
 
 def _check_numbers(ctx: Any) -> None:

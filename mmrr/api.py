@@ -25,13 +25,13 @@ from mmrr.evaluation.comparison import Comparison
 from mmrr.evidence import Evidence as Evidence
 from mmrr.hits import Hit as Hit
 from mmrr.hits import Hits as Hits
-from mmrr.hits import Search as Search
-from mmrr.hits import asked_as
+from mmrr.hits import hits_of
 from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.queries import QueryLike, as_query
 from mmrr.search.passages import Passage
+from mmrr.search_options import Search as Search
 from mmrr.types import KeptTokens, Page, Progress, Query, silent
 from mmrr.viewing import PageWords, WordReader
 from mmrr.workspace import changes, manifests, selection, store
@@ -288,7 +288,7 @@ class Workspace:
 
     def search_many(self, queries: Sequence[QueryLike], options: Search | None = None, **named: object) -> list[Hits]:
         """The best pages of each question, in order. Questions are scored together, so that a page is read once."""
-        how = asked_as(options or Search(), named)
+        how = (options or Search()).updated(named)
         if not queries:
             return []
         with self._lock:
@@ -299,13 +299,13 @@ class Workspace:
             answer = answering.answer(
                 context,
                 asked,
-                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by asked_as
+                Retrieve(how.first_stage, scope, how.candidates, how.channels),  # type: ignore[arg-type]  # checked by _with
                 _texts(how.search_options),
                 Rerank(fuse=how.fuse) if reranks else None,
                 _texts(how.score_options),
                 self._documents(context, how.documents, how.where),
             )
-            return [self._hits(answer, query)[: how.top_k] for query in asked]
+            return [hits_of(self, answer, query)[: how.top_k] for query in asked]
 
     def score_many(self, asked: Sequence[tuple[QueryLike, Sequence[str]]]) -> list[list[float]]:
         """The logits of the pages with these ids for each (question, page ids), from the page caches.
@@ -371,16 +371,6 @@ class Workspace:
                 raise MmrrError(f"question {i + 1}: {error}") from error
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
-
-    def _hits(self, ranking: answering.Answer, query: Query) -> Hits:
-        first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
-        hits, of_document = Hits(), described.of(ranking.collection.manifest)
-        for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
-            page = ranking.collection.pages[ranking.collection.row_of[page_id]]
-            before = first.get(page_id) if ranking.final is not None else None
-            values = described.shown(of_document.get(page.doc_id, {}))
-            hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, values, self))
-        return hits
 
     @staticmethod
     def _has_caches(context: Context) -> bool:

@@ -1,61 +1,29 @@
-"""What is asked, the pages of an answer, and how notebooks show them: thumbnails in HTML that loads nothing."""
+"""The pages of an answer, and how notebooks show them: thumbnails in HTML that loads nothing."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, SupportsIndex, get_args, overload
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from PIL import Image
 
-from mmrr.config import FirstStage
 from mmrr.errors import MmrrError
 from mmrr.search.passages import Passage
 from mmrr.types import Query
+from mmrr.workspace import metadata as described
 
 if TYPE_CHECKING:
+    from mmrr.answering import Answer
     from mmrr.api import Workspace
 
 #: Width of a thumbnail in pixels, and its JPEG quality. A page takes about 10 kB.
 _WIDTH, _QUALITY = 200, 70
 #: Hits of a list that have a thumbnail; the others are lines of text.
 _MOST = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How pages are found. The names are those of the options of ``mmrr retrieve`` and ``mmrr rerank``."""
-
-    top_k: int = 10
-    candidates: int = 100
-    first_stage: str | None = None  # words, meaning, sight or hybrid; None: everything that the index has
-    channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
-    rerank: bool | None = None  # None: if the index has page caches
-    fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
-    document: str | None = None  # id, path or file name: only its pages are searched, as a collection of their own
-    documents: Sequence[str] | None = None  # the same names: only their pages are found
-    where: str | None = (
-        None  # conditions on the metadata of documents, such as "year>=2020": only their pages are found
-    )
-    search_options: Mapping[str, object] = field(default_factory=dict)
-    score_options: Mapping[str, object] = field(default_factory=dict)
-
-
-def asked_as(options: Search, named: Mapping[str, object]) -> Search:
-    """The options with some named ones changed. Raises MmrrError for an unknown name or first stage."""
-    known = {one.name for one in dataclasses.fields(Search)}
-    unknown = sorted(named.keys() - known)
-    if unknown:
-        raise MmrrError(f"search has no option {', '.join(unknown)}; expected some of: {', '.join(sorted(known))}")
-    found = dataclasses.replace(options, **named)  # type: ignore[arg-type]
-    stages = get_args(FirstStage)
-    if found.first_stage is not None and found.first_stage not in stages:
-        raise MmrrError(f"first_stage is '{found.first_stage}'; expected one of: {', '.join(stages)}")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +101,15 @@ def _thumbnail(hit: Hit, place: str) -> str:
     image.save(data, "JPEG", quality=_QUALITY)
     source = base64.b64encode(data.getvalue()).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{source}" alt="{place}" style="border:1px solid #999;max-width:100%">'
+
+
+def hits_of(workspace: Workspace, ranking: Answer, query: Query) -> Hits:
+    """The pages of an answer to a query."""
+    first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
+    hits, of_document = Hits(), described.of(ranking.collection.manifest)
+    for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
+        page = ranking.collection.pages[ranking.collection.row_of[page_id]]
+        before = first.get(page_id) if ranking.final is not None else None
+        values = described.shown(of_document.get(page.doc_id, {}))
+        hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, values, workspace))
+    return hits

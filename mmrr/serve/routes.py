@@ -133,10 +133,10 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
             score=hit.score,
             rank=hit.rank,
             first_stage_rank=hit.first_stage_rank,
-            metadata=dict(hit.metadata),
             width_px=page.width_px,
             height_px=page.height_px,
             sha256=page.sha256,
+            metadata=dict(hit.metadata),
             text=text,
             snippet=_snippet(passage) if passage else None,
         )

@@ -134,10 +134,10 @@ class SearchResult(BaseModel):
     score: float
     rank: int
     first_stage_rank: int | None = Field(description="null: the answer was not reranked.")
-    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
     width_px: int
     height_px: int
     sha256: str = Field(description="Of the page image.")
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
     text: str | None = None
     snippet: Snippet | None = None
 
