@@ -308,6 +308,13 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
 # Search
 
 
+def check_scorer(family: str, queries: list[Query]) -> None:
+    """Raise UnsupportedQueryError if a query has an image and the scorer family takes none."""
+    from mmrr.stages import _visual
+
+    _visual.check_scorer(family, queries)
+
+
 def search(
     context: Context,
     queries: list[Query],

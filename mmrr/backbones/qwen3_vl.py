@@ -9,27 +9,33 @@ section 4). The language model of a checkpoint that comes with mmrr is loaded wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrr.backbones._qwen3_vl_parts import Parts
+from mmrr.backbones import _qwen3_vl_text
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
     PageSequence,
     causal,
-    image_positions,
+    joined,
     rotate,
     split_at_images,
     visible,
 )
-from mmrr.backbones._qwen3_vl_vision import Visual, linear_patches
+from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
 from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
+from mmrr.modeling.chat import ChatEncoder
+from mmrr.modeling.checkpoints import comes_with_mmrr
+from mmrr.modeling.plain_tokenizer import PlainTokenizer
 from mmrr.types import Grid
 
 __all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
@@ -41,7 +47,7 @@ Observer = Callable[[int, Tensor, Tensor], None]
 _AT_ONCE, _NEAR_BYTES = 32, 4 << 20
 
 
-class Backbone(Parts):
+class Backbone:
     """A Qwen3-VL checkpoint, loaded for inference."""
 
     def __init__(
@@ -51,11 +57,61 @@ class Backbone(Parts):
 
         Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
         """
-        super().__init__(path, adapter, device, dtype, needs_head=needs_head)
+        self.device, self.dtype = device, dtype
+        self._path, self._adapter, self._needs_head = path, adapter, needs_head
+        if adapter is None and comes_with_mmrr(path):
+            self._load_text()
+        else:
+            self._load_whole()
         self.n_layers: int = self.config.text_config.num_hidden_layers
         vision = self.config.vision_config
         #: Side in pixels of the square that one LM token covers.
         self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
+
+    def _load_text(self) -> None:
+        """Load the language model without transformers. ``model`` and ``tower`` are loaded when they are used."""
+        self.config: Any = _qwen3_vl_text.read_config(self._path)  # Any: transformers types no configuration
+        text, head = _qwen3_vl_text.load(self._path, self.config, self.dtype)
+        self.text: Any = text.to(self.device).eval().requires_grad_(False)
+        self._head: Any = head.to(self.device).requires_grad_(False)
+        template = (self._path / "chat_template.jinja").read_text("utf-8")
+        self.chat = ChatEncoder(PlainTokenizer(self._path), template, own=True)
+
+    def _load_whole(self) -> None:
+        from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
+
+        self.model = self._load_model()
+        self.config, self.text, self._head = self.model.config, self.model.model.language_model, self.model.lm_head
+        tokenizer, image_processor = load_processors(self._path, self.config)
+        self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
+        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
+
+    def _load_model(self) -> Any:  # Any: the model of transformers has no type
+        from mmrr.backbones._qwen3_vl_loading import load_model
+
+        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model of transformers. It has the very parameters of ``text``, which may have been trained."""
+        model = self._load_model()
+        whole = model.model.language_model
+        tied = model.lm_head.weight is whole.embed_tokens.weight
+        for name, parameter in self.text.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, parameter)
+        if tied:
+            model.lm_head.weight = whole.embed_tokens.weight
+        self.config, self.text, self._head = model.config, whole, model.lm_head
+        return model
+
+    @cached_property
+    def tower(self) -> VisionTower:
+        from mmrr.backbones._qwen3_vl_loading import load_processors
+
+        _, image_processor = load_processors(self._path, self.model.config)
+        return VisionTower(self.model, image_processor, self.device, self.dtype)
 
     # Geometry and text
 
@@ -116,22 +172,10 @@ class Backbone(Parts):
 
         ``kept`` (K,): raster indices of the kept tokens. None: all tokens of the page.
         """
-        height, width = visual.grid
-        start = len(before)
-        cells = torch.arange(height * width) if kept is None else kept.cpu().long()
-        tail = start + max(height, width)
-        positions = torch.cat(
-            [
-                torch.arange(start).expand(3, -1),
-                image_positions(cells, width, start),
-                (tail + torch.arange(len(after))).expand(3, -1),
-            ],
-            dim=1,
-        )
         chosen = visual if kept is None else visual.keep(kept)
-        embeddings = torch.cat([self.embed(before), chosen.tokens, self.embed(after)])
-        span = slice(start, start + len(cells))
-        return PageSequence(embeddings, positions.to(self.device), chosen.deepstack, span, tail + len(after))
+        found = joined([before, after], [chosen], [kept], self.embed)
+        span = slice(len(before), len(before) + len(chosen.tokens))
+        return replace(found, visual=span)
 
     def pages_sequence(
         self, ids: Sequence[int], visuals: Sequence[Visual], cells: Sequence[Tensor | None]
@@ -141,32 +185,7 @@ class Backbone(Parts):
         ``visuals`` hold only kept tokens. ``cells`` (K,): raster indices of these tokens in the page's grid. None: all
         tokens were kept. Kept tokens have the positions that they have in the full page, and so has the text after it.
         """
-        runs = split_at_images(ids, self.config.image_token_id)
-        if len(runs) != len(visuals) + 1:
-            raise MmrrError(
-                f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages; expected one place a page"
-            )
-        embeddings, positions, visual_rows = [], [], []
-        n_tokens = next_pos = 0
-        for index, run in enumerate(runs):
-            embeddings.append(self.embed(run))
-            positions.append((next_pos + torch.arange(len(run))).expand(3, -1))
-            n_tokens, next_pos = n_tokens + len(run), next_pos + len(run)
-            if index < len(visuals):
-                visual, kept = visuals[index], cells[index]
-                height, width = visual.grid
-                places = torch.arange(height * width) if kept is None else kept.cpu().long()
-                embeddings.append(visual.tokens)
-                positions.append(image_positions(places, width, next_pos))
-                visual_rows.append(n_tokens + torch.arange(len(places)))
-                n_tokens, next_pos = n_tokens + len(places), next_pos + max(height, width)
-        return PageSequence(
-            torch.cat(embeddings),
-            torch.cat(positions, dim=1).to(self.device),
-            torch.cat([visual.deepstack for visual in visuals], dim=1),
-            torch.cat(visual_rows).to(self.device),
-            next_pos,
-        )
+        return joined(split_at_images(ids, self.config.image_token_id), visuals, cells, self.embed)
 
     def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
         """``prefixes`` of one page."""

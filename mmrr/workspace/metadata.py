@@ -103,8 +103,7 @@ def by_document(
         path = places[doc_id].path.name if doc_id in places else doc_id
         for name in {doc_id, PurePath(doc_id).name, path, PurePath(path).stem}:
             short.setdefault(name, []).append(doc_id)
-    found: dict[str, dict[str, Value]] = {}
-    unknown: list[str] = []
+    found, unknown = {}, list[str]()
     for name, of_document in values.items():
         meant = short.get(name, [])
         if name in meant:

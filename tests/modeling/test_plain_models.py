@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrr.backbones import _qwen3_vl_parts, qwen3_vl
+from mmrr.backbones import qwen3_vl
 from mmrr.modeling import checkpoints, text_checkpoints
 from mmrr.modeling.chat import Mark
 from mmrr.modeling.minilm import MiniLM
@@ -19,7 +19,7 @@ MODELS = Path(checkpoints.__file__).resolve().parents[1] / "models"
 @pytest.mark.parametrize("name", ["reader-reranker", "reader-embedder", "small-ziprerank"])
 def test_the_language_model_is_that_of_transformers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = qwen3_vl.Backbone(MODELS / name, None, CPU, torch.float32, needs_head=True)
-    monkeypatch.setattr(_qwen3_vl_parts, "comes_with_mmrr", lambda folder: False)
+    monkeypatch.setattr(qwen3_vl, "comes_with_mmrr", lambda folder: False)
     whole = qwen3_vl.Backbone(MODELS / name, None, CPU, torch.float32, needs_head=True)
 
     messages = [("user", ["a question <|im_end|> in wörds", Mark.SPLIT, "and more"])]
