@@ -10,7 +10,7 @@ A function imports its stage itself: ``mmrr eval`` would otherwise wait for torc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.scorers import minireranker
-    from mmrr.stages.evaluate import Judgement as Judgement  # "as": the command line imports it from here
+    from mmrr.stages.evaluate import Judgement
     from mmrr.stages.precache import Family, Plan
     from mmrr.stages.rerank import Rescored
 
@@ -367,13 +367,6 @@ def rescore(context: Context, n: int) -> Rescored:
     queries = read_queries(context.workspace.own_file(retrieved, QUERIES), images=True)
     run = _read_run(context, retrieved, queries)
     return rerank.rescore(context, rerank.Candidates(collection, queries, retrieved, run), cached, pruned, n)
-
-
-def check_scorer(family: str, queries: Iterable[Query]) -> None:
-    """Raise MmrrError if the scorer cannot read these queries."""
-    from mmrr.stages import _visual
-
-    _visual.check_scorer(family, queries)
 
 
 def load_scorer(context: Context, name: str, revision: str | None) -> minireranker.Scorer:
