@@ -35,8 +35,8 @@ Where = Annotated[
     typer.Option(
         "--where",
         metavar="CONDITIONS",
-        help="Search only documents whose values in --metadata fit: 'year>=2020 and kind=report'. Operators: = != < <= "
-        "> >= and ~ (contains); and, or, not, parentheses.",
+        help="Search only documents whose metadata fits: 'year>=2020 and kind=report'. Operators: = != < <= > >= and ~ "
+        "(contains); and, or, not, parentheses.",
         rich_help_panel="Search",
         show_default=False,
     ),
@@ -46,8 +46,18 @@ Metadata = Annotated[
     typer.Option(
         "--metadata",
         help="CSV with a header, or JSON Lines: a line for each document, with its name under document and the values "
-        "for --where.",
+        "for --where. Default: the metadata that mmrr index stored.",
         rich_help_panel="Search",
+        show_default=False,
+    ),
+]
+StoredMetadata = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--metadata",
+        help="CSV with a header, or JSON Lines: a line for each document, with its name under document and values such "
+        "as a year, for --where. metadata.csv or metadata.jsonl in a folder of documents is read without this.",
+        rich_help_panel="Pages",
         show_default=False,
     ),
 ]
@@ -96,7 +106,17 @@ Threshold = Annotated[
     Optional[float],
     typer.Option(
         "--threshold",
-        help="Leave out pages below this score, a probability from 0 to 1 (the sigmoid of the logit).",
+        help="Leave out pages below this score, from 0 to 1: the sigmoid of the logit, or with --calibration the "
+        "probability.",
+        rich_help_panel=_RESULTS,
+        show_default=False,
+    ),
+]
+Calibration = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--calibration",
+        help="A file of mmrr tune --calibrate: --threshold is of its probabilities, and JSON and CSV show them.",
         rich_help_panel=_RESULTS,
         show_default=False,
     ),

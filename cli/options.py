@@ -26,14 +26,15 @@ from . import page_options
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
+CalibrationMethod = Literal["platt", "isotonic"]
 BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
 _QUERIES = (
-    "File of queries: JSON Lines with query_id, text and optionally doc_id; TSV (.tsv) with query_id and text; or "
-    "plain text, a question a line."
+    "File of queries: JSON Lines with query_id, text and optionally doc_id and image; TSV (.tsv) with query_id and "
+    "text; or plain text, a question a line."
 )
 _QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
@@ -53,7 +54,7 @@ PageName = Annotated[
     str,
     typer.Argument(
         metavar="PAGE",
-        help="A page as rankings name it, e.g. report.pdf/0007, or a file and a page: report/7.",
+        help="A page as rankings name it, e.g. report.pdf/0007; or file and page, or label: report/7, report/iv.",
         show_default=False,
     ),
 ]
@@ -62,6 +63,15 @@ Show = Annotated[
     typer.Option(
         "--show",
         help="Also show the picture in the terminal, if it has the protocol of kitty, iTerm2 or sixel.",
+    ),
+]
+QueryImage = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--query-image",
+        metavar="FILE",
+        help="An image as the query, alone or with the text of QUERY. Needs page vectors, and the scorer miniReranker.",
+        show_default=False,
     ),
 ]
 Queries = Annotated[Optional[Path], typer.Option("--queries", help=_QUERIES)]

@@ -111,7 +111,7 @@ def plain_errors(*, as_json: bool = False) -> Iterator[None]:
         if error.errno not in _FIXABLE:
             raise
         full = error.errno in _DISK_FULL
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {error.filename}" if error.filename else ""  # without a name it is stdout, or a library's file
         text = f"{'the disk is full' if full else error.strerror}{where}{f'; {_RESUME}' if full else ''}"
         fail(text, error, as_json=as_json)
 
@@ -120,8 +120,18 @@ def fail(message: str, cause: BaseException, *, as_json: bool, code: int = 1) ->
     """Show one error and exit with ``code``."""
     typer.echo(f"error: {printable(message)}", err=True)
     if as_json:
-        emit({"error": message.encode("utf-8", "replace").decode("utf-8")})  # a lone surrogate is not valid JSON text
+        with contextlib.suppress(OSError):  # what cannot be written may be stdout itself
+            emit({"error": message.encode("utf-8", "replace").decode("utf-8")})  # no JSON text has a lone surrogate
     raise typer.Exit(code) from cause
+
+
+def close_stdout() -> None:
+    """Drop what stdout does not take: Python would print a traceback when it tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_bug(error: BaseException, *, as_json: bool = False) -> None:
@@ -137,18 +147,18 @@ def show_bug(error: BaseException, *, as_json: bool = False) -> None:
         emit({"error": message})
 
 
-def check_output(path: Path | None, *, is_picture: bool = False) -> None:
+def check_output(path: Path | None, *, is_picture: bool = False, option: str = "--output") -> None:
     """Check, before the work starts, that a file can be written. Raises MmrrError if not."""
     if path is None:
         return
     if is_picture and path.suffix.lower() != ".png":
-        raise MmrrError(f"--output {path}: expected a name that ends in .png")
+        raise MmrrError(f"{option} {path}: expected a name that ends in .png")
     if path.is_dir():
-        raise MmrrError(f"--output {path} is a folder; expected a file")
+        raise MmrrError(f"{option} {path} is a folder; expected a file")
     if not path.parent.is_dir():
-        raise MmrrError(f"--output {path}: the folder {path.parent} does not exist; create it first")
+        raise MmrrError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
-        raise MmrrError(f"--output {path}: no permission to write in {path.parent}; choose another folder")
+        raise MmrrError(f"{option} {path}: no permission to write in {path.parent}; choose another folder")
 
 
 def table(

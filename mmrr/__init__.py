@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmrr.api import Workspace as Workspace
     from mmrr.api import open as open
     from mmrr.errors import MmrrError as MmrrError
+    from mmrr.queries import query_image as query_image
     from mmrr.reranker import Reranker as Reranker
     from mmrr.types import Query as Query
 
@@ -28,11 +29,24 @@ _PUBLIC = {
     "MmrrError": "mmrr.errors",
     "Query": "mmrr.types",
     "Reranker": "mmrr.reranker",
-    "Search": "mmrr.api",
+    "Search": "mmrr.search_options",
     "Workspace": "mmrr.api",
     "open": "mmrr.api",
+    "query_image": "mmrr.queries",
 }
-__all__ = ["Evidence", "Hit", "Hits", "MmrrError", "Query", "Reranker", "Search", "Workspace", "__version__", "open"]
+__all__ = [
+    "Evidence",
+    "Hit",
+    "Hits",
+    "MmrrError",
+    "Query",
+    "Reranker",
+    "Search",
+    "Workspace",
+    "__version__",
+    "open",
+    "query_image",
+]
 
 
 def __getattr__(name: str) -> Any:  # Any: the type of a public name

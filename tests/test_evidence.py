@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mmrr.embedders import colqwen3
 from mmrr.evidence import NoEvidenceError, WrongChoiceError, attention_heat, product_heat
 from mmrr.training.synthetic.canvas import DrawnPage
 from mmrr.training.synthetic.sources import read_documents
-from mmrr.types import Embedding
+from mmrr.types import Embedding, QueryImage
 from mmrr.workspace import manifests, tensors
 from tests.console import SOIL, THESIS, write_documents
 from tests.texts import write_texts
@@ -114,6 +115,19 @@ def test_vectors_of_an_earlier_mmrr_are_mapped_by_reading_the_page(
 def test_a_wrong_choice_is_one_line(workspace: mmrr.Workspace, options: dict[str, Any], expected: str) -> None:
     with pytest.raises(WrongChoiceError, match=expected):
         workspace.explain(QUERY, PAGE, **options)
+
+
+def test_the_code_of_the_guide_runs(workspace: mmrr.Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "explain.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code.replace('open("work")', f"open({str(workspace.path)!r})"), "docs/explain.md", "exec"), names)
+    assert (tmp_path / "why.png").is_file()
+    assert names["why"].word == ("thesis", 3)
+    query = mmrr.Query("q", "", image=QueryImage("0" * 64, b""))
+    with pytest.raises(mmrr.MmrrError, match="found a query with an image; expected text"):
+        workspace.explain(query, PAGE)
 
 
 def test_words_alone_have_no_evidence(tmp_path: Path) -> None:

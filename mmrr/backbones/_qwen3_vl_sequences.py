@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -46,9 +47,9 @@ class PageSequence:
     next_pos: int  # M-RoPE position of the next token after the sequence
 
     def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
-        """Add the DeepStack features to the visual tokens of ``x``, in place, after LM layers 0 .. S-1."""
+        """Add the DeepStack features to the visual tokens of ``x`` (..., n, D), in place, after LM layers 0 .. S-1."""
         if layer < len(self.deepstack):
-            x[self.visual] += self.deepstack[layer]
+            x[..., self.visual, :] += self.deepstack[layer]
         return x
 
 
@@ -75,3 +76,16 @@ def visible(n_instruction: int, lengths: Sequence[int], m: int) -> Tensor:
     mask[:, :, n_instruction:own] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None]
     mask[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
     return mask
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention with shared key heads; (..., H, n, d)."""
+    if query.dim() == 3:
+        return causal(query[None], key[None], value[None])[0]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE: ``x`` (..., d) turned by the angles of ``cos`` and ``sin``."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin

@@ -43,11 +43,6 @@ class VisionTower:
         self.cell_px: int = int(vision.patch_size) * self._merge_size
         linear_patches(model.model.visual)
 
-    def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
-        """(h, w) in merged tokens of a page image of this size."""
-        width, height = snap(width_px, height_px, self.cell_px, max_tokens)
-        return height // self.cell_px, width // self.cell_px
-
     def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
         """Patches and patch grid of one page image. Its sides are first snapped to whole tokens (published recipe)."""
         size = snap(image.width, image.height, self.cell_px, max_tokens)

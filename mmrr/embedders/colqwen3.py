@@ -5,6 +5,9 @@ instruction; the prompt of a query is its text and ten padding tokens, without a
 state after the final norm goes through one linear layer and is normalised to length 1. The score of a page is the sum,
 over the query's vectors, of the largest product with one of the page's vectors (MaxSim).
 
+A query that is an image has the prompt and the vectors of a page: the published processors have no other prompt for
+images. They have none for an image with a text.
+
 mmrr's own checkpoint reads letters, and its config.json has ``WORDS``. A query then has one vector for each word, from
 the token that ends the word, and one for the whole query, from the last token. The norm of a query vector is its
 weight. A page has one vector for each visual token and one from the last token. If config.json has ``TEMPERATURE``, a
@@ -27,7 +30,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mmrr.contracts import EmbedderSpec, QueryWord
+from mmrr.contracts import EmbedderSpec, QueryWord, VisualQuery
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
@@ -169,6 +172,12 @@ class Embedder:
             states = self.backbone.read_all(self.backbone.text_sequence(ids))
             vectors.append(self.query_vectors(states[list(words)]).cpu())
         return vectors
+
+    @torch.inference_mode()
+    def embed_visual_query(self, query: VisualQuery, options: Search) -> Tensor:
+        """The vectors (M, dim) float32 of an image: those of a page, each of length 1."""
+        (visual,) = self.backbone.vision([query.image], self.prepare.max_tokens or None)
+        return self.read(visual).vectors.float()
 
     def word_vectors(self, text: str, options: Search) -> list[QueryWord]:
         """The words of a query, each with the rows of its vectors in ``embed_queries``; without those of the prefix."""

@@ -39,9 +39,10 @@ _WORD = re.compile(r"\S+")
 class ChatEncoder:
     """Encodes chats for one checkpoint, with its tokenizer and its template."""
 
-    def __init__(self, tokenizer: Any, template: str | None) -> None:
+    def __init__(self, tokenizer: Any, template: str | None, *, own: bool = False) -> None:
+        """``own``: the template comes with mmrr, so that it needs no process of its own to be rendered."""
         # Any: a fast tokenizer of transformers, which has no public type.
-        self._tokenizer = tokenizer
+        self._tokenizer, self._own = tokenizer, own
         self._template = tokenizer.get_chat_template(template)
         specification = json.loads(tokenizer.backend_tokenizer.to_str())
         added = specification.pop("added_tokens")
@@ -80,7 +81,7 @@ class ChatEncoder:
             "add_generation_prompt": True,
         }
         try:
-            rendered = templates.render(self._template, values)
+            rendered = templates.render(self._template, values, own=self._own)
         except MmrrError as error:
             raise MmrrError(f"{self._tokenizer.name_or_path}: {error}") from error
         placed = sorted(_SLOT.findall(rendered))
@@ -92,8 +93,8 @@ class ChatEncoder:
         return rendered
 
     def with_template(self, template: str) -> ChatEncoder:
-        """The same tokenizer with another template."""
-        return ChatEncoder(self._tokenizer, template)
+        """The same tokenizer with a template that comes with mmrr."""
+        return ChatEncoder(self._tokenizer, template, own=True)
 
     def lengths(self, ids: Sequence[int]) -> list[int]:
         """Bytes of text of each token of a byte-level tokenizer. The text of a control token is its name."""

@@ -12,7 +12,7 @@ from mmrr.api import Evidence, Workspace
 from mmrr.errors import MmrrError
 from mmrr.evidence import NoEvidenceError, WrongChoiceError
 from mmrr.serve.errors import RefusedError
-from mmrr.serve.inputs import query_text
+from mmrr.serve.inputs import read_query
 from mmrr.serve.routes import ERRORS, WorkspaceName, expect_page
 from mmrr.serve.schemas import EvidenceResponse, EvidenceWord
 from mmrr.serve.service import service_of
@@ -49,7 +49,7 @@ async def evidence(
     The parameters are those of the query. ``heat`` and ``kept`` list the tokens row by row, from the top left.
     """
     service = service_of(request)
-    query = query_text(q, service.settings.limits)
+    query = read_query(q, service.settings.limits, frozenset()).text
     name, opened = service.models.workspace(workspace)
     expect_page(opened, page_id)
     task = _Task(query, page_id, word, source, layer)

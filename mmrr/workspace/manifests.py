@@ -24,7 +24,7 @@ PageShards = dict[str, str]
 
 
 class PagesConfig(TypedDict, total=False):
-    """How pages were rendered; or, with ``file``, which published file of MMDocIR they were read from."""
+    """How pages were rendered; or, with ``file``, which published file or table they were read from."""
 
     renderer: str
     dpi: int
@@ -89,6 +89,7 @@ class PagesProvenance(TypedDict, total=False):
     ocr_seconds: float
     sources: dict[str, Origin]  # by doc_id; absent in workspaces of mmrr 0.1
     skipped: SkippedFiles  # absent in workspaces of mmrr 0.3
+    metadata: dict[str, dict[str, str | float]]  # {doc_id: {name: value}}; absent: none
 
 
 class EmbedConfig(TypedDict):

@@ -14,16 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from mmrr.errors import MmrrError
 from mmrr.types import Page, page_of
-from mmrr.workspace import changes, manifests
+from mmrr.workspace import changes, manifests, metadata
 from mmrr.workspace.files import digest, read_file
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmrr.documents.rendering import RenderedPage
 
 
@@ -310,6 +310,8 @@ def read_stored_texts(workspace: Workspace, collection: Collection, rows: list[i
 
 def read_image(workspace: Workspace, page: Page) -> Image.Image:
     """The page image in RGB, checked against its hash. Raises MmrrError if it is gone or damaged."""
+    from PIL import Image  # `mmrr ls` opens no image
+
     return Image.open(io.BytesIO(read_image_file(workspace, page))).convert("RGB")
 
 
@@ -323,6 +325,10 @@ def read_content(workspace: Workspace, collection: Collection, page: Page, what:
 
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
     """The bytes of the page image's file, checked as in ``read_image``."""
+    if not page.width_px:
+        raise MmrrError(
+            f"{page.page_id} is a text without an image: use --first-stage words or meaning, and a scorer of texts"
+        )
     try:
         data = read_file(page.image)
     except (FileNotFoundError, IsADirectoryError, ValueError):  # a symbolic link is not read
@@ -345,12 +351,15 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
-    return workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
+    made = workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
+    described = {doc_id: values for doc_id, values in metadata.of(pages).items() if doc_id not in gone}
+    return workspace.annotate(made, metadata=described) if described else made
 
 
 def page_row(collection: Collection, page_id: str) -> int:
     """The row of a page, whose document may be named as ``changes.find`` takes it, and its number without zeros.
 
+    Instead of the number, the document's own label of one page alone, such as ``iv``, is taken too.
     Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
     """
     if page_id in collection.row_of:
@@ -359,6 +368,8 @@ def page_row(collection: Collection, page_id: str) -> int:
     head, _, number = page_id.rpartition("/")
     is_number = number.isascii() and number.isdecimal() and len(number) < 10
     name = page_id if page_id in entries or not is_number else head
+    if name == page_id and (labelled := _labelled(collection, head, number)) is not None:
+        return labelled
     doc_id = changes.find(collection.manifest, name)
     rows = collection.rows.get(doc_id, [])
     if name == head and (found := [row for row in rows if collection.pages[row].number == int(number)]):
@@ -370,3 +381,13 @@ def page_row(collection: Collection, page_id: str) -> int:
     if not ends:
         raise MmrrError(f"no page {page_id} in the index; no page of {doc_id} could be drawn")
     raise MmrrError(f"no page {page_id} in the index; {doc_id} has {count}: {' to '.join(ends)}")
+
+
+def _labelled(collection: Collection, document: str, label: str) -> int | None:
+    """The row of the only page of a document that has this label."""
+    try:
+        rows = collection.rows.get(changes.find(collection.manifest, document), []) if document and label else []
+    except MmrrError:
+        return None
+    found = [row for row in rows if collection.pages[row].label == label]
+    return found[0] if len({collection.pages[row].number for row in found}) == 1 else None
