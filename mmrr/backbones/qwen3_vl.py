@@ -9,6 +9,7 @@ section 4). The language model of a checkpoint that comes with mmrr is loaded wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mmrr.backbones._qwen3_vl_sequences import (
     Layers,
     PageSequence,
     causal,
-    image_positions,
+    joined,
     rotate,
     split_at_images,
     visible,
@@ -171,22 +172,10 @@ class Backbone:
 
         ``kept`` (K,): raster indices of the kept tokens. None: all tokens of the page.
         """
-        height, width = visual.grid
-        start = len(before)
-        cells = torch.arange(height * width) if kept is None else kept.cpu().long()
-        tail = start + max(height, width)
-        positions = torch.cat(
-            [
-                torch.arange(start).expand(3, -1),
-                image_positions(cells, width, start),
-                (tail + torch.arange(len(after))).expand(3, -1),
-            ],
-            dim=1,
-        )
         chosen = visual if kept is None else visual.keep(kept)
-        embeddings = torch.cat([self.embed(before), chosen.tokens, self.embed(after)])
-        span = slice(start, start + len(cells))
-        return PageSequence(embeddings, positions.to(self.device), chosen.deepstack, span, tail + len(after))
+        found = joined([before, after], [chosen], [kept], self.embed)
+        span = slice(len(before), len(before) + len(chosen.tokens))
+        return replace(found, visual=span)
 
     def pages_sequence(
         self, ids: Sequence[int], visuals: Sequence[Visual], cells: Sequence[Tensor | None]
@@ -196,32 +185,7 @@ class Backbone:
         ``visuals`` hold only kept tokens. ``cells`` (K,): raster indices of these tokens in the page's grid. None: all
         tokens were kept. Kept tokens have the positions that they have in the full page, and so has the text after it.
         """
-        runs = split_at_images(ids, self.config.image_token_id)
-        if len(runs) != len(visuals) + 1:
-            raise MmrrError(
-                f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages; expected one place a page"
-            )
-        embeddings, positions, visual_rows = [], [], []
-        n_tokens = next_pos = 0
-        for index, run in enumerate(runs):
-            embeddings.append(self.embed(run))
-            positions.append((next_pos + torch.arange(len(run))).expand(3, -1))
-            n_tokens, next_pos = n_tokens + len(run), next_pos + len(run)
-            if index < len(visuals):
-                visual, kept = visuals[index], cells[index]
-                height, width = visual.grid
-                places = torch.arange(height * width) if kept is None else kept.cpu().long()
-                embeddings.append(visual.tokens)
-                positions.append(image_positions(places, width, next_pos))
-                visual_rows.append(n_tokens + torch.arange(len(places)))
-                n_tokens, next_pos = n_tokens + len(places), next_pos + max(height, width)
-        return PageSequence(
-            torch.cat(embeddings),
-            torch.cat(positions, dim=1).to(self.device),
-            torch.cat([visual.deepstack for visual in visuals], dim=1),
-            torch.cat(visual_rows).to(self.device),
-            next_pos,
-        )
+        return joined(split_at_images(ids, self.config.image_token_id), visuals, cells, self.embed)
 
     def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
         """``prefixes`` of one page."""
