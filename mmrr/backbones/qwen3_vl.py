@@ -43,14 +43,23 @@ class Backbone:
     """A Qwen3-VL checkpoint, loaded for inference."""
 
     def __init__(
-        self, path: Path, adapter: Path | None, device: torch.device, dtype: torch.dtype, *, needs_head: bool
+        self,
+        path: Path,
+        adapter: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        needs_head: bool,
+        projection: nn.Linear | None = None,
     ) -> None:
-        """``needs_head``: the LM head must be in the checkpoint.
+        """``needs_head``: the LM head must be in the checkpoint. ``projection``: the checkpoint's layer of late
+        interaction; the adapter is merged into it too.
 
-        Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
+        Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self.model = load_model(path, adapter, dtype, needs_head=needs_head).to(device).eval().requires_grad_(False)
+        model = load_model(path, adapter, dtype, needs_head=needs_head, projection=projection)
+        self.model = model.to(device).eval().requires_grad_(False)
         self.config = self.model.config
         self.text = self.model.model.language_model
         self.n_layers: int = self.config.text_config.num_hidden_layers

@@ -216,7 +216,10 @@ QWEN = {
     "architectures is a number": (config(architectures=3), None),
     "hidden_size is a word": (config(text_config__hidden_size="x"), "text_config: hidden_size is 'x'"),
     "hidden_size is large": (config(text_config__hidden_size=1_000_000), "describes a model of"),
-    "hidden_size is another": (config(text_config__hidden_size=128), "does not load as Qwen3-VL|lacks|of 64 inputs"),
+    "hidden_size is another": (
+        config(text_config__hidden_size=128),
+        "another shape than its config.json says|of 64 inputs",
+    ),
     "a billion layers": (config(text_config__num_hidden_layers=10**6), "expected at most"),
     "no rope": (config(text_config__rope_parameters={"rope_type": "unknown"}), "does not load as Qwen3-VL"),
     "an activation that is code": (config(text_config__hidden_act="os.system"), "does not load as Qwen3-VL"),
