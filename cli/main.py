@@ -22,6 +22,7 @@ from . import (
     evaluate,
     everyday,
     mcp,
+    merge,
     probe,
     serve,
     stage_commands,
@@ -58,7 +59,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "doctor": workspace.doctor,
     },
     "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
-    "Train": {"train": train.train, "mine": training_data.mine, "draw": training_data.draw},
+    "Train": {"train": train.train, "merge": merge.merge, "mine": training_data.mine, "draw": training_data.draw},
 }
 
 

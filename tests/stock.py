@@ -16,7 +16,8 @@ def stock_states(
     """States of all tokens after the final norm (n, D); attention of the last token to the visual tokens (T,); a mask
     (n,) of the visual tokens.
 
-    ``resize``: by the checkpoint's own image processor, within its limits. The attention comes from the eager implementation: mean over heads, sum over layers.
+    ``resize``: by the checkpoint's own image processor, within its limits. The attention comes from the eager
+    implementation: mean over heads, sum over layers.
     """
     model = Qwen3VLForConditionalGeneration.from_pretrained(path, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(path)

@@ -50,8 +50,10 @@ def merge(model: Any, adapter: Path, projection: nn.Linear | None, tensor_name: 
             adapted = PeftModel.from_pretrained(model, str(adapter))
         else:
             adapted = _from_tensors(model, config, renamed)
-    unfit = sorted(renamed.keys() ^ set(get_peft_model_state_dict(adapted)))
-    if unfit:
+        # peft would otherwise ask the Hub whether the base's vocabulary has grown.
+        embeddings = any(".embed_tokens.weight" in name or ".lm_head.weight" in name for name in renamed)
+        fitting = get_peft_model_state_dict(adapted, save_embedding_layers=embeddings)
+    if unfit := sorted(renamed.keys() ^ set(fitting)):
         raise MmrrError(
             f"adapter {adapter} does not fit: {len(unfit)} tensors are only in the file or only in the model, "
             f"among them {unfit[0]}"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors
+from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors, tensor_name
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
@@ -30,7 +30,7 @@ from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
 from mmrr.types import Grid
 
-__all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
+__all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches", "tensor_name"]
 
 #: Called once per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), both after RoPE.
 Observer = Callable[[int, Tensor, Tensor], None]

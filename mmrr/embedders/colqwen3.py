@@ -119,7 +119,7 @@ def check(checkpoint: Checkpoint, options: Prepare) -> None:
     """Raise MmrrError if the checkpoint has fewer dimensions than ``dim``."""
     width = (checkpoint.config().get("text_config") or {}).get("hidden_size")
     if type(width) is int:
-        _check_dim(options, _projection(checkpoint, width).out_features, checkpoint)
+        _check_dim(options, read_projection(checkpoint, width).out_features, checkpoint)
 
 
 def pixel_limits(checkpoint: Checkpoint, options: Prepare) -> tuple[int, int] | None:
@@ -157,7 +157,7 @@ class Embedder:
         self.prepare = prepare
         backbone = families.load("backbones", "qwen3_vl")
         config = checkpoint.config()
-        projection = _projection(checkpoint, config["text_config"]["hidden_size"])
+        projection = read_projection(checkpoint, config["text_config"]["hidden_size"])
         self.backbone = backbone.Backbone(
             checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False, projection=projection
         )
@@ -258,7 +258,7 @@ def pool(vectors: Tensor, factor: int) -> Tensor:
     return nn.functional.normalize(sums[sums.abs().sum(1) > 0], dim=-1)
 
 
-def _projection(checkpoint: Checkpoint, width: int) -> nn.Linear:
+def read_projection(checkpoint: Checkpoint, width: int) -> nn.Linear:
     """The linear layer after the language model, from the checkpoint or, if it has none, from its adapter.
 
     Raises MmrrError if there is none, or if it has another width.
