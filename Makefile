@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo-work
 WHEEL := .venv-wheel
+# Options of pip, such as --no-compile: for environments that are used once.
+PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-framework test-wheel wheel-test check format docs clean
@@ -13,13 +15,13 @@ help: ## Show this list
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 install: $(VENV)/.installed ## Create .venv with mmrr (editable) and the development tools
 
 demo: install ## Rank data/sample by words, meaning and sight, and draw a page
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,ocr,text]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev,ocr,text]'
 	$(BIN)/mmrr index data/sample --work $(DEMO)/work --ocr auto
 	@echo; echo "One question, by the words and the meaning of the pages' text (the default):"
 	$(BIN)/mmrr retrieve "When is the thesis due?" --work $(DEMO)/work --top-k 5
@@ -39,13 +41,14 @@ TESTS ?= tests
 test: install ## Run the fast tests (CPU, no network, 4 minutes on 2 cores); TESTS=tests/search runs a part
 	$(BIN)/python $(PYTEST) $(TESTS)
 
+# A file stays on one process: its fixtures train models for up to a minute.
 test-slow: install ## Run the slow tests, which make test leaves out
-	$(BIN)/python $(PYTEST) -m 'slow and not gpu' $(TESTS)
+	$(BIN)/python $(PYTEST) --dist loadfile -m 'slow and not gpu' $(TESTS)
 
 FRAMEWORKS := langchain,llamaindex,haystack,mteb,pyterrier,mcp
 
 test-framework: install ## Install the frameworks that have an adapter (490 MB), and run the tests of the adapters
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,$(FRAMEWORKS)]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev,$(FRAMEWORKS)]'
 	$(BIN)/python $(PYTEST) -m framework $(TESTS)
 
 # -m pytest and Python's -c put the current folder first on the path, where mmrr/ hides the installed package, and
@@ -68,7 +71,7 @@ format: install ## Format the code
 	$(BIN)/ruff check --fix .
 
 docs: install ## Build the documentation into site/; a dead link is an error
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 wheel-test: ## Build the wheel, install it in an empty environment elsewhere, and run the sample with it

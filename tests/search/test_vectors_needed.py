@@ -18,7 +18,7 @@ from mmrr.search import indexes
         ("IVF64,Flat", 64),
         ("PCA32,IVF64,Flat", 64),
         ("IVF64_HNSW32,Flat", 64),
-        pytest.param("PQ8", 256, marks=pytest.mark.slow),
+        pytest.param("PQ2", 256, marks=pytest.mark.slow),
         ("PQ8x4fs", 16),
     ],
 )
