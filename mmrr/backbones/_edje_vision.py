@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,8 +131,12 @@ class PageVision:
 
 def _vision_tensors(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """The shapes of the vision encoder's tensors, without the text tower and the pooling head, which EDJE ignores."""
-    own = {name.removeprefix("vision_model."): shape for name, shape in shapes.items()}
-    return {name: shape for name, shape in own.items() if name.startswith(_VISION_PARTS)}
+    own = {re.sub(r"^(vision_model\.)+", "", name): shape for name, shape in shapes.items()}
+    return {
+        name: shape
+        for name, shape in own.items()
+        if name.startswith(_VISION_PARTS) and not name.endswith(".position_ids")  # stored by older versions
+    }
 
 
 @contextmanager
