@@ -1,6 +1,7 @@
-"""Checkpoints as their authors publish them: transformers 4.57's config.json, sharded weights, the cache of the Hub.
+"""Checkpoints as their authors publish them: sharded weights, other names and files, the cache of the Hub.
 
-The weights are those of a tiny checkpoint of ``tests.tiny``, so that the stock model gives the expected numbers.
+Weights and config.json are those of a tiny checkpoint of ``tests.tiny``, so that the stock model gives the expected
+numbers.
 """
 
 from __future__ import annotations
@@ -38,20 +39,6 @@ OTHER_FILES = {
 DIM = 24
 
 
-def _config(source: Path, changes: Json) -> Json:
-    """config.json of a tiny checkpoint as transformers 4.57 wrote it."""
-    values: Json = json.loads((source / "config.json").read_text())
-    text, vision = values["text_config"], values["vision_config"]
-    rope = text.pop("rope_parameters")
-    text |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "dtype": "bfloat16"}
-    text |= {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": values["tie_word_embeddings"]}
-    vision.pop("rope_parameters", None)
-    vision.pop("dtype", None)
-    vision["model_type"] = "qwen3_vl"
-    values.pop("dtype", None)
-    return values | {"transformers_version": "4.57.0.dev0"} | changes
-
-
 def write(
     source: Path,
     path: Path,
@@ -63,7 +50,8 @@ def write(
     ``changes``: keys of config.json. ``edit``: its tensors, with other names or with more.
     """
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(_config(source, changes or {}), indent=2))
+    config = json.loads((source / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | (changes or {}), indent=2))
     weights = edit(load_file(source / "model.safetensors"))
     names = sorted(weights)
     places: dict[str, str] = {}

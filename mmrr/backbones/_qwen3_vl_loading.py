@@ -26,8 +26,8 @@ from mmrr.modeling.checkpoint_files import (
 
 #: Upper bound of the fewest pixels of an image: smaller images are enlarged to them.
 _MOST_PX = 1 << 26
-#: Keys of config.json that describe the network. A published model with a linear layer of its own has other keys, and
-#: another model type, beside them.
+#: Keys of config.json that describe the network. A published model with a linear layer of its own has further keys
+#: and another model type.
 _PARTS = ("text_config", "vision_config")
 _KEYS = (
     *_PARTS,

@@ -178,11 +178,12 @@ def pixel_limits(name: str, folder: Path) -> tuple[int, int] | None:
     for file, key in (("preprocessor_config.json", ""), ("processor_config.json", "image_processor")):
         if not (folder / file).exists():
             continue
-        values = read_json(name, folder / file)
-        values = values.get(key) if key else values
+        whole = read_json(name, folder / file)
+        values = whole.get(key) if key else whole
         if not isinstance(values, dict):
             continue
-        size = values.get("size") if isinstance(values.get("size"), dict) else {}
+        size = values.get("size")
+        size = size if isinstance(size, dict) else {}
         found = [values.get(old) or size.get(new) for old, new in _PIXEL_KEYS]
         if found == [None, None]:
             return None

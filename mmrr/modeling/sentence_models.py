@@ -93,7 +93,7 @@ def _expect_shapes(checkpoint: Checkpoint) -> None:
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        empty = AutoModel.from_config(config, trust_remote_code=False)
+        empty = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
     shapes = tensor_shapes(checkpoint.id, folder)
     expect_size(folder, empty.num_parameters(), shapes)
     prefix = f"{empty.base_model_prefix}."

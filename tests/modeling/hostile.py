@@ -221,7 +221,7 @@ QWEN = {
         "another shape than its config.json says|of 64 inputs",
     ),
     "a billion layers": (config(text_config__num_hidden_layers=10**6), "expected at most"),
-    "no rope": (config(text_config__rope_parameters={"rope_type": "unknown"}), "does not load as Qwen3-VL"),
+    "no rope": (config(text_config__rope_scaling={"rope_type": "unknown"}), "does not load as Qwen3-VL"),
     "an activation that is code": (config(text_config__hidden_act="os.system"), "does not load as Qwen3-VL"),
     "a patch of 0 pixels": (config(vision_config__spatial_merge_size=0), "spatial_merge_size is 0"),
     "patches of another size": (config(vision_config__patch_size=8), ""),

@@ -22,6 +22,7 @@ from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.checkpoints import resolve
+from mmrr.scorers import minireranker, ziprerank
 from mmrr.training.merge import merge
 from mmrr.workspace.files import HashCache
 from tests import published
@@ -67,6 +68,32 @@ def small():
     image = Image.new("RGB", (100, 40), "white")
     image.paste((30, 90, 200), (10, 10, 60, 30))
     return image
+
+
+@pytest.mark.parametrize("family", [minireranker, ziprerank, qwen3_vl], ids=lambda family: family.__name__[5:])
+def test_a_published_qwen3_vl_gives_the_same_in_shards_and_links(family, tiny_path, tmp_path, cache, page_images):
+    """By its Hub id, from two shards; the embedder without the LM head, as the large one is published."""
+    headless = family is qwen3_vl
+
+    def edit(weights):
+        return {name: tensor for name, tensor in weights.items() if not (headless and name.startswith("lm_head"))}
+
+    name = "Qwen/Qwen3-VL-8B"
+    published.put_in_hub(cache, name, published.write(tiny_path, tmp_path / "published", edit=edit))
+    results = []
+    for path in (name, tiny_path):
+        checkpoint = resolve(str(path), None, HashCache(tmp_path / "hashes.json"))
+        if headless:
+            model = family.load(checkpoint, family.Prepare(), CPU, torch.float32)
+            results.append(model.embed_pages(page_images[:1])[0].vectors)
+            continue
+        model = family.load(checkpoint, family.resolve(family.Prepare(), checkpoint.config()), CPU, torch.float32)
+        caches = model.prepare(page_images[:2], [None] * 2)
+        results.append(model.score(model.encode_query("lorem"), caches, model.shared_state(), family.Score()))
+        if family is ziprerank:
+            results[-1] = model.logits("lorem", caches, [0, 1], family.Score())
+    assert (results[0] - results[1]).abs().max() <= 1e-5
+    assert results[0].std() > 0.01
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

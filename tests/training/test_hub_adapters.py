@@ -93,7 +93,7 @@ def test_an_adapter_names_the_hub_id_and_the_commit(
 def test_an_adapter_that_names_a_snapshot_is_found_or_says_what_to_download(
     cache, pairs_folder, lists_folder, tmp_path, monkeypatch
 ):
-    """Earlier versions wrote the path of the snapshot on the machine of the training, beside the commit."""
+    """Earlier versions wrote the path of the snapshot on the machine of the training, and the commit."""
     train("reranker", pairs_folder, lists_folder, tmp_path / "run")
     adapter = tmp_path / "run" / "adapter"
     path = adapter / "adapter_config.json"
