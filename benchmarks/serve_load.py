@@ -19,6 +19,7 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import random
 import re
 import statistics
@@ -71,6 +72,11 @@ class Server:
         assert self._process.stderr
         for line in self._process.stderr:
             print(f"server: {line.rstrip()}", flush=True)
+
+    def processor_seconds(self) -> float:
+        """Processor time of the server so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         self._process.kill()

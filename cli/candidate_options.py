@@ -96,7 +96,17 @@ Threshold = Annotated[
     Optional[float],
     typer.Option(
         "--threshold",
-        help="Leave out pages below this score, a probability from 0 to 1 (the sigmoid of the logit).",
+        help="Leave out pages below this score, from 0 to 1: the sigmoid of the logit, or with --calibration the "
+        "probability.",
+        rich_help_panel=_RESULTS,
+        show_default=False,
+    ),
+]
+Calibration = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--calibration",
+        help="A file of mmrr tune --calibrate: --threshold is of its probabilities, and JSON and CSV show them.",
         rich_help_panel=_RESULTS,
         show_default=False,
     ),

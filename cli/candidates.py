@@ -39,6 +39,7 @@ class NamedScorer:
     keep: float | None
     options: dict[str, str]
     is_default: bool  # the model comes from the environment or from a file of defaults
+    is_asked: bool = False  # an option of new page caches is on the command line
 
     @classmethod
     def read(
@@ -49,8 +50,8 @@ class NamedScorer:
         options: dict[str, str],
     ) -> NamedScorer:
         """``model``: family, checkpoint, revision. ``ctx`` says where the checkpoint's name comes from."""
-        origin = ctx.get_parameter_source("scorer_model")
-        return cls(*model, keep, options, origin is None or origin.name != "COMMANDLINE")
+        asked = {name: _is_on_the_line(ctx, name) for name in ("scorer_model", "keep", "band", "codec", "option")}
+        return cls(*model, keep, options, not asked.pop("scorer_model"), any(asked.values()))
 
     def scoring(self, context: Context) -> Scoring | None:
         """The scorer that reads the candidates now; None: the page caches of the last ``mmrr precache`` are used.
@@ -59,7 +60,7 @@ class NamedScorer:
         """
         there = "precache" in context.chosen or context.workspace.current("precache") is not None
         if self.model is None or (self.is_default and there):
-            if self.keep is not None or self.options:
+            if self.is_asked:
                 raise MmrrError("--keep, --band, --codec and --option are of new page caches: name --scorer-model too")
             try:
                 context.current("precache")  # fails here, before the search, if there are no caches
@@ -69,6 +70,11 @@ class NamedScorer:
         if "precache" in context.chosen:
             raise MmrrError("--from precache/FINGERPRINT and --scorer-model both name a scorer; leave one of them out")
         return scoring_of(self.family, self.model, self.revision, self.keep, self.options)
+
+
+def _is_on_the_line(ctx: typer.Context, name: str) -> bool:
+    origin = ctx.get_parameter_source(name)
+    return origin is not None and origin.name == "COMMANDLINE"
 
 
 def caches_of(context: Context, scoring: Scoring | None, ranking: Ranking, *, build: bool) -> Manifest:
@@ -103,13 +109,13 @@ def external_ranking(
     context: Context,
     path: Path,
     id_map: Path | None,
-    asked: tuple[str | None, Path | None],
+    asked: tuple[str | None, Path | None, Path | None],
     depth: int,
     within: set[int] | None,
 ) -> Ranking:
     """The candidates in a file of another system, with what was left out counted and named on stderr.
 
-    ``asked``: the query on the command line, and the file of queries. ``depth``: candidates of each query.
+    ``asked``: the query on the command line, the file of queries, the image. ``depth``: candidates of each query.
     ``within``: the rows of pages that stay. Raises MmrrError for a depth below 1.
     """
     from mmrr import candidates
@@ -129,19 +135,19 @@ def external_ranking(
     return imported.ranking
 
 
-def _queries(path: Path, found: ExternalRun, query: str | None, queries: Path | None) -> list[Query]:
-    from mmrr.types import Query
-
-    if query is None and queries is None:
+def _queries(
+    path: Path, found: ExternalRun, query: str | None, queries: Path | None, image: Path | None
+) -> list[Query]:
+    if query is None and queries is None and image is None:
         if not found.texts:
             raise MmrrError(f"{path.name} has no texts of queries; add --queries FILE")
         return found.queries
-    given = queries_from(query, queries)
-    if query is None:
+    given = queries_from(query, queries, None, image)
+    if queries is not None:
         return given
     if len(found.run) != 1:
         raise MmrrError(f"{path.name} has {len(found.run)} queries and the command line one; pass --queries FILE")
-    return [Query(next(iter(found.run)), given[0].text)]
+    return [dataclasses.replace(given[0], query_id=next(iter(found.run)))]
 
 
 def _left_out(noun: str, why: str, names: Sequence[str], plural: str = "") -> None:
@@ -186,13 +192,13 @@ def rank_images(
     )
     answers = []
     for query in queries:
-        ranked = reranker.rank(query.text, files)
+        ranked = reranker.rank(query, files)
         results = [
             {"rank": rank, "image": str(files[one["corpus_id"]]), "score": one["score"], "logit": one["logit"]}
             for rank, one in enumerate(ranked, 1)
             if one["score"] >= least
         ]
-        answers.append({"query_id": query.query_id, "text": query.text, "results": results})
+        answers.append({**report_ranking.described(query), "results": results})
     report_ranking.images(answers, shown)
 
 

@@ -11,10 +11,10 @@ import typer
 from mmrr.config import Machine, Rerank, Retrieve
 from mmrr.errors import MmrrError
 
+from . import html_report, report, report_comparison
 from . import options as o
-from . import report
 from .context import fusion_of, open_context, scorings
-from .terminal import check_output, emit, note, size, table
+from .terminal import check_output, counted, emit, note, size, table
 
 if TYPE_CHECKING:
     from mmrr.experiments import Compared
@@ -50,6 +50,11 @@ def compare(
     output: Annotated[
         Optional[Path], typer.Option("--output", help="Draw nDCG@5 over bytes per page to this PNG file.")
     ] = None,
+    csv: report_comparison.Csv = None,
+    latex: report_comparison.Latex = None,
+    markdown: report_comparison.Markdown = None,
+    page: html_report.ReportFile = None,
+    failures: html_report.Failures = 30,
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
@@ -63,22 +68,35 @@ def compare(
     """
     with open_context(work, Machine(device, dtype)) as context:
         from mmrr import experiments
+        from mmrr.evaluation.query_fields import read_fields
 
         check_output(output, is_picture=True)
+        files = report_comparison.TableFiles(csv, latex, markdown)
+        files.check()
+        check_output(page, option="--report")
         chosen = scorings(scorers)
         query_list, judged = _questions(queries, qrels, data)
         weight, weights = fusion_of(fuse, channels)
         options = Retrieve(first_stage, "document" if data else scope, candidates, weights)
-        rows = experiments.compare(context, query_list, judged, options, chosen, Rerank(fuse=weight), report.plan)
+        fields = read_fields(queries, query_list) if queries else {}
+        found = experiments.compare(
+            context, query_list, judged, options, chosen, Rerank(fuse=weight), report.plan, fields
+        )
+        rows = found.rows
         if output:
             _draw(rows, output)
+        files.write(found.comparison)
+        if page:
+            html_report.write_compared(context, found, (query_list, judged, fields), page, failures)
         missing = sorted(set(judged) - {query.query_id for query in query_list})
         report.missing_queries(missing, len(judged))
         if json_:
             counts = {"queries": len(judged), "queries_not_in_the_run": missing}
-            emit({**counts, "rows": [dataclasses.asdict(row) for row in rows]})
+            compared = found.comparison.as_json()
+            emit({**counts, "rows": [_as_json(row) for row in rows], "comparison": compared})
         else:
             _show(rows)
+            report_comparison.comparison(found.comparison, counted(len(judged), "judged query", "judged queries"))
 
 
 def _questions(queries: Path | None, qrels: Path | None, data: str | None) -> tuple[list[Query], Qrels]:
@@ -93,7 +111,12 @@ def _questions(queries: Path | None, qrels: Path | None, data: str | None) -> tu
         return benchmark.queries(), benchmark.qrels()
     if not (queries and qrels):
         raise MmrrError("no questions to compare on; pass --queries and --qrels, or --data with MMDocIR")
-    return read_queries(queries), read_qrels(qrels)
+    return read_queries(queries, images=True), read_qrels(qrels)
+
+
+def _as_json(row: Compared) -> dict[str, object]:
+    values = {one.name: getattr(row, one.name) for one in dataclasses.fields(row) if one.name != "reranked"}
+    return {**values, "artifact": report.path_of(row.reranked) if row.reranked else None}
 
 
 def _show(rows: list[Compared]) -> None:

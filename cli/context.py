@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmrr.context import Context
     from mmrr.indexing import Indexing
     from mmrr.pipeline import Scoring
-    from mmrr.types import Query
+    from mmrr.types import Query, QueryImage
     from mmrr.workspace.pages import Collection
 
 #: The notes of a command that indexes no page vectors: without and with vectors of the text.
@@ -254,17 +254,31 @@ class NamedPages:
         return doc_id, scope, selection.rows_of(collection, selection.Filters(names, *where))
 
 
-def queries_from(query: str | None, path: Path | None, document: str | None = None) -> list[Query]:
-    """One query from the command line, or the queries of a file. Raises MmrrError for none, both or an empty one."""
+def queries_from(
+    query: str | None, path: Path | None, document: str | None = None, image: Path | None = None
+) -> list[Query]:
+    """One query from the command line, a text, an image or both; or the queries of a file.
+
+    Raises MmrrError for none, for both, for an empty text and for what is no image.
+    """
     from mmrr.evaluation.trec import read_queries
     from mmrr.types import Query
 
-    if (query is None) == (path is None):
+    if (query is None and image is None) == (path is None):
         raise MmrrError("expected either one query on the command line or --queries FILE")
     if path is not None:
-        return read_queries(path)
-    if query is None or not query.strip():
+        return read_queries(path, images=True)
+    if query is not None and not query.strip():
         raise MmrrError("the query is empty; expected a question or some words")
-    if any("\ud800" <= char <= "\udfff" for char in query):
+    if any("\ud800" <= char <= "\udfff" for char in query or ""):
         raise MmrrError("the query is not text in UTF-8")
-    return [Query("query", query, document)]
+    return [Query("query", query or "", document, _query_image(image))]
+
+
+def _query_image(path: Path | None) -> QueryImage | None:
+    from mmrr.queries import query_image
+
+    try:
+        return None if path is None else query_image(path)
+    except MmrrError as error:
+        raise MmrrError(f"--query-image {error}") from error

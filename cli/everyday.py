@@ -127,6 +127,7 @@ def precache(
 def rerank(
     ctx: typer.Context,
     query: o.Question = None,
+    query_image: o.QueryImage = None,
     queries: o.Queries = None,
     work: o.Work = o.WORK,
     run_file: c.ExternalRun = None,
@@ -135,6 +136,7 @@ def rerank(
     output: c.RankingOutput = None,
     output_format: c.OutputFormatOption = None,
     threshold: c.Threshold = None,
+    calibration: c.Calibration = None,
     one_per_document: c.OnePerDocument = False,
     fold_duplicates: c.FoldDuplicates = False,
     document: c.Document = None,
@@ -168,14 +170,15 @@ def rerank(
 ) -> None:
     """Find pages and rerank them from their caches.
 
-    The first stage finds candidates, the scorer of the last mmrr precache ranks them. Give one query, or a file with
-    --queries. --run takes the candidates of another system. With --scorer-model, pages without a cache are read now,
-    and only those.
+    The first stage finds candidates, the scorer of the last mmrr precache ranks them. Give one query, a text, an image
+    (--query-image) or both; or a file with --queries. --run takes the candidates of another system. With
+    --scorer-model, pages without a cache are read now, and only those.
 
     Example: `mmrr rerank "When is the thesis due?" --candidates 20`
     """
-    narrow = Narrow(threshold, one_per_document, fold_duplicates)
-    shown = Shown(top_k, output, output_format, json_, is_file=query is None, narrow=narrow)
+    narrow = Narrow(threshold, one_per_document, fold_duplicates, report_ranking.read_calibration(calibration))
+    is_file = query is None and query_image is None
+    shown = Shown(top_k, output, output_format, json_, is_file=is_file, narrow=narrow)
     check_output(output)
     report_ranking.check_format(shown)
     score_options = pairs(score_option, exit_layer=exit_layer)
@@ -186,7 +189,9 @@ def rerank(
         others = {"document": document, "pages": pages, "where": where, "metadata": metadata, "dense": dense}
         others |= {"first_stage": first_stage, "one_per_document": one_per_document, "fold_duplicates": fold_duplicates}
         refuse_options("--images", run=run_file, map=id_map, fuse=fuse, channels=channels, **others)
-        rank_images(images, queries_from(query, queries), named, score_options, Machine(device, dtype), shown)
+        rank_images(
+            images, queries_from(query, queries, None, query_image), named, score_options, Machine(device, dtype), shown
+        )
         return
     machine = scoring_machine(device, memory_budget, resident, dtype)
     with open_context(work, machine, from_, ("index", "precache"), reading=True) as opened:
@@ -197,18 +202,19 @@ def rerank(
         options = Rerank(dense_order(dense, prompt), weight)
         scoring = named.scoring(context)
         collection = pages_of(context, run_file)
-        doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None or run_file is not None)
+        doc_id, scope, within = named_pages.read(collection, scope, is_file=is_file or run_file is not None)
         if run_file:
             refuse_options("--run", channels=channels, first_stage=first_stage)
-            ranking = external_ranking(context, run_file, id_map, (query, queries), candidates, within)
+            asked = (query, queries, query_image)
+            ranking = external_ranking(context, run_file, id_map, asked, candidates, within)
         else:
             refuse_options("a search (no --run)", map=id_map)
-            query_list = queries_from(query, queries, doc_id)
+            query_list = queries_from(query, queries, doc_id, query_image)
             how = Retrieve(first_stage, scope, candidates, weights)
             ranking = pipeline.search(context, query_list, how, pairs(search_option), within=within)
         cached = caches_of(context, scoring, ranking, build=options.dense is None)
         ranking = pipeline.rerank_run(context, ranking, options, score_options, cached)
-        if query is None:  # mmrr eval measures a file of queries, not a query from the command line
+        if is_file:  # mmrr eval measures a file of queries, not a query from the command line
             pipeline.remember(context, ranking)
         report_ranking.ranking(context, ranking, shown)
 
@@ -268,6 +274,7 @@ def run(
         query_list = queries_from(None, queries)
         check_output(output)
         scoring = scoring_of(scorer, scorer_model, scorer_revision, keep, pairs(option, band=band, codec=codec))
+        pipeline.check_scorer(scorer, query_list)
         weight, weights = fusion_of(fuse, channels)
         texts = (text_embedder, text_embedder_revision, pairs(text_option))
         named = Named(embedder, embedder_revision, pairs(embed_option), *texts)

@@ -21,6 +21,7 @@ from . import (
     defaults,
     evaluate,
     everyday,
+    html_report,
     mcp,
     merge,
     probe,
@@ -28,12 +29,13 @@ from . import (
     stage_commands,
     train,
     training_data,
+    tune,
     workspace,
 )
 from .aliases import Command, Group
 from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
 
-#: Panel of the help -> command -> its function, in the order of the help. None: a group, added below.
+#: Panel of the help -> command -> its function, in the order of the help. None: one of GROUPS.
 PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
     "Everyday": {
         "index": everyday.index,
@@ -48,7 +50,13 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "prune": stage_commands.prune,
         "fuse": stage_commands.fuse,
     },
-    "Evaluate": {"compare": compare.compare, "bench": bench.bench, "probe": probe.probe},
+    "Evaluate": {
+        "compare": compare.compare,
+        "report": html_report.report,
+        "tune": tune.tune,
+        "bench": bench.bench,
+        "probe": probe.probe,
+    },
     "Workspace": {
         "ls": workspace.list_artifacts,
         "rm": workspace.remove,
@@ -61,6 +69,8 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
     "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
     "Train": {"train": train.train, "merge": merge.merge, "mine": training_data.mine, "draw": training_data.draw},
 }
+#: Command -> the Typer app of its commands.
+GROUPS = {"eval": evaluate.app}
 
 
 class _Root(Group):
@@ -69,21 +79,6 @@ class _Root(Group):
     def list_commands(self, ctx: Any) -> list[str]:  # Any: see aliases.py
         names = [name for commands in PANELS.values() for name in commands]
         return sorted(super().list_commands(ctx), key=names.index)
-
-
-app = typer.Typer(
-    name="mmrr",
-    cls=_Root,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for _panel, _commands in PANELS.items():
-    for _name, _function in _commands.items():
-        if _function:
-            app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
-app.add_typer(evaluate.app, name="eval", rich_help_panel="Everyday")
 
 
 def _print_versions(wanted: bool) -> None:
@@ -102,7 +97,6 @@ def _print_versions(wanted: bool) -> None:
     raise typer.Exit
 
 
-@app.callback()
 def root(
     context: typer.Context,
     verbose: Annotated[
@@ -133,12 +127,48 @@ def root(
     context.default_map = defaults.default_map(commands, found.values)
 
 
+def _add_commands(to: typer.Typer, only: str | None = None) -> typer.Typer:
+    """Add the root command and the commands of PANELS, or one of them only."""
+    for panel, commands in PANELS.items():
+        for name, function in commands.items():
+            if only not in (None, name):
+                continue
+            if function:
+                to.command(name, cls=Command, rich_help_panel=panel)(function)
+            else:
+                to.add_typer(GROUPS[name], name=name, rich_help_panel=panel)
+    to.callback()(root)
+    return to
+
+
+def _new_app() -> typer.Typer:
+    return typer.Typer(
+        name="mmrr",
+        cls=_Root,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+app = _add_commands(_new_app())
+
+
+def _named(arguments: list[str]) -> str | None:
+    """The command that these arguments name; None: none, or no known one."""
+    name = next((one for one in arguments if not one.startswith("-")), None)
+    return name if any(name in commands for commands in PANELS.values()) else None
+
+
 def main() -> None:
     """Entry point of the console script."""
     keep_freed_memory()
     replace_unencodable()
+    named = _named(sys.argv[1:])
     try:
-        app()
+        # Typer takes 0.1 s to describe all commands. Without a known one, its help and its errors need all of them.
+        (_add_commands(_new_app(), named) if named else app)()
     except Exception as error:
         if is_verbose():
             raise

@@ -26,14 +26,15 @@ from . import page_options
 #: The values of --dtype, --codec, --renderer, --text and the training task. Typer checks them, and completes them.
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 CodecName = Literal["none", "bf16", "int8", "int4"]
+CalibrationMethod = Literal["platt", "isotonic"]
 BenchmarkText = Literal["ocr_text", "vlm_text"]
 Task = Literal["reader", "embedder", "reranker"]
 
 _MODELS, _PAGES, _SEARCH, _MACHINE = "Models", "Pages", "Search", "Machine"
 
 _QUERIES = (
-    "File of queries: JSON Lines with query_id, text and optionally doc_id; TSV (.tsv) with query_id and text; or "
-    "plain text, a question a line."
+    "File of queries: JSON Lines with query_id, text and optionally doc_id and image; TSV (.tsv) with query_id and "
+    "text; or plain text, a question a line."
 )
 _QRELS = "Judgements: TREC's, one a line, query_id 0 page_id relevance; or BEIR's, with their header line."
 
@@ -48,6 +49,15 @@ Documents = Annotated[
 ]
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
+]
+QueryImage = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--query-image",
+        metavar="FILE",
+        help="An image as the query, alone or with the text of QUERY. Needs page vectors, and the scorer miniReranker.",
+        show_default=False,
+    ),
 ]
 Queries = Annotated[Optional[Path], typer.Option("--queries", help=_QUERIES)]
 RequiredQueries = Annotated[Path, typer.Option("--queries", help=_QUERIES)]

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from . import report_comparison
 from .terminal import counted, emit, note, size, table
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from mmrr.context import Context
-    from mmrr.experiments import BenchmarkResult, Line
+    from mmrr.evaluation.comparison import Comparison
+    from mmrr.experiments import BenchmarkResult
     from mmrr.pipeline import Judgement
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
@@ -28,8 +29,6 @@ MOST_LISTED = 20
 _MOST_REASONS = 8
 #: Names or ids that a note names.
 _MOST_NAMED = 3
-#: Entries of the metrics that are no run.
-_COMPARISONS = ("difference", "interval", "kept", "kept_interval", "kendall_tau")
 
 
 def documents(pages: Manifest, changes: Changes) -> None:
@@ -115,7 +114,7 @@ def picture(image: Image.Image, output: Path) -> None:
 
 
 def evaluation(judgement: Judgement, *, as_json: bool) -> None:
-    """Show the measures of one run, or of two runs with their difference and its bootstrap intervals."""
+    """Show the measures of one run, or of several with their differences, intervals and tests."""
     judged = judgement.metrics
     _count_in_vain("judged page", "not in the index and", judgement.unknown)
     spellings = [f"{there} for {wanted}" for wanted, there in judgement.other.items()]
@@ -128,37 +127,71 @@ def evaluation(judgement: Judgement, *, as_json: bool) -> None:
             "pages_not_in_the_index": judgement.unknown,
             "pages_under_another_id": judgement.other,
         }
-        emit({"artifact": path_of(judged), "queries": n_queries, **in_vain, "metrics": metrics})
+        compared = judgement.comparison.as_json()
+        emit({"artifact": path_of(judged), "queries": n_queries, **in_vain, "metrics": metrics, "comparison": compared})
         return
-    runs = [name for name in metrics if name not in _COMPARISONS]
-    columns = ["measure", *(name.replace("_", " ") for name in runs)]
-    rows = [[name, *(f"{metrics[run][name]:.4f}" for run in runs)] for name in metrics[runs[0]]]
-    if "difference" in metrics:
-        columns += ["difference", "95 % interval", "kept", "95 % interval"]
-        for row in rows:
-            name = row[0]
-            row += [f"{metrics['difference'][name]:+.4f}", _interval(metrics["interval"][name], "+.3f")]
-            row += [_share(metrics["kept"][name]), _interval(metrics["kept_interval"][name], ".1%")]
-    tau = metrics.get("kendall_tau")
     title = counted(n_queries, "judged query", "judged queries")
-    table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
+    if len(judgement.comparison.against) > 1:
+        report_comparison.comparison(judgement.comparison, title)
+    else:
+        _one_or_two_runs(judgement.comparison, metrics, title)
+        report_comparison.groups(judgement.comparison)
     if judged.kept:
         typer.echo(judged.path)
 
 
-def by_channel(lines: list[Line], n_queries: int, *, as_json: bool) -> None:
+def _one_or_two_runs(compared: Comparison, metrics: dict[str, Any], title: str) -> None:
+    from mmrr.evaluation import tables
+
+    runs = list(compared.evaluations)
+    columns = ["measure", *(name.replace("_", " ") for name in runs)]
+    rows = [[name, *(f"{metrics[run][name]:.4f}" for run in runs)] for name in compared.measures]
+    if "difference" in metrics:
+        (against,) = compared.against.values()
+        columns += ["difference", "95 % interval", "kept", "95 % interval", "p", "win/tie/loss"]
+        for row in rows:
+            name, test = row[0], against[row[0]].test
+            row += [f"{metrics['difference'][name]:+.4f}", _interval(metrics["interval"][name], "+.3f")]
+            row += [_share(metrics["kept"][name]), _interval(metrics["kept_interval"][name], ".1%")]
+            row += [tables.p_value(test.p), f"{test.wins}/{test.ties}/{test.losses}"]
+    tau = metrics.get("kendall_tau")
+    table(title if tau is None else f"{title}; Kendall tau {tau:.3f}", columns, rows, to_stdout=True)
+
+
+def by_channel(compared: Comparison, *, as_json: bool) -> None:
     """Show one row for each way of ranking: each measure with its 95 % interval, and that of the difference."""
+    from mmrr.evaluation import tables
+
+    rows = [
+        {
+            "name": name,
+            "metrics": found.mean,
+            "intervals": compared.intervals[name],
+            "differences": {
+                measure: one.change.difference_interval for measure, one in compared.against.get(name, {}).items()
+            },
+        }
+        for name, found in compared.evaluations.items()
+    ]
     if as_json:
-        emit({"queries": n_queries, "rows": [dataclasses.asdict(line) for line in lines]})
+        emit({"queries": compared.queries, "rows": rows, "comparison": compared.as_json()})
         return
-    measures = list(lines[0].metrics)
-    columns = ["ranking", *(f"{measure} (95 %)" for measure in measures), f"{measures[-1]} less {lines[0].name}"]
-    rows = []
-    for line in lines:
-        cells = [f"{line.metrics[name]:.3f} ({_interval([*line.intervals[name]], '.2f')})" for name in measures]
-        less = line.differences.get(measures[-1])
-        rows.append([line.name, *cells, _interval([*less], "+.3f") if less else ""])
-    table(counted(n_queries, "judged query", "judged queries"), columns, rows, to_stdout=True)
+    *_, last = measures = compared.measures
+    columns = [
+        "ranking",
+        *(f"{measure} (95 %)" for measure in measures),
+        f"{last} less {compared.baseline}",
+        "p (Holm)",
+    ]
+    cells = []
+    for name, found in compared.evaluations.items():
+        shown = [f"{found.mean[one]:.3f} ({_interval([*compared.intervals[name][one]], '.2f')})" for one in measures]
+        against = compared.against.get(name, {}).get(last)
+        less = _interval([*against.change.difference_interval], "+.3f") if against else ""
+        cells.append([name, *shown, less, tables.p_value(against.p_holm) if against else ""])
+    title = counted(compared.queries, "judged query", "judged queries")
+    table(title, columns, cells, to_stdout=True)
+    report_comparison.groups(compared)
 
 
 def missing_queries(missing: list[str], judged: int) -> None:

@@ -22,8 +22,9 @@ from .terminal import SCHEMA, counted, emit, note, table
 
 if TYPE_CHECKING:
     from mmrr.context import Context
+    from mmrr.evaluation.calibration import Calibration
     from mmrr.pipeline import Ranking
-    from mmrr.types import Run
+    from mmrr.types import Query, Run
 
 _TITLE_CHARS = 200
 #: Characters of a page's text that a row shows.
@@ -45,11 +46,16 @@ class Narrow:
     threshold: float | None = None  # of the score from 0 to 1
     one_per_document: bool = False
     fold_duplicates: bool = False  # of pages with the same image only the best
+    calibration: Calibration | None = None  # gives the probabilities; None: the sigmoid of the logit
 
     def check(self) -> None:
         """Raise MmrrError for a threshold that is no probability."""
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise MmrrError(f"--threshold {self.threshold}: expected a score from 0 to 1, the sigmoid of a logit")
+
+    def probability(self, logit: float) -> float:
+        """What the threshold is compared with."""
+        return self.calibration.probability(logit) if self.calibration else _sigmoid(logit)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,15 @@ class Shown:
         return next((format_ for ending, format_ in _ENDINGS.items() if name.endswith(ending)), "trec")
 
 
+def read_calibration(path: Path | None) -> Calibration | None:
+    """The calibration in a file. Raises MmrrError for another file."""
+    if path is None:
+        return None
+    from mmrr.evaluation import calibration
+
+    return calibration.read(path)
+
+
 def check_format(shown: Shown, *, allowed: Sequence[OutputFormat] = ()) -> None:
     """Raise MmrrError for a wrong threshold, a format without a file, and one that ``allowed`` lacks (empty: all)."""
     shown.narrow.check()
@@ -90,8 +105,8 @@ def ranking(context: Context, found: Ranking, shown: Shown) -> None:
 
     found = _narrowed(found, shown.narrow)
     if shown.output:
-        write_atomically(shown.output, _file_text(context, found, shown.file_format))
-    answers = _answers(context, found, shown.top_k)
+        write_atomically(shown.output, _file_text(context, found, shown))
+    answers = _answers(context, found, shown.top_k, shown.narrow)
     if shown.as_json:
         emit({"artifact": path_of(found.manifest), "queries": answers})
         return
@@ -126,7 +141,7 @@ def images(answers: list[dict[str, Any]], shown: Shown) -> None:
         rows = [
             [str(row["rank"]), row["image"], f"{row['score']:.4f}", f"{row['logit']:.3f}"] for row in answer["results"]
         ]
-        table(_title(answer["text"]), ["rank", "image", "score", "logit"], rows, numbers_from=2, to_stdout=True)
+        table(_title(answer), ["rank", "image", "score", "logit"], rows, numbers_from=2, to_stdout=True)
 
 
 def _narrowed(found: Ranking, narrow: Narrow) -> Ranking:
@@ -136,6 +151,8 @@ def _narrowed(found: Ranking, narrow: Narrow) -> Ranking:
     """
     if narrow == Narrow():
         return found
+    if narrow.calibration:
+        _check_calibration(found, narrow.calibration)
     if narrow.threshold is not None and not _ranks_by_logit(found):
         raise MmrrError(
             "--threshold is of scores from 0 to 1, and this ranking has none: leave out --fuse, and do not use a "
@@ -147,7 +164,7 @@ def _narrowed(found: Ranking, narrow: Narrow) -> Ranking:
         kept[query_id] = own = []
         for hit in hits:
             page = found.collection.pages[found.collection.row_of[hit.page_id]]
-            low = narrow.threshold is not None and _probability(hit.score) < narrow.threshold
+            low = narrow.threshold is not None and narrow.probability(hit.score) < narrow.threshold
             seen = narrow.one_per_document and page.doc_id in documents
             if low or seen or (narrow.fold_duplicates and page.sha256 in pictures):
                 continue
@@ -157,8 +174,9 @@ def _narrowed(found: Ranking, narrow: Narrow) -> Ranking:
     return dataclasses.replace(found, final=kept)
 
 
-def _file_text(context: Context, found: Ranking, format_: OutputFormat) -> str:
-    """The whole ranking in a format."""
+def _file_text(context: Context, found: Ranking, shown: Shown) -> str:
+    """The whole ranking in the format of the file."""
+    format_ = shown.file_format
     from mmrr.evaluation import run_files
     from mmrr.evaluation.trec import write_run
     from mmrr.workspace.pages import read_texts
@@ -170,7 +188,7 @@ def _file_text(context: Context, found: Ranking, format_: OutputFormat) -> str:
     if format_ == "mteb":
         model = found.manifest.model or {}
         return run_files.mteb_text(found.run, model.get("id"), model.get("revision"))
-    answers = _answers(context, found, None)
+    answers = _answers(context, found, None, shown.narrow)
     if format_ == "csv":
         return run_files.csv_text(answers)
     if format_ == "json":
@@ -197,16 +215,24 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
         if reranked:
             cells.append(str(row["first_stage_rank"]))
         rows.append(cells)
-    table(_title(answer["text"]), columns, rows, numbers_from=2, to_stdout=to_stdout)
+    table(_title(answer), columns, rows, numbers_from=2, to_stdout=to_stdout)
     if not rows:
         note("no page shares a word with this query")
 
 
-def _title(text: str) -> str:
+def described(query: Query) -> dict[str, str]:
+    """A query in JSON: its id, its text and, if it has one, the name of its image."""
+    image = {"image": query.image.name} if query.image else {}
+    return {"query_id": query.query_id, "text": query.text, **image}
+
+
+def _title(answer: Mapping[str, Any]) -> str:
+    image = f"[{answer['image']}]" if "image" in answer else ""
+    text = f"{image} {answer['text']}".strip()
     return text if len(text) < _TITLE_CHARS else text[:_TITLE_CHARS] + "..."
 
 
-def _answers(context: Context, found: Ranking, top_k: int | None) -> list[dict[str, Any]]:
+def _answers(context: Context, found: Ranking, top_k: int | None, narrow: Narrow) -> list[dict[str, Any]]:
     """The rows of each query, at most ``top_k``.
 
     With a scorer of single pages, ``logit`` decides the rank and ``score`` is its sigmoid: the page's own probability.
@@ -237,23 +263,24 @@ def _answers(context: Context, found: Ranking, top_k: int | None) -> list[dict[s
                     "page": page.number,
                     "label": page.label,
                     "image": str(page.image),
-                    **_scores(hit.score, by_logit=by_logit),
+                    **_scores(hit.score, narrow, by_logit=by_logit),
                     "first_stage_rank": first_rank,
                     "first_stage_score": first_score,
                     "snippet": _snippet(texts[collection.row_of[hit.page_id]], query.text),
                 }
             )
-        answers.append({"query_id": query.query_id, "text": query.text, "results": results})
+        answers.append({**described(query), "results": results})
     return answers
 
 
-def _scores(score: float, *, by_logit: bool) -> dict[str, float]:
+def _scores(score: float, narrow: Narrow, *, by_logit: bool) -> dict[str, float]:
     if not by_logit:
         return {"score": score}
-    return {"score": _probability(score), "logit": score}
+    calibrated = {"probability": narrow.probability(score)} if narrow.calibration else {}
+    return {"score": _sigmoid(score), "logit": score, **calibrated}
 
 
-def _probability(logit: float) -> float:
+def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
 
@@ -270,6 +297,21 @@ def _snippet(text: str, query: str) -> str:
     # Some words before the first hit; from the start of the text if the hit is there.
     best = text.rfind(" ", 0, best - 40) + 1 if best > _SNIPPET_CHARS // 2 else 0
     return text[best : best + _SNIPPET_CHARS]
+
+
+def _check_calibration(found: Ranking, calibration: Calibration) -> None:
+    """Raise MmrrError for a calibration of another reranker, or of other settings that change logits."""
+    if not _ranks_by_logit(found):
+        raise MmrrError("--calibration is of a reranker's logits, and this ranking has none: leave out --fuse")
+    assert found.reranked
+    config, model = found.reranked.config, found.reranked.model or {}
+    made = {name: config.get(name) for name in ("family", "options", "score")} | {"revision": model.get("revision")}
+    for name, value in calibration.made_for.items():
+        if made.get(name) != value:
+            raise MmrrError(
+                f"--calibration is of {name} {json.dumps(value)}, and this ranking of {json.dumps(made.get(name))}; "
+                "run mmrr tune --calibrate, and take the settings that it writes"
+            )
 
 
 def _ranks_by_logit(found: Ranking) -> bool:

@@ -54,6 +54,7 @@ def render(
 # One parameter per option.
 def retrieve(
     query: o.Question = None,
+    query_image: o.QueryImage = None,
     queries: o.Queries = None,
     work: o.Work = o.WORK,
     output: o.RunOutput = None,
@@ -80,8 +81,8 @@ def retrieve(
 
         collection = context.collection(context.current("index"))
         named_pages = NamedPages(document, pages, where, metadata)
-        doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None)
-        query_list = queries_from(query, queries, doc_id)
+        doc_id, scope, within = named_pages.read(collection, scope, is_file=query is None and query_image is None)
+        query_list = queries_from(query, queries, doc_id, query_image)
         check_output(output)
         how = Retrieve(first_stage, scope, candidates, fusion_of(None, channels)[1])
         ranking = pipeline.search(context, query_list, how, pairs(search_option), within=within)

@@ -137,18 +137,18 @@ def show_bug(error: BaseException, *, as_json: bool = False) -> None:
         emit({"error": message})
 
 
-def check_output(path: Path | None, *, is_picture: bool = False) -> None:
+def check_output(path: Path | None, *, is_picture: bool = False, option: str = "--output") -> None:
     """Check, before the work starts, that a file can be written. Raises MmrrError if not."""
     if path is None:
         return
     if is_picture and path.suffix.lower() != ".png":
-        raise MmrrError(f"--output {path}: expected a name that ends in .png")
+        raise MmrrError(f"{option} {path}: expected a name that ends in .png")
     if path.is_dir():
-        raise MmrrError(f"--output {path} is a folder; expected a file")
+        raise MmrrError(f"{option} {path} is a folder; expected a file")
     if not path.parent.is_dir():
-        raise MmrrError(f"--output {path}: the folder {path.parent} does not exist; create it first")
+        raise MmrrError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
-        raise MmrrError(f"--output {path}: no permission to write in {path.parent}; choose another folder")
+        raise MmrrError(f"{option} {path}: no permission to write in {path.parent}; choose another folder")
 
 
 def table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -25,9 +25,22 @@ _SEED = "Random seed. The same seed gives the same output."
 
 # One parameter per option.
 def mine(
-    queries: o.RequiredQueries,
-    qrels: o.RequiredQrels,
     output: Annotated[Path, typer.Option("--output", help="Folder for pairs.jsonl and the page images it names.")],
+    queries: o.Queries = None,
+    qrels: o.Qrels = None,
+    data: Annotated[
+        Optional[str],
+        typer.Option(
+            "--data",
+            metavar="HUB_ID|FOLDER",
+            help="Write a published training set as pairs or ranked lists, without a workspace: rows of query and "
+            "image, MMDocIR's training set, RankZephyr's conversations, or ZipRerank's distillation set.",
+        ),
+    ] = None,
+    split: Annotated[
+        Optional[str], typer.Option("--split", help="With --data: its split, or the parts of MMDocIR's training set.")
+    ] = None,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="With --data: the first queries only.")] = None,
     work: o.Work = o.WORK,
     negatives: Annotated[
         int,
@@ -53,12 +66,23 @@ def mine(
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
 ) -> None:
-    """Make training pairs from judgements.
+    """Make training pairs from judgements, or from a published training set with --data.
 
     Writes relevant pages, hard negatives and random negatives for mmrr train. A hard negative is a page that the
     first stage finds and the judgements do not call relevant. With --first-stage sight, only the index's embedder
     finds them.
+
+    Example: `mmrr mine --data vidore/colpali_train_set --limit 1000 --output pairs`
     """
+    if data is not None:
+        if queries or qrels:
+            raise MmrrError("--data and --queries exclude each other: a published set has its own queries")
+        _published(data, split or "", (limit or 0, random, seed), output, as_json=json_)
+        return
+    if queries is None or qrels is None:
+        raise MmrrError("expected --queries and --qrels, or --data HUB_ID")
+    if split or limit:
+        raise MmrrError("--split and --limit are of a published set: pass --data")
     with open_context(work, Machine(device), from_) as context:
         from mmrr import pipeline
         from mmrr.evaluation.trec import read_qrels, read_queries
@@ -73,6 +97,22 @@ def mine(
         mined = hard_negatives.mine(found.collection, query_list, found.first, judged, options)
         path = hard_negatives.write(context.workspace, mined, output, progress)
         _report_mined(mined, path, negatives, as_json=json_)
+
+
+def _published(data: str, split: str, numbers: tuple[int, int, int], output: Path, *, as_json: bool) -> None:
+    """Write a published set. ``numbers``: queries, random wrong pages a query, and the seed."""
+    from mmrr.training.data.published_sets import Request, is_published, prepare
+
+    if not is_published(data):
+        raise MmrrError(f"--data {data}: expected a Hub id such as owner/name, or a folder")
+    if output.exists() and not output.is_dir():
+        raise MmrrError(f"--output {output} is a file; expected a folder")
+    path = prepare(Request(data, split, *numbers), output, note)
+    if as_json:
+        with path.open(encoding="utf-8") as file:
+            emit({path.stem: str(path), "lines": sum(1 for _ in file)})
+        return
+    typer.echo(path)
 
 
 def _report_mined(mined: MiningResult, path: Path, negatives: int, *, as_json: bool) -> None:

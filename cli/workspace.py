@@ -12,6 +12,7 @@ from mmrr.errors import MmrrError
 
 from . import defaults, report, report_workspace
 from . import options as o
+from .candidate_options import Calibration
 from .context import open_context
 from .terminal import check_output
 
@@ -151,7 +152,12 @@ def config(
     scorer: o.Scorer = o.SCORER,
     scorer_model: o.ScorerModel = None,
     scorer_revision: o.ScorerRevision = None,
+    keep: o.KeptShare = None,
+    band: o.Band = None,
+    codec: o.Codec = None,
+    exit_layer: o.ExitLayer = None,
     fuse: o.Fuse = None,
+    calibration: Calibration = None,
     first_stage: o.FirstStageOption = None,
     channels: o.Channels = None,
     language: o.LanguageOption = o.INDEX.language,

@@ -17,13 +17,18 @@ from typing import Self, get_args
 
 from PIL import Image
 
-from mmrr import adding, answering, pipeline, removal
+from mmrr import adding, answering, evidence, pipeline, removal
 from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
+from mmrr.evaluation.comparison import Comparison
+from mmrr.evidence import Evidence as Evidence
+from mmrr.hits import Hit as Hit
+from mmrr.hits import Hits as Hits
 from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
+from mmrr.queries import QueryLike, as_query
 from mmrr.types import Page, Progress, Query, silent
 from mmrr.workspace import changes, manifests, store
 from mmrr.workspace.changes import Changes
@@ -32,28 +37,8 @@ from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
 from mmrr.workspace.read_only import ReadOnlyWorkspace
 from mmrr.workspace.store import Manifest
 
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One page of an answer."""
-
-    page_id: str
-    document: str  # the document's id
-    page: int  # from 1
-    label: str  # the page's label in the PDF, such as "iv"; "" if it has none
-    score: float  # what the rank follows; higher is better
-    rank: int  # from 1
-    first_stage_rank: int | None  # from 1; None: the answer was not reranked
-    query: Query
-    _workspace: Workspace = field(repr=False, compare=False)
-
-    def image(self) -> Image.Image:
-        """The page image in RGB, as it was indexed. Raises MmrrError if it is gone or damaged."""
-        return self._workspace.image(self.page_id)
-
-    def text(self) -> str:
-        """The page's text, from the text layer or OCR; "" if it has none."""
-        return self._workspace.text(self.page_id)
+#: Bytes of page caches that stay in memory between the searches of a workspace, unless a ``Machine`` says otherwise.
+RESIDENT = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +94,7 @@ class Workspace:
         self._stack = ExitStack()
         found = store.Workspace.open(Path(folder), create=create and not read_only)
         opened = self._stack.enter_context(ReadOnlyWorkspace(found.root, notice) if read_only else found)
-        self._context = Context(opened, machine or Machine(), progress, {}, notice, loaded or Loaded())
+        self._context = Context(opened, machine or Machine(resident=RESIDENT), progress, {}, notice, loaded or Loaded())
         self._shares, self._steady = loaded is not None, steady
         self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow
         self._lock = threading.RLock()
@@ -266,16 +251,16 @@ class Workspace:
 
     # What is found
 
-    def search(self, query: str | Query, options: Search | None = None, **named: object) -> list[Hit]:
+    def search(self, query: QueryLike, options: Search | None = None, **named: object) -> Hits:
         """The best pages for a question. ``named`` are fields of ``Search``: ``ws.search("...", top_k=5)``.
 
-        Raises MmrrError for an unknown option, an empty question and a missing index.
+        A question is a text, an image (a path, the bytes of a file or a Pillow image), or both:
+        ``ws.search({"text": "the same for 2021", "image": "table.png"})``. Raises MmrrError for an unknown option, an
+        empty question, an image that cannot be read or searched for, and a missing index.
         """
         return self.search_many([query], options, **named)[0]
 
-    def search_many(
-        self, queries: Sequence[str | Query], options: Search | None = None, **named: object
-    ) -> list[list[Hit]]:
+    def search_many(self, queries: Sequence[QueryLike], options: Search | None = None, **named: object) -> list[Hits]:
         """The best pages of each question, in order. Questions are scored together, so that a page is read once."""
         how = _with(options or Search(), named)
         if not queries:
@@ -296,28 +281,74 @@ class Workspace:
             )
             return [self._hits(answer, query)[: how.top_k] for query in asked]
 
-    def score_many(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+    def score_many(self, asked: Sequence[tuple[QueryLike, Sequence[str]]]) -> list[list[float]]:
         """The logits of the pages with these ids for each (question, page ids), from the page caches.
 
         A page that several questions share is read once. Raises MmrrError for a page that is not in the index and if
         there are no page caches.
         """
-        pairs = [(Query(f"q{i}", text), ids) for i, (text, ids) in enumerate(asked)]
+        # Ids are made unique here: those of the caller may repeat.
+        pairs = [(dataclasses.replace(as_query(one), query_id=f"q{i}"), ids) for i, (one, ids) in enumerate(asked)]
         with self._lock:
             return answering.scores(self._now(), pairs)
 
-    def _asked(self, queries: Sequence[str | Query], document: str | None) -> Iterator[Query]:
+    def explain(
+        self,
+        query: str | Query,
+        page_id: str,
+        *,
+        word: int | str | None = None,
+        source: str | None = None,
+        layer: int | None = None,
+    ) -> Evidence:
+        """Where a page's score comes from: a heat map over its visual tokens. Nothing is written.
+
+        ``word``: the number of a word of the query, from 0, or the word; None: the whole query. ``source``:
+        ``embedder`` or ``reranker``; None: the reranker if its page caches have evidence. ``layer``: of the reranker's
+        layers that see the page, from 0; None: their sum. Raises MmrrError for a page that is not in the index, and if
+        the workspace has no such source, word or layer, and for a query with an image.
+        """
+        if isinstance(query, Query) and query.image:
+            raise MmrrError("found a query with an image; expected a text: evidence is of words")
+        text = query.text if isinstance(query, Query) else query
+        with self._lock:
+            return evidence.explain(self._now(), text, page_id, word=word, source=source, layer=layer)
+
+    def report(
+        self,
+        output: str | Path,
+        qrels: str | Path,
+        *,
+        queries: str | Path | None = None,
+        runs: Sequence[str | Path] = (),
+        measures: Sequence[str] | None = None,
+        failures: int = 30,
+    ) -> Comparison:
+        """Write one HTML file on rankings, as ``mmrr report`` does. Returns the measures that it shows.
+
+        The parameters are its options. The first of ``runs`` is the baseline; without runs, the current ranking is
+        compared with its first stage. Raises MmrrError as the command does.
+        """
+        from mmrr.reporting import asking, page  # imported here because Jinja and SciPy take half a second
+
+        with self._lock:
+            files = asking.Files(Path(qrels), Path(queries) if queries else None, [Path(one) for one in runs])
+            found, _ = page.write(self._context, asking.ask(self._context, files, measures, failures), Path(output))
+        return found.comparison
+
+    def _asked(self, queries: Sequence[QueryLike], document: str | None) -> Iterator[Query]:
         doc_id = self._document(self._collection(), document) if document is not None else None
         for i, query in enumerate(queries):
-            one = query if isinstance(query, Query) else Query(f"q{i}", query)
-            if not one.text.strip():
-                raise MmrrError(f"question {i + 1} is empty; expected a question or some words")
+            try:
+                one = as_query(query)
+            except MmrrError as error:
+                raise MmrrError(f"question {i + 1}: {error}") from error
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
 
-    def _hits(self, ranking: answering.Answer, query: Query) -> list[Hit]:
+    def _hits(self, ranking: answering.Answer, query: Query) -> Hits:
         first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
-        hits = []
+        hits = Hits()
         for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
             page = ranking.collection.pages[ranking.collection.row_of[page_id]]
             before = first.get(page_id) if ranking.final is not None else None
@@ -354,13 +385,20 @@ class Workspace:
 
 
 def open(  # mmrr.open is the name that users expect
-    folder: str | Path, *, create: bool = False, device: str = "auto", dtype: str = "auto", progress: Progress = silent
+    folder: str | Path,
+    *,
+    create: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    resident: int = RESIDENT,
+    progress: Progress = silent,
 ) -> Workspace:
     """Open a workspace folder. With ``create`` one is made where there is none.
 
+    The parameter ``resident`` is the most bytes of page caches that stay in memory between searches (0: none).
     Raises MmrrError if there is no workspace, or if ``create`` would write into a folder that holds other files.
     """
-    return Workspace(folder, create=create, machine=Machine(device, dtype), progress=progress)
+    return Workspace(folder, create=create, machine=Machine(device, dtype, resident=resident), progress=progress)
 
 
 def _texts(options: Mapping[str, object] | None) -> dict[str, str]:

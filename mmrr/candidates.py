@@ -15,6 +15,7 @@ from mmrr.evaluation.run_files import ExternalRun
 from mmrr.modeling import families
 from mmrr.pipeline import Ranking, Scoring, family_and_pruning, followed_pruning
 from mmrr.stages import import_run, precache
+from mmrr.stages._visual import check_scorer
 from mmrr.types import Query
 from mmrr.workspace import manifests
 from mmrr.workspace.pages import Collection, load
@@ -73,6 +74,7 @@ def candidate_caches(context: Context, scoring: Scoring, ranking: Ranking, *, bu
     for ``Rerank.dense``. The manifest is that of ``precache.prepare_pages``.
     """
     collection = ranking.collection
+    check_scorer(scoring.family, ranking.queries)
     if found := _current_caches(context, scoring, collection):
         return found
     indexed = context.workspace.current("index") if "index" not in context.chosen else context.current("index")

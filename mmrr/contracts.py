@@ -64,6 +64,8 @@ class EmbedderSpec:
 
     checkpoints: tuple[str, ...]  # the names and Hub ids that ``mmrr models`` lists
     multi_vector: bool  # True: late interaction, several vectors a page and a query; False: one vector each
+    #: Whether one query may be an image with a text. False: ``embed_visual_query`` is given the image alone.
+    joint_queries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,13 @@ class TextEmbedderSpec:
     model_types: tuple[str, ...]  # values of config.json's model_type; "*": every checkpoint no other family names
 
 
+class VisualQuery(NamedTuple):
+    """A query that is an image, alone or with a text."""
+
+    text: str  # "": the image alone
+    image: Image.Image  # RGB, its sides are whole tokens of 32 pixels
+
+
 class Window(NamedTuple):
     """A part of a page's text that the model reads at once: ``text[start:end]``."""
 
@@ -81,8 +90,16 @@ class Window(NamedTuple):
     end: int
 
 
+class QueryWord(NamedTuple):
+    """A word of a query and what a model has of it."""
+
+    text: str
+    places: tuple[int, ...]  # rows of its vectors, or its tokens; empty: the model has nothing of this word
+
+
 #: The family's ``Prepare``: the options that change what is stored of a page.
 PrepareT = TypeVar("PrepareT", bound=Options, default=Options)
+PrepareT_contra = TypeVar("PrepareT_contra", bound=Options, contravariant=True, default=Options)
 #: A scorer family's ``Score``: the options that change only how stored pages are scored.
 ScoreT = TypeVar("ScoreT", bound=Options, default=Options)
 ScoreT_contra = TypeVar("ScoreT_contra", bound=Options, contravariant=True, default=Options)
@@ -91,6 +108,7 @@ SearchT = TypeVar("SearchT", bound=Options, default=Options)
 SearchT_contra = TypeVar("SearchT_contra", bound=Options, contravariant=True, default=Options)
 #: What ``encode_query`` returns and ``score`` takes.
 QueryT = TypeVar("QueryT", default=object)
+QueryT_co = TypeVar("QueryT_co", covariant=True, default=object)
 #: What a page is given as: ``Image.Image`` or ``str``.
 PageT_contra = TypeVar("PageT_contra", contravariant=True, default="Image.Image | str")
 
@@ -120,20 +138,71 @@ class Scorer(Protocol[PageT_contra, QueryT, ScoreT_contra]):
 
 
 @runtime_checkable
-class SupportsUncached(Protocol[PageT_contra, ScoreT_contra]):
-    """A scorer with a forward that uses no cache: the reference of ``mmrr verify --rescore``."""
+class SupportsVisualQueries(Protocol[QueryT_co]):
+    """A scorer that takes queries with images. Its other methods then take ``VisualQuery`` too."""
 
-    def score_uncached(self, query: str, page: PageT_contra, kept: KeptTokens | None, options: ScoreT_contra) -> float:
+    def encode_visual_query(self, query: VisualQuery) -> QueryT_co:
+        """As ``encode_query``. ``query.text`` "": the image alone."""
+        ...
+
+
+@runtime_checkable
+class SupportsUncached(Protocol[PageT_contra, ScoreT_contra]):
+    """A scorer with a forward that uses no cache: the reference of ``mmrr verify --rescore``.
+
+    It gets a ``VisualQuery`` only if it is ``SupportsVisualQueries``.
+    """
+
+    def score_uncached(
+        self, query: str | VisualQuery, page: PageT_contra, kept: KeptTokens | None, options: ScoreT_contra
+    ) -> float:
         """The score of one pair, over the same kept tokens and with the same options as ``score``."""
         ...
 
 
 @runtime_checkable
 class SupportsDense(Protocol):
-    """A scorer with the unmodified model's full forward: the baseline of ``mmrr rerank --dense``."""
+    """A scorer with the unmodified model's full forward: the baseline of ``mmrr rerank --dense``.
 
-    def dense(self, query: str, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
+    It gets a ``VisualQuery`` only if it is ``SupportsVisualQueries``.
+    """
+
+    def dense(self, query: str | VisualQuery, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
         """The score of each page, (N,) float32 on the CPU. ``order``: which of page and query the prompt has first."""
+        ...
+
+
+@runtime_checkable
+class SupportsNarrowing(Protocol[PrepareT_contra]):
+    """A scorer whose page caches contain those of other options, so that ``mmrr tune`` reads a page once for all."""
+
+    def narrowed(
+        self, options: PrepareT_contra, caches: Sequence[PageCache], shared: PageCache
+    ) -> tuple[Scorer[Any, Any, Any], list[PageCache], PageCache]:
+        """A scorer with these options, and the caches that it would make, from the caches of this one.
+
+        Raises MmrrError if this scorer's caches do not contain them.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsAttention(Protocol):
+    """A scorer that attends to the visual tokens in a page's cache: the evidence of ``mmrr explain``."""
+
+    def word_tokens(self, query: str) -> list[QueryWord]:
+        """The words of a query in their order, each with its tokens."""
+        ...
+
+    def grid(self, width_px: int, height_px: int) -> Grid:
+        """(rows, columns) of the visual tokens of a whole page image of this size."""
+        ...
+
+    def attention(self, query: str, cache: PageCache, shared: PageCache, tokens: Sequence[int]) -> Tensor:
+        """Attention (L, K) float32 to the page's kept visual tokens in each layer that sees the page, on the CPU.
+
+        The mean over the heads and over ``tokens`` of the query; -1 is its last token. A row sums to at most 1.
+        """
         ...
 
 
@@ -197,6 +266,27 @@ class Embedder(Protocol[SearchT_contra]):
 
         0.0: all vectors of a query have the same weight.
         """
+        ...
+
+
+@runtime_checkable
+class EmbedsVisualQueries(Protocol[SearchT_contra]):
+    """An embedder that takes queries with images."""
+
+    def embed_visual_query(self, query: VisualQuery, options: SearchT_contra) -> Tensor:
+        """The vectors (M, D) float32 of a query. It has a text only with ``SPEC.joint_queries``."""
+        ...
+
+
+@runtime_checkable
+class SupportsWordVectors(Protocol[SearchT_contra]):
+    """A late-interaction embedder that knows the vectors of a query's words: the evidence of ``mmrr explain``.
+
+    The vectors of a page begin with those of its visual tokens.
+    """
+
+    def word_vectors(self, text: str, options: SearchT_contra) -> list[QueryWord]:
+        """The words of a query in their order, each with the rows of its vectors in ``embed_queries``."""
         ...
 
 

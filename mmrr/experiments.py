@@ -6,8 +6,6 @@ Nothing here moves what later commands follow.
 from __future__ import annotations
 
 import dataclasses
-import json
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,14 @@ from mmrr.config import Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.documents.discovery import find_sources
 from mmrr.errors import MmrrError
-from mmrr.evaluation import ids, metrics, mmdocir
+from mmrr.evaluation import ids, mmdocir, stored_runs
+from mmrr.evaluation.comparison import Comparison, compare_runs
 from mmrr.evaluation.mmdocir import Benchmark, Text
 from mmrr.indexing import build
-from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, exact_run, rerank_run, search
+from mmrr.pipeline import Chain, Ranking, Scoring, cache_pages, rerank_run, search
 from mmrr.search import channels
 from mmrr.stages import evaluate, import_mmdocir, render, retrieve
+from mmrr.stages._visual import check_scorer
 from mmrr.stages.evaluate import LayoutRun
 from mmrr.stages.precache import Plan
 from mmrr.types import Qrels, Query, Run
@@ -43,6 +43,17 @@ class Compared:
     page_bytes: int = 0  # of a page's cache
     pages_per_second: float | None = None  # of precaching; None: no cache was computed for the artifact
     query_ms: float | None = None  # median time to score a query's candidates from the caches
+    reranked: Manifest | None = None  # the artifact of the run; None: the first stage
+
+
+@dataclass(frozen=True)
+class ComparedScorers:
+    """Several scorers over the same candidates, measured and compared with the first stage."""
+
+    rows: list[Compared]
+    runs: dict[str, Run]  # by name, as in ``rows``
+    comparison: Comparison
+    retrieved: Manifest  # the first stage
 
 
 def compare(
@@ -53,58 +64,57 @@ def compare(
     scorings: Mapping[str, Scoring],
     rerank_options: Rerank,
     report: Callable[[Plan], None] = lambda plan: None,
-) -> list[Compared]:
+    fields: Mapping[str, Mapping[str, str]] | None = None,
+) -> ComparedScorers:
     """The first stage, and each scorer over its candidates, on the current index. Missing caches are computed.
 
-    A scorer without a share of kept tokens keeps the default share, whatever is current. Seven parameters: the
-    questions and the settings of three stages, which vary independently. Raises MmrrError if the index has none of the
+    A scorer without a share of kept tokens keeps the default share, whatever is current. ``fields``: {field: {query_id:
+    value}}, for groups of queries. Eight parameters: the questions and the settings of three stages, which vary
+    independently. Raises MmrrError if the index has none of the
     judged pages.
     """
     indexed = context.current("index")
     ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
+    for scoring in scorings.values():
+        check_scorer(scoring.family, queries)
     ranking = search(context, queries, options, {}, indexed)
     runs = {"first stage": ranking.first}
-    found: dict[str, tuple[int, float | None, float | None]] = {}
+    found: dict[str, tuple[int, float | None, float | None, Manifest]] = {}
     for name, scoring in scorings.items():
         *_, cached = cache_pages(context, scoring, indexed, report)
         reranked = rerank_run(context, ranking, rerank_options, {}, cached)
         assert reranked.reranked
         assert reranked.final is not None
         runs[name] = reranked.final
-        found[name] = _costs(context, cached, reranked.reranked)
+        found[name] = (*_costs(context, cached, reranked.reranked), reranked.reranked)
     inputs = {"pages": indexed.inputs["pages"], "runs": digest(runs)}
-    judged = evaluate.judge(context, runs, qrels, inputs, COMPARED)
-    measured = manifests.content(judged, "eval")["metrics"]
-    return [Compared(name, measured[name], *found.get(name, ())) for name in runs]
+    _, compared = evaluate.judge(context, runs, qrels, inputs, COMPARED, fields)
+    rows = [Compared(name, compared.evaluations[name].mean, *found.get(name, ())) for name in runs]
+    return ComparedScorers(rows, runs, compared, ranking.retrieved)
 
 
 def _costs(context: Context, cached: Manifest, reranked: Manifest) -> tuple[int, float | None, float | None]:
     """Bytes per page, pages per second of precaching, and the median time of a query in milliseconds."""
-    lines = context.workspace.own_file(reranked, "timings.jsonl").read_text("utf-8").splitlines()
     timing = manifests.provenance(cached, "precache")
     made, seconds = timing["pages_computed"], timing["seconds"]
     per_second = made / seconds if made and seconds else None
-    query_ms = statistics.median(json.loads(line)["score_ms"] for line in lines) if lines else None
+    query_ms = stored_runs.query_ms(context.workspace, reranked)
     return manifests.content(cached, "precache")["page_bytes"], per_second, query_ms
 
 
-@dataclass(frozen=True)
-class Line:
-    """One way of ranking, measured with intervals."""
-
-    name: str
-    metrics: dict[str, float]  # fractions
-    intervals: dict[str, tuple[float, float]]  # 95 %, of the values
-    differences: dict[str, tuple[float, float]]  # 95 %, of the value less that of the first line; {} there
-
-
 def by_channel(
-    context: Context, queries: list[Query], qrels: Qrels, measures: Sequence[str], scope: Scope = "corpus"
-) -> list[Line]:
+    context: Context,
+    queries: list[Query],
+    qrels: Qrels,
+    measures: Sequence[str],
+    scope: Scope = "corpus",
+    fields: Mapping[str, Mapping[str, str]] | None = None,
+) -> Comparison:
     """Each channel of the current index alone, each sum of them with the default weights, and the current reranking.
 
-    The reranking is left out if it is of other pages or answers none of the judged queries. Raises MmrrError if the
-    index has none of the judged pages.
+    The first channel is the baseline. ``fields``: {field: {query_id: value}}, for groups of queries. The
+    reranking is left out if it is of other pages or answers none of the judged queries. Six parameters: what is
+    searched and how it is measured. Raises MmrrError if the index has none of the judged pages.
     """
     indexed = context.current("index")
     ids.unknown_pages(qrels, context.collection(indexed).row_of, "the judgements")
@@ -116,20 +126,12 @@ def by_channel(
         runs[label] = search(context, queries, options, {}, indexed).first
     reranked = context.workspace.current("rerank")
     if reranked and reranked.inputs["pages"] == indexed.inputs["pages"]:
-        run = exact_run(context, reranked)
+        run = stored_runs.exact_run(context.workspace, reranked)
         config = manifests.config(reranked, "rerank")
         fused = f" (fused {config['blend']:g})" if "blend" in config else ""
         if run.keys() & qrels.keys():
             runs[f"reranked by {config['family']}{fused}"] = run
-    group_of = {query_id: evaluate.document_of(row) for query_id, row in qrels.items()}
-    found = {name: metrics.evaluate(run, qrels, measures) for name, run in runs.items()}
-    first = next(iter(found.values()))
-    lines = []
-    for name, one in found.items():
-        changes = metrics.bootstrap(first, one, group_of) if one is not first else {}
-        differences = {measure: change.difference_interval for measure, change in changes.items()}
-        lines.append(Line(name, one.mean, metrics.intervals(one, group_of), differences))
-    return lines
+    return compare_runs(runs, qrels, measures, fields=fields)
 
 
 @dataclass(frozen=True)
@@ -172,11 +174,11 @@ def mmdocir_benchmark(
     if with_layouts:
         crops = import_mmdocir.read_layouts(context, benchmark, chain.render.max_tokens, text)
         table = {layout.layout_id: layout for layout in mmdocir.iter_layouts(benchmark, text, images=False)}
-        ranked, _ = _rank(context, benchmark, crops, chain, report)
+        ranked, _ = _rank(context, benchmark.queries(), crops, chain, report)
         layouts = LayoutRun(ranked.run, table)
         layout_inputs = {"layouts": ranked.manifest.fingerprint}
     pages = _pages(context, benchmark, text, chain)
-    ranking, steps = _rank(context, benchmark, pages, chain, report)
+    ranking, steps = _rank(context, benchmark.queries(), pages, chain, report)
     inputs = {"pages": pages.fingerprint, ranking.manifest.stage: ranking.manifest.fingerprint, **layout_inputs}
     judged = evaluate.judge_mmdocir(context, ranking.run, benchmark.questions, inputs, layouts)
     return BenchmarkResult(benchmark, ranking, judged, [pages, *steps, judged])
@@ -197,12 +199,12 @@ def _pages(context: Context, benchmark: Benchmark, text: Text, chain: Chain) -> 
 
 
 def _rank(
-    context: Context, benchmark: Benchmark, pages: Manifest, chain: Chain, report: Callable[[Plan], None]
+    context: Context, queries: list[Query], pages: Manifest, chain: Chain, report: Callable[[Plan], None]
 ) -> tuple[Ranking, list[Manifest]]:
     """The ranking of the questions over these pages, and the artifacts of its steps."""
     steps = build(context, pages, chain.indexing)
     indexed = steps[-1]
-    ranking = search(context, benchmark.queries(), chain.retrieve, chain.search_options, indexed)
+    ranking = search(context, queries, chain.retrieve, chain.search_options, indexed)
     steps.append(ranking.retrieved)
     if chain.scoring:
         cached = cache_pages(context, chain.scoring, indexed, report)

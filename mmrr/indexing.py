@@ -1,4 +1,7 @@
-"""From pages to an index: which vectors it has, and the stages that make them. Moves nothing; ``pipeline`` does."""
+"""From pages to an index: which vectors it has, and the stages that make them. Moves nothing; ``pipeline`` does.
+
+A function imports its stages itself: commands that index nothing need no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from dataclasses import dataclass, field
 from mmrr.config import Index, Model
 from mmrr.context import Context
 from mmrr.errors import MmrrError
-from mmrr.modeling import text_checkpoints
-from mmrr.stages import embed, embed_text, index
 from mmrr.workspace.pages import load
 from mmrr.workspace.store import Manifest
 
@@ -47,6 +48,9 @@ def text_embedding(
     minilm is taken where its Python package is installed, so that nothing is downloaded unasked.
     Raises MmrrError if the text embedder of the current index is not found.
     """
+    from mmrr.modeling import text_checkpoints
+    from mmrr.stages import embed_text
+
     chosen = dict(options or {})
     if name is not None:
         if name == NONE and (revision or chosen):
@@ -66,6 +70,8 @@ def text_embedding(
 
 def check(context: Context, indexing: Indexing) -> None:
     """Raise the MmrrError of ``build`` for a wrong name or option, before anything is computed."""
+    from mmrr.stages import embed, embed_text, index
+
     if indexing.embedder:
         embed.check(context, indexing.embedder, indexing.embed_options)
     if indexing.text_embedder:
@@ -77,6 +83,8 @@ def check(context: Context, indexing: Indexing) -> None:
 
 def build(context: Context, pages: Manifest, indexing: Indexing) -> list[Manifest]:
     """The artifacts in this order: ``embed`` with an embedder, ``embed_text`` with a text embedder, ``index``."""
+    from mmrr.stages import embed, embed_text, index
+
     collection = load(context.workspace, pages)
     embedded = text_embedded = None
     index.check(indexing.index)  # before the vectors are computed
@@ -95,6 +103,8 @@ def followed(context: Context) -> Indexing:
 
     Raises MmrrError if one of its embedders is not found or has changed.
     """
+    from mmrr.stages import embed, embed_text, index
+
     indexed = context.workspace.current("index")
     if indexed is None:
         text = text_embedding(context, None)

@@ -2,7 +2,9 @@
 
 A *step* is a function that a command runs because the user asked for it: it makes its artifacts current, so that later
 commands follow them, and says so. The other functions (``cache_pages``, ``search``, ``rerank_run``,
-``judge_file``, ...) move nothing, so experiments use those.
+``judge_runs``, ...) move nothing, so experiments use those.
+
+A function imports its stage itself: ``mmrr eval`` would otherwise wait for torch.
 """
 
 from __future__ import annotations
@@ -13,30 +15,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from PIL import Image
-
-from mmrr import plots
 from mmrr.config import Model, Prune, Render, Rerank, Retrieve
 from mmrr.context import Context
 from mmrr.errors import MmrrError
-from mmrr.evaluation.trec import EXACT, RUN, read_queries, read_run
-from mmrr.indexing import Indexing, build
+from mmrr.evaluation.stored_runs import exact_run, first_stage_of
+from mmrr.evaluation.trec import read_queries
+from mmrr.indexing import Indexing
 from mmrr.modeling import families
-from mmrr.modeling.devices import resolve_device, resolve_dtype
-from mmrr.stages import evaluate, precache, prune, render, rerank, retrieve
-from mmrr.stages.evaluate import Judgement as Judgement
-from mmrr.stages.precache import Family, Plan
-from mmrr.stages.rerank import Candidates, Rescored
 from mmrr.types import Query, Run
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.files import digest
 from mmrr.workspace.pages import Collection, page_row, read_image
 from mmrr.workspace.store import Manifest
-from mmrr.workspace.tensors import read_kept_tokens
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmrr.scorers import minireranker
+    from mmrr.stages.evaluate import Judgement
+    from mmrr.stages.precache import Family, Plan
+    from mmrr.stages.rerank import Rescored
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,8 @@ def render_documents(
     what is named. ``check`` is called after the documents were found, before they are rendered.
     Raises MmrrError if rendered documents cannot be added to the current collection.
     """
+    from mmrr.stages import render
+
     render.check(context, options)
     while True:
         before = context.workspace.current("pages")
@@ -152,9 +153,14 @@ def can_change(context: Context, pages: Manifest) -> None:
     """Raise MmrrError if no document can be added to or taken from a collection."""
     if "file" in manifests.config(pages, "pages"):
         raise MmrrError(
-            f"the collection in {context.workspace.root} is MMDocIR's published pages, which cannot be changed; "
-            "use another --work, or make a new collection here with --replace"
+            f"the collection in {context.workspace.root} is {_published(pages)}'s published pages, which cannot be "
+            "changed; use another --work, or make a new collection here with --replace"
         )
+
+
+def _published(pages: Manifest) -> str:
+    """What the pages of a benchmark were read from."""
+    return "MMDocIR" if manifests.config(pages, "pages")["file"].startswith("MMDocIR") else "a benchmark"
 
 
 # Index
@@ -162,6 +168,8 @@ def can_change(context: Context, pages: Manifest) -> None:
 
 def index_pages(context: Context, pages: Manifest, indexing: Indexing) -> Manifest:
     """Step: ``pages`` -> (``embed``, with an embedder) -> (``embed_text``, with a text embedder) -> ``index``."""
+    from mmrr.indexing import build
+
     made = build(context, pages, indexing)
     make_current(context, *made)
     newest = context.workspace.current("pages")
@@ -183,6 +191,8 @@ def prune_pages(context: Context, options: Prune) -> Manifest:
 def _prune(
     context: Context, options: Prune, indexed: Manifest, page_grid: tuple[int, int | None] | None = None
 ) -> Manifest:
+    from mmrr.stages import prune
+
     collection = context.collection(indexed)
     embedded = context.workspace.find("embed", indexed.inputs["embed"]) if "embed" in indexed.inputs else None
     if embedded is None:
@@ -216,6 +226,8 @@ def cache_pages(
 
     ``pruning`` is used where ``scoring`` names no share; None: the default share.
     """
+    from mmrr.stages import precache
+
     family, pruned = family_and_pruning(context, scoring, indexed, pruning)
     made = precache.precache(context, context.collection(indexed), pruned, family, report)
     return [pruned, made] if pruned else [made]
@@ -225,6 +237,8 @@ def family_and_pruning(
     context: Context, scoring: Scoring, indexed: Manifest, pruning: Prune | None
 ) -> tuple[Family, Manifest | None]:
     """The scorer family, and the kept tokens of the pages; None: all tokens."""
+    from mmrr.stages import precache
+
     family = precache.family_of(context.workspace.hashes, scoring.family, scoring.model, scoring.options)
     if scoring.keep is not None and not family.module.SPEC.accepts_pruning:
         raise MmrrError(f"{scoring.family} caches whole pages: leave out --keep")
@@ -272,6 +286,9 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
         collection = context.collection(context.current("index"))
         context.notice("no token was pruned: the plain page is drawn")
         return read_image(context.workspace, collection.pages[page_row(collection, page_id)])
+    from mmrr import plots
+    from mmrr.workspace.tensors import read_kept_tokens
+
     pruned = context.current("prune")
     collection = context.collection(pruned)
     row = page_row(collection, page_id)
@@ -294,6 +311,8 @@ def search(
     within: Set[int] | None = None,
 ) -> Ranking:
     """Queries -> ``retrieve``, over ``indexed`` or the current index; ``within``: the rows that may be found."""
+    from mmrr.stages import retrieve
+
     indexed = indexed or context.current("index")
     collection = context.collection(indexed)
     retrieved = retrieve.retrieve(context, collection, indexed, queries, options, search_options, within)
@@ -308,9 +327,11 @@ def rerank_run(
     cached: Manifest | None = None,
 ) -> Ranking:
     """``retrieve`` + ``precache`` -> ``rerank``, with the caches ``cached`` or the current ones."""
+    from mmrr.stages import rerank
+
     if cached is None or cached.path.name:
         cached = context.same_pages(cached or context.current("precache"), ranking.collection)
-    candidates = Candidates(ranking.collection, ranking.queries, ranking.retrieved, ranking.first)
+    candidates = rerank.Candidates(ranking.collection, ranking.queries, ranking.retrieved, ranking.first)
     reranked = rerank.rerank(context, candidates, cached, options, score_options)
     final = _read_run(context, reranked, ranking.queries)
     return dataclasses.replace(ranking, reranked=reranked, final=final)
@@ -323,16 +344,23 @@ def remember(context: Context, ranking: Ranking) -> None:
 
 def rescore(context: Context, n: int) -> Rescored:
     """Compare ``n`` scores from the current caches, for the current queries, with forwards that use no cache."""
+    from mmrr.queries import IMAGES, QUERIES
+    from mmrr.stages import rerank
+
     cached, retrieved = context.current("precache"), context.current("retrieve")
     collection = context.collection(context.same_pages(retrieved, context.collection(cached)))
+    context.workspace.own_file(retrieved, IMAGES)
     pruned = context.workspace.find("prune", cached.inputs["prune"]) if "prune" in cached.inputs else None
-    queries = read_queries(context.workspace.own_file(retrieved, "queries.jsonl"))
+    queries = read_queries(context.workspace.own_file(retrieved, QUERIES), images=True)
     run = _read_run(context, retrieved, queries)
-    return rerank.rescore(context, Candidates(collection, queries, retrieved, run), cached, pruned, n)
+    return rerank.rescore(context, rerank.Candidates(collection, queries, retrieved, run), cached, pruned, n)
 
 
 def load_scorer(context: Context, name: str, revision: str | None) -> minireranker.Scorer:
     """A miniReranker with its default options, for probing its layers."""
+    from mmrr.modeling.devices import resolve_device, resolve_dtype
+    from mmrr.stages import precache
+
     family = precache.family_of(context.workspace.hashes, "minireranker", Model(name, revision), {})
     device = resolve_device(context.machine.device)
     scorer = family.module.load(family.checkpoint, family.prepare, device, resolve_dtype(context.machine.dtype, device))
@@ -341,49 +369,46 @@ def load_scorer(context: Context, name: str, revision: str | None) -> minirerank
 
 def _read_run(context: Context, manifest: Manifest, queries: list[Query]) -> Run:
     """The run of an artifact; a query without hits has an empty ranking."""
-    found = exact_run(context, manifest)
+    found = exact_run(context.workspace, manifest)
     return {query.query_id: found.get(query.query_id, []) for query in queries}
-
-
-def exact_run(context: Context, manifest: Manifest) -> Run:
-    """The run of an artifact with the scores that were computed."""
-    if not manifests.n_candidates(manifest):
-        return {}
-    return read_run(context.workspace.own_file(manifest, EXACT if EXACT in manifest.files else RUN))
 
 
 # Evaluation
 
 
-def judge_current(context: Context, qrels_path: Path, measures: list[str] | None, *, reranked: bool) -> Judgement:
-    """Step: the current run against judgements.
+def judge_current(
+    context: Context,
+    qrels_path: Path,
+    measures: Sequence[str] | None,
+    *,
+    reranked: bool,
+    fields: Mapping[str, Mapping[str, str]] | None = None,
+) -> Judgement:
+    """Step: the current run against judgements. ``fields`` are values of queries by which they are grouped.
 
     With ``reranked`` the first stage and the reranked run, else the first stage alone.
     """
+    from mmrr.stages import evaluate
+
     newest = context.current("rerank" if reranked else "retrieve")
-    runs, inputs = {}, {}
-    for name, manifest in (("first_stage", _first_stage(context, newest)), ("reranked", newest if reranked else None)):
-        if manifest:
-            runs[name] = exact_run(context, manifest)
-            inputs[manifest.stage] = manifest.fingerprint
-    judged = evaluate.judge_ids(context, runs, qrels_path, measures, {"pages": newest.inputs["pages"], **inputs})
+    found = {"first_stage": first_stage_of(context.workspace, newest), **({"reranked": newest} if reranked else {})}
+    runs = {name: exact_run(context.workspace, manifest) for name, manifest in found.items()}
+    inputs = {"pages": newest.inputs["pages"]} | {one.stage: one.fingerprint for one in found.values()}
+    judged = evaluate.judge_ids(context, runs, qrels_path, measures, inputs, fields)
     make_current(context, judged.metrics)
     return judged
 
 
-def judge_file(
-    context: Context, run_path: Path, qrels_path: Path, measures: list[str] | None, baseline: Path | None = None
+def judge_runs(
+    context: Context,
+    runs: Mapping[str, Run],
+    qrels_path: Path,
+    measures: Sequence[str] | None,
+    fields: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Judgement:
-    """A TREC run against judgements, alone or compared with a baseline."""
-    paths = ({"baseline": baseline} if baseline else {}) | {"run": run_path}
-    runs = {name: read_run(path) for name, path in paths.items()}
-    return evaluate.judge_ids(context, runs, qrels_path, measures, {name: digest(run) for name, run in runs.items()})
+    """Runs against judgements. The first run is the baseline of the others."""
+    from mmrr.stages import evaluate
 
-
-def _first_stage(context: Context, manifest: Manifest) -> Manifest:
-    if manifest.stage == "retrieve":
-        return manifest
-    found = context.workspace.find("retrieve", manifest.inputs["retrieve"])
-    if found is None:
-        raise MmrrError(f"the first stage of rerank/{manifest.fingerprint} was removed; run mmrr rerank again")
-    return found
+    named = runs.keys() <= {"baseline", "run"}
+    inputs = {name: digest(run) for name, run in runs.items()} if named else {"runs": digest(dict(runs))}
+    return evaluate.judge_ids(context, runs, qrels_path, measures, inputs, fields)

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmrr.config import Model, Render
+from mmrr.contracts import SupportsVisualQueries, VisualQuery
 from mmrr.documents.image_input import PageImage, read_image
-from mmrr.errors import MmrrError
+from mmrr.errors import MmrrError, UnsupportedQueryError
 from mmrr.modeling import families
 from mmrr.modeling.devices import dtype_name, resolve_device, resolve_dtype
 from mmrr.modeling.loaded import Loaded, LoadsEachTime
+from mmrr.queries import QueryLike, as_query, pixels
 from mmrr.stages.precache import family_of
-from mmrr.types import PageCache
+from mmrr.types import PageCache, Query
 from mmrr.workspace.artifact import Manifest, Spec
 from mmrr.workspace.files import HashCache
 from mmrr.workspace.store import Workspace
@@ -100,7 +102,7 @@ class Reranker:
         )
         self._shared = {name: tensor.to(self._device) for name, tensor in self._scorer.shared_state().items()}
         self.model, self.max_tokens, self.listwise = model, max_tokens, module.SPEC.listwise
-        self._memory = memory
+        self._family, self._memory = scorer, memory
         self._caches: OrderedDict[str, PageCache] = OrderedDict()
         self._bytes = 0
         self._folder: Workspace | None = None
@@ -123,9 +125,20 @@ class Reranker:
         same = Spec("precache", caches.schema, caches.config, {}, caches.model)
         return same.fingerprint == self._spec.fingerprint
 
-    def rank(self, query: str, documents: Sequence[PageImage], top_k: int | None = None) -> list[Ranked]:
+    def refusal(self, query: Query) -> UnsupportedQueryError | None:
+        """Why the scorer family does not take the query, if it has an image; None: it does."""
+        try:
+            if query.image:
+                families.expect_visual("scorers", self._family)
+        except UnsupportedQueryError as error:
+            return error
+        return None
+
+    def rank(self, query: QueryLike, documents: Sequence[PageImage], top_k: int | None = None) -> list[Ranked]:
         """The documents from the best to the worst, at most ``top_k``; equal logits in the given order.
 
+        ``query`` is a text, an image (a path, the bytes of a file or a Pillow image), or both: ``{"text": ...,
+        "image": ...}``.
         ``documents`` are page images: paths, bytes of image files, data URIs or Pillow images. For a scorer that reads
         text, they are the texts of pages. Raises MmrrError for an image that cannot be read, with its place.
         """
@@ -136,13 +149,15 @@ class Reranker:
         order = sorted(range(len(documents)), key=lambda i: -float(logits[i]))[:top_k]
         return [{"corpus_id": i, "score": float(scores[i]), "logit": float(logits[i])} for i in order]
 
-    def predict(self, pairs: Sequence[tuple[str, PageImage]], *, logits: bool = False) -> NDArray[np.float32]:
+    def predict(self, pairs: Sequence[tuple[QueryLike, PageImage]], *, logits: bool = False) -> NDArray[np.float32]:
         """The score of each (query, document) pair, (N,) float32: sigmoid of the logit, or the logit itself.
 
         The pairs of one query are scored together. For a listwise scorer they are one list.
         """
-        by_query: dict[str, list[int]] = {}
-        for i, (query, _) in enumerate(pairs):
+        by_query: dict[Query, list[int]] = {}
+        known: dict[int, Query] = {}  # an image that several pairs share is read once
+        for i, (given, _) in enumerate(pairs):
+            query = known.get(id(given)) or known.setdefault(id(given), as_query(given))
             by_query.setdefault(query, []).append(i)
         found = torch.empty(len(pairs))
         for query, places in by_query.items():
@@ -168,9 +183,10 @@ class Reranker:
             finally:
                 self._folder = before
 
-    def _logits(self, query: str, documents: Sequence[PageImage]) -> torch.Tensor:
-        if not query.strip():
-            raise MmrrError("the query is empty; expected a question or some words")
+    def _logits(self, given: QueryLike, documents: Sequence[PageImage]) -> torch.Tensor:
+        query = as_query(given)
+        if error := self.refusal(query):
+            raise error
         if not documents:
             return torch.zeros(0)
         with self._lock, torch.inference_mode():
@@ -178,12 +194,18 @@ class Reranker:
                 {name: tensor.to(self._device) for name, tensor in cache.items()}
                 for cache in self._page_caches(documents)
             ]
-            logits = self._scorer.score(self._scorer.encode_query(query), caches, self._shared, self._score_as)
+            logits = self._scorer.score(self._encoded(query), caches, self._shared, self._score_as)
         if not torch.isfinite(logits).all():
             raise MmrrError(
                 f"{self._spec.model and self._spec.model['id']} gave scores that are not finite; try float32"
             )
         return logits.float().cpu()
+
+    def _encoded(self, query: Query) -> Any:
+        if query.image is None:
+            return self._scorer.encode_query(query.text)
+        assert isinstance(self._scorer, SupportsVisualQueries)
+        return self._scorer.encode_visual_query(VisualQuery(query.text, pixels(query.image, self.max_tokens)))
 
     def _page_caches(self, documents: Sequence[PageImage]) -> list[PageCache]:
         """The cache of each document, in order. Documents of equal content are prepared once."""

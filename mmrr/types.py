@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,12 +31,22 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryImage:
+    """An image in a query; ``mmrr.query_image`` makes one. Two are equal if their files have the same content."""
+
+    sha256: str  # of the image file
+    source: Path | bytes = field(compare=False, repr=False)  # the file, or what is in it
+    name: str = field(default="image", compare=False)  # as the user named it
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
-    """A question. With the scope ``document``, ``doc_id`` is the document that is searched."""
+    """A question, an image, or both. With the scope ``document``, ``doc_id`` is the document that is searched."""
 
     query_id: str
-    text: str
+    text: str  # "": the image alone
     doc_id: str | None = None
+    image: QueryImage | None = None
 
 
 class Hit(NamedTuple):
@@ -83,6 +93,7 @@ class Embedding:
     vectors: torch.Tensor  # (V, D) float32 or float16, of length 1; late interaction (MaxSim) scores a page
     saliency: torch.Tensor  # (T,) float32 >= 0, attention of the last token, summed over layers, mean over heads
     grid: Grid
+    owners: torch.Tensor | None = None  # (T,) int32, row of each visual token's vector or -1; None: token i has row i
 
 
 @dataclass(frozen=True, slots=True)

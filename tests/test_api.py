@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,7 +115,7 @@ def test_a_wrong_option_is_one_line(workspace: mmrr.Workspace, options: dict[str
 
 
 def test_an_empty_question_and_a_missing_workspace_are_refused(workspace: mmrr.Workspace, tmp_path: Path):
-    with pytest.raises(mmrr.MmrrError, match="question 2 is empty"):
+    with pytest.raises(mmrr.MmrrError, match="question 2: the query is empty"):
         workspace.search_many([QUERY, " "])
     with pytest.raises(mmrr.MmrrError, match="no workspace at"):
         mmrr.open(tmp_path / "none")
@@ -134,3 +136,23 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path, documents: Path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["the script runs", "thesis.pdf/0001"]
     assert done.stderr == ""
+
+
+def test_the_section_of_the_guide_on_images(
+    work: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: mmrr.Workspace
+):
+    section = (
+        (Path(__file__).parents[1] / "docs" / "python.md")
+        .read_text("utf-8")
+        .split("## Images as queries")[1]
+        .split("\n## ")[0]
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    for name in ("table.png", "page-1.png"):
+        shutil.copy(workspace.pages()[0].image, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("reader-reranker", str(tiny_path)).replace('open("work")', f'open("{work}", dtype="float32")')
+    names: dict[str, list[mmrr.Hit]] = {}
+    exec(compile(code, "docs/python.md", "exec"), names)
+    assert len(names["hits"]) == 2
+    assert names["hits"][0].query.image

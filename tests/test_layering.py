@@ -24,8 +24,14 @@ ONLY_IN = {
     "sentence_transformers": {"mmrr.modeling.sentence_models"},
     "transformers": {"mmrr.backbones", "mmrr.modeling.sentence_models", "mmrr.random_checkpoint", "mmrr.training"},
     "peft": {"mmrr.backbones", "mmrr.training"},
-    "jinja2": {"mmrr.modeling._render_template"},
-    "tokenizers": {"mmrr.modeling.chat", "mmrr.random_checkpoint", "mmrr.training"},
+    "jinja2": {"mmrr.modeling._render_template", "mmrr.reporting.page"},
+    "tokenizers": {
+        "mmrr.modeling.chat",
+        "mmrr.modeling.minilm",
+        "mmrr.modeling.plain_tokenizer",
+        "mmrr.random_checkpoint",
+        "mmrr.training",
+    },
     "accelerate": {"mmrr.training.distributed"},
     "matplotlib": {"mmrr.plots"},
     "pypdfium2": {"mmrr.documents"},
@@ -57,14 +63,26 @@ ONLY_IN = {
         "mmrr.candidates",
         "mmrr.indexing",
         "mmrr.answering",
+        "mmrr.evidence",
         "mmrr.experiments",
+        "mmrr.tuning",
+        "mmrr.benchmarks",
         "mmrr.removal",
         "mmrr.reranker",
     },
-    "mmrr.pipeline": {"mmrr.candidates", "mmrr.experiments", "mmrr.adding", "mmrr.removal", "mmrr.api"},
+    "mmrr.pipeline": {
+        "mmrr.candidates",
+        "mmrr.experiments",
+        "mmrr.tuning",
+        "mmrr.benchmarks",
+        "mmrr.adding",
+        "mmrr.removal",
+        "mmrr.api",
+    },
     "mmrr.api": {"mmrr.integrations", "mmrr.serve"},
     "mmrr.serve": {"mmrr.serve"},
     "mmrr.experiments": set(),
+    "mmrr.benchmarks": set(),
     "mmrr.removal": {"mmrr.api"},
     "mmrr.training": {"mmrr.training"},
 }
@@ -99,6 +117,9 @@ NEVER = {
     "mmrr.scorers": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.embedders"},
     "mmrr.text_embedders": {"mmrr.workspace", "mmrr.search", "mmrr.evaluation", "mmrr.backbones", "mmrr.scorers"},
     "mmrr.stages": FAMILIES,
+    "mmrr.reporting": FAMILIES
+    | HEAVY
+    | all_parts_but("reporting", "context", "errors", "evaluation", "types", "workspace"),
     "mmrr.integrations": FAMILIES | {"transformers", "mmrr.stages", "mmrr.pipeline"},
     "mmrr.training.synthetic": (HEAVY - {"numpy"}) | all_parts_but("errors", "training"),
 }
@@ -195,7 +216,7 @@ def test_importing_the_command_line_loads_no_model_library():
 
 
 def test_importing_the_library_loads_no_terminal_library():
-    loaded = loaded_by("import mmrr.pipeline, mmrr.workspace.gc")
+    loaded = loaded_by("import mmrr.pipeline, mmrr.answering, mmrr.workspace.gc")
     assert "torch" in loaded
     assert not loaded & {"transformers", "peft", "datasets", "typer"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLConfig, Qwen3
 from transformers.utils import logging as transformers_logging
 
 from mmrr.backbones._qwen3_vl_adapters import merge
+from mmrr.backbones._qwen3_vl_names import NAMES, tensor_name
 from mmrr.errors import MmrrError
 from mmrr.modeling.checkpoint_files import (
     expect_size,
@@ -37,12 +37,6 @@ _KEYS = (
     "vision_end_token_id",
     "tie_word_embeddings",
 )
-#: Published names of tensors as regular expressions, with the names of transformers. TomoroAI writes ``vlm.`` in front
-#: of them, and colpali-engine and OpenSearch-AI write neither that nor ``model.``.
-NAMES = {
-    r"^(?:base_model\.model\.|vlm\.|qwen3vl\.|model\.)*(visual|language_model)\.(?:model\.)?": r"model.\1.",
-    r"^(?:base_model\.model\.|vlm\.)+lm_head\.": "lm_head.",
-}
 
 
 # Any: the tokenizer of transformers has no public type.
@@ -114,13 +108,6 @@ def load_config(path: Path) -> Any:
     plain.setdefault("tie_word_embeddings", bool(plain["text_config"].get("tie_word_embeddings")))
     with loading(f"{path} does not load as Qwen3-VL"):
         return Qwen3VLConfig(**plain)
-
-
-def tensor_name(name: str) -> str:
-    """The name in transformers of a tensor with a published name."""
-    for pattern, target in NAMES.items():
-        name = re.sub(pattern, target, name)
-    return name
 
 
 # Any: transformers and peft do not type the model they return.

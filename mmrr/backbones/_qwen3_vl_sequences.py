@@ -46,9 +46,9 @@ class PageSequence:
     next_pos: int  # M-RoPE position of the next token after the sequence
 
     def add_deepstack(self, layer: int, x: Tensor) -> Tensor:
-        """Add the DeepStack features to the visual tokens of ``x``, in place, after LM layers 0 .. S-1."""
+        """Add the DeepStack features to the visual tokens of ``x`` (..., n, D), in place, after LM layers 0 .. S-1."""
         if layer < len(self.deepstack):
-            x[self.visual] += self.deepstack[layer]
+            x[..., self.visual, :] += self.deepstack[layer]
         return x
 
 

@@ -10,15 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from mmrr.documents.page_grid import snap
+from mmrr.backbones._qwen3_vl_names import page_size
 from mmrr.errors import MmrrError
 from mmrr.modeling.checkpoint_files import described
 from mmrr.types import Grid
-
-#: A side of an image over this many times as long as the other is more than the published processors take.
-_MOST_ELONGATED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +45,9 @@ class VisionTower:
         self.limits: tuple[int, int] | None = None
         linear_patches(model.model.visual)
 
-    def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
-        """(h, w) in merged tokens of a page image of this size."""
-        width, height = self._size(width_px, height_px, max_tokens)
-        return height // self.cell_px, width // self.cell_px
-
-    def _size(self, width_px: int, height_px: int, max_tokens: int | None) -> tuple[int, int]:
-        """Width and height in pixels of a page image that is resized to whole tokens.
-
-        The published processors refuse a strip over 200 times as long as wide. It is resized by the rule of ``snap``.
-        """
-        if not self.limits or max(width_px, height_px) > _MOST_ELONGATED * min(width_px, height_px):
-            return snap(width_px, height_px, self.cell_px, max_tokens)
-        least, most = self.limits
-        most = min(most, max_tokens * self.cell_px**2) if max_tokens else most
-        height, width = smart_resize(
-            height_px, width_px, factor=self.cell_px, min_pixels=min(least, most), max_pixels=most
-        )
-        return width, height
-
     def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
         """Patches and patch grid of one page image, whose sides are first resized to whole tokens."""
-        size = self._size(image.width, image.height, max_tokens)
+        size = page_size(image.width, image.height, self.cell_px, self.limits, max_tokens)
         image = image.convert("RGB")
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)

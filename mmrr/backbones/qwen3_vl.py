@@ -3,20 +3,23 @@
 Together with its helper modules (``_qwen3_vl_*``), this is the only module that touches transformers' internals of
 this model. It knows token ids, layers and masks. It does not know prompts, scores, files or workspaces. Layers are
 counted from 0. The keys and values of layer l come from the hidden state that enters l (specification of miniReranker,
-section 4).
+section 4). The language model of a checkpoint that comes with mmrr is loaded without transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mmrr.backbones._qwen3_vl_loading import chat_template, load_model, load_processors, tensor_name
+from mmrr.backbones import _qwen3_vl_text
+from mmrr.backbones._qwen3_vl_names import page_size, tensor_name
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
@@ -28,6 +31,8 @@ from mmrr.backbones._qwen3_vl_sequences import (
 from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
+from mmrr.modeling.checkpoints import comes_with_mmrr
+from mmrr.modeling.plain_tokenizer import PlainTokenizer
 from mmrr.types import Grid
 
 __all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches", "tensor_name"]
@@ -58,22 +63,80 @@ class Backbone:
         Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        model = load_model(path, adapter, dtype, needs_head=needs_head, projection=projection)
-        self.model = model.to(device).eval().requires_grad_(False)
-        self.config = self.model.config
-        self.text = self.model.model.language_model
+        self._path, self._adapter, self._needs_head, self._projection = path, adapter, needs_head, projection
+        self._limits: tuple[int, int] | None = None
+        if adapter is None and comes_with_mmrr(path):
+            self._load_text()
+        else:
+            self._load_whole()
         self.n_layers: int = self.config.text_config.num_hidden_layers
-        tokenizer, image_processor = load_processors(path, self.config)
-        self.chat = ChatEncoder(tokenizer, chat_template(path, tokenizer))
-        self.tower = VisionTower(self.model, image_processor, device, dtype)
+        vision = self.config.vision_config
         #: Side in pixels of the square that one LM token covers.
-        self.cell_px: int = self.tower.cell_px
+        self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
+
+    def _load_text(self) -> None:
+        """Load the language model without transformers. ``model`` and ``tower`` are loaded when they are used."""
+        self.config: Any = _qwen3_vl_text.read_config(self._path)  # Any: transformers types no configuration
+        text, head = _qwen3_vl_text.load(self._path, self.config, self.dtype)
+        self.text: Any = text.to(self.device).eval().requires_grad_(False)
+        self._head: Any = head.to(self.device).requires_grad_(False)
+        template = (self._path / "chat_template.jinja").read_text("utf-8")
+        self.chat = ChatEncoder(PlainTokenizer(self._path), template, own=True)
+
+    def _load_whole(self) -> None:
+        from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
+
+        self.model = self._load_model()
+        self.config, self.text = self.model.config, self.model.model.language_model
+        self._head = self.model.lm_head
+        tokenizer, image_processor = load_processors(self._path, self.config)
+        self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
+        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
+
+    # Any: the model of transformers has no type.
+    def _load_model(self) -> Any:
+        from mmrr.backbones._qwen3_vl_loading import load_model
+
+        projection = self._projection
+        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head, projection=projection)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model of transformers. It has the very parameters of ``text``, which may have been trained."""
+        model = self._load_model()
+        whole = model.model.language_model
+        tied = model.lm_head.weight is whole.embed_tokens.weight
+        for name, parameter in self.text.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            setattr(whole.get_submodule(owner), leaf, parameter)
+        if tied:
+            model.lm_head.weight = whole.embed_tokens.weight
+        self.config, self.text, self._head = model.config, whole, model.lm_head
+        return model
+
+    @cached_property
+    def tower(self) -> VisionTower:
+        """The vision tower."""
+        from mmrr.backbones._qwen3_vl_loading import load_processors
+
+        model = self.model
+        tower = VisionTower(model, load_processors(self._path, model.config)[1], self.device, self.dtype)
+        tower.limits = self._limits
+        return tower
 
     # Geometry and text
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        return self.tower.grid(width_px, height_px, max_tokens)
+        width, height = page_size(width_px, height_px, self.cell_px, self._limits, max_tokens)
+        return height // self.cell_px, width // self.cell_px
+
+    def use_limits(self, limits: tuple[int, int] | None) -> None:
+        """Resize pages within these fewest and most pixels, as the published processor does; None: as ``snap`` does."""
+        self._limits = limits
+        if "tower" in vars(self):  # it may not be loaded yet
+            self.tower.limits = limits
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D)."""
@@ -88,11 +151,11 @@ class Backbone:
 
     def head_difference(self, positive: int, negative: int) -> Tensor:
         """Two rows of the LM head, (2, D) float32. The caller takes both dot products in float32, then subtracts."""
-        return self.model.lm_head.weight[[positive, negative]].float()
+        return self._head.weight[[positive, negative]].float()
 
     def head_rows(self, ids: Sequence[int]) -> Tensor:
         """The rows of the LM head for these tokens, (n, D) float32."""
-        return self.model.lm_head.weight[list(ids)].float()
+        return self._head.weight[list(ids)].float()
 
     # Vision
 
@@ -244,15 +307,21 @@ class Backbone:
     # Language model, query side
 
     @torch.inference_mode()
-    def suffix_alone(self, x: Tensor, start: int, end: int) -> Tensor:
+    def suffix_alone(self, x: Tensor, start: int, end: int, own: PageSequence | None = None) -> Tensor:
         """Layers ``start .. end-1`` over the suffix (..., M, D), which sees only itself.
 
-        RoPE depends on differences of positions only, so positions are counted from 0.
+        RoPE depends on differences of positions only, so positions are counted from 0. ``own``: the suffix as a
+        sequence, if it has an image; its DeepStack features are added after the first layers. None: M tokens of text.
+        With fewer rows than ``own`` has, ``x`` holds the last tokens.
         """
-        rotary = self.rotary(torch.arange(x.shape[-2], device=self.device).expand(3, -1))
+        n = x.shape[-2]
+        positions = own.positions[:, -n:] if own else torch.arange(n, device=self.device).expand(3, -1)
+        rotary = self.rotary(positions)
         for index in range(start, end):
             query, key, value = self.project(index, x, rotary)
             x = self.finish(index, x, _causal(query, key, value))
+            if own and n == len(own.embeddings):
+                x = own.add_deepstack(index, x)
         return x
 
     @torch.inference_mode()
@@ -265,13 +334,14 @@ class Backbone:
         layers: tuple[int, int],
         *,
         last_only: bool,
+        own: PageSequence | None = None,
     ) -> Tensor:
         """Layers ``b .. e-1`` of the suffix over N pages together. The suffix sees instruction, page and itself.
 
-        ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold layers from b on.
-        ``next_pos`` (N,) is the position of the first suffix token after each page. Each attention call takes a few
-        pages, padded to the longest of them and masked. Returns (N, M, D). With ``last_only``, returns the last token
-        (N, 1, D): the last layer then computes one query row.
+        The parameters: ``x`` (M, D) is the same for all pages before the band. ``instruction`` and ``pages`` hold
+        layers from b on. ``next_pos`` (N,) is the position of the first suffix token after each page. ``own`` as in
+        ``suffix_alone``. Each attention call takes a few pages, padded to the longest of them and masked. Returns
+        (N, M, D). With ``last_only``, returns the last token (N, 1, D): the last layer then computes one query row.
         """
         first_layer, end = layers
         n, m = len(pages), x.shape[0]
@@ -286,8 +356,8 @@ class Backbone:
         # costs as much as copying. Zero at first: padding is masked, but a NaN there would still spread.
         keys, values = (x.new_zeros(min(per_call, n), n_heads, longest, d_head) for _ in range(2))
 
-        positions = next_pos.to(self.device)[:, None] + torch.arange(m, device=self.device)  # (N, M)
-        rotary = self.rotary(positions.expand(3, n, m))
+        relative = own.positions if own else torch.arange(m, device=self.device).expand(3, m)
+        rotary = self.rotary(next_pos.to(self.device)[:, None] + relative[:, None])  # (3, N, M)
         for index in range(first_layer, end):  # in the first layer x is still (M, D), shared by all pages
             n_queries = 1 if last_only and index == end - 1 else m
             query, key, value = self.project(index, x, rotary, n_queries=n_queries)
@@ -301,13 +371,44 @@ class Backbone:
             for rows, mask in zip(parts, masks, strict=True):
                 k, v = (buffer[: len(mask), :, : mask.shape[-1]] for buffer in (keys, values))
                 for i, page in enumerate(pages[rows]):
-                    own = slice(n_instruction, n_instruction + page.n_tokens)
-                    k[i, :, own], v[i, :, own] = page.layer(layer)
+                    columns = slice(n_instruction, n_instruction + page.n_tokens)
+                    k[i, :, columns], v[i, :, columns] = page.layer(layer)
                 k[:, :, -m:], v[:, :, -m:] = key[rows], value[rows]
                 seen = mask[:, m - n_queries :].repeat(1, group, 1)[:, None]
                 attended[rows] = F.scaled_dot_product_attention(query[rows], k, v, attn_mask=seen)
             x = self.finish(index, x[..., m - n_queries :, :], attended.reshape(n, group * n_heads, n_queries, d_head))
+            if own and n_queries == m:
+                x = own.add_deepstack(index, x)
         return x
+
+    @torch.inference_mode()
+    def suffix_attention(
+        self, x: Tensor, instruction: KeyValues, page: Layers, next_pos: int, layers: tuple[int, int], rows: list[int]
+    ) -> Tensor:
+        """Attention of suffix tokens to one page in layers ``b .. e-1``; the parameters are those of ``suffix_band``.
+
+        Returns (L, n) float32: the mean over the heads and over the tokens ``rows`` of the softmax over everything that
+        they see. n: tokens of the page's cache.
+        """
+        m, start = len(x), instruction.n_tokens
+        own = slice(start, start + page.n_tokens)
+        mask = visible(start, [page.n_tokens], m)[0].to(self.device)
+        rotary = self.rotary((next_pos + torch.arange(m, device=self.device)).expand(3, -1))
+        found = []
+        for index in range(*layers):
+            query, key, value = self.project(index, x, rotary)
+            stored = zip(*(part.layer(index - layers[0]) for part in (instruction, page)), strict=True)
+            before_keys, before_values = (torch.cat([one.to(x) for one in pair], dim=1) for pair in stored)
+            keys, values = torch.cat([before_keys, key], dim=1), torch.cat([before_values, value], dim=1)
+            asked = query[:, rows].float().unflatten(0, (len(keys), -1))  # (H_kv, group, rows, d)
+            logits = asked @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
+            weights = torch.softmax(logits.masked_fill(~mask[rows], -torch.inf), dim=-1)
+            found.append(weights[..., own].mean(dim=(0, 1, 2)))
+            attended = F.scaled_dot_product_attention(
+                query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+            )[0]
+            x = self.finish(index, x, attended)
+        return torch.stack(found)
 
     def _pages_per_call(self, page_bytes: int) -> int:
         """Number of pages in one attention call; ``page_bytes``: bytes of the keys and values of a page in one layer.
@@ -324,23 +425,27 @@ class Backbone:
 
     # Stock forward
 
-    def dense(self, ids: Sequence[int], image: Image.Image, max_tokens: int | None = None) -> Tensor:
-        """The stock forward of transformers over a prompt with one image.
+    @torch.inference_mode()
+    def dense(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
+        """The stock forward of transformers over a prompt with one image token for each of ``images``, in order.
 
         Returns the last hidden state (D,) float32, after the final norm.
         """
-        return self.dense_batch(ids, [image], max_tokens)[0]
+        return self._stock([ids], images, max_tokens)[0]
 
     @torch.inference_mode()
     def dense_batch(self, ids: Sequence[int], images: Sequence[Image.Image], max_tokens: int | None = None) -> Tensor:
         """``dense`` of several pages in one batch, (N, D). All have the same number of tokens: there is no padding."""
+        return self._stock([ids] * len(images), images, max_tokens)
+
+    def _stock(self, prompts: Sequence[Sequence[int]], images: Sequence[Image.Image], max_tokens: int | None) -> Tensor:
+        """Last hidden states (N, D) of prompts of equal length; ``images`` are those of all prompts, in order."""
         inputs = [self.tower.pixels(image, max_tokens) for image in images]
         grids = torch.cat([one["image_grid_thw"] for one in inputs])
-        merge = self.config.vision_config.spatial_merge_size
-        (n_visual,) = set((grids.prod(1) // merge**2).tolist())
-        before, after = self.split_at_image(ids)
+        counts = iter((grids.prod(1) // self.config.vision_config.spatial_merge_size**2).tolist())
         image_id = self.config.image_token_id
-        full = torch.tensor([[*before, *[image_id] * n_visual, *after]] * len(images), device=self.device)
+        rows = [[i for token in ids for i in [token] * (next(counts) if token == image_id else 1)] for ids in prompts]
+        full = torch.tensor(rows, device=self.device)
         pixels = torch.cat([one["pixel_values"] for one in inputs]).to(self.dtype)
         out = self.model.model(
             input_ids=full,

@@ -37,7 +37,7 @@ def read_image(value: PageImage, max_tokens: int) -> Image.Image:
     """
     if isinstance(value, Image.Image):
         return _fit(value, max_tokens)
-    name, source = _opened(value)
+    name, source = opened(value)
     try:
         with Image.open(source, formats=image_formats()) as image:
             if math.prod(image.size) > MAX_PIXELS:
@@ -50,8 +50,8 @@ def read_image(value: PageImage, max_tokens: int) -> Image.Image:
         raise MmrrError(f"{name} cannot be read as an image: {one_line(error)}") from error
 
 
-def _opened(value: str | Path | bytes) -> tuple[str, Path | BinaryIO]:
-    """The image's name in messages, and what Pillow opens."""
+def opened(value: str | Path | bytes) -> tuple[str, Path | BinaryIO]:
+    """The image's name in messages, and what Pillow opens. Raises MmrrError for another data URI and for a URL."""
     if isinstance(value, bytes):
         return "the image", io.BytesIO(value)
     text = str(value)

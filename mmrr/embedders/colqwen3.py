@@ -6,6 +6,9 @@ within the limits of the checkpoint's own processor file. Every token's hidden s
 one linear layer and is normalised to length 1. The score of a page is the sum, over the query's vectors, of the largest
 product with one of the page's vectors (MaxSim).
 
+A query that is an image has the prompt and the vectors of a page: the published processors have no other prompt for
+images. They have none for an image with a text.
+
 mmrr's own checkpoint reads letters, and its config.json has ``WORDS``. A query then has one vector for each word, from
 the token that ends the word, and one for the whole query, from the last token. The norm of a query vector is its
 weight. A page has one vector for each visual token and one from the last token. If config.json has ``TEMPERATURE``, a
@@ -29,7 +32,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mmrr.contracts import EmbedderSpec
+from mmrr.contracts import EmbedderSpec, QueryWord, VisualQuery
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
@@ -170,7 +173,7 @@ class Embedder:
             raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
         _check_dim(prepare, self.projection.out_features, checkpoint)
         self.masked = bool(config.get(MASK, False))
-        self.backbone.tower.limits = pixel_limits(checkpoint, prepare)
+        self.backbone.use_limits(pixel_limits(checkpoint, prepare))
         self.recipe = _RECIPES.get(str(config.get("model_type")), _RECIPE)
         chat = self.backbone.chat.with_template(_PAGE + self.recipe.page_end)
         (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])
@@ -195,8 +198,9 @@ class Embedder:
         states = self.backbone.read_all(page, saliency.observe)
         vectors = self.page_vectors(states, page.visual).cpu()
         n_visual = page.visual.stop - page.visual.start
-        pooled = torch.cat([pool(vectors[:n_visual], self.pool), vectors[n_visual:]])
-        return Embedding(pooled.half(), saliency.total.cpu(), visual.grid)
+        visual_vectors, owners = pool_with_owners(vectors[:n_visual], self.pool)
+        pooled = torch.cat([visual_vectors, vectors[n_visual:]])
+        return Embedding(pooled.half(), saliency.total.cpu(), visual.grid, owners)
 
     @torch.inference_mode()
     def embed_queries(self, texts: Sequence[str], options: Search) -> list[Tensor]:
@@ -209,6 +213,23 @@ class Embedder:
             states = self.backbone.read_all(self.backbone.text_sequence(ids))
             vectors.append(self.query_vectors(states[list(words)]).cpu())
         return vectors
+
+    @torch.inference_mode()
+    def embed_visual_query(self, query: VisualQuery, options: Search) -> Tensor:
+        """The vectors (M, dim) float32 of an image: those of a page, each of length 1."""
+        (visual,) = self.backbone.vision([query.image], self.prepare.max_tokens or None)
+        return self.read(visual).vectors.float()
+
+    def word_vectors(self, text: str, options: Search) -> list[QueryWord]:
+        """The words of a query, each with the rows of its vectors in ``embed_queries``; without those of the prefix."""
+        ids, vectors = self.query(text, options)
+        prefix, text = (unicodedata.normalize("NFC", part) for part in (options.prefix, options.prefix + text.strip()))
+        row_of = {position: row for row, position in enumerate(vectors)}
+        found = []
+        for word in self._queries.word_tokens(ids, "", text)[len(word_ends(prefix)) :]:
+            rows = tuple(row_of[position] for position in word.places if position in row_of)
+            found.append(QueryWord(word.text, rows))
+        return found
 
     def temperature(self, options: Search) -> float:
         """What a product of two vectors is divided by to be a logit; 0: no soft IDF weights."""
@@ -248,14 +269,21 @@ def pool(vectors: Tensor, factor: int) -> Tensor:
 
     Ward's hierarchical clustering (token pooling, arXiv 2409.14683). n / factor is rounded up.
     """
+    return pool_with_owners(vectors, factor)[0]
+
+
+def pool_with_owners(vectors: Tensor, factor: int) -> tuple[Tensor, Tensor | None]:
+    """As ``pool``, and the row of each vector's cluster, (n,) int32, or -1; None: nothing was pooled."""
     from scipy.cluster.hierarchy import fcluster, linkage  # 0.3 s to import, and a query needs neither
 
     n_clusters = -(-len(vectors) // factor)
     if n_clusters == len(vectors):
-        return vectors
-    merged = fcluster(linkage(vectors.numpy(), "ward"), n_clusters, "maxclust")
-    sums = vectors.new_zeros(n_clusters, vectors.shape[1]).index_add(0, torch.from_numpy(merged).long() - 1, vectors)
-    return nn.functional.normalize(sums[sums.abs().sum(1) > 0], dim=-1)
+        return vectors, None
+    merged = torch.from_numpy(fcluster(linkage(vectors.numpy(), "ward"), n_clusters, "maxclust")).long() - 1
+    sums = vectors.new_zeros(n_clusters, vectors.shape[1]).index_add(0, merged, vectors)
+    used = sums.abs().sum(1) > 0
+    rows = torch.where(used, used.cumsum(0) - 1, -1).int()
+    return nn.functional.normalize(sums[used], dim=-1), rows[merged]
 
 
 def read_projection(checkpoint: Checkpoint, width: int) -> nn.Linear:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmrr.contracts import EmbedderSpec
+from mmrr.contracts import EmbedderSpec, VisualQuery
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark
@@ -27,6 +27,7 @@ from mmrr.types import Embedding, Grid
 SPEC = EmbedderSpec(
     checkpoints=("Qwen/Qwen3-VL-Embedding-2B", "Qwen/Qwen3-VL-Embedding-8B"),
     multi_vector=False,
+    joint_queries=True,
 )
 #: Longest query of the published recipe, in tokens.
 MAX_LENGTH = 8192
@@ -126,12 +127,25 @@ class Embedder:
             vectors.append(self.unit(self.backbone.read(self.backbone.text_sequence(ids)))[None].cpu())
         return vectors
 
-    def chat(self, instruction: str, content: str | Mark) -> list[int]:
-        """Token ids of one page or query. A page is the single image token of the template."""
+    @torch.inference_mode()
+    def embed_visual_query(self, query: VisualQuery, options: Search) -> Tensor:
+        """The vector (1, D) float32 of length 1 of an image, alone or with a text behind it in the same message.
+
+        Raises MmrrError for a query of more than 8,192 tokens, those of the image included.
+        """
+        (visual,) = self.backbone.vision([query.image], self.prepare.max_tokens or None)
+        ids = self.chat(options.instruction, Mark.IMAGE, *([query.text] if query.text else []))
+        sequence = self.backbone.pages_sequence(ids, [visual], [None])
+        if len(sequence.embeddings) > MAX_LENGTH:
+            raise MmrrError(f"found a query of {len(sequence.embeddings)} tokens; expected at most {MAX_LENGTH}")
+        return self.unit(self.backbone.read(sequence))[None].cpu()
+
+    def chat(self, instruction: str, *content: str | Mark) -> list[int]:
+        """Token ids of one page or query. An image is the single image token of the template."""
         instruction = instruction.strip()
         if instruction and not unicodedata.category(instruction[-1]).startswith("P"):
             instruction += "."
-        (ids,) = self.backbone.chat.encode([("system", [instruction]), ("user", [content])])
+        (ids,) = self.backbone.chat.encode([("system", [instruction]), ("user", content)])
         return list(ids)
 
     def unit(self, hidden: Tensor) -> Tensor:

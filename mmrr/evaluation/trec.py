@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from mmrr.errors import MmrrError
-from mmrr.types import Hit, Qrels, Query, Run, rank
+from mmrr.types import Hit, Qrels, Query, QueryImage, Run, rank
 
 #: The files of a run in an artifact. ``EXACT`` exists only where ``RUN`` has other scores than mmrr computed.
 RUN, EXACT = "run.trec", "scores.trec"
@@ -172,8 +172,11 @@ def write_qrels(qrels: Qrels, file: TextIO) -> None:
             file.write(f"{query_id} 0 {page_id} {relevance}\n")
 
 
-def read_queries(path: Path) -> list[Query]:
+def read_queries(path: Path, *, images: bool = False) -> list[Query]:
     """Read queries, in order: JSON Lines with ``query_id``, ``text`` and maybe ``doc_id``, TSV, or a question a line.
+
+    With ``images`` JSON Lines may have ``image`` too, and then need no text: a data URI, or a path in the file's
+    folder, to which it is relative. Without, this key is ignored.
 
     JSON Lines also accept ``_id``, ``qid`` or ``id`` for the id (numbers become strings), ``query`` for the text, and
     the format of RankLLM, ``{"query": {"qid": ..., "text": ...}}``. Other keys and blank lines are ignored. A plain
@@ -185,20 +188,20 @@ def read_queries(path: Path) -> list[Query]:
     first line with a bracket. So a damaged line of JSON Lines is an error and never a question.
 
     Raises MmrrError for a file that is missing, empty or not UTF-8, for a line that is not such an object, for an
-    empty text, for an id that is empty, occurs twice, or contains whitespace or control characters, and for a plain
-    text that looks like a table, a run or judgements.
+    empty text, for an image that cannot be read or is outside the folder, for an id that is empty, occurs twice, or
+    contains whitespace or control characters, and for a plain text that looks like a table, a run or judgements.
     """
     numbered = list(lines(path))
     if path.suffix.lower() == ".tsv":
         return _tsv_queries(path, numbered)
     starts = [line.lstrip()[:1] for _, line in numbered]
     if path.suffix.lower() in _JSON_ENDINGS or "{" in starts or starts[0] == "[":
-        return _json_queries(path, numbered)
+        return _json_queries(path, numbered, images=images)
     _refuse_tables(path, numbered)
     return [Query(str(n), line.strip()) for n, line in numbered]
 
 
-def _json_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:
+def _json_queries(path: Path, numbered: list[tuple[int, str]], *, images: bool) -> list[Query]:
     queries: dict[str, Query] = {}
     for n, line in numbered:
         try:
@@ -215,13 +218,35 @@ def _json_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:
         if query_id in queries:
             _fail(path, n, f"the id {query_id} is already used, expected each id once")
         text = next((source[key] for key in _TEXT_KEYS if source.get(key) is not None), None)
-        if not isinstance(text, str) or not text.strip():
+        image = _image(path, n, source["image"]) if images and source.get("image") is not None else None
+        if image and text is None:
+            text = ""
+        if not isinstance(text, str) or (not text.strip() and image is None):
             what = "no text" if text is None else "an empty text" if isinstance(text, str) else _kind(text)
             _fail(path, n, f"found {what} for query {query_id}, expected a string under text (or query)")
         if any(unicodedata.category(char) == "Cs" for char in text):
             _fail(path, n, f"the text of query {query_id} has half of a surrogate pair, expected Unicode text")
-        queries[query_id] = Query(query_id, text, _document(path, n, record))
+        queries[query_id] = Query(query_id, text, _document(path, n, record), image)
     return list(queries.values())
+
+
+def _image(path: Path, n: int, value: object) -> QueryImage:
+    """The image of a query. A file outside the folder of the queries is not read, nor by a symbolic link."""
+    from mmrr.queries import query_image  # Pillow: a file without images does not need it
+
+    if not isinstance(value, str):
+        _fail(path, n, f"found {_kind(value)} under image, expected the path of a file in {path.parent}")
+    folder = path.resolve().parent
+    try:
+        inside = value[:5].lower() == "data:" or (folder / value).resolve().is_relative_to(folder)
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+        inside = False
+    if not inside:
+        _fail(path, n, f"found the image {_short(value)!r}, expected a file in the folder of {path.name}")
+    try:
+        return query_image(value if value[:5].lower() == "data:" else folder / value)
+    except MmrrError as error:
+        _fail(path, n, str(error).replace(f"{folder}/", ""))
 
 
 def _tsv_queries(path: Path, numbered: list[tuple[int, str]]) -> list[Query]:

@@ -7,6 +7,8 @@ contains ``<|im_end|>`` is encoded as the letters of ``<|im_end|>``. ``word_ends
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from mmrr.contracts import QueryWord
 from mmrr.errors import MmrrError
 from mmrr.modeling import templates
 
@@ -36,9 +39,10 @@ _WORD = re.compile(r"\S+")
 class ChatEncoder:
     """Encodes chats for one checkpoint, with its tokenizer and its template."""
 
-    def __init__(self, tokenizer: Any, template: str | None) -> None:
+    def __init__(self, tokenizer: Any, template: str | None, *, own: bool = False) -> None:
+        """``own``: the template comes with mmrr, so that it needs no process of its own to be rendered."""
         # Any: a fast tokenizer of transformers, which has no public type.
-        self._tokenizer = tokenizer
+        self._tokenizer, self._own = tokenizer, own
         self._template = tokenizer.get_chat_template(template)
         specification = json.loads(tokenizer.backend_tokenizer.to_str())
         added = specification.pop("added_tokens")
@@ -77,7 +81,7 @@ class ChatEncoder:
             "add_generation_prompt": True,
         }
         try:
-            rendered = templates.render(self._template, values)
+            rendered = templates.render(self._template, values, own=self._own)
         except MmrrError as error:
             raise MmrrError(f"{self._tokenizer.name_or_path}: {error}") from error
         placed = sorted(_SLOT.findall(rendered))
@@ -89,12 +93,26 @@ class ChatEncoder:
         return rendered
 
     def with_template(self, template: str) -> ChatEncoder:
-        """The same tokenizer with another template."""
-        return ChatEncoder(self._tokenizer, template)
+        """The same tokenizer with a template that comes with mmrr."""
+        return ChatEncoder(self._tokenizer, template, own=True)
 
     def lengths(self, ids: Sequence[int]) -> list[int]:
         """Bytes of text of each token of a byte-level tokenizer. The text of a control token is its name."""
         return [len(token) for token in self._tokenizer.convert_ids_to_tokens(list(ids))]
+
+    def word_tokens(self, ids: Sequence[int], before: str, text: str) -> list[QueryWord]:
+        """The words of an NFC text with their tokens. ``ids`` begin with the tokens of ``before`` and ``text``.
+
+        A token that spans the end of a word and the start of the next one belongs to both.
+        """
+        ends = list(itertools.accumulate(self.lengths(ids)))
+        shift = len(before.encode())
+        words = []
+        for word, last in word_ends(text):
+            first = last + 1 - len(word.encode())
+            places = range(bisect.bisect_right(ends, shift + first), bisect.bisect_right(ends, shift + last) + 1)
+            words.append(QueryWord(word, tuple(places)))
+        return words
 
     def token_id(self, word: str) -> int:
         """The id of a word that is one token, such as ``yes``. Raises ValueError for a word of several tokens."""

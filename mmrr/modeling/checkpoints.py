@@ -117,6 +117,11 @@ def built_in() -> list[str]:
     return sorted(path.parent.name for path in _BUILT_IN.glob("*/config.json"))
 
 
+def comes_with_mmrr(folder: Path) -> bool:
+    """Whether this is the folder of a checkpoint that comes with mmrr."""
+    return folder.parent == _BUILT_IN.resolve()
+
+
 def expect_kind(kind: Literal["embedders", "scorers"], name: str) -> None:
     """Raise MmrrError for a checkpoint that comes with mmrr and that only families of the other kind list."""
     other: Literal["embedders", "scorers"] = "scorers" if kind == "embedders" else "embedders"

@@ -20,9 +20,20 @@ _KINDS: dict[str, tuple[type, type, type, tuple[type, ...]]] = {
         contracts.ScorerFamily,
         contracts.ScorerSpec,
         contracts.Scorer,
-        (contracts.SupportsUncached, contracts.SupportsDense),
+        (
+            contracts.SupportsUncached,
+            contracts.SupportsDense,
+            contracts.SupportsAttention,
+            contracts.SupportsNarrowing,
+            contracts.SupportsVisualQueries,
+        ),
     ),
-    "embedders": (contracts.EmbedderFamily, contracts.EmbedderSpec, contracts.Embedder, ()),
+    "embedders": (
+        contracts.EmbedderFamily,
+        contracts.EmbedderSpec,
+        contracts.Embedder,
+        (contracts.EmbedsVisualQueries, contracts.SupportsWordVectors),
+    ),
     "text_embedders": (contracts.TextEmbedderFamily, contracts.TextEmbedderSpec, contracts.TextEmbedder, ()),
 }
 #: The types of options, besides a Literal of strings.
@@ -46,6 +57,12 @@ def check(kind: str, name: str, module: ModuleType) -> None:
     for function in _functions(family):
         _check_function(file, function, module)
     _check_loaded(file, module, loaded, abilities)
+
+
+def has_ability(module: ModuleType, ability: type) -> bool:
+    """Whether what a checked family's ``load`` returns has an optional ability. Loads no checkpoint."""
+    cls = get_type_hints(module.load)["return"]
+    return all(hasattr(cls, function.__name__) for function in _functions(ability))
 
 
 def _check_options(file: str, name: str, cls: object) -> None:

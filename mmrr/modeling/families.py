@@ -5,19 +5,22 @@ There is no table of families: every module of the folder is one, except helpers
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import logging
 import pkgutil
 import traceback
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
+from mmrr import contracts
 from mmrr.contracts import EmbedderFamily, ModelConfig, Options, ScorerFamily, TextEmbedderFamily
-from mmrr.errors import MmrrError
+from mmrr.errors import MmrrError, UnsupportedQueryError
 from mmrr.modeling import contract_check
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -41,6 +44,8 @@ _STAGES = {
     "text_embedders": {"Prepare": "index"},
 }
 _log = logging.getLogger(__name__)
+#: The families that met their contract.
+_CHECKED: weakref.WeakSet[ModuleType] = weakref.WeakSet()
 
 
 def names(kind: Kind) -> list[str]:
@@ -69,9 +74,23 @@ def load(kind: Kind, name: str) -> ScorerFamily | EmbedderFamily | TextEmbedderF
     if name not in names(kind):
         raise MmrrError(f"no {_SINGULAR[kind]} family '{name}'; expected one of: {', '.join(names(kind))}")
     module = _import(kind, name)
-    if kind in _STAGES:
+    if kind in _STAGES and module not in _CHECKED:  # the check takes milliseconds, and a query asks for five families
         contract_check.check(kind, name, module)
+        _CHECKED.add(module)
     return module
+
+
+def expect_visual(kind: Literal["scorers", "embedders"], name: str) -> None:
+    """Raise UnsupportedQueryError with the families that do, if a family takes no queries with images."""
+    ability = contracts.SupportsVisualQueries if kind == "scorers" else contracts.EmbedsVisualQueries
+    if contract_check.has_ability(_import(kind, name), ability):
+        return
+    able = []
+    for other in names(kind):
+        with contextlib.suppress(MmrrError):  # a family that cannot be imported
+            if contract_check.has_ability(_import(kind, other), ability):
+                able.append(other)
+    raise UnsupportedQueryError(f"the {_SINGULAR[kind]} {name} takes no image as a query; these do: {', '.join(able)}")
 
 
 def _import(kind: Kind, name: str) -> ModuleType:

@@ -141,6 +141,26 @@ def score_states(
     return suffix[ends] if seen else suffix
 
 
+def score_prompt(
+    backbone: Backbone, prompt: PageSequence, n_first: int, band: tuple[int, int], exit_layer: int
+) -> Tensor:
+    """The hidden state (D,) of a whole prompt's last token at the exit layer, before the final norm.
+
+    As ``score_states`` for one query that may have images. The first ``n_first`` tokens are the page's segment.
+    """
+    start, end = band
+    x, rotary = prompt.embeddings, backbone.rotary(prompt.positions)
+    joint = torch.ones(len(x), len(x), dtype=torch.bool, device=x.device).tril()
+    apart = joint.clone()
+    apart[n_first:, :n_first] = False
+    for index in range(exit_layer):
+        query, key, value = backbone.project(index, x, rotary)
+        mask = joint if start <= index < end else apart
+        x = backbone.finish(index, x, _attend(query[None], key[None], value[None], mask)[0])
+        x = prompt.add_deepstack(index, x)
+    return x[-1]
+
+
 def one_layer(backbone: Backbone, index: int, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """One layer over causal sequences (Q, n, D), padded on the right."""
     query, key, value = backbone.project(index, x, rotary)

@@ -20,12 +20,20 @@ _PROGRAM = Path(__file__).with_name("_render_template.py")
 CPU_SECONDS, WALL_SECONDS, MEMORY_BYTES = 4, 60, 1 << 30
 
 
-def render(template: str, values: Mapping[str, object]) -> str:
+def render(template: str, values: Mapping[str, object], *, own: bool = False) -> str:
     """What the template renders from these values (JSON). Equal calls of one process render once.
 
+    ``own``: the template comes with mmrr. It is rendered in this process, without limits.
     Raises MmrrError for a template that is no valid one, that refuses the values, or that exceeds a limit.
     """
-    return _render(template, json.dumps(values))
+    return _render_here(template, json.dumps(values)) if own else _render(template, json.dumps(values))
+
+
+@functools.lru_cache(maxsize=512)
+def _render_here(template: str, values: str) -> str:
+    from mmrr.modeling import _render_template
+
+    return _render_template.environment().from_string(template).render(**json.loads(values))
 
 
 @functools.lru_cache(maxsize=512)

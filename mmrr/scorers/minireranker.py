@@ -8,6 +8,7 @@ are those of the paper's summary in docs/minireranker.md.
 from __future__ import annotations
 
 import copy
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from mmrr.config import DenseOrder
-from mmrr.contracts import ModelConfig, PageGeometry, PageInput, ScorerSpec
+from mmrr.contracts import ModelConfig, PageGeometry, PageInput, QueryWord, ScorerSpec, VisualQuery
 from mmrr.documents.page_grid import MIN_TOKENS, snap
 from mmrr.errors import MmrrError
 from mmrr.modeling import families, kv_codec
 from mmrr.modeling.chat import Mark, Message, Part
 from mmrr.modeling.checkpoints import Checkpoint
-from mmrr.modeling.plain_forward import score_states
+from mmrr.modeling.plain_forward import score_prompt, score_states
 from mmrr.types import Grid, KeptTokens, PageCache
 
 SYSTEM = (
@@ -31,6 +32,9 @@ SYSTEM = (
     'Note that the answer can only be "yes" or "no".'
 )
 INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
+
+#: The text in front of the query, with which the second segment begins.
+BEFORE_QUERY = "<Query>: "
 
 #: The first checkpoint comes with mmrr. The others were trained without band and exit; see docs/minireranker.md.
 SPEC = ScorerSpec(
@@ -120,7 +124,7 @@ def prompt(options: Prepare) -> dict[str, str]:
     """The text of the prompt by role. It is hashed into every cache: a cache of another prompt must not be reused."""
     return {
         role: "".join(part if isinstance(part, str) else f"[{part.value}]" for part in parts)
-        for role, parts in _vision_first(options.instruction, "{query}")
+        for role, parts in _vision_first(options.instruction, ["{query}"])
     }
 
 
@@ -155,6 +159,7 @@ class EncodedQuery:
     """A query's hidden states (M, D) in front of the band. They do not depend on the page."""
 
     states: Tensor
+    own: Any = None  # the backbone's sequence of a query with an image; None: text alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,7 @@ class Scorer:
         except ValueError as error:
             raise MmrrError(f"{checkpoint.id}: the tokenizer does not fit a yes/no reranker: {error}") from error
         first, second = self.segments("q")
-        joined = self.backbone.chat.encode(_vision_first(prepare.instruction, "q", split=False))
+        joined = self.backbone.chat.encode(_vision_first(prepare.instruction, ["q"], split=False))
         if [first + second] != joined:
             raise MmrrError(
                 f"{checkpoint.id}: its tokenizer merges the end of the page's segment with the query, so that the "
@@ -205,6 +210,29 @@ class Scorer:
         other.prepare_options, other.band = prepare, _parse_band(prepare.band)
         other.before, other.after = other.backbone.split_at_image(other.segments("q")[0])
         return other
+
+    def narrowed(
+        self, options: Prepare, caches: Sequence[PageCache], shared: PageCache
+    ) -> tuple[Scorer, list[PageCache], PageCache]:
+        """A scorer with a band inside this one and any codec, and the caches that it would make, bit for bit.
+
+        A page's keys and values in a layer do not depend on the band. A kept share is no slice: the kept tokens attend
+        to each other before they are stored. Raises MmrrError for a band outside this one, and if these caches are
+        quantised.
+        """
+        start, end = _parse_band(options.band)
+        first, last = self.band
+        if not first <= start < end <= last or self.prepare_options.codec != "none":
+            raise MmrrError(
+                f"found caches of band {first}:{last} and codec {self.prepare_options.codec}; expected a band that "
+                f"contains {options.band}, and codec none"
+            )
+        part = slice(start - first, end - first)
+        found = [
+            kv_codec.encode(cache["k"][part], cache["v"][part], options.codec) | {"next_pos": cache["next_pos"]}
+            for cache in caches
+        ]
+        return self.sharing(options), found, {name: tensor[part] for name, tensor in shared.items()}
 
     def grid(self, width_px: int, height_px: int) -> Grid:
         """(rows, columns) of the visual tokens of a page image of this size."""
@@ -249,6 +277,16 @@ class Scorer:
         _, ids = self.segments(text)
         return EncodedQuery(self.backbone.suffix_alone(self.backbone.embed(ids), 0, self.band[0]))
 
+    def encode_visual_query(self, query: VisualQuery) -> EncodedQuery:
+        """As ``encode_query``, of an image with or without a text: the image is in front of the text.
+
+        Raises MmrrError for a query of more than 8,192 tokens, those of the image included.
+        """
+        (visual,) = self.backbone.vision([query.image], self.prepare_options.max_tokens or None)
+        own = self.backbone.pages_sequence(self.segments(query)[1], [visual], [None])
+        _expect_short(len(own.embeddings), query.text)
+        return EncodedQuery(self.backbone.suffix_alone(own.embeddings, 0, self.band[0], own), own)
+
     def score(
         self, query: str | EncodedQuery, caches: Sequence[PageCache], shared: PageCache, options: Score
     ) -> Tensor:
@@ -264,43 +302,82 @@ class Scorer:
                 f"least the first layer of the band, where it attends to the page"
             )
         end = min(end, leave)
-        x = (self.encode_query(query) if isinstance(query, str) else query).states
+        encoded = self.encode_query(query) if isinstance(query, str) else query
+        x, own = encoded.states, encoded.own
         instruction = self.keyvalues(shared["k"], shared["v"])
         scores = torch.empty(len(caches))
         for batch in self._batches(caches, len(x), shared["k"].shape[2]):
             pages = [self._page(caches[i]) for i in batch]
             next_pos = torch.stack([caches[i]["next_pos"] for i in batch])
-            hidden = self.backbone.suffix_band(x, instruction, pages, next_pos, (start, end), last_only=end == leave)
-            hidden = self.backbone.suffix_alone(hidden, end, leave)
+            last_only = end == leave
+            hidden = self.backbone.suffix_band(
+                x, instruction, pages, next_pos, (start, end), last_only=last_only, own=own
+            )
+            hidden = self.backbone.suffix_alone(hidden, end, leave, own)
             scores[torch.tensor(batch)] = self.logit(self.backbone.final_norm(hidden[:, -1])).cpu()
         return scores
 
-    def dense(self, query: str, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
+    def word_tokens(self, query: str) -> list[QueryWord]:
+        """The words of a query, each with its tokens in the second segment."""
+        text = unicodedata.normalize("NFC", query)
+        return self.backbone.chat.word_tokens(self.segments(text)[1], BEFORE_QUERY, text)
+
+    def attention(self, query: str, cache: PageCache, shared: PageCache, tokens: Sequence[int]) -> Tensor:
+        """Attention (L_band, K) float32 of query tokens to the cached visual tokens, from the cache alone.
+
+        The mean over the heads and over ``tokens`` of the second segment; -1 is its last token, which gives the score.
+        """
+        x = self.encode_query(query).states
+        rows = [range(len(x))[token] for token in tokens]
+        instruction, next_pos = self.keyvalues(shared["k"], shared["v"]), int(cache["next_pos"])
+        weights = self.backbone.suffix_attention(x, instruction, self._page(cache), next_pos, self.band, rows)
+        return weights[:, : -len(self.after)].cpu()
+
+    def dense(self, query: str | VisualQuery, pages: Sequence[Image.Image], order: DenseOrder) -> Tensor:
         """Scores (N,) by the full forward of transformers, one pair at a time. It is the reference and the baseline.
 
         ``order``: ``vision-first``, as in the caches, or ``query-first``, the template of the published reranker.
         """
         instruction = self.prepare_options.instruction
         make = {"vision-first": _vision_first, "query-first": _query_first}[order]
-        ids = [i for segment in self.backbone.chat.encode(make(instruction, query)) for i in segment]
-        hidden = [self.backbone.dense(ids, image, self.prepare_options.max_tokens or None) for image in pages]
+        ids = [i for segment in self.backbone.chat.encode(make(instruction, _parts(query))) for i in segment]
+        own = [] if isinstance(query, str) else [query.image]
+        max_tokens = self.prepare_options.max_tokens or None
+        hidden = [
+            self.backbone.dense(ids, [*own, page] if order == "query-first" else [page, *own], max_tokens)
+            for page in pages
+        ]
         return self.logit(torch.stack(hidden)).cpu()
 
     def dense_batch(self, query: str, images: Sequence[Image.Image]) -> Tensor:
         """The same as ``dense`` with ``vision-first``, in one forward over pages that have the same size."""
-        segments = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
+        segments = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, [query]))
         ids = [i for segment in segments for i in segment]
         return self.logit(self.backbone.dense_batch(ids, images, self.prepare_options.max_tokens or None)).cpu()
 
     @torch.inference_mode()
-    def score_uncached(self, query: str, page: Image.Image, kept: KeptTokens | None, options: Score) -> float:
+    def score_uncached(
+        self, query: str | VisualQuery, page: Image.Image, kept: KeptTokens | None, options: Score
+    ) -> float:
         """The score of one page in one forward without a cache, over the same kept tokens, band and exit layer."""
         start, end = self.band
         leave = options.exit_layer or end
-        (visual,) = self.backbone.vision([page], self.prepare_options.max_tokens or None)
-        sequence = self.backbone.page_sequence(self.before, visual, self.after, kept.indices if kept else None)
-        _, ids = self.segments(query)
-        states = score_states(self.backbone, sequence, [ids], (start, min(end, leave)), leave)
+        band, indices, max_tokens = (
+            (start, min(end, leave)),
+            kept.indices if kept else None,
+            self.prepare_options.max_tokens,
+        )
+        (visual,) = self.backbone.vision([page], max_tokens or None)
+        first, second = self.segments(query)
+        if isinstance(query, str):
+            sequence = self.backbone.page_sequence(self.before, visual, self.after, indices)
+            states = score_states(self.backbone, sequence, [second], band, leave)
+        else:
+            (own,) = self.backbone.vision([query.image], max_tokens)
+            visuals = [visual if indices is None else visual.keep(indices), own]
+            prompt = self.backbone.pages_sequence(first + second, visuals, [indices, None])
+            n_first = len(first) - 1 + len(visuals[0].tokens)
+            states = score_prompt(self.backbone, prompt, n_first, band, leave)
         return float(self.logit(self.backbone.final_norm(states)))
 
     def logit(self, hidden: Tensor) -> Tensor:
@@ -308,13 +385,11 @@ class Scorer:
         yes, no = hidden @ self.answers[0], hidden @ self.answers[1]
         return yes - no
 
-    def segments(self, query: str) -> tuple[list[int], list[int]]:
+    def segments(self, query: str | VisualQuery) -> tuple[list[int], list[int]]:
         """Token ids of the first segment (instruction, the page as one image token) and of the second (query)."""
-        first, second = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, query))
-        if len(second) > MAX_QUERY_TOKENS:
-            raise MmrrError(
-                f"found a query of {len(second)} tokens; expected at most {MAX_QUERY_TOKENS}: {query[:60]}..."
-            )
+        text = query if isinstance(query, str) else query.text
+        first, second = self.backbone.chat.encode(_vision_first(self.prepare_options.instruction, _parts(query)))
+        _expect_short(len(second), text)
         return first, second
 
     def _page(self, cache: PageCache) -> Any:
@@ -338,16 +413,28 @@ class Scorer:
         return batches
 
 
-def _vision_first(instruction: str, query: str, *, split: bool = True) -> list[Message]:
+def _expect_short(n_tokens: int, text: str) -> None:
+    if n_tokens > MAX_QUERY_TOKENS:
+        raise MmrrError(f"found a query of {n_tokens} tokens; expected at most {MAX_QUERY_TOKENS}: {text[:60]}...")
+
+
+def _parts(query: str | VisualQuery) -> list[Part]:
+    """A query in the prompt: its text; or its image and, behind it, its text, as the published reranker orders them."""
+    if isinstance(query, str):
+        return [query]
+    return [Mark.IMAGE, query.text] if query.text else [Mark.IMAGE]
+
+
+def _vision_first(instruction: str, query: Sequence[Part], *, split: bool = True) -> list[Message]:
     """Section 2: the page, whose states are reused, is in front. The first segment ends with the newline after it."""
     boundary = [Mark.SPLIT] if split else []
-    user: list[Part] = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, "<Query>: ", query]
+    user: list[Part] = [f"<Instruct>: {instruction}\n<Document>: ", Mark.IMAGE, "\n", *boundary, BEFORE_QUERY, *query]
     return [("system", [SYSTEM]), ("user", user)]
 
 
-def _query_first(instruction: str, query: str) -> list[Message]:
+def _query_first(instruction: str, query: Sequence[Part]) -> list[Message]:
     """The template of the published reranker, which joins its parts without separators."""
-    user: list[Part] = [f"<Instruct>: {instruction}<Query>:", query, "\n<Document>:", Mark.IMAGE]
+    user: list[Part] = [f"<Instruct>: {instruction}<Query>:", *query, "\n<Document>:", Mark.IMAGE]
     return [("system", [SYSTEM]), ("user", user)]
 
 

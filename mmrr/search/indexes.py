@@ -180,6 +180,12 @@ class DenseIndex:
             for query, rows in zip(queries, candidates, strict=True)
         ]
 
+    def weights(self, query: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+        """The soft IDF (M,) of each vector of a query (M, D) among all pages. Only for several vectors a page."""
+        assert self._vectors is not None
+        assert self._sizes is not None
+        return late_interaction.vector_idf(query, self._vectors, self._sizes, temperature)
+
 
 def search_dense(
     files: Mapping[str, Path], queries: Sequence[NDArray[np.float32]], depth: int, temperature: float = 0.0

@@ -104,6 +104,13 @@ def soft_idf(best: NDArray[np.float32], temperature: float) -> NDArray[np.float3
     return np.maximum(np.log(best.shape[1] / frequencies), 0).astype(np.float32)
 
 
+def vector_idf(
+    query: NDArray[np.float32], vectors: NDArray[Any], sizes: NDArray[np.int64], temperature: float
+) -> NDArray[np.float32]:
+    """``soft_idf`` (M,) of a query's vectors (M, D) among all pages; the parameters are those of ``max_sim``."""
+    return soft_idf(_best_products(query, vectors, sizes), temperature)
+
+
 def _best_products(query: NDArray[np.float32], vectors: NDArray[Any], sizes: NDArray[np.int64]) -> NDArray[np.float32]:
     """(M, pages): the largest product of each query vector (M, D) with a vector of each page."""
     query_tensor = torch.from_numpy(query)

@@ -21,9 +21,12 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from mmrr.documents.formats import image_formats
+from mmrr.errors import MmrrError
+from mmrr.queries import query_image
 from mmrr.serve.errors import RefusedError
-from mmrr.serve.schemas import Contents, Document, Part, QueryText
+from mmrr.serve.schemas import Contents, Document, Part, QueryObject
 from mmrr.serve.settings import Limits
+from mmrr.types import Query
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 #: Seconds to fetch an image.
@@ -38,14 +41,34 @@ class Given:
     value: str | bytes  # the page's id, the text, or the bytes of the image file
 
 
-def query_text(query: str | QueryText, limits: Limits) -> str:
-    """Raises RefusedError for a query that is empty or too long."""
-    text = query if isinstance(query, str) else query.text
-    if not text.strip():
-        raise RefusedError(422, "query: it is empty; expected a question or some words")
-    if len(text) > limits.query_chars:
-        raise RefusedError(413, f"query: {len(text)} characters; expected at most {limits.query_chars}")
-    return text
+def read_query(query: str | QueryObject, limits: Limits, fetch_hosts: frozenset[str]) -> Query:
+    """The query. A string is text. Raises RefusedError for one that is empty, too long or too large, or no image."""
+    text, image = query if isinstance(query, str) else "", None
+    try:
+        if isinstance(query, QueryObject):
+            text, image = _text_and_image(query, limits, fetch_hosts)
+        if not text.strip() and image is None:
+            raise RefusedError(422, "it is empty; expected a question, some words or an image")
+        if len(text) > limits.query_chars:
+            raise RefusedError(413, f"{len(text)} characters; expected at most {limits.query_chars}")
+        return Query("query", text, image=None if image is None else query_image(image))
+    except RefusedError as error:
+        raise RefusedError(error.status, f"query: {error.message}") from error
+    except MmrrError as error:  # an image whose header alone is right
+        raise RefusedError(400, f"query: {error}") from error
+
+
+def _text_and_image(query: QueryObject, limits: Limits, fetch_hosts: frozenset[str]) -> tuple[str, bytes | None]:
+    if query.content is None:
+        return query.text or "", None if query.image is None else _image(query.image, limits, fetch_hosts)
+    if query.text is not None or query.image is not None:
+        raise RefusedError(422, "found content and text or image; expected content alone")
+    parts = [_part(part, limits, fetch_hosts) for part in query.content]
+    texts = [one.value for one in parts if isinstance(one.value, str)]
+    images = [one.value for one in parts if isinstance(one.value, bytes)]
+    if len(texts) > 1 or len(images) > 1:
+        raise RefusedError(422, "content has two parts of one type; expected at most one text and one image_url")
+    return texts[0] if texts else "", images[0] if images else None
 
 
 def read_documents(

@@ -11,19 +11,20 @@ from PIL import Image
 
 from mmrr.api import Hit, Search, Workspace
 from mmrr.documents.image_input import read_image
-from mmrr.errors import MmrrError
+from mmrr.errors import MmrrError, UnsupportedQueryError
 from mmrr.modeling.loaded import Loaded
 from mmrr.reranker import Reranker
 from mmrr.serve.errors import RefusedError, log
 from mmrr.serve.inputs import Given
 from mmrr.serve.settings import Settings
+from mmrr.types import Query
 
 
 @dataclass(frozen=True, slots=True)
 class RankTask:
     """A query and the documents to score for it."""
 
-    query: str
+    query: Query
     documents: tuple[Given, ...]
 
 
@@ -31,7 +32,7 @@ class RankTask:
 class SearchTask:
     """A question. All tasks of a group have the same workspace and the same options."""
 
-    query: str
+    query: Query
     with_text: bool
 
 
@@ -137,14 +138,20 @@ class Models:
 
         def compute(tasks: Sequence[RankTask]) -> Generator[None, None, Sequence[list[float] | Exception]]:
             reranker = self.reranker()
-            cached = self._cached(workspace, reranker, tasks)
+            refused = [reranker.refusal(task.query) for task in tasks]
+            able = [task for task, error in zip(tasks, refused, strict=True) if error is None]
+            cached = iter(self._cached(workspace, reranker, able))
             yield
             answers: list[list[float] | Exception] = []
-            for task, known in zip(tasks, cached, strict=True):
+            for task, error in zip(tasks, refused, strict=True):
+                if error:
+                    answers.append(RefusedError(400, f"query: {error}"))
+                    continue
+                known = next(cached)
                 try:
                     answers.append((yield from self._score(reranker, workspace, task, dict(known))))
-                except (MmrrError, RefusedError) as error:
-                    answers.append(error)
+                except (MmrrError, RefusedError) as problem:
+                    answers.append(problem)
             return answers
 
         return compute
@@ -197,12 +204,14 @@ class Models:
 
 
 def _search(
-    workspace: Workspace, options: Search, queries: list[str]
-) -> dict[str, list[Hit] | MmrrError | RefusedError]:
+    workspace: Workspace, options: Search, queries: list[Query]
+) -> dict[Query, list[Hit] | MmrrError | RefusedError]:
     try:
         return dict(zip(queries, workspace.search_many(queries, options), strict=True))
     except MmrrError as error:
-        if options.first_stage is not None or options.channels is not None:
+        if len(queries) > 1 and any(query.image for query in queries):
+            return dict.fromkeys(queries, error)  # each is asked alone: it may be refused for its image
+        if options.first_stage is not None or options.channels is not None or isinstance(error, UnsupportedQueryError):
             text = str(error).replace(str(workspace.path), "the workspace")
             return dict.fromkeys(queries, RefusedError(400, text))
         return dict.fromkeys(queries, error)

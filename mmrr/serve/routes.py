@@ -15,7 +15,7 @@ from mmrr import config
 from mmrr.api import Search, Workspace
 from mmrr.errors import MmrrError
 from mmrr.serve.errors import RefusedError
-from mmrr.serve.inputs import Given, query_text, read_documents
+from mmrr.serve.inputs import Given, read_documents, read_query
 from mmrr.serve.models import Found, RankTask, SearchTask
 from mmrr.serve.schemas import (
     ErrorResponse,
@@ -45,7 +45,7 @@ async def rerank(asked: RerankRequest, request: Request) -> RerankResponse:
     """Order documents by their relevance for a query: the request that Cohere, Jina, vLLM and SGLang share."""
     service = service_of(request)
     limits, settings = service.settings.limits, service.settings
-    query = query_text(asked.query, limits)
+    query = await run_in_threadpool(read_query, asked.query, limits, settings.fetch_hosts)
     given = await run_in_threadpool(read_documents, asked.documents, limits, settings.fetch_hosts)
     name, workspace = "", None
     if any(one.kind == "page" for one in given) or asked.workspace is not None:
@@ -96,7 +96,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     """Find the pages of a workspace that answer a question."""
     service = service_of(request)
     limits = service.settings.limits
-    query = query_text(asked.query, limits)
+    query = await run_in_threadpool(read_query, asked.query, limits, service.settings.fetch_hosts)
     name, workspace = service.models.workspace(asked.workspace)
     for what, value in (("candidates", asked.candidates), ("top_k", asked.top_k)):
         if value > limits.candidates and (what == "top_k" or asked.rerank is not False):
@@ -159,7 +159,7 @@ def _known_documents(workspace: Workspace) -> set[str]:
 def page_image(page_id: str, request: Request, workspace: WorkspaceName = None, width: Width = None) -> Response:
     """The image of a page as PNG."""
     _, opened = service_of(request).models.workspace(workspace)
-    _expect_page(opened, page_id)
+    expect_page(opened, page_id)
     image = opened.image(page_id)
     if width is not None and width != image.width:
         image = image.resize((width, max(1, round(image.height * width / image.width))))
@@ -172,7 +172,7 @@ def page_image(page_id: str, request: Request, workspace: WorkspaceName = None, 
 def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> PageResponse:
     """What is known of a page, with its text."""
     _, opened = service_of(request).models.workspace(workspace)
-    _expect_page(opened, page_id)
+    expect_page(opened, page_id)
     found = opened.page(page_id)
     return PageResponse(
         page_id=page_id,
@@ -186,6 +186,7 @@ def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> Pag
     )
 
 
-def _expect_page(workspace: Workspace, page_id: str) -> None:
+def expect_page(workspace: Workspace, page_id: str) -> None:
+    """Raise RefusedError for an id that is not exactly that of a page."""
     if page_id not in _known_pages(workspace):
         raise RefusedError(404, "no page of that id in the workspace")

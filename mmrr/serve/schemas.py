@@ -36,10 +36,12 @@ class Document(BaseModel):
     content: list[Part] | None = None
 
 
-class QueryText(BaseModel):
-    """A query in the form of an object."""
+class QueryObject(BaseModel):
+    """A query with a text, an image, or both; or with ``content`` alone."""
 
-    text: str
+    text: str | None = None
+    image: str | None = None
+    content: list[Part] | None = Field(None, max_length=2)
 
 
 class Contents(BaseModel):
@@ -62,7 +64,7 @@ class RerankRequest(BaseModel):
     )
 
     model: str | None = Field(None, description="Accepted and not compared: the answer names the model that scored.")
-    query: str | QueryText
+    query: str | QueryObject
     documents: list[str | Document] | Contents
     top_n: Count | None = None
     return_documents: bool = False
@@ -89,7 +91,7 @@ class SearchRequest(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"example": {"query": "When is the thesis due?", "top_k": 3}})
 
-    query: str | QueryText
+    query: str | QueryObject
     top_k: Count = 10
     candidates: Count = Field(100, description="Pages of the first stage that are reranked.")
     documents: list[Name] | None = Field(None, max_length=100, description="Ids of the documents that are searched.")
@@ -132,6 +134,24 @@ class PageResponse(BaseModel):
     height_px: int
     sha256: str = Field(description="Of the PNG that GET /v1/pages/{id}/image gives without a width.")
     text: str
+
+
+class EvidenceWord(BaseModel):
+    """A word of a query."""
+
+    text: str
+    index: int
+
+
+class EvidenceResponse(BaseModel):
+    """Where a page's score for a query comes from."""
+
+    source: Literal["embedder", "reranker"]
+    sources: list[Literal["embedder", "reranker"]] = Field(description="Those that the workspace has.")
+    words: list[EvidenceWord]
+    grid: tuple[int, int] = Field(description="Rows and columns of visual tokens.")
+    heat: list[float] = Field(description="0 to 1 for each token, row by row; the largest is 1.")
+    kept: list[bool] = Field(description="false: pruning dropped the token.")
 
 
 class DocumentRow(BaseModel):

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 
 from mmrr.context import Context
-from mmrr.contracts import Embedder, Options, TextEmbedder
+from mmrr.contracts import Embedder, EmbedsVisualQueries, Options, TextEmbedder, VisualQuery
 from mmrr.modeling import families, text_checkpoints
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.modeling.finite import expect_finite
+from mmrr.queries import identity
+from mmrr.stages._visual import asked, max_tokens
 from mmrr.types import Query
 from mmrr.workspace import manifests
+from mmrr.workspace.pages import Collection
 from mmrr.workspace.store import Manifest, Spec
 from mmrr.workspace.tensor_files import save_tensors
 
@@ -35,7 +38,7 @@ class Encoded:
 
 
 def encode_queries(
-    context: Context, embedded: Manifest, search: Options, queries: list[Query], *, kept: bool
+    context: Context, collection: Collection, embedded: Manifest, search: Options, queries: list[Query], *, kept: bool
 ) -> tuple[list[str], Encoded]:
     """Embed the queries that have no shard yet. Returns the shard of each query, and the vectors in them.
 
@@ -43,24 +46,22 @@ def encode_queries(
     """
     assert embedded.model
     if not kept:
-        embedder = _embedder(context, embedded)
-        found = [_embed_query(embedder, embedded, query.text, search) for query in queries]
+        embedder = load_embedder(context, embedded)
+        found = [_embed_query(embedder, embedded, asked(query, collection), search) for query in queries]
         # In the number format of a shard.
         same = torch.tensor(embedder.temperature(search)).item()
         return [], Encoded([vectors.cpu().numpy() for vectors in found], same)
     workspace = context.workspace
     spec = Spec("retrieve", 3, {**embedded.config, "search": families.stored_options(search)}, {}, embedded.model)
-    keys = [spec.shard_key("query", query.text) for query in queries]
-    missing = {
-        key: query.text for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)
-    }
+    keys = [spec.shard_key("query", *identity(query, max_tokens(collection))) for query in queries]
+    missing = {key: query for key, query in zip(keys, queries, strict=True) if not workspace.has_shard("retrieve", key)}
     if missing:
-        embedder = _embedder(context, embedded)
+        embedder = load_embedder(context, embedded)
         temperature = torch.tensor(embedder.temperature(search))
         with context.progress("embed queries", len(missing)) as advance:
-            for key, text in missing.items():
+            for key, query in missing.items():
                 folder = workspace.scratch()
-                vectors = _embed_query(embedder, embedded, text, search)
+                vectors = _embed_query(embedder, embedded, asked(query, collection), search)
                 save_tensors({"vectors": vectors, "temperature": temperature}, folder / _VECTORS)
                 workspace.commit_shard("retrieve", key, folder, {})
                 advance(1)
@@ -69,14 +70,22 @@ def encode_queries(
     return keys, Encoded([of_query["vectors"].numpy() for of_query in stored], temperature.item())
 
 
-def _embed_query(embedder: Embedder, embedded: Manifest, text: str, search: Options) -> torch.Tensor:
+def _embed_query(embedder: Embedder, embedded: Manifest, query: str | VisualQuery, search: Options) -> torch.Tensor:
     assert embedded.model
-    (vectors,) = embedder.embed_queries([text], search)
-    expect_finite(f"query '{text[:60]}'", embedded.model["id"], {"vectors": vectors})
+    if isinstance(query, str):
+        (vectors,) = embedder.embed_queries([query], search)
+        name = f"query '{query[:60]}'"
+    else:
+        assert isinstance(embedder, EmbedsVisualQueries)  # ``check_channels`` was called
+        family = families.load("embedders", manifests.config(embedded, "embed")["family"])
+        given = query if family.SPEC.joint_queries else VisualQuery("", query.image)
+        vectors = embedder.embed_visual_query(given, search)
+        name = "the image of a query"
+    expect_finite(name, embedded.model["id"], {"vectors": vectors})
     return vectors
 
 
-def _embedder(context: Context, embedded: Manifest) -> Embedder:
+def load_embedder(context: Context, embedded: Manifest) -> Embedder:
     """The embedder that made the page vectors: the same checkpoint, options and number format."""
     assert embedded.model
     model = embedded.model

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
 from mmrr.context import Context
 from mmrr.evaluation.trec import save_run
+from mmrr.queries import fingerprinted, write_queries
 from mmrr.types import Query, Run
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import RetrieveConfig, RetrieveContent
@@ -24,7 +23,7 @@ def import_run(context: Context, collection: Collection, queries: list[Query], r
     }
     inputs = {
         "pages": collection.manifest.fingerprint,
-        "queries": digest([dataclasses.astuple(query) for query in queries]),
+        "queries": digest(fingerprinted(queries)),
         "run": digest({query_id: [tuple(hit) for hit in hits] for query_id, hits in run.items()}),
     }
     spec = Spec("retrieve", 5, config, inputs)
@@ -33,8 +32,7 @@ def import_run(context: Context, collection: Collection, queries: list[Query], r
 
     def write(folder: Path) -> None:
         save_run(run, folder)
-        lines = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n" for query in queries)
-        (folder / "queries.jsonl").write_text("".join(lines), "utf-8")
+        write_queries(queries, folder)
 
     content: RetrieveContent = {"queries": len(queries), "candidates": sum(map(len, run.values())), "shards": []}
     return context.workspace.commit(spec, content, 0, {"search_ms": 0.0}, write)

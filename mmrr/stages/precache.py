@@ -28,6 +28,9 @@ from mmrr.workspace.pages import Collection, read_content, read_texts
 from mmrr.workspace.store import SHARD_PAGES, Manifest, Spec, Workspace
 from mmrr.workspace.tensors import PageCacheReader, page_name, read_kept_tokens, write_page_caches
 
+#: Tokens of a text page in the estimate of the disk that its cache takes.
+_TEXT_TOKENS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -45,7 +48,9 @@ class Family:
         return self.module.pruning_grid(self.prepare, self.config)
 
     def tokens(self, page: Page) -> int:
-        """The number of visual tokens of a whole page."""
+        """The number of visual tokens of a whole page; of a text without an image a usual number, for the estimate."""
+        if not page.width_px:
+            return _TEXT_TOKENS
         rows, columns = self.module.grid(self.prepare, self.config, page.width_px, page.height_px)
         return rows * columns
 

@@ -22,7 +22,10 @@ from mmrr.modeling.cache_streams import ahead, moved, portions
 from mmrr.modeling.checkpoints import recorded
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.modeling.finite import ADVICE
+from mmrr.queries import identity
 from mmrr.search.fusion import fuse
+from mmrr.stages._visual import asked as given
+from mmrr.stages._visual import check_scorer, encode, max_tokens
 from mmrr.types import PageCache, Query, Run, best_of_pages, rank
 from mmrr.workspace import manifests
 from mmrr.workspace.manifests import RerankConfig, RerankContent, RerankShard
@@ -66,6 +69,7 @@ def rerank(
     assert candidates.retrieved
     family = manifests.config(cached, "precache")["family"]
     module = families.load("scorers", family)
+    check_scorer(family, candidates.queries)
     score_as = families.parse_options(module.Score, dict(score_options))
     if options.dense and score_options:
         raise MmrrError("--dense runs the whole model: leave out --exit-layer and every --score-option")
@@ -134,7 +138,9 @@ def score_pages(
 
     ``options``: the scorer family's ``Score``; None: its defaults. Raises MmrrError for scores that are not finite.
     """
-    module = families.load("scorers", manifests.config(cached, "precache")["family"])
+    family = manifests.config(cached, "precache")["family"]
+    module = families.load("scorers", family)
+    check_scorer(family, (query for query, _ in asked))
     score = _cached_scoring(context, collection, cached, module.Score() if options is None else options)
     found: list[torch.Tensor] = []
     for batch in _batches(list(asked), module.SPEC.listwise):
@@ -160,7 +166,7 @@ def _ordered(candidates: Candidates, of_row: Mapping[str, Mapping[int, float]], 
 
 
 def _shard_keys(candidates: Candidates, cached: Manifest, scored: Spec, *, listwise: bool) -> dict[str, str]:
-    """The shard of each query: it depends on the query's text and on its candidates.
+    """The shard of each query: it depends on the query's text and image and on its candidates.
 
     The order of the candidates matters only to a listwise scorer, so others sort it away.
     """
@@ -168,7 +174,8 @@ def _shard_keys(candidates: Candidates, cached: Manifest, scored: Spec, *, listw
     collection = candidates.collection
     return {
         query.query_id: scored.shard_key(
-            query.text, *ordered(_name(collection, cached, row) for row in candidates.rows(query))
+            *identity(query, max_tokens(collection)),
+            *ordered(_name(collection, cached, row) for row in candidates.rows(query)),
         )
         for query in candidates.queries
     }
@@ -235,6 +242,7 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
     scorer, collection = _scorer(context, cached), candidates.collection
     family = manifests.config(cached, "precache")["family"]
     module = families.load("scorers", family)
+    check_scorer(family, candidates.queries)
     if not isinstance(scorer, SupportsUncached):
         raise MmrrError(f"{family} has no forward without a cache: leave out --rescore")
     options = module.Score()
@@ -251,7 +259,7 @@ def rescore(context: Context, candidates: Candidates, cached: Manifest, pruned: 
             if pruned:
                 kept = read_kept_tokens(context.workspace, kept_shards[collection.shards[row]])[page.number]
             content = read_content(context.workspace, collection, page, reads)
-            uncached = scorer.score_uncached(query.text, content, kept, options)
+            uncached = scorer.score_uncached(given(query, collection), content, kept, options)
             found.append((query.query_id, page_id, float(from_cache([(query, [row])])[0]), uncached))
             advance(1)
     return Rescored(found)
@@ -333,16 +341,16 @@ class _CachedScoring:
 
     def _score_lists(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
         """A listwise scorer gets all candidates of a query; each page is read when the scorer asks for it."""
-        return [
-            self.scorer.score(self.scorer.encode_query(query.text), self._caches(rows), self.shared, self.options)
-            if rows
-            else torch.zeros(0)
-            for query, rows in batch
-        ]
+
+        def one(query: Query, rows: Sequence[int]) -> torch.Tensor:
+            encoded = encode(self.scorer, query, self.collection)
+            return self.scorer.score(encoded, self._caches(rows), self.shared, self.options)
+
+        return [one(query, rows) if rows else torch.zeros(0) for query, rows in batch]
 
     def _score_pages(self, batch: Sequence[_Candidates]) -> list[torch.Tensor]:
         """Other scorers get the pages of the whole batch in portions that fit the memory; each page is read once."""
-        queries = [self.scorer.encode_query(query.text) for query, _ in batch]
+        queries = [encode(self.scorer, query, self.collection) for query, _ in batch]
         # In one order, whatever the other queries are: the order of a product's rows changes its last bits.
         pages = sorted({row for _, rows in batch for row in rows})
         found: list[dict[int, float]] = [dict.fromkeys(rows, math.nan) for _, rows in batch]
@@ -385,7 +393,7 @@ def _score_dense(context: Context, collection: Collection, cached: Manifest, ord
 
     def one(query: Query, row: int) -> float:
         image = read_image(context.workspace, collection.pages[row])
-        return float(scorer.dense(query.text, [image], order)[0])
+        return float(scorer.dense(given(query, collection), [image], order)[0])
 
     return lambda batch: [torch.tensor([one(query, row) for row in rows]) for query, rows in batch]
 
@@ -412,3 +420,8 @@ def _scorer(context: Context, cached: Manifest) -> Scorer:
     # A checkpoint in memory is not looked for again: that may ask the Hub.
     key = ("scorer", config["family"], model["revision"], prepare, str(device), dtype)
     return context.loaded.get(key, load)
+
+
+def open_scorer(context: Context, cached: Manifest) -> Scorer:
+    """The scorer that made the caches. Raises MmrrError if its prompt has changed since."""
+    return _scorer(context, cached)

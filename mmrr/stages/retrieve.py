@@ -7,7 +7,6 @@ image). Several are added by score fusion.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -23,6 +22,7 @@ from mmrr.contracts import Options
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
+from mmrr.queries import fingerprinted, write_queries
 from mmrr.search import channels
 from mmrr.search.fusion import fuse_all
 from mmrr.search.indexes import (
@@ -39,6 +39,7 @@ from mmrr.search.indexes import (
 )
 from mmrr.search.late_interaction import max_sim
 from mmrr.stages._query_vectors import Encoded, encode_for_text, encode_queries
+from mmrr.stages._visual import check_channels
 from mmrr.types import Query, Run, best_of_pages, rank
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.files import digest
@@ -163,6 +164,7 @@ def _plan(
     made = _vectors(workspace, indexed)
     weights = channels.weights(options.first_stage, options.channels, {"words", *made})
     queries = _checked(queries, options, collection)
+    check_channels(context, queries, weights, made.get("sight"))
     config: dict[str, object] = {
         "first_stage": channels.stored_name(weights),
         "scope": options.scope,
@@ -181,7 +183,7 @@ def _plan(
     inputs = {
         "pages": collection.manifest.fingerprint,
         "index": indexed.fingerprint,
-        "queries": digest([dataclasses.astuple(query) for query in queries]),
+        "queries": digest(fingerprinted(queries)),
     }
     # Fusion standardises scores over the pages found, so it needs enough of them for a mean and a deviation.
     depth = max(options.depth, FUSION_DEPTH) if len(weights) > 1 else options.depth
@@ -196,12 +198,16 @@ def _found(context: Context, plan: _Plan, *, kept: bool) -> tuple[Run, list[str]
     shards: list[str] = []
     if "sight" in weights:
         assert plan.options
-        own, encoded = encode_queries(context, plan.vectors["sight"], plan.options, one.queries, kept=kept)
+        own, encoded = encode_queries(
+            context, one.collection, plan.vectors["sight"], plan.options, one.queries, kept=kept
+        )
         shards += own
         runs.append((_dense(context, one, plan.vectors["sight"], encoded), weights["sight"]))
+    # An image without a text is found by sight alone.
+    one = dataclasses.replace(one, queries=[query for query in one.queries if query.text.strip()])
     if "words" in weights:
         runs.append((_text(context, one), weights["words"]))
-    if "meaning" in weights:
+    if "meaning" in weights and one.queries:
         own, vectors = encode_for_text(context, plan.vectors["meaning"], one.queries, kept=kept)
         shards += own
         runs.append((_meaning(context, one, plan.vectors["meaning"], vectors), weights["meaning"]))
@@ -244,8 +250,7 @@ def _vectors(workspace: Workspace, indexed: Manifest) -> dict[str, Manifest]:
 def _commit(one: _Search, spec: Spec, run: Run, shards: list[str], search_ms: float) -> Manifest:
     def write(folder: Path) -> None:
         save_run(run, folder)
-        lines = (json.dumps(dataclasses.asdict(query), ensure_ascii=False) + "\n" for query in one.queries)
-        (folder / "queries.jsonl").write_text("".join(lines), "utf-8")
+        write_queries(one.queries, folder)
 
     content: RetrieveContent = {
         "queries": len(one.queries),
@@ -289,7 +294,7 @@ def _search_options(embedded: Manifest, options: Mapping[str, str]) -> Options:
 def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded) -> Run:
     """Rank by vectors: the whole collection through its index, one document by exact products."""
     if one.options.scope == "corpus":
-        index = context.kept("page vectors", one.indexed, lambda: _open_dense(one))
+        index = _dense_index(context, one.indexed)
         found = index.search(encoded.vectors, one.n_images, encoded.temperature)
         ranked: Run = {}
         for query, pages in zip(one.queries, found, strict=True):
@@ -310,9 +315,24 @@ def _dense(context: Context, one: _Search, embedded: Manifest, encoded: Encoded)
     return ranked
 
 
-def _open_dense(one: _Search) -> DenseIndex:
-    names = (name for name in (DENSE, VECTORS, SIZES) if name in one.indexed.files)
-    return DenseIndex.load({name: one.workspace.own_file(one.indexed, name) for name in names})
+def vector_weights(
+    context: Context, indexed: Manifest, query: NDArray[np.float32], temperature: float
+) -> NDArray[np.float32]:
+    """The weight (M,) of each vector of a query (M, D): its soft IDF among all pages of a late-interaction index.
+
+    ``temperature`` 0: all weights are 1.
+    """
+    if not temperature:
+        return np.ones(len(query), dtype=np.float32)
+    return _dense_index(context, indexed).weights(query, temperature)
+
+
+def _dense_index(context: Context, indexed: Manifest) -> DenseIndex:
+    def load() -> DenseIndex:
+        names = (name for name in (DENSE, VECTORS, SIZES) if name in indexed.files)
+        return DenseIndex.load({name: context.workspace.own_file(indexed, name) for name in names})
+
+    return context.kept("page vectors", indexed, load)
 
 
 def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, float]]:
@@ -325,7 +345,7 @@ def best_by_text(index: TextIndex, query: str, depth: int) -> list[tuple[int, fl
 def _text(context: Context, one: _Search) -> Run:
     """Rank by text: in the collection the pages that share a word with the query, in one document all its pages."""
     ranked: Run = {}
-    if one.options.scope == "corpus":
+    if one.options.scope == "corpus" and one.queries:
         index = context.kept("words", one.indexed, lambda: _open_text(one))
         for query in one.queries:
             found = best_by_text(index, query.text, one.n_images)

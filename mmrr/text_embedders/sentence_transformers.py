@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from mmrr.contracts import TextEmbedderSpec, Window
 from mmrr.errors import MmrrError
-from mmrr.modeling import sentence_models, text_windows
+from mmrr.modeling import sentence_models, text_checkpoints, text_windows
 from mmrr.modeling.checkpoints import Checkpoint
+from mmrr.modeling.minilm import MiniLM
 
 #: The first checkpoint is all-MiniLM-L6-v2, from a Python package or from the Hub; the others are on the Hub.
 SPEC = TextEmbedderSpec(
@@ -63,13 +65,21 @@ class TextEmbedder:
     def __init__(self, checkpoint: Checkpoint, options: Prepare, device: torch.device, dtype: torch.dtype) -> None:
         """Raises MmrrError as ``load``."""
         self._options = options
-        # Any: the library's functions have one signature for each type of what they return.
-        self._model: Any = sentence_models.embedder(checkpoint, device, dtype)
-        similarity = self._model.similarity_fn_name
-        if similarity not in ("cosine", "dot"):
-            raise MmrrError(f"{checkpoint.id} compares vectors by '{similarity}'; expected cosine or dot")
-        self._normalize = similarity == "cosine"
-        self._most_tokens = self._text_tokens()
+        self._from = (checkpoint, device, dtype)
+        # The library takes seconds to import, so a query for minilm is encoded without it.
+        own = checkpoint.id == text_checkpoints.MINILM and dtype == torch.float32
+        self._queries = MiniLM(checkpoint.path, device, dtype) if own else None
+        if not own:
+            _ = self._model  # a checkpoint that does not load is an error now
+
+    # Any: the library's functions have one signature for each type of what they return.
+    @cached_property
+    def _model(self) -> Any:
+        checkpoint = self._from[0]
+        model = sentence_models.embedder(*self._from)
+        if model.similarity_fn_name not in ("cosine", "dot"):
+            raise MmrrError(f"{checkpoint.id} compares vectors by '{model.similarity_fn_name}'; expected cosine or dot")
+        return model
 
     def windows(self, text: str) -> list[Window]:
         """Windows of ``words`` words every ``step`` words; a window that would be too long for the model is shorter."""
@@ -81,6 +91,8 @@ class TextEmbedder:
 
     def embed_queries(self, texts: Sequence[str]) -> Tensor:
         """The vectors (Q, D) of queries, with the checkpoint's prompt for queries."""
+        if self._queries:
+            return self._finite(self._queries.encode(texts, _BATCH))
         return self._encoded(self._model.encode_query, texts)
 
     def _encoded(self, encode: Callable[..., Tensor], texts: Sequence[str]) -> Tensor:
@@ -89,14 +101,19 @@ class TextEmbedder:
             batch_size=_BATCH,
             show_progress_bar=False,
             convert_to_tensor=True,
-            normalize_embeddings=self._normalize,
+            normalize_embeddings=self._model.similarity_fn_name == "cosine",
         )
+        return self._finite(vectors)
+
+    @staticmethod
+    def _finite(vectors: Tensor) -> Tensor:
         vectors = vectors.float().cpu()
         if not torch.isfinite(vectors).all():
             raise MmrrError("the text embedder gave vectors that are not finite; try --dtype float32")
         return vectors
 
-    def _text_tokens(self) -> int:
+    @cached_property
+    def _most_tokens(self) -> int:
         """The most tokens of a window: the model's, without those of its prompt and a special token at either end."""
         most = self._model.get_max_seq_length()
         if most is None:

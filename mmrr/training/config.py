@@ -19,6 +19,7 @@ from mmrr.config import Render
 from mmrr.errors import MmrrError
 from mmrr.random_checkpoint import Shape
 from mmrr.training import families
+from mmrr.training.data.published_sets import is_published
 from mmrr.training.distributed import world_size
 from mmrr.training.loop import RunFolder, Schedule
 from mmrr.workspace.files import expand_user, write_atomically
@@ -37,6 +38,8 @@ ALIASES = {
 
 #: A checkpoint: the path of a folder, or a Hub id.
 ModelName = NewType("ModelName", str)
+#: Training data: the absolute path of a file or of a published set's folder, or a Hub id as a relative path.
+DataName = NewType("DataName", Path)
 _SCHEDULE = Schedule(steps=0, lr=0.0)
 T = TypeVar("T")
 #: Receives one line of text for the user.
@@ -145,9 +148,11 @@ class FinetuneConfig:
 
     model: ModelName
     revision: str = ""  # of the model on the Hub
-    pairs: Path
+    pairs: DataName
     images: Path | None = None  # folder that image paths count from; default: the pairs file's
     validation: Path | None = None  # pairs to measure on, never trained on
+    split: str = ""  # of a published set
+    limit: int = 0  # queries of a published set; 0: all
     seed: int = 0
     rank: int = 16
     alpha: int = 32
@@ -215,6 +220,7 @@ _FINETUNED: dict[str, type[FinetuneConfig]] = {"embedder": EmbedderConfig, "rera
 _AT_LEAST_1 = ("dim", "pages", "queries", "rank", "alpha", "accumulate", "save_every", "evaluate_every", "reports")
 _AT_LEAST_0 = (
     "steps",
+    "limit",
     "workers",
     "negatives",
     "max_tokens",
@@ -355,13 +361,17 @@ def _convert(hint: Any, value: Any, path: Path, name: str) -> Any:
     if hint is ModelName and isinstance(value, str):
         folder = _from_config(path, value)
         return ModelName(str(folder)) if value and folder.is_dir() else ModelName(value)
+    if hint is DataName and isinstance(value, str):
+        file = _from_config(path, value)
+        return DataName(file if file.exists() or not is_published(value) else Path(value))
     if isinstance(value, int | float) and not abs(value) < 2**63:
         raise MmrrError(f"{path}: {name} is {str(value)[:20]}; expected a number below 2^63")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    expected = {Path: "a path", ModelName: "a path or a Hub id", float: "a number", int: "a whole number"}
+    a_name = "a path or a Hub id"
+    expected = {Path: "a path", ModelName: a_name, DataName: a_name, float: "a number", int: "a whole number"}
     what = expected.get(hint) or {str: "a text", bool: "true or false"}.get(hint, "a table")
     raise MmrrError(f"{path}: {name} = {value!r}; expected {what}")
 

@@ -31,6 +31,7 @@ from mmrr.modeling.saliency import choose
 from mmrr.scorers import minireranker
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, EmbedderConfig, FinetuneConfig, RerankerConfig
+from mmrr.training.data import published_sets
 from mmrr.training.data.pairs import ContrastiveBatch, ContrastiveBatches, JudgedPage, JudgedPages, Pair, read_pairs
 from mmrr.training.distributed import ProcessGroup, join
 from mmrr.training.loop import Losses, Records, Tell, mixed
@@ -175,7 +176,7 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
 
     Raises MmrrError for pairs of one kind only, and for a model, an embedder or cuts that do not fit.
     """
-    group, pairs, validation = _begin(config)
+    group, pairs, validation = _begin(config, run)
     if len({pair.relevant for pair in pairs}) < 2:
         found = "relevant" if pairs[0].relevant else "not relevant"
         raise MmrrError(f"{config.pairs}: all {len(pairs)} pairs are {found}; a reranker needs pairs of both kinds")
@@ -216,7 +217,7 @@ def train_embedder(config: EmbedderConfig, run: Path, tell: Tell = lambda _: Non
 
     Raises MmrrError for pairs without a relevant one or of one page only, and for a model that does not fit.
     """
-    group, pairs, validation = _begin(config)
+    group, pairs, validation = _begin(config, run)
     make = ContrastiveBatches(pairs, config.seed, config.queries, config.negatives)
     n_pages = len({pair.image for pair in pairs})
     if not make.positives or n_pages < 2:
@@ -295,8 +296,11 @@ def _saliency(
     return Saliency(module.load(pruner, prepare, device, dtype), keep)
 
 
-def _begin(config: FinetuneConfig) -> tuple[ProcessGroup, list[Pair], list[Pair]]:
+def _begin(config: FinetuneConfig, run: Path) -> tuple[ProcessGroup, list[Pair], list[Pair]]:
     """The process group, and the pairs of training and validation. Pairs are read before any model is loaded."""
-    pairs = read_pairs(config.pairs, config.images)
+    file = published_sets.file_of(config.pairs, config.split, config.limit, config.seed, run)
+    if file.name == published_sets.LISTS:
+        raise MmrrError(f"pairs = {config.pairs}: found a set of ranked lists, expected pairs; ZipRerank takes lists")
+    pairs = read_pairs(file, config.images)
     validation = read_pairs(config.validation, config.images) if config.validation else []
     return join(config.device), pairs, validation

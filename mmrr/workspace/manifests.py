@@ -24,7 +24,7 @@ PageShards = dict[str, str]
 
 
 class PagesConfig(TypedDict, total=False):
-    """How pages were rendered; or, with ``file``, which published file of MMDocIR they were read from."""
+    """How pages were rendered; or, with ``file``, which published file or table they were read from."""
 
     renderer: str
     dpi: int

@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from mmrr.errors import MmrrError
 from mmrr.types import Page, page_of
 from mmrr.workspace import changes, manifests
@@ -24,6 +22,8 @@ from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmrr.documents.rendering import RenderedPage
 
 
@@ -310,6 +310,8 @@ def read_stored_texts(workspace: Workspace, collection: Collection, rows: list[i
 
 def read_image(workspace: Workspace, page: Page) -> Image.Image:
     """The page image in RGB, checked against its hash. Raises MmrrError if it is gone or damaged."""
+    from PIL import Image  # `mmrr ls` opens no image
+
     return Image.open(io.BytesIO(read_image_file(workspace, page))).convert("RGB")
 
 
@@ -323,6 +325,10 @@ def read_content(workspace: Workspace, collection: Collection, page: Page, what:
 
 def read_image_file(workspace: Workspace, page: Page) -> bytes:
     """The bytes of the page image's file, checked as in ``read_image``."""
+    if not page.width_px:
+        raise MmrrError(
+            f"{page.page_id} is a text without an image: use --first-stage words or meaning, and a scorer of texts"
+        )
     try:
         data = read_file(page.image)
     except (FileNotFoundError, IsADirectoryError, ValueError):  # a symbolic link is not read

@@ -26,7 +26,7 @@ _OPEN_FILES = 64
 
 
 def write_embeddings(folder: Path, embeddings: Mapping[int, Embedding]) -> None:
-    """vectors (sum V, D) f32 or f16, saliency (sum T,) f32, grids (n, 2)."""
+    """vectors (sum V, D) f32 or f16, saliency (sum T,) f32, grids (n, 2); owners (sum T,) i32 of pooled vectors."""
     values = list(embeddings.values())
     tensors = {
         "numbers": torch.tensor(list(embeddings)),
@@ -36,14 +36,26 @@ def write_embeddings(folder: Path, embeddings: Mapping[int, Embedding]) -> None:
         "offsets": _offsets([embedding.saliency.numel() for embedding in values]),
         "grids": torch.tensor([embedding.grid for embedding in values]),
     }
+    if any(embedding.owners is not None for embedding in values):
+        tensors["owners"] = torch.cat([_owners(embedding) for embedding in values])
     save_tensors(tensors, folder / _EMBEDDINGS)
 
 
+def _owners(embedding: Embedding) -> torch.Tensor:
+    if embedding.owners is not None:
+        return embedding.owners
+    return torch.arange(embedding.saliency.numel(), dtype=torch.int32)
+
+
 def read_embeddings(workspace: Workspace, key: str) -> dict[int, Embedding]:
-    """{page number: value}. Raises MmrrError if the shard is damaged."""
+    """{page number: value}. Raises MmrrError if the shard is damaged.
+
+    ``owners`` is None in a shard of an earlier mmrr, also where tokens were pooled.
+    """
     data = load(workspace.read_shard_file("embed", key, _EMBEDDINGS))
+    owners = dict(_split(data, "owners")) if "owners" in data else {}
     return {
-        number: Embedding(vectors, saliency, _grid(data["grids"][i]))
+        number: Embedding(vectors, saliency, _grid(data["grids"][i]), owners.get(number))
         for i, ((number, saliency), (_, vectors)) in enumerate(
             zip(_split(data, "saliency"), _split(data, "vectors", "vector_offsets"), strict=True)
         )

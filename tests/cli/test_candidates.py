@@ -396,9 +396,10 @@ def test_the_commands_of_the_guide_run(
     Path("about.csv").write_text("document,year,kind\nsoil,2021,report\n")
     Path("scans").mkdir()
     shutil.copy(next((prepared.work / "shards" / "pages").glob("*/*.png")), "scans/page.png")
+    shutil.copy("scans/page.png", "table.png")
     text = (Path(__file__).parents[2] / "docs" / "any-candidates.md").read_text("utf-8")
     commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    mmrr ")]
-    assert len(commands) == 9
+    assert len(commands) == 11
     stand_ins = {"reader-reranker": str(prepared.model), "handbook": "thesis", "reports/*": "soil*"}
     for command in commands:
         mmrr(*(stand_ins.get(word, word) for word in command[1:]))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from mmrr import pipeline
 from mmrr.stages import render
 from mmrr.workspace.files import seal, unseal
 from tests.cli.chain import Chain
@@ -280,7 +279,7 @@ def test_two_commands_that_add_at_the_same_time_both_count(small: Collection, mo
             small.index(small.root / "two", model=False)
         return whole(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline.render, "render", slow)
+    monkeypatch.setattr(render, "render", slow)
     assert small.index(small.root / "one", model=False).startswith("5 documents: 1 added, 4 unchanged; ")
     assert small.found("falcon") == ["falcon.pdf/0001"]
     assert small.found("engine") == ["engine.pdf/0001"]

@@ -57,8 +57,14 @@ def test_every_scorer_ranks_the_same_candidates_with_the_numbers_of_the_single_c
     assert first["metrics"]["nDCG@5"] == judged["first_stage"]["nDCG@5"]
 
 
-def test_a_table_for_people(work: Path, tiny_path: Path) -> None:
-    shown = mmrr(*command(work, "--scorers", f"minireranker={tiny_path}")).stdout
+def test_a_table_for_people_and_a_report(work: Path, tiny_path: Path, tmp_path: Path) -> None:
+    files = ("--report", tmp_path / "report.html", "--csv", tmp_path / "t.csv")
+    shown = mmrr(*command(work, "--scorers", f"minireranker={tiny_path}", *files)).stdout
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "nDCG@5 over bytes a page" not in page  # the first measure of mmrr compare is R@1
+    assert "R@1 over bytes a page" in page
+    assert "When is the thesis due?" in page
+    assert f"minireranker ({tiny_path})" in (tmp_path / "t.csv").read_text()
     assert "first stage" in shown
     assert "nDCG@5" in shown
     assert "ms per query" in shown

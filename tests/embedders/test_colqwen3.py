@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
 
+from mmrr.contracts import VisualQuery
 from mmrr.embedders.colqwen3 import Embedder, Prepare, Search, pool
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import word_ends
@@ -50,6 +51,14 @@ def published(request, tiny_embedder_path, tmp_path):
     tensors = load_file(path / "model.safetensors")
     bias = tensors.get(f"{request.param}.bias", torch.zeros(24))
     return path, tensors[f"{request.param}.weight"], bias
+
+
+def test_an_image_as_a_query_has_the_vectors_of_a_page(published, tmp_path, page_images):
+    embedder = load(published[0], tmp_path)
+    (page,) = embedder.embed_pages(page_images[:1])
+    vectors = embedder.embed_visual_query(VisualQuery("", page_images[0]), Search())
+    assert vectors.dtype == torch.float32
+    assert torch.equal(vectors, page.vectors.float())
 
 
 def test_page_vectors_and_saliency_equal_the_stock_model(published, tiny_embedder_path, tmp_path, page_images):

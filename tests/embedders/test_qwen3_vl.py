@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from mmrr.contracts import VisualQuery
 from mmrr.embedders.qwen3_vl import Embedder, Prepare, Search
 from mmrr.errors import MmrrError
 from tests.conftest import CPU
@@ -19,12 +20,12 @@ def embedder(tiny_embedder):
     return Embedder(tiny_embedder, Prepare(), CPU, torch.float32)
 
 
-def stock_read(path, instruction, content, image=None):
+def stock_read(path, instruction, *content, image=None):
     """The last token's hidden state, and its attention to the visual tokens."""
     template = json.loads((path / "chat_template.json").read_text())["chat_template"]
     chat = [
         {"role": "system", "content": [{"type": "text", "text": instruction}]},
-        {"role": "user", "content": [content]},
+        {"role": "user", "content": list(content)},
     ]
     tokenizer = AutoTokenizer.from_pretrained(path)
     text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
@@ -34,7 +35,9 @@ def stock_read(path, instruction, content, image=None):
 
 def test_page_vectors_and_saliency_equal_the_stock_model(embedder, tiny_embedder_path, page_images):
     for image, embedding in zip(page_images, embedder.embed_pages(page_images), strict=True):
-        hidden, attention = stock_read(tiny_embedder_path, "Represent the user's input.", {"type": "image"}, image)
+        hidden, attention = stock_read(
+            tiny_embedder_path, "Represent the user's input.", {"type": "image"}, image=image
+        )
         assert (embedding.vectors[0] - hidden / hidden.norm()).abs().max() <= 1e-5
         assert embedding.grid == (image.height // 32, image.width // 32)
         assert embedding.saliency.shape == attention.shape
@@ -75,3 +78,12 @@ def test_a_smaller_token_budget_gives_a_smaller_grid(tiny_embedder, page_images)
 def test_a_query_beyond_the_limit_is_refused(embedder):
     with pytest.raises(MmrrError, match="8192"):
         embedder.embed_queries(["x " * 9000], Search())
+
+
+@pytest.mark.parametrize("text", ["", "the same table"])
+def test_a_query_with_an_image_is_one_message(embedder, tiny_embedder_path, page_images, text):
+    """The published order: the image, then the text, with the instruction of a query."""
+    vector = embedder.embed_visual_query(VisualQuery(text, page_images[1]), Search(instruction="Find pages"))
+    content = [{"type": "image"}] + [{"type": "text", "text": text}] * bool(text)
+    hidden, _ = stock_read(tiny_embedder_path, "Find pages.", *content, image=page_images[1])
+    assert (vector[0] - hidden / hidden.norm()).abs().max() <= 1e-5

@@ -151,6 +151,15 @@ def test_a_strip_that_the_processor_refuses_is_read_as_any_page(embedder):
     assert embedder.grid(32, 32 * 300) == (300, 1)
 
 
+def test_a_plan_knows_the_limits_of_the_checkpoint(tmp_path):
+    """ZipRerank's estimate before anything is loaded. The small model's file allows smaller images than the published."""
+    checkpoint = resolve("small-ziprerank", None, HashCache(tmp_path / "hashes.json"))
+    options = ziprerank.resolve(ziprerank.Prepare(), checkpoint.config())
+    scorer = ziprerank.load(checkpoint, options, CPU, torch.float32)
+    found = ziprerank.grid(options, checkpoint.config(), 100, 40)
+    assert found == scorer.grid(100, 40) == tuple(scorer.prepare([Image.new("RGB", (100, 40))], [None])[0]["grid"])
+
+
 def test_limits_are_part_of_what_vectors_are_hashed_by(tiny_embedder_path, tmp_path):
     """The processor file decides for published models. mmrr's own read pages as they are rendered."""
     path = published.tomoro(tiny_embedder_path, tmp_path / "tomoro")

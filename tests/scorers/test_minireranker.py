@@ -370,3 +370,41 @@ def test_kept_tokens_of_another_grid_are_refused(tiny, page_images):
     scorer = scorer_with(tiny, "2:4")
     with pytest.raises(MmrrError, match=r"\(3, 3\)"):
         scorer.prepare(page_images[:1], [KeptTokens(torch.tensor([0], dtype=torch.int32), (3, 3))])
+
+
+@pytest.mark.parametrize(("band", "share"), [((2, 4), 0.5), ((0, 6), None)])
+def test_attention_from_the_cache_equals_eager_attention(tiny, tiny_path, stock, page_images, band, share):
+    """The weights of the plain forward of the whole sequence, by the eager attention of transformers, within 1e-5."""
+    image, query = page_images[0], QUERIES[2]
+    scorer = scorer_with(tiny, f"{band[0]}:{band[1]}")
+    keep = keep_of(scorer, image, share, seed=5) if share else None
+    eager: list[torch.Tensor] = []
+    layers = stock[0].model.language_model.layers
+    hooks = [layer.self_attn.register_forward_hook(lambda _m, _a, out: eager.append(out[1][0])) for layer in layers]
+    plain_masked_score(stock, tiny_path, query, image, band, 6, keep)
+    for hook in hooks:
+        hook.remove()
+    n_kept = len(keep.indices) if keep else scorer.grid(*image.size)[0] * scorer.grid(*image.size)[1]
+    visual = slice(len(scorer.before), len(scorer.before) + n_kept)
+    second = len(scorer.before) + n_kept + len(scorer.after)
+    (cache,) = scorer.prepare([image], [keep])
+    for tokens in ([-1], list(scorer.word_tokens(query)[2].places), [3, 4, 5]):
+        found = scorer.attention(query, cache, scorer.shared_state(), tokens)
+        rows = [token if token < 0 else second + token for token in tokens]
+        expected = torch.stack([eager[layer][:, rows, visual].mean(dim=(0, 1)) for layer in range(*band)])
+        assert found.shape == (band[1] - band[0], n_kept)
+        assert (found - expected).abs().max() <= 1e-5
+        assert expected.std() > 1e-4  # the tokens differ, so that equal weights mean something
+
+
+def test_the_tokens_of_a_word_are_its_letters(tiny):
+    scorer = scorer_with(tiny, "2:4")
+    query = "Größe <|im_end|> (42%) re\u0301sume\u0301?"
+    _, ids = scorer.segments(query)
+    pieces = scorer.backbone.chat._tokenizer.convert_ids_to_tokens(ids)
+    decode = scorer.backbone.chat._tokenizer.convert_tokens_to_string
+    words = scorer.word_tokens(query)
+    assert [word.text for word in words] == ["Größe", "<|im_end", "(42", "résumé"]
+    for word in words:
+        assert word.text in decode([pieces[at] for at in word.places])
+        assert len(decode([pieces[at] for at in word.places[1:-1]])) <= len(word.text)

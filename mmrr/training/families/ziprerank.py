@@ -28,6 +28,7 @@ from mmrr.scorers import ziprerank as scorer_family
 from mmrr.scorers.ziprerank import LETTERS, Prepare, Scorer, choose, nearness, prompt
 from mmrr.training import lora
 from mmrr.training.config import ADAPTER, CHECKPOINT, ScratchMatcher
+from mmrr.training.data import published_sets
 from mmrr.training.data.ranked_lists import DrawnLists, ListSample, ListSize, RankedLists, read_lists
 from mmrr.training.data.tower_features import ReadPage
 from mmrr.training.distributed import join
@@ -219,7 +220,11 @@ def train(config: FinetuneListsConfig | RandomInitListsConfig, run: Path, tell: 
 
 
 def _finetune(config: FinetuneListsConfig, run: Path, tell: Tell) -> Records:
-    lists = read_lists(config.lists, config.images)  # before any model is loaded, so that a mistake shows early
+    # Before any model is loaded, so that a mistake shows early.
+    file = published_sets.file_of(config.lists, config.split, config.limit, config.seed, run)
+    if file.name == published_sets.PAIRS:
+        raise MmrrError(f"lists = {config.lists}: found a set of pairs, expected ranked lists")
+    lists = read_lists(file, config.images)
     validation = read_lists(config.validation, config.images) if config.validation else []
     group = join(config.device)
     base = lora.find_base(config.model, config.revision, HashCache(run / "hashes.json"))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from mmrr.errors import MmrrError
 from mmrr.random_checkpoint import Shape
 from mmrr.scorers.ziprerank import LETTERS, TAUGHT
-from mmrr.training.config import ADAPTER, CHECKPOINT, ModelName
+from mmrr.training.config import ADAPTER, CHECKPOINT, DataName, ModelName
 from mmrr.training.loop import Schedule
 
 
@@ -99,10 +99,12 @@ class FinetuneListsConfig(ListsConfig):
     """LoRA fine-tuning of a published Qwen3-VL on ranked lists."""
 
     model: ModelName
-    lists: Path
+    lists: DataName
     revision: str = ""  # of the model on the Hub
     images: Path | None = None  # folder that image paths count from; default: the lists file's
     validation: Path | None = None  # lists to measure on, never trained on
+    split: str = ""  # of a published set
+    limit: int = 0  # queries of a published set; 0: all
     evaluate_every: int = 200
     shuffle: bool = True  # shuffle the candidates of a list each time it is used
     epochs: float = 1.0
@@ -118,6 +120,7 @@ class FinetuneListsConfig(ListsConfig):
     def __post_init__(self) -> None:
         """Raises MmrrError for a value out of range."""
         ListsConfig.__post_init__(self)
+        _at_least(self, 0, "limit")
         if self.dtype not in ("auto", "bfloat16", "float32"):
             raise MmrrError(f"dtype = {self.dtype!r}; expected auto, bfloat16 or float32")
 
