@@ -152,7 +152,7 @@ def test_a_strip_that_the_processor_refuses_is_read_as_any_page(embedder):
 
 
 def test_a_plan_knows_the_limits_of_the_checkpoint(tmp_path):
-    """ZipRerank's estimate before anything is loaded. The small model's file allows smaller images than the published."""
+    """The estimate of ZipRerank before anything is loaded. The file of the small model allows smaller images."""
     checkpoint = resolve("small-ziprerank", None, HashCache(tmp_path / "hashes.json"))
     options = ziprerank.resolve(ziprerank.Prepare(), checkpoint.config())
     scorer = ziprerank.load(checkpoint, options, CPU, torch.float32)
