@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -105,10 +106,15 @@ def _refuse_urls(ctx: Any) -> None:
         hint, value = hints.get(parameter.name), ctx.params.get(parameter.name)
         values = value if isinstance(value, list | tuple) else [value]
         urls = [str(one) for one in values if one is not None and _URL.match(str(one))]
-        if urls and Path in (hint, *get_args(hint)):
+        if urls and Path in _types(hint):
             name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
             url = re.sub(":/+", "://", urls[0], count=1)
             raise typer.BadParameter(f"{name} {url}: found a URL, expected a path; mmrr uses local files only")
+
+
+def _types(hint: Any) -> set[Any]:  # Any: a type as typing writes it
+    """The types in a type, as list and Path in ``Optional[list[Path]]``."""
+    return {hint}.union(*map(_types, get_args(hint)))
 
 
 def _check_numbers(ctx: Any) -> None:
@@ -139,7 +145,7 @@ def _with_ocr_mode(args: list[str], *, silent: bool) -> list[str]:
         following = args[place + 1] if place + 1 < len(args) else ""
         if arg == "--no-ocr":
             found += ["--ocr", "never"]
-        elif arg == "--ocr" and following not in get_args(OcrMode) and not silent:
+        elif arg == "--ocr" and not silent and _is_no_ocr_mode(following):
             found += ["--ocr", "auto"]
         else:
             found.append(arg)
@@ -147,6 +153,13 @@ def _with_ocr_mode(args: list[str], *, silent: bool) -> list[str]:
         if not silent:
             note(f"{arg} is now --ocr {found[-1]}")
     return found
+
+
+def _is_no_ocr_mode(following: str) -> bool:
+    """Whether the argument after ``--ocr`` is another argument. Any other word is a value, right or wrong."""
+    if following in get_args(OcrMode):
+        return False
+    return not following or following.startswith("-") or os.path.exists(following)
 
 
 def _renamed(arg: str, names: dict[str, str], *, silent: bool) -> str:

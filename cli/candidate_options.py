@@ -35,8 +35,8 @@ Where = Annotated[
     typer.Option(
         "--where",
         metavar="CONDITIONS",
-        help="Search only documents whose values in --metadata fit: 'year>=2020 and kind=report'. Operators: = != < <= "
-        "> >= and ~ (contains); and, or, not, parentheses.",
+        help="Search only documents whose metadata fits: 'year>=2020 and kind=report'. Operators: = != < <= > >= and ~ "
+        "(contains); and, or, not, parentheses.",
         rich_help_panel="Search",
         show_default=False,
     ),
@@ -46,8 +46,18 @@ Metadata = Annotated[
     typer.Option(
         "--metadata",
         help="CSV with a header, or JSON Lines: a line for each document, with its name under document and the values "
-        "for --where.",
+        "for --where. Default: the metadata that mmrr index stored.",
         rich_help_panel="Search",
+        show_default=False,
+    ),
+]
+StoredMetadata = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--metadata",
+        help="CSV with a header, or JSON Lines: a line for each document, with its name under document and values such "
+        "as a year, for --where. metadata.csv or metadata.jsonl in a folder of documents is read without this.",
+        rich_help_panel="Pages",
         show_default=False,
     ),
 ]

@@ -61,6 +61,7 @@ def index(
     convert: o.Convert = o.RENDER.convert,
     password: o.Password = None,
     tiles: o.Tiles = o.RENDER.tiles,
+    metadata: c.StoredMetadata = None,
     device: o.Device = o.MACHINE.device,
     dtype: o.Dtype = o.DTYPE,
     workers: o.Workers = o.MACHINE.workers,
@@ -87,7 +88,9 @@ def index(
         indexing, notes = indexing_of(context, named, first_stage, Index(faiss_factory, language))
         rendering = Render(renderer, dpi, max_tokens, ocr, ocr_language, convert, password, tiles)
         check = partial(check_indexing, context, indexing, notes)
-        found = pipeline.render_documents(context, documents, rendering, replace=replace, check=check)
+        found = pipeline.render_documents(
+            context, documents, rendering, replace=replace, check=check, described=metadata
+        )
         report.documents(found.manifest, found.changes)
         made = pipeline.index_pages(context, found.manifest, indexing)
         typer.echo(made.path)

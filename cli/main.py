@@ -33,7 +33,15 @@ from . import (
     workspace,
 )
 from .aliases import Command, Group
-from .terminal import Verbosity, is_verbose, keep_freed_memory, replace_unencodable, set_verbosity, show_bug
+from .terminal import (
+    Verbosity,
+    close_stdout,
+    is_verbose,
+    keep_freed_memory,
+    replace_unencodable,
+    set_verbosity,
+    show_bug,
+)
 
 #: Panel of the help -> command -> its function, in the order of the help. None: one of GROUPS.
 PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
@@ -174,6 +182,8 @@ def main() -> None:
             raise
         show_bug(error, as_json="--json" in sys.argv)
         sys.exit(1)
+    finally:
+        close_stdout()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmrr.context import Context
     from mmrr.evaluation.comparison import Comparison
     from mmrr.experiments import BenchmarkResult
-    from mmrr.pipeline import Judgement
+    from mmrr.stages.evaluate import Judgement
     from mmrr.stages.precache import Plan
     from mmrr.workspace.changes import Changes
     from mmrr.workspace.store import Manifest

@@ -18,7 +18,7 @@ from mmrr.errors import MmrrError
 
 from .candidate_options import OutputFormat
 from .report import MOST_LISTED, path_of
-from .terminal import SCHEMA, counted, emit, note, table
+from .terminal import SCHEMA, counted, emit, is_quiet, note, table
 
 if TYPE_CHECKING:
     from mmrr.context import Context
@@ -66,7 +66,7 @@ class Shown:
     output: Path | None = None
     format: OutputFormat | None = None  # of the file; None: by its ending
     as_json: bool = False
-    is_file: bool = False  # the queries are from a file: the tables go to stderr
+    is_file: bool = False  # the queries are from a file: the first ones are shown as tables, with --quiet none
     path: bool = True  # print the artifact's path
     narrow: Narrow = Narrow()
 
@@ -110,9 +110,10 @@ def ranking(context: Context, found: Ranking, shown: Shown) -> None:
     if shown.as_json:
         emit({"artifact": path_of(found.manifest), "queries": answers})
         return
-    listed = answers[:MOST_LISTED] if shown.is_file else answers
+    most = 0 if is_quiet() else MOST_LISTED  # a script that reads the path of the artifact passes --quiet
+    listed = answers[:most] if shown.is_file else answers
     for answer in listed:
-        _ranking_table(found, answer, to_stdout=not shown.is_file)
+        _ranking_table(found, answer)
     if len(listed) < len(answers):
         more = counted(len(answers) - len(listed), "more query", "more queries")
         where = path_of(found.manifest)
@@ -202,7 +203,7 @@ def _json_text(document: Mapping[str, object]) -> str:
     return json.dumps({"schema": SCHEMA, **document}, ensure_ascii=False, indent=1) + "\n"
 
 
-def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -> None:
+def _ranking_table(found: Ranking, answer: dict[str, Any]) -> None:
     reranked, logit = found.final is not None, _ranks_by_logit(found)
     columns = ["rank", "document", "page", "score", *["logit"] * logit, *["first stage"] * reranked]
     rows = []
@@ -215,7 +216,7 @@ def _ranking_table(found: Ranking, answer: dict[str, Any], *, to_stdout: bool) -
         if reranked:
             cells.append(str(row["first_stage_rank"]))
         rows.append(cells)
-    table(_title(answer), columns, rows, numbers_from=2, to_stdout=to_stdout)
+    table(_title(answer), columns, rows, numbers_from=2, to_stdout=True)
     if not rows:
         note("no page shares a word with this query")
 

@@ -105,13 +105,14 @@ def _age(created: str) -> str:
 
 def document_list(pages: Manifest, *, as_json: bool) -> None:
     """List the documents of an index with their status, then the files that are no documents, with the reason."""
-    from mmrr.workspace import changes
+    from mmrr.workspace import changes, metadata
 
-    entries = pages.content["documents"]
+    entries, described = pages.content["documents"], metadata.of(pages)
     skipped, hidden = changes.skipped_names(pages), changes.skipped(pages)["hidden"]
     if as_json:
         files = [{"file": name, "reason": reason} for name, reason in skipped]
-        emit({"artifact": str(pages.path), "documents": entries, "skipped": files, "hidden": hidden})
+        listed = [{**entry, "metadata": metadata.shown(described.get(entry["doc_id"], {}))} for entry in entries]
+        emit({"artifact": str(pages.path), "documents": listed, "skipped": files, "hidden": hidden})
         return
     rows = [
         [

@@ -111,7 +111,7 @@ def plain_errors(*, as_json: bool = False) -> Iterator[None]:
         if error.errno not in _FIXABLE:
             raise
         full = error.errno in _DISK_FULL
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {error.filename}" if error.filename else ""  # without a name it is stdout, or a library's file
         text = f"{'the disk is full' if full else error.strerror}{where}{f'; {_RESUME}' if full else ''}"
         fail(text, error, as_json=as_json)
 
@@ -120,8 +120,18 @@ def fail(message: str, cause: BaseException, *, as_json: bool, code: int = 1) ->
     """Show one error and exit with ``code``."""
     typer.echo(f"error: {printable(message)}", err=True)
     if as_json:
-        emit({"error": message.encode("utf-8", "replace").decode("utf-8")})  # a lone surrogate is not valid JSON text
+        with contextlib.suppress(OSError):  # what cannot be written may be stdout itself
+            emit({"error": message.encode("utf-8", "replace").decode("utf-8")})  # no JSON text has a lone surrogate
     raise typer.Exit(code) from cause
+
+
+def close_stdout() -> None:
+    """Drop what stdout does not take: Python would print a traceback when it tries again at its end."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_bug(error: BaseException, *, as_json: bool = False) -> None:

@@ -102,7 +102,7 @@ def view(
         str,
         typer.Argument(
             metavar="PAGE",
-            help="A page as rankings name it, e.g. report.pdf/0007, or a file and a page: report/7.",
+            help="A page as rankings name it, e.g. report.pdf/0007; or file and page, or label: report/7, report/iv.",
             show_default=False,
         ),
     ],

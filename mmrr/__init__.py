@@ -29,7 +29,7 @@ _PUBLIC = {
     "MmrrError": "mmrr.errors",
     "Query": "mmrr.types",
     "Reranker": "mmrr.reranker",
-    "Search": "mmrr.api",
+    "Search": "mmrr.search_options",
     "Workspace": "mmrr.api",
     "open": "mmrr.api",
     "query_image": "mmrr.queries",

@@ -10,30 +10,35 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, get_args
+from typing import Self
 
 from PIL import Image
 
-from mmrr import adding, answering, evidence, pipeline, removal
-from mmrr.config import FirstStage, Index, Machine, Model, Render, Rerank, Retrieve, Scope
+from mmrr import adding, answering, evidence, pipeline, removal, viewing
+from mmrr.config import Index, Machine, Model, Render, Rerank, Retrieve, Scope
 from mmrr.context import Context
 from mmrr.errors import MmrrError
 from mmrr.evaluation.comparison import Comparison
 from mmrr.evidence import Evidence as Evidence
 from mmrr.hits import Hit as Hit
 from mmrr.hits import Hits as Hits
+from mmrr.hits import hits_of
 from mmrr.indexing import Indexing, text_embedding
 from mmrr.indexing import check as check_indexing
 from mmrr.modeling.loaded import Loaded
 from mmrr.queries import QueryLike, as_query
-from mmrr.types import Page, Progress, Query, silent
-from mmrr.workspace import changes, manifests, store
+from mmrr.search.passages import Passage
+from mmrr.search_options import Search as Search
+from mmrr.types import KeptTokens, Page, Progress, Query, silent
+from mmrr.viewing import PageWords, WordReader
+from mmrr.workspace import changes, manifests, selection, store
+from mmrr.workspace import metadata as described
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.manifests import DocumentEntry
-from mmrr.workspace.pages import Collection, page_row, read_image, read_texts
+from mmrr.workspace.pages import Collection, page_row, read_image, read_image_file, read_texts
 from mmrr.workspace.read_only import ReadOnlyWorkspace
 from mmrr.workspace.store import Manifest
 
@@ -48,22 +53,6 @@ class Indexed:
     pages: int
     documents: list[DocumentEntry]  # each with its status; "ok" if it was read completely
     changes: Changes
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """How pages are found. The names are those of the options of ``mmrr retrieve`` and ``mmrr rerank``."""
-
-    top_k: int = 10
-    candidates: int = 100
-    first_stage: str | None = None  # words, meaning, sight or hybrid; None: everything that the index has
-    channels: Mapping[str, float] | None = None  # weights of the sum; None: the default weights
-    rerank: bool | None = None  # None: if the index has page caches
-    fuse: float | None = None  # weight of the reranker in score fusion; None: the reranker's scores alone
-    document: str | None = None  # id, path or file name: only its pages are searched, as a collection of their own
-    documents: Sequence[str] | None = None  # the same names: only their pages are found
-    search_options: Mapping[str, object] = field(default_factory=dict)
-    score_options: Mapping[str, object] = field(default_factory=dict)
 
 
 class Workspace:
@@ -98,6 +87,8 @@ class Workspace:
         self._shares, self._steady = loaded is not None, steady
         self._last: dict[str, str] = {}  # with ``steady``: the artifacts that searches follow
         self._lock = threading.RLock()
+        self._words = WordReader(self._context.machine)
+        self._stack.callback(self._words.close)
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +142,19 @@ class Workspace:
         collection = self._collection()
         return collection.pages[page_row(collection, page_id)]
 
+    def metadata(self, document: str) -> dict[str, str | int | float]:
+        """What ``index`` stored about a document, such as ``{"year": 2021}``."""
+        collection = self._collection()
+        doc_id = self._document(collection, document)
+        return described.shown(described.of(collection.manifest).get(doc_id, {}))
+
+    def documents_where(self, where: str) -> list[str]:
+        """The ids of the documents whose metadata fits conditions such as ``year>=2020``.
+
+        Raises MmrrError for conditions that are not valid, and if the index has no metadata.
+        """
+        return selection.documents_where(self._collection(), where)
+
     def image(self, page_id: str) -> Image.Image:
         """A page image in RGB. Raises MmrrError for a page that is not in the index."""
         collection = self._collection()
@@ -160,6 +164,26 @@ class Workspace:
         """A page's text. Raises MmrrError for a page that is not in the index."""
         collection = self._collection()
         return read_texts(self._context.workspace, collection, [page_row(collection, page_id)])[0]
+
+    def image_file(self, page_id: str) -> bytes:
+        """The PNG file of a page image, checked against its hash. Raises MmrrError as ``image`` does."""
+        collection = self._collection()
+        return read_image_file(self._context.workspace, collection.pages[page_row(collection, page_id)])
+
+    def passages(self, query: str, page_ids: Sequence[str]) -> list[Passage]:
+        """The passage of each page's text that answers a query best. Raises MmrrError for an unknown page."""
+        return viewing.passages(self._now(), query, page_ids)
+
+    def kept(self, page_id: str) -> KeptTokens | None:
+        """The visual tokens of a page that pruning kept for the reranker; None if nothing was pruned."""
+        return viewing.kept(self._now(), page_id)
+
+    def words(self, page_id: str, query: str = "") -> PageWords:
+        """The words of a page's text layer, where they are on its image, and which of them are words of the query.
+
+        The document's own file is read in a helper process, if it is still there and unchanged; else there is a reason.
+        """
+        return viewing.words(self._now(), self._words, page_id, query)
 
     # What is made
 
@@ -173,6 +197,7 @@ class Workspace:
         text_options: Mapping[str, object] | None = None,
         render: Render | None = None,
         index: Index | None = None,
+        metadata: str | Path | None = None,
         replace: bool = False,
     ) -> Indexed:
         """Add documents as ``mmrr index`` does. The parameters are its options; None: its defaults.
@@ -190,6 +215,7 @@ class Workspace:
                 render or Render(),
                 replace=replace,
                 check=lambda: check_indexing(self._context, indexing),
+                described=None if metadata is None else Path(metadata),
             )
             pipeline.index_pages(self._context, found.manifest, indexing)
         content = manifests.content(found.manifest, "pages")
@@ -262,7 +288,7 @@ class Workspace:
 
     def search_many(self, queries: Sequence[QueryLike], options: Search | None = None, **named: object) -> list[Hits]:
         """The best pages of each question, in order. Questions are scored together, so that a page is read once."""
-        how = _with(options or Search(), named)
+        how = (options or Search()).updated(named)
         if not queries:
             return []
         with self._lock:
@@ -277,9 +303,9 @@ class Workspace:
                 _texts(how.search_options),
                 Rerank(fuse=how.fuse) if reranks else None,
                 _texts(how.score_options),
-                self._documents(context, how.documents),
+                self._documents(context, how.documents, how.where),
             )
-            return [self._hits(answer, query)[: how.top_k] for query in asked]
+            return [hits_of(self, answer, query)[: how.top_k] for query in asked]
 
     def score_many(self, asked: Sequence[tuple[QueryLike, Sequence[str]]]) -> list[list[float]]:
         """The logits of the pages with these ids for each (question, page ids), from the page caches.
@@ -346,15 +372,6 @@ class Workspace:
             # Ids are made unique here: those of the caller may repeat.
             yield dataclasses.replace(one, query_id=f"q{i}", doc_id=doc_id or one.doc_id)
 
-    def _hits(self, ranking: answering.Answer, query: Query) -> Hits:
-        first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
-        hits = Hits()
-        for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
-            page = ranking.collection.pages[ranking.collection.row_of[page_id]]
-            before = first.get(page_id) if ranking.final is not None else None
-            hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, self))
-        return hits
-
     @staticmethod
     def _has_caches(context: Context) -> bool:
         cached = context.find_current("precache")
@@ -373,11 +390,15 @@ class Workspace:
             self._last = {"index": index.fingerprint, "precache": cached.fingerprint}
         return dataclasses.replace(self._context, chosen=self._last)
 
-    def _documents(self, context: Context, names: Sequence[str] | None) -> list[str] | None:
-        if names is None:
+    def _documents(self, context: Context, names: Sequence[str] | None, where: str | None) -> list[str] | None:
+        if names is None and where is None:
             return None
         collection = context.collection(context.current("index"))
-        return [self._document(collection, name) for name in names]
+        found = list(collection.rows) if names is None else [self._document(collection, name) for name in names]
+        if where is None:
+            return found
+        fit = set(selection.documents_where(collection, where))
+        return [doc_id for doc_id in found if doc_id in fit]
 
     @staticmethod
     def _document(collection: Collection, name: str) -> str:
@@ -403,15 +424,3 @@ def open(  # mmrr.open is the name that users expect
 
 def _texts(options: Mapping[str, object] | None) -> dict[str, str]:
     return {name: str(value) for name, value in (options or {}).items()}
-
-
-def _with(options: Search, named: Mapping[str, object]) -> Search:
-    known = {one.name for one in dataclasses.fields(Search)}
-    unknown = sorted(named.keys() - known)
-    if unknown:
-        raise MmrrError(f"search has no option {', '.join(unknown)}; expected some of: {', '.join(sorted(known))}")
-    found = dataclasses.replace(options, **named)  # type: ignore[arg-type]
-    stages = get_args(FirstStage)
-    if found.first_stage is not None and found.first_stage not in stages:
-        raise MmrrError(f"first_stage is '{found.first_stage}'; expected one of: {', '.join(stages)}")
-    return found

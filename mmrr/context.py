@@ -85,10 +85,19 @@ class Context:
 
     def collection(self, manifest: Manifest) -> Collection:
         """The pages that an artifact was made of. Raises MmrrError if they were removed."""
-        pages = self.workspace.find("pages", manifest.inputs["pages"])
-        if pages is None:
-            raise MmrrError(f"the pages of {manifest.stage}/{manifest.fingerprint} were removed; run mmrr index again")
-        return self.kept("collection", pages, lambda: load(self.workspace, pages))
+        fingerprint = manifest.inputs["pages"]
+
+        def read() -> Collection:
+            pages = self.workspace.find("pages", fingerprint)
+            if pages is None:
+                raise MmrrError(
+                    f"the pages of {manifest.stage}/{manifest.fingerprint} were removed; run mmrr index again"
+                )
+            return load(self.workspace, pages)
+
+        # The listing of many documents takes long to read. It is read again when its provenance was written again.
+        stamp = self.workspace.stamp("pages", fingerprint)
+        return self.loaded.newest(("collection", self.workspace.root), (fingerprint, stamp), read)
 
     def same_pages(self, manifest: Manifest, collection: Collection) -> Manifest:
         """``manifest``, if it was made of this collection. Raises MmrrError with the command to run if not."""

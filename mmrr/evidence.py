@@ -36,7 +36,10 @@ Source = Literal["reranker", "embedder"]
 #: checkpoint that comes with mmrr and has one, the distance is 13 temperatures on average.
 _SPREAD = 12
 #: The kinds of families that may have evidence, and the ability that they need for it.
-_FAMILIES = (("embedders", SupportsWordVectors), ("scorers", SupportsAttention))
+_FAMILIES: tuple[tuple[families.Described, type], ...] = (
+    ("embedders", SupportsWordVectors),
+    ("scorers", SupportsAttention),
+)
 
 
 class NoEvidenceError(MmrrError):
@@ -51,7 +54,7 @@ class Word(NamedTuple):
     """A word of the query, up to its last letter or digit."""
 
     text: str
-    index: int  # from 0, in the order of the query
+    index: int  # type: ignore[assignment]  # from 0, in the order of the query; hides tuple.index
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,8 @@ def _open(context: Context, page_id: str) -> _Page:
             embedded = None
     cached = context.find_current("precache")
     if cached:
-        module = families.load("scorers", manifests.config(cached, "precache")["family"])
-        if cached.inputs["pages"] != indexed.inputs["pages"] or not has_ability(module, SupportsAttention):
+        scorer = families.load("scorers", manifests.config(cached, "precache")["family"])
+        if cached.inputs["pages"] != indexed.inputs["pages"] or not has_ability(scorer, SupportsAttention):
             cached = None
     return _Page(context, indexed, collection, row, embedded, cached)
 
@@ -175,7 +178,7 @@ def _source(page: _Page, asked: str | None) -> Source:
     return fits[0]
 
 
-def _with_ability(kind: str, ability: type) -> list[str]:
+def _with_ability(kind: families.Described, ability: type) -> list[str]:
     return [name for name in families.names(kind) if has_ability(families.load(kind, name), ability)]
 
 

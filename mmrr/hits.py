@@ -5,16 +5,19 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from PIL import Image
 
 from mmrr.errors import MmrrError
+from mmrr.search.passages import Passage
 from mmrr.types import Query
+from mmrr.workspace import metadata as described
 
 if TYPE_CHECKING:
+    from mmrr.answering import Answer
     from mmrr.api import Workspace
 
 #: Width of a thumbnail in pixels, and its JPEG quality. A page takes about 10 kB.
@@ -35,6 +38,7 @@ class Hit:
     rank: int  # from 1
     first_stage_rank: int | None  # from 1; None: the answer was not reranked
     query: Query
+    metadata: Mapping[str, str | int | float]  # of the document: what mmrr index stored, such as {"year": 2021}
     _workspace: Workspace = field(repr=False, compare=False)
 
     def image(self) -> Image.Image:
@@ -44,6 +48,10 @@ class Hit:
     def text(self) -> str:
         """The page's text, from the text layer or OCR; "" if it has none."""
         return self._workspace.text(self.page_id)
+
+    def passage(self) -> Passage:
+        """The part of the page's text that answers the query best, with the places of the query's words in it."""
+        return self._workspace.passages(self.query.text, [self.page_id])[0]
 
     def _repr_html_(self) -> str:
         """The page for notebooks: a thumbnail and its caption."""
@@ -93,3 +101,15 @@ def _thumbnail(hit: Hit, place: str) -> str:
     image.save(data, "JPEG", quality=_QUALITY)
     source = base64.b64encode(data.getvalue()).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{source}" alt="{place}" style="border:1px solid #999;max-width:100%">'
+
+
+def hits_of(workspace: Workspace, ranking: Answer, query: Query) -> Hits:
+    """The pages of an answer to a query."""
+    first = {hit.page_id: rank for rank, hit in enumerate(ranking.first[query.query_id], 1)}
+    hits, of_document = Hits(), described.of(ranking.collection.manifest)
+    for rank, (page_id, score) in enumerate(ranking.run[query.query_id], 1):
+        page = ranking.collection.pages[ranking.collection.row_of[page_id]]
+        before = first.get(page_id) if ranking.final is not None else None
+        values = described.shown(of_document.get(page.doc_id, {}))
+        hits.append(Hit(page_id, page.doc_id, page.number, page.label, score, rank, before, query, values, workspace))
+    return hits

@@ -23,7 +23,7 @@ from mmrr.evaluation.trec import read_queries
 from mmrr.indexing import Indexing
 from mmrr.modeling import families
 from mmrr.types import Query, Run
-from mmrr.workspace import changes, manifests
+from mmrr.workspace import changes, manifests, metadata
 from mmrr.workspace.changes import Changes
 from mmrr.workspace.files import digest
 from mmrr.workspace.pages import Collection, page_row, read_image
@@ -113,17 +113,20 @@ def render_documents(
     *,
     replace: bool = False,
     check: Callable[[], None] = lambda: None,
+    described: Path | None = None,
 ) -> Collected:
     """Step: documents -> ``pages``.
 
     The documents are added to the current collection. A folder or file that was named before is synchronised: its
     deleted documents leave the collection. Documents of other folders stay. With ``replace`` the collection becomes
-    what is named. ``check`` is called after the documents were found, before they are rendered.
+    what is named. ``check`` is called after the documents were found, before they are rendered. ``described``: the file
+    with their metadata, besides ``metadata.csv`` and ``metadata.jsonl`` in the named folders.
     Raises MmrrError if rendered documents cannot be added to the current collection.
     """
     from mmrr.stages import render
 
     render.check(context, options)
+    brought = metadata.given(inputs, described)
     while True:
         before = context.workspace.current("pages")
         base = None if replace else before
@@ -136,6 +139,7 @@ def render_documents(
         made = render.render(context, documents.sources, options, documents.staying)
         entries = manifests.documents(made)
         made = render.record_origins(context, made, base, inputs, documents)
+        made, unknown = metadata.record(context.workspace, made, base, brought)
         if replace or context.workspace.replace_current(before, made):
             break  # else another command changed the collection meanwhile: add to what it made
     if replace:
@@ -146,6 +150,8 @@ def render_documents(
         context.notice("the text that OCR read before is left out; pass --ocr auto to keep it")
     if before and manifests.content(before, "pages").get("tiles") and not options.tiles:
         context.notice("the tiles that were cut before are left out; pass --tiles to keep them")
+    if unknown:
+        context.notice(f"metadata: {len(unknown)} of its names are no documents: {', '.join(unknown[:3])}")
     return Collected(made, changes.compare(manifests.documents(before) if before else [], entries))
 
 
@@ -300,6 +306,13 @@ def kept_picture(context: Context, page_id: str) -> Image.Image:
 
 
 # Search
+
+
+def check_scorer(family: str, queries: list[Query]) -> None:
+    """Raise UnsupportedQueryError if a query has an image and the scorer family takes none."""
+    from mmrr.stages import _visual
+
+    _visual.check_scorer(family, queries)
 
 
 def search(

@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
 from mmrr import answering
 from mmrr.config import Retrieve
@@ -26,6 +26,7 @@ from mmrr.errors import MmrrError
 from mmrr.evaluation import ids, metrics
 from mmrr.evaluation.comparison import document_of
 from mmrr.modeling import families, kv_codec
+from mmrr.modeling.contract_check import has_ability
 from mmrr.modeling.devices import resolve_device, resolve_dtype
 from mmrr.pipeline import Scoring, family_and_pruning
 from mmrr.search.fusion import fuse
@@ -283,7 +284,7 @@ class _Trial:
     @property
     def narrows(self) -> bool:
         """Whether one cache contains those of other bands and codecs."""
-        return issubclass(get_type_hints(self.family.module.load)["return"], SupportsNarrowing)
+        return has_ability(self.family.module, SupportsNarrowing)
 
     @property
     def depth(self) -> int:

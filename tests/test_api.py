@@ -141,12 +141,8 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path, documents: Path):
 def test_the_section_of_the_guide_on_images(
     work: Path, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: mmrr.Workspace
 ):
-    section = (
-        (Path(__file__).parents[1] / "docs" / "python.md")
-        .read_text("utf-8")
-        .split("## Images as queries")[1]
-        .split("\n## ")[0]
-    )
+    text = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
+    section = text.split("## Images as queries")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     for name in ("table.png", "page-1.png"):
         shutil.copy(workspace.pages()[0].image, tmp_path / name)

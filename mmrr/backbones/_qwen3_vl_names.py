@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from mmrr.documents.page_grid import snap
 
@@ -14,6 +15,16 @@ NAMES = {
 }
 #: A side of an image over this many times as long as the other is more than the published processors take.
 _MOST_ELONGATED = 200
+
+
+@dataclass(slots=True)
+class Limits:
+    """Fewest and most pixels that a page is resized to, as the published processor does. None: the rule of ``snap``.
+
+    A backbone and its vision tower, which may be loaded later, share one.
+    """
+
+    pixels: tuple[int, int] | None = None
 
 
 def tensor_name(name: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from mmrr.backbones._qwen3_vl_vision import Visual
+from mmrr.errors import MmrrError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,44 @@ def split_at_images(ids: Sequence[int], image_id: int) -> list[list[int]]:
     return runs
 
 
+def joined(
+    runs: Sequence[Sequence[int]],
+    visuals: Sequence[Visual],
+    cells: Sequence[Tensor | None],
+    embed: Callable[[Sequence[int]], Tensor],
+) -> PageSequence:
+    """Runs of text ids with a page between each two of them; ``cells`` as in ``Backbone.pages_sequence``.
+
+    Raises MmrrError for another number of pages.
+    """
+    if len(runs) != len(visuals) + 1:
+        raise MmrrError(
+            f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages; expected one place a page"
+        )
+    embeddings, positions, visual_rows = [], [], []
+    n_tokens = next_pos = 0
+    for index, run in enumerate(runs):
+        embeddings.append(embed(run))
+        positions.append((next_pos + torch.arange(len(run))).expand(3, -1))
+        n_tokens, next_pos = n_tokens + len(run), next_pos + len(run)
+        if index < len(visuals):
+            visual, kept = visuals[index], cells[index]
+            height, width = visual.grid
+            places = torch.arange(height * width) if kept is None else kept.cpu().long()
+            embeddings.append(visual.tokens)
+            positions.append(image_positions(places, width, next_pos))
+            visual_rows.append(n_tokens + torch.arange(len(places)))
+            n_tokens, next_pos = n_tokens + len(places), next_pos + max(height, width)
+    x = torch.cat(embeddings)
+    return PageSequence(
+        x,
+        torch.cat(positions, dim=1).to(x.device),
+        torch.cat([visual.deepstack for visual in visuals], dim=1),
+        torch.cat(visual_rows).to(x.device),
+        next_pos,
+    )
+
+
 def visible(n_instruction: int, lengths: Sequence[int], m: int) -> Tensor:
     """Mask (N, M, keys): which of [instruction | page, padded | suffix] each of the M suffix rows sees, for N pages."""
     own = n_instruction + max(lengths)
@@ -75,3 +117,16 @@ def visible(n_instruction: int, lengths: Sequence[int], m: int) -> Tensor:
     mask[:, :, n_instruction:own] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])[:, None]
     mask[:, :, own:] = torch.ones(m, m, dtype=torch.bool).tril()
     return mask
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention with shared key heads; (..., H, n, d)."""
+    if query.dim() == 3:
+        return causal(query[None], key[None], value[None])[0]
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE: ``x`` (..., d) turned by the angles of ``cos`` and ``sin``."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin

@@ -9,6 +9,7 @@ section 4). The language model of a checkpoint that comes with mmrr is loaded wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmrr.backbones import _qwen3_vl_text
-from mmrr.backbones._qwen3_vl_names import page_size, tensor_name
+from mmrr.backbones._qwen3_vl_names import Limits, page_size
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
     PageSequence,
-    image_positions,
+    causal,
+    joined,
+    rotate,
     split_at_images,
     visible,
 )
@@ -35,7 +38,7 @@ from mmrr.modeling.checkpoints import comes_with_mmrr
 from mmrr.modeling.plain_tokenizer import PlainTokenizer
 from mmrr.types import Grid
 
-__all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches", "tensor_name"]
+__all__ = ["Backbone", "KeyValues", "Layers", "Observer", "PageSequence", "Visual", "linear_patches"]
 
 #: Called once per layer with (layer, queries (H, n, d), keys (H_kv, n, d)), both after RoPE.
 Observer = Callable[[int, Tensor, Tensor], None]
@@ -57,14 +60,13 @@ class Backbone:
         needs_head: bool,
         projection: nn.Linear | None = None,
     ) -> None:
-        """``needs_head``: the LM head must be in the checkpoint. ``projection``: the checkpoint's layer of late
-        interaction; the adapter is merged into it too.
+        """``needs_head``: the checkpoint must have an LM head. ``projection``: its layer of late interaction.
 
         Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self._path, self._adapter, self._needs_head, self._projection = path, adapter, needs_head, projection
-        self._limits: tuple[int, int] | None = None
+        self._path, self._adapter, self._parts = path, adapter, {"needs_head": needs_head, "projection": projection}
+        self.limits = Limits()
         if adapter is None and comes_with_mmrr(path):
             self._load_text()
         else:
@@ -87,18 +89,15 @@ class Backbone:
         from mmrr.backbones._qwen3_vl_loading import chat_template, load_processors
 
         self.model = self._load_model()
-        self.config, self.text = self.model.config, self.model.model.language_model
-        self._head = self.model.lm_head
+        self.config, self.text, self._head = self.model.config, self.model.model.language_model, self.model.lm_head
         tokenizer, image_processor = load_processors(self._path, self.config)
         self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
-        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
+        self.tower = VisionTower(self.model, image_processor, self.limits, self.device, self.dtype)
 
-    # Any: the model of transformers has no type.
-    def _load_model(self) -> Any:
+    def _load_model(self) -> Any:  # Any: the model of transformers has no type
         from mmrr.backbones._qwen3_vl_loading import load_model
 
-        projection = self._projection
-        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head, projection=projection)
+        model = load_model(self._path, self._adapter, self.dtype, **self._parts)
         return model.to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -117,26 +116,17 @@ class Backbone:
 
     @cached_property
     def tower(self) -> VisionTower:
-        """The vision tower."""
         from mmrr.backbones._qwen3_vl_loading import load_processors
 
-        model = self.model
-        tower = VisionTower(model, load_processors(self._path, model.config)[1], self.device, self.dtype)
-        tower.limits = self._limits
-        return tower
+        _, image_processor = load_processors(self._path, self.model.config)
+        return VisionTower(self.model, image_processor, self.limits, self.device, self.dtype)
 
     # Geometry and text
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        width, height = page_size(width_px, height_px, self.cell_px, self._limits, max_tokens)
+        width, height = page_size(width_px, height_px, self.cell_px, self.limits.pixels, max_tokens)
         return height // self.cell_px, width // self.cell_px
-
-    def use_limits(self, limits: tuple[int, int] | None) -> None:
-        """Resize pages within these fewest and most pixels, as the published processor does; None: as ``snap`` does."""
-        self._limits = limits
-        if "tower" in vars(self):  # it may not be loaded yet
-            self.tower.limits = limits
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D)."""
@@ -190,22 +180,10 @@ class Backbone:
 
         ``kept`` (K,): raster indices of the kept tokens. None: all tokens of the page.
         """
-        height, width = visual.grid
-        start = len(before)
-        cells = torch.arange(height * width) if kept is None else kept.cpu().long()
-        tail = start + max(height, width)
-        positions = torch.cat(
-            [
-                torch.arange(start).expand(3, -1),
-                image_positions(cells, width, start),
-                (tail + torch.arange(len(after))).expand(3, -1),
-            ],
-            dim=1,
-        )
         chosen = visual if kept is None else visual.keep(kept)
-        embeddings = torch.cat([self.embed(before), chosen.tokens, self.embed(after)])
-        span = slice(start, start + len(cells))
-        return PageSequence(embeddings, positions.to(self.device), chosen.deepstack, span, tail + len(after))
+        found = joined([before, after], [chosen], [kept], self.embed)
+        span = slice(len(before), len(before) + len(chosen.tokens))
+        return replace(found, visual=span)
 
     def pages_sequence(
         self, ids: Sequence[int], visuals: Sequence[Visual], cells: Sequence[Tensor | None]
@@ -215,32 +193,7 @@ class Backbone:
         ``visuals`` hold only kept tokens. ``cells`` (K,): raster indices of these tokens in the page's grid. None: all
         tokens were kept. Kept tokens have the positions that they have in the full page, and so has the text after it.
         """
-        runs = split_at_images(ids, self.config.image_token_id)
-        if len(runs) != len(visuals) + 1:
-            raise MmrrError(
-                f"a prompt with {len(runs) - 1} places for images, but {len(visuals)} pages; expected one place a page"
-            )
-        embeddings, positions, visual_rows = [], [], []
-        n_tokens = next_pos = 0
-        for index, run in enumerate(runs):
-            embeddings.append(self.embed(run))
-            positions.append((next_pos + torch.arange(len(run))).expand(3, -1))
-            n_tokens, next_pos = n_tokens + len(run), next_pos + len(run)
-            if index < len(visuals):
-                visual, kept = visuals[index], cells[index]
-                height, width = visual.grid
-                places = torch.arange(height * width) if kept is None else kept.cpu().long()
-                embeddings.append(visual.tokens)
-                positions.append(image_positions(places, width, next_pos))
-                visual_rows.append(n_tokens + torch.arange(len(places)))
-                n_tokens, next_pos = n_tokens + len(places), next_pos + max(height, width)
-        return PageSequence(
-            torch.cat(embeddings),
-            torch.cat(positions, dim=1).to(self.device),
-            torch.cat([visual.deepstack for visual in visuals], dim=1),
-            torch.cat(visual_rows).to(self.device),
-            next_pos,
-        )
+        return joined(split_at_images(ids, self.config.image_token_id), visuals, cells, self.embed)
 
     def prefix(self, page: PageSequence, band: tuple[int, int]) -> KeyValues:
         """``prefixes`` of one page."""
@@ -267,7 +220,7 @@ class Backbone:
                     keys.append(key)
                     values.append(value)
                 if index < end - 1:
-                    x = self.finish(index, x, _causal(query, key, value))
+                    x = self.finish(index, x, causal(query, key, value))
                     for page, own in zip(some, x, strict=True):
                         page.add_deepstack(index, own)
             of_rows = zip(torch.stack(keys, dim=1), torch.stack(values, dim=1), strict=True)
@@ -293,7 +246,7 @@ class Backbone:
             query, key, value = self.project(index, x, rotary)
             if observe:
                 observe(index, query, key)
-            x = self.finish(index, x, _causal(query, key, value))
+            x = self.finish(index, x, causal(query, key, value))
             x = page.add_deepstack(index, x)
         query, key, value = self.project(last, x, rotary, n_queries=n_last)
         if observe:
@@ -319,7 +272,7 @@ class Backbone:
         rotary = self.rotary(positions)
         for index in range(start, end):
             query, key, value = self.project(index, x, rotary)
-            x = self.finish(index, x, _causal(query, key, value))
+            x = self.finish(index, x, causal(query, key, value))
             if own and n == len(own.embeddings):
                 x = own.add_deepstack(index, x)
         return x
@@ -489,22 +442,10 @@ class Backbone:
         query = attention.q_norm(heads(attention.q_proj, query_rows)).transpose(-2, -3)
         key = attention.k_norm(heads(attention.k_proj, hidden)).transpose(-2, -3)
         value = heads(attention.v_proj, hidden).transpose(-2, -3)
-        return _rotate(query, cos[..., first:, :], sin[..., first:, :]), _rotate(key, cos, sin), value
+        return rotate(query, cos[..., first:, :], sin[..., first:, :]), rotate(key, cos, sin), value
 
     def finish(self, index: int, x: Tensor, attended: Tensor) -> Tensor:
         """Output projection, residuals and MLP of one layer; ``attended`` is (..., H, n, d)."""
         layer = self.text.layers[index]
         x = x + layer.self_attn.o_proj(attended.transpose(-2, -3).flatten(-2))
         return x + layer.mlp(layer.post_attention_layernorm(x))
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention with shared key heads; (..., H, n, d)."""
-    if query.dim() == 3:
-        return _causal(query[None], key[None], value[None])[0]
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin

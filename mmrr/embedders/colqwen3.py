@@ -173,7 +173,7 @@ class Embedder:
             raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
         _check_dim(prepare, self.projection.out_features, checkpoint)
         self.masked = bool(config.get(MASK, False))
-        self.backbone.use_limits(pixel_limits(checkpoint, prepare))
+        self.backbone.limits.pixels = pixel_limits(checkpoint, prepare)
         self.recipe = _RECIPES.get(str(config.get("model_type")), _RECIPE)
         chat = self.backbone.chat.with_template(_PAGE + self.recipe.page_end)
         (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])

@@ -31,6 +31,13 @@ def unknown_pages(qrels: Qrels, known: Collection[str], where: str) -> list[str]
     return unknown
 
 
+def lacking(qrels: Qrels, known: Collection[str]) -> list[str]:
+    """The judged pages that an index does not have, sorted; none if it has none of them: they are of another index."""
+    judged = {page_id for pages in qrels.values() for page_id in pages}
+    unknown = sorted(judged.difference(known))
+    return unknown if len(unknown) < len(judged) else []
+
+
 def to_pages(run: Run, known: Collection[str], mapped: Mapping[str, str], where: str) -> tuple[Run, list[str]]:
     """A run of another system over the pages of an index, and its ids without a page, sorted.
 

@@ -7,7 +7,7 @@ import difflib
 import inspect
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
-from typing import Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_origin, get_type_hints
 
 from mmrr import contracts
 from mmrr.errors import MmrrError
@@ -59,7 +59,7 @@ def check(kind: str, name: str, module: ModuleType) -> None:
     _check_loaded(file, module, loaded, abilities)
 
 
-def has_ability(module: ModuleType, ability: type) -> bool:
+def has_ability(module: Any, ability: type) -> bool:  # Any: a module, or the Protocol of its kind
     """Whether what a checked family's ``load`` returns has an optional ability. Loads no checkpoint."""
     cls = get_type_hints(module.load)["return"]
     return all(hasattr(cls, function.__name__) for function in _functions(ability))

@@ -60,8 +60,7 @@ class MiniLM:
         for index in range(self._layers):
             name = f"encoder.layer.{index}"
             query, key, value = (
-                self._linear(x, f"{name}.attention.self.{part}").unflatten(-1, (self._heads, -1)).transpose(1, 2)
-                for part in ("query", "key", "value")
+                self._heads_of(self._linear(x, f"{name}.attention.self.{part}")) for part in ("query", "key", "value")
             )
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
             attended = self._linear(attended.transpose(1, 2).flatten(-2), f"{name}.attention.output.dense")
@@ -72,6 +71,10 @@ class MiniLM:
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         return F.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+
+    def _heads_of(self, x: Tensor) -> Tensor:
+        """(N, n, D) -> (N, heads, n, d)."""
+        return x.view(*x.shape[:2], self._heads, -1).transpose(1, 2)
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self._eps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import cache
 
 from mmrr.search.languages import stemmer, stop_words
@@ -102,6 +102,31 @@ class Words:
             forms = [form for form in _forms(chunk, page=False) if not _is_stop_word(form, skipped)]
             found += _unique(word for form in forms for language in self._languages for word in _stems(form, language))
         return found
+
+    def places(self, text: str, wanted: Set[str], language: str) -> list[tuple[int, int]]:
+        """(start, end) in a page's text of its words that are in ``wanted``, such as ``of_query`` gives, in order."""
+        found: list[tuple[int, int]] = []
+        for chunk in _pattern().finditer(text):
+            for start, end in _parts(chunk[0], chunk.start()):
+                if wanted.isdisjoint(self.of_page(text[start:end], language)):
+                    continue
+                if found and start <= found[-1][1]:  # neighbouring pairs of characters overlap
+                    start = found.pop()[0]
+                found.append((start, end))
+        return found
+
+
+def _parts(chunk: str, start: int) -> Iterator[tuple[int, int]]:
+    """The places of the words of a chunk that begins at ``start``: a script without blanks has several words."""
+    if _cjk().match(chunk) and len(chunk) > 1:
+        yield from ((start + i, start + i + 2) for i in range(len(chunk) - 1))
+    elif _unspaced().match(chunk):
+        for word in _cut(chunk):
+            place = chunk.index(word)
+            yield start + place, start + place + len(word)
+            start, chunk = start + place + len(word), chunk[place + len(word) :]
+    else:
+        yield start, start + len(chunk)
 
 
 def normalise(text: str) -> str:

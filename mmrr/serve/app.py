@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from mmrr import __version__
 from mmrr.errors import MmrrError
-from mmrr.serve import errors, routes, routes_documents, routes_evidence
+from mmrr.serve import errors, routes, routes_documents, routes_evidence, routes_pages, web
 from mmrr.serve.errors import RefusedError
 from mmrr.serve.schemas import StatusResponse
 from mmrr.serve.security import Guard
@@ -55,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes_documents.router)
     app.include_router(routes_evidence.router)  # before the routes of pages, whose ids contain slashes
     app.include_router(routes.router)
+    app.include_router(routes_pages.router)  # its last route has every address below /v1/pages
+    web.install(app)
     _add_status_routes(app)
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)  # type: ignore[arg-type]  # its receive type
     return app

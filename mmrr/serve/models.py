@@ -14,10 +14,11 @@ from mmrr.documents.image_input import read_image
 from mmrr.errors import MmrrError, UnsupportedQueryError
 from mmrr.modeling.loaded import Loaded
 from mmrr.reranker import Reranker
+from mmrr.search.passages import Passage
 from mmrr.serve.errors import RefusedError, log
 from mmrr.serve.inputs import Given
 from mmrr.serve.settings import Settings
-from mmrr.types import Query
+from mmrr.types import Page, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class SearchTask:
 
     query: Query
     with_text: bool
+    with_snippets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Found:
 
     hits: list[Hit]
     texts: list[str | None] = field(default_factory=list)  # of each hit
+    passages: list[Passage | None] = field(default_factory=list)
+    pages: list[Page] = field(default_factory=list)
 
 
 class Models:
@@ -127,7 +131,7 @@ class Models:
                     yield
                     together |= _search(workspace, options, [query])
             yield from ()
-            return [_with_texts(workspace, together[task.query], task) for task in tasks]
+            return [_found(workspace, together[task.query], task) for task in tasks]
 
         return compute
 
@@ -217,11 +221,17 @@ def _search(
         return dict.fromkeys(queries, error)
 
 
-def _with_texts(workspace: Workspace, hits: list[Hit] | Exception, task: SearchTask) -> Found | Exception:
+def _found(workspace: Workspace, hits: list[Hit] | Exception, task: SearchTask) -> Found | Exception:
     if isinstance(hits, Exception):
         return hits
+    ids = [hit.page_id for hit in hits]
     try:
-        return Found(hits, [hit.text() if task.with_text else None for hit in hits])
+        return Found(
+            hits,
+            [workspace.text(page_id) if task.with_text else None for page_id in ids],
+            list(workspace.passages(task.query.text, ids)) if task.with_snippets else [None] * len(ids),
+            [workspace.page(page_id) for page_id in ids],
+        )
     except MmrrError as error:
         return error
 

@@ -1,32 +1,32 @@
-"""The routes that answer questions: rerank, search, pages."""
+"""The routes that answer questions: rerank and search."""
 
 from __future__ import annotations
 
-import io
 import math
 import uuid
 from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from mmrr import config
 from mmrr.api import Search, Workspace
 from mmrr.errors import MmrrError
+from mmrr.search.passages import Passage
 from mmrr.serve.errors import RefusedError
 from mmrr.serve.inputs import Given, read_documents, read_query
 from mmrr.serve.models import Found, RankTask, SearchTask
 from mmrr.serve.schemas import (
     ErrorResponse,
     Name,
-    PageResponse,
     RerankRequest,
     RerankResponse,
     RerankResult,
     SearchRequest,
     SearchResponse,
     SearchResult,
+    Snippet,
+    SnippetPart,
 )
 from mmrr.serve.service import service_of
 
@@ -35,7 +35,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {  # Any: a schema of OpenAPI
 }
 router = APIRouter(responses=ERRORS)
 WorkspaceName = Annotated[Name | None, Query(description="Default: the first workspace of the server.")]
-Width = Annotated[int | None, Query(ge=16, le=4096, description="Pixels. Default: as it was indexed.")]
 
 
 @router.post("/v1/rerank")
@@ -105,6 +104,7 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
     if asked.first_stage is not None and asked.first_stage not in stages:
         raise RefusedError(422, f"first_stage: found another name; expected one of {', '.join(stages)}")
     await run_in_threadpool(_check_documents, workspace, asked.documents)
+    await run_in_threadpool(_check_where, workspace, asked.where)
     options = Search(
         top_k=asked.top_k,
         candidates=asked.candidates,
@@ -113,13 +113,14 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
         fuse=asked.fuse,
         channels=asked.channels,
         documents=None if asked.documents is None else sorted(set(asked.documents)),
+        where=asked.where,
     )
     key = ("search", name, repr(options))  # requests with the same options are searched together
     found: Found = await service.batcher.answer(
         "search",
         key,
         service.models.searching(workspace, options),
-        SearchTask(query, asked.return_text),
+        SearchTask(query, asked.return_text, asked.return_snippets),
         cost=options.candidates,
         client=service.client(request),
     )
@@ -132,12 +133,29 @@ async def search(asked: SearchRequest, request: Request) -> SearchResponse:
             score=hit.score,
             rank=hit.rank,
             first_stage_rank=hit.first_stage_rank,
+            width_px=page.width_px,
+            height_px=page.height_px,
+            sha256=page.sha256,
+            metadata=dict(hit.metadata),
             text=text,
+            snippet=_snippet(passage) if passage else None,
         )
-        for hit, text in zip(found.hits, found.texts, strict=True)
+        for hit, text, passage, page in zip(found.hits, found.texts, found.passages, found.pages, strict=True)
     ]
     reranked = any(hit.first_stage_rank is not None for hit in found.hits)
     return SearchResponse(id=f"search-{uuid.uuid4().hex}", workspace=name, reranked=reranked, results=results)
+
+
+def _snippet(passage: Passage) -> Snippet:
+    parts, end = [], 0
+    for start, stop in passage.marks:
+        parts += [SnippetPart(text=passage.text[end:start], match=False)] if start > end else []
+        parts.append(SnippetPart(text=passage.text[start:stop], match=True))
+        end = stop
+    if end < len(passage.text):
+        parts.append(SnippetPart(text=passage.text[end:], match=False))
+    before, after = passage.cut
+    return Snippet(parts=parts, before=before, after=after)
 
 
 def _check_documents(workspace: Workspace, documents: list[str] | None) -> None:
@@ -148,6 +166,16 @@ def _check_documents(workspace: Workspace, documents: list[str] | None) -> None:
             raise RefusedError(404, f"documents.{i}: no document of that id in the workspace")
 
 
+def _check_where(workspace: Workspace, where: str | None) -> None:
+    if where is None:
+        return
+    try:
+        workspace.documents_where(where)
+    except MmrrError as error:
+        text = str(error).replace("--where", "where").partition("; pass --metadata")[0]
+        raise RefusedError(400, text) from None
+
+
 def _known_documents(workspace: Workspace) -> set[str]:
     try:
         return {entry["doc_id"] for entry in workspace.documents()}
@@ -155,38 +183,7 @@ def _known_documents(workspace: Workspace) -> set[str]:
         raise RefusedError(409, "the workspace has no index; its operator runs mmrr index") from error
 
 
-@router.get("/v1/pages/{page_id:path}/image", response_class=Response, responses={200: {"content": {"image/png": {}}}})
-def page_image(page_id: str, request: Request, workspace: WorkspaceName = None, width: Width = None) -> Response:
-    """The image of a page as PNG."""
-    _, opened = service_of(request).models.workspace(workspace)
-    expect_page(opened, page_id)
-    image = opened.image(page_id)
-    if width is not None and width != image.width:
-        image = image.resize((width, max(1, round(image.height * width / image.width))))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return Response(buffer.getvalue(), media_type="image/png")
-
-
-@router.get("/v1/pages/{page_id:path}")
-def page(page_id: str, request: Request, workspace: WorkspaceName = None) -> PageResponse:
-    """What is known of a page, with its text."""
-    _, opened = service_of(request).models.workspace(workspace)
-    expect_page(opened, page_id)
-    found = opened.page(page_id)
-    return PageResponse(
-        page_id=page_id,
-        document=found.doc_id,
-        page=found.number,
-        label=getattr(found, "label", ""),
-        width_px=found.width_px,
-        height_px=found.height_px,
-        sha256=found.sha256,
-        text=opened.text(page_id),
-    )
-
-
 def expect_page(workspace: Workspace, page_id: str) -> None:
-    """Raise RefusedError for an id that is not exactly that of a page."""
+    """Raise RefusedError for a page that the workspace does not have."""
     if page_id not in _known_pages(workspace):
         raise RefusedError(404, "no page of that id in the workspace")

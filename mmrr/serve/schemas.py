@@ -95,12 +95,33 @@ class SearchRequest(BaseModel):
     top_k: Count = 10
     candidates: Count = Field(100, description="Pages of the first stage that are reranked.")
     documents: list[Name] | None = Field(None, max_length=100, description="Ids of the documents that are searched.")
+    where: str | None = Field(
+        None,
+        max_length=1000,
+        description="Conditions on the metadata of documents: year>=2020 and kind=report.",
+    )
     first_stage: Name | None = Field(None, description="words, meaning, sight or hybrid. Default: all of the index.")
     channels: dict[Name, Annotated[float, Field(ge=0, le=1e6)]] | None = Field(None, max_length=10)
     rerank: bool | None = Field(None, description="Default: if the pages have caches.")
     fuse: float | None = Field(None, ge=0, le=1e6, description="Weight of the reranker in score fusion.")
     return_text: bool = False
+    return_snippets: bool = Field(False, description="Of each page the passage that answers the query best.")
     workspace: Name | None = None
+
+
+class SnippetPart(BaseModel):
+    """A run of a snippet's text."""
+
+    text: str
+    match: bool = Field(description="Whether it is a word of the query.")
+
+
+class Snippet(BaseModel):
+    """A passage of a page's text, as parts in their order."""
+
+    parts: list[SnippetPart]
+    before: bool = Field(description="Whether the page has text before it.")
+    after: bool = Field(description="Whether the page has text after it.")
 
 
 class SearchResult(BaseModel):
@@ -113,7 +134,12 @@ class SearchResult(BaseModel):
     score: float
     rank: int
     first_stage_rank: int | None = Field(description="null: the answer was not reranked.")
+    width_px: int
+    height_px: int
+    sha256: str = Field(description="Of the page image.")
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
     text: str | None = None
+    snippet: Snippet | None = None
 
 
 class SearchResponse(BaseModel):
@@ -134,6 +160,7 @@ class PageResponse(BaseModel):
     height_px: int
     sha256: str = Field(description="Of the PNG that GET /v1/pages/{id}/image gives without a width.")
     text: str
+    metadata: dict[str, str | int | float] = Field(description="Of the document, as mmrr index stored it.")
 
 
 class EvidenceWord(BaseModel):
@@ -152,6 +179,33 @@ class EvidenceResponse(BaseModel):
     grid: tuple[int, int] = Field(description="Rows and columns of visual tokens.")
     heat: list[float] = Field(description="0 to 1 for each token, row by row; the largest is 1.")
     kept: list[bool] = Field(description="false: pruning dropped the token.")
+
+
+class KeptResponse(BaseModel):
+    """The visual tokens of a page that pruning kept."""
+
+    grid: tuple[int, int] = Field(description="Rows and columns.")
+    kept: list[bool] = Field(description="Of each token, row by row.")
+
+
+class Box(BaseModel):
+    """A word, or its part on one line, as fractions (0 to 1) of the page image."""
+
+    text: str
+    left: float
+    top: float
+    width: float
+    height: float
+    match: bool = Field(description="Whether it is a word of the query.")
+
+
+class WordsResponse(BaseModel):
+    """The words of a page's text layer, and where they are."""
+
+    width: int = Field(description="Of the page image, in pixels.")
+    height: int
+    boxes: list[Box]
+    reason: str = Field(description="Why there are none.")
 
 
 class DocumentRow(BaseModel):
@@ -180,6 +234,27 @@ class JobResponse(BaseModel):
     pages_done: int
     pages: int
     message: str
+
+
+class WorkspaceRow(BaseModel):
+    """A workspace of the server."""
+
+    name: str
+    documents: int
+    pages: int
+    reranks: bool = Field(description="Whether its pages have caches of a reranker.")
+
+
+class InfoResponse(BaseModel):
+    """What the server is, and what it allows."""
+
+    version: str
+    model: str
+    read_only: bool
+    upload_bytes: int = Field(description="The most bytes of an uploaded file.")
+    upload_endings: list[str] = Field(description="The endings of files that may be uploaded.")
+    query_chars: int = Field(description="The most characters of a query.")
+    workspaces: list[WorkspaceRow]
 
 
 class StatusResponse(BaseModel):

@@ -20,9 +20,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Routes for the probes of an orchestrator: they need no key and tell nothing of the contents.
-OPEN = ("/health", "/ready")
+#: Routes that need no key and tell nothing of the contents: for the probes of an orchestrator, and the web page, which
+#: asks for the key.
+OPEN, OPEN_FOLDER = ("/", "/health", "/ready"), "/static/"
 UPLOAD = "/v1/documents"
+#: Of every answer. Another website cannot show a page image of this server, nor learn its size.
+_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"))
 
 
 class Guard:
@@ -43,7 +46,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                message["headers"] = [*message.get("headers", ()), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
         self._inside += 1
@@ -71,7 +74,7 @@ class Guard:
         origin = headers.get(b"origin")
         if origin and not self._keys and origin.partition("://")[2] != host:
             raise RefusedError(403, "a website may not use a server without an API key")
-        if self._keys and scope["path"] not in OPEN:
+        if self._keys and scope["path"] not in OPEN and not scope["path"].startswith(OPEN_FOLDER):
             scheme, _, key = headers.get(b"authorization", "").partition(" ")
             given = key.strip().encode("latin-1", "replace")
             # Every key is compared, so that the time does not tell which one is near.

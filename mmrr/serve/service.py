@@ -16,6 +16,7 @@ from mmrr.serve.jobs import Jobs
 from mmrr.serve.metrics import Metrics
 from mmrr.serve.models import Models
 from mmrr.serve.settings import Settings
+from mmrr.serve.thumbnails import Thumbnails
 from mmrr.serve.turns import Turns
 from mmrr.types import Progress
 
@@ -47,6 +48,7 @@ class Service:
         self.models = Models(settings, self._workspaces, self._loaded)
         self.batcher = Batcher(settings.limits, self.metrics, turns)
         self.jobs = Jobs(self._open, settings.render, settings.limits, self.metrics, turns)
+        self.thumbnails = Thumbnails()
         self.ready = threading.Event()
 
     def _open(self, name: str, progress: Progress) -> Workspace:

@@ -15,6 +15,7 @@ from mmrr.workspace import changes
 from mmrr.workspace.files import digest
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.manifests import documents as listed
+from mmrr.workspace.metadata import is_metadata
 from mmrr.workspace.store import Manifest, Workspace
 
 
@@ -91,7 +92,11 @@ def record_origins(
     roots = changes.roots_of(paths, inputs)
     found = {one.doc_id: changes.Place(root, one.path) for one, root in zip(documents.sources, roots, strict=True)}
     places = changes.merge_places(changes.places(base), found, listed(made))
-    skipped = [(changes.Place(one.root, one.path), one.reason) for one in documents.found.skipped]
+    skipped = [
+        (changes.Place(one.root, one.path), one.reason)
+        for one in documents.found.skipped
+        if not is_metadata(one.root, one.path)
+    ]
     others = changes.merge_skipped(base, inputs, skipped, documents.found.hidden)
     return context.workspace.annotate(made, sources=places, skipped=others)
 

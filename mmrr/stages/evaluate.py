@@ -53,7 +53,8 @@ def judge_ids(
     pages = context.workspace.find("pages", inputs["pages"]) if "pages" in inputs else None
     current = pages or context.workspace.current("pages")
     known = set(load(context.workspace, current).row_of) if current else set()
-    unknown = ids.unknown_pages(qrels, known, str(qrels_path)) if pages else []
+    # The run of a file may be of other pages than the index; if one judged page is there, the others should be.
+    unknown = ids.unknown_pages(qrels, known, str(qrels_path)) if pages else ids.lacking(qrels, known)
     manifest, compared = judge(context, runs, qrels, inputs, measures or MEASURES, fields)
     other: dict[str, str] = {}
     for name, run in runs.items():

@@ -151,7 +151,16 @@ def render(context: Context, sources: list[Source], options: Render, staying: Se
         timing["pages_read"] = read_pages(context, wanted, spec, plan.entries, _workers(context))
         timing["ocr_seconds"] = round(time.perf_counter() - started, 3)
     spec = pages_spec(config, plan.entries)
-    return context.workspace.done(spec) or list_pages(context.workspace, spec, plan.entries, provenance=timing)
+    if done := context.workspace.done(spec):
+        return _with_reasons(done, plan.entries)
+    return list_pages(context.workspace, spec, plan.entries, provenance=timing)
+
+
+def _with_reasons(done: Manifest, entries: Sequence[DocumentEntry]) -> Manifest:
+    """The listing with why documents do not open now: with another password it is another reason."""
+    details = {entry["doc_id"]: entry["detail"] for entry in entries if entry["status"] == "password_required"}
+    listed = [{**entry, "detail": details.get(entry["doc_id"], entry["detail"])} for entry in manifests.documents(done)]
+    return dataclasses.replace(done, content={**done.content, "documents": listed})
 
 
 def _file(opener: Opener, plan: _Plan, entry: DocumentEntry) -> Source | None:

@@ -17,7 +17,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mmrr.backbones.qwen3_vl import Backbone, tensor_name
+from mmrr.backbones._qwen3_vl_names import tensor_name
+from mmrr.backbones.qwen3_vl import Backbone
 from mmrr.embedders.colqwen3 import read_projection
 from mmrr.errors import MmrrError
 from mmrr.modeling import families

@@ -89,6 +89,7 @@ class PagesProvenance(TypedDict, total=False):
     ocr_seconds: float
     sources: dict[str, Origin]  # by doc_id; absent in workspaces of mmrr 0.1
     skipped: SkippedFiles  # absent in workspaces of mmrr 0.3
+    metadata: dict[str, dict[str, str | float]]  # {doc_id: {name: value}}; absent: none
 
 
 class EmbedConfig(TypedDict):

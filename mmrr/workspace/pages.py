@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mmrr.errors import MmrrError
 from mmrr.types import Page, page_of
-from mmrr.workspace import changes, manifests
+from mmrr.workspace import changes, manifests, metadata
 from mmrr.workspace.files import digest, read_file
 from mmrr.workspace.manifests import DocumentEntry
 from mmrr.workspace.store import Manifest, Spec, Workspace
@@ -351,12 +351,15 @@ def without(workspace: Workspace, pages: Manifest, gone: Set[str]) -> Manifest:
     made = workspace.done(spec) or list_pages(
         workspace, spec, entries, provenance={"pages_computed": 0, "seconds": 0.0}
     )
-    return workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
+    made = workspace.annotate(made, sources=sources, skipped=changes.skipped(pages))
+    described = {doc_id: values for doc_id, values in metadata.of(pages).items() if doc_id not in gone}
+    return workspace.annotate(made, metadata=described) if described else made
 
 
 def page_row(collection: Collection, page_id: str) -> int:
     """The row of a page, whose document may be named as ``changes.find`` takes it, and its number without zeros.
 
+    Instead of the number, the document's own label of one page alone, such as ``iv``, is taken too.
     Raises MmrrError if there is none: with the pages of its document, or with the nearest documents.
     """
     if page_id in collection.row_of:
@@ -365,6 +368,8 @@ def page_row(collection: Collection, page_id: str) -> int:
     head, _, number = page_id.rpartition("/")
     is_number = number.isascii() and number.isdecimal() and len(number) < 10
     name = page_id if page_id in entries or not is_number else head
+    if name == page_id and (labelled := _labelled(collection, head, number)) is not None:
+        return labelled
     doc_id = changes.find(collection.manifest, name)
     rows = collection.rows.get(doc_id, [])
     if name == head and (found := [row for row in rows if collection.pages[row].number == int(number)]):
@@ -376,3 +381,13 @@ def page_row(collection: Collection, page_id: str) -> int:
     if not ends:
         raise MmrrError(f"no page {page_id} in the index; no page of {doc_id} could be drawn")
     raise MmrrError(f"no page {page_id} in the index; {doc_id} has {count}: {' to '.join(ends)}")
+
+
+def _labelled(collection: Collection, document: str, label: str) -> int | None:
+    """The row of the only page of a document that has this label."""
+    try:
+        rows = collection.rows.get(changes.find(collection.manifest, document), []) if document and label else []
+    except MmrrError:
+        return None
+    found = [row for row in rows if collection.pages[row].label == label]
+    return found[0] if len({collection.pages[row].number for row in found}) == 1 else None

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
-import io
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from mmrr.errors import MmrrError
-from mmrr.workspace import changes
+from mmrr.workspace import changes, metadata
+from mmrr.workspace.metadata import Value
 from mmrr.workspace.pages import Collection
 
-#: What a value of the metadata is.
-Value = str | float
-#: The columns that may name the document, in this order.
-_DOCUMENT = ("document", "doc_id", "file", "filename")
 _RANGE = re.compile(r"\s*(\d{1,9})?\s*(-)?\s*(\d{1,9})?\s*")
 _TOKEN = re.compile(
     r"""\s*(?:(?P<op><=|>=|!=|=|<|>|~|\(|\))|"(?P<q>[^"]*)"|'(?P<s>[^']*)'|(?P<word>[^\s=!<>~()"']+))"""
@@ -36,7 +30,7 @@ class Filters:
     documents: tuple[str, ...] = ()  # names as ``changes.find`` takes them, or patterns with * ? [
     pages: str = ""  # numbers and ranges: 3-20,25
     where: str = ""  # conditions on the metadata
-    metadata: Path | None = None  # CSV or JSON Lines with a line for each document
+    metadata: Path | None = None  # CSV or JSON Lines with a line for each document; None: what the index has
 
 
 def rows_of(collection: Collection, filters: Filters) -> set[int] | None:
@@ -46,18 +40,13 @@ def rows_of(collection: Collection, filters: Filters) -> set[int] | None:
     """
     if filters == Filters():
         return None
-    if bool(filters.where) != (filters.metadata is not None):
-        raise MmrrError("--where and --metadata belong together: the conditions, and the file with the values")
+    if filters.metadata is not None and not filters.where:
+        raise MmrrError("--metadata has the values for the conditions of --where; pass both, or leave --metadata out")
     ids = set(collection.rows)
     if filters.documents:
         ids &= {doc_id for name in filters.documents for doc_id in _matching(collection, name)}
-    if filters.metadata:
-        fits, values = parse(filters.where), read_metadata(filters.metadata)
-        of_document = {doc_id: value for name, value in values.items() for doc_id in _known(collection, name)}
-        if not of_document:
-            some = ", ".join(list(values)[:3])
-            raise MmrrError(f"{filters.metadata.name}: none of its documents is in the index (found: {some})")
-        ids = {doc_id for doc_id in ids if fits(of_document.get(doc_id, {}))}
+    if filters.where:
+        ids &= set(documents_where(collection, filters.where, filters.metadata))
     numbers = _numbers(filters.pages) if filters.pages else None
     rows = {
         row for doc_id in ids for row in collection.rows[doc_id] if not numbers or numbers(collection.pages[row].number)
@@ -65,6 +54,28 @@ def rows_of(collection: Collection, filters: Filters) -> set[int] | None:
     if not rows:
         raise MmrrError(f"no page of the {len(collection.pages)} in the index fits --document, --pages and --where")
     return rows
+
+
+def documents_where(collection: Collection, where: str, file: Path | None = None) -> list[str]:
+    """The documents whose metadata fits the conditions: that of a file, or that of the index.
+
+    Raises MmrrError for conditions that are not valid, and if there is no metadata.
+    """
+    fits = parse(where)
+    if file is None:
+        of_document = metadata.of(collection.manifest)
+        if not of_document:
+            raise MmrrError(
+                f"--where {where[:60]!r} needs metadata, and the index has none; pass --metadata FILE, or put a "
+                "metadata.csv into the folder of the documents and run mmrr index again"
+            )
+    else:
+        values = metadata.read(file)
+        of_document, _ = metadata.by_document(collection.manifest, values)
+        if not of_document:
+            some = ", ".join(list(values)[:3])
+            raise MmrrError(f"{file.name}: none of its documents is in the index (found: {some})")
+    return [doc_id for doc_id in collection.rows if fits(of_document.get(doc_id, {}))]
 
 
 def is_pattern(name: str, collection: Collection) -> bool:
@@ -109,51 +120,6 @@ def _numbers(text: str) -> Callable[[int], bool]:
             raise MmrrError(f"--pages {text[:40]}: {part.strip()} is no range of page numbers from 1")
         ranges.append((low, high))
     return lambda number: any(low <= number <= high for low, high in ranges)
-
-
-def read_metadata(path: Path) -> dict[str, dict[str, Value]]:
-    """{document as the file names it: {name: value}}, from JSON Lines or CSV with a header.
-
-    The document is in the column ``document``, ``doc_id``, ``file`` or ``filename``. A value that is a number in
-    writing is one. Raises MmrrError for a file that cannot be read, and for a line without a document.
-    """
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise MmrrError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise MmrrError(f"{path.name}: expected text in UTF-8 ({error})") from error
-    records: list[tuple[int, Mapping[str, object]]] = []
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-        for n, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise MmrrError(f"{path.name}, line {n}: found no valid JSON ({error})") from error
-                if not isinstance(record, dict):
-                    raise MmrrError(f"{path.name}, line {n}: expected an object with the key document")
-                records.append((n, record))
-    else:
-        records += enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
-    found: dict[str, dict[str, Value]] = {}
-    for n, record in records:
-        name = next((record[key] for key in _DOCUMENT if record.get(key)), None)
-        if not isinstance(name, str):
-            raise MmrrError(f"{path.name}, line {n}: found no document, expected its name under {', '.join(_DOCUMENT)}")
-        found[name] = {key: _value(value) for key, value in record.items() if key and value not in (None, "", [])}
-    if not found:
-        raise MmrrError(f"{path.name} has no document, expected a header and at least one line")
-    return found
-
-
-def _value(value: object) -> Value:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return json.dumps(value, ensure_ascii=False)
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return str(value)
 
 
 def parse(text: str) -> Callable[[Mapping[str, Value]], bool]:
@@ -237,7 +203,7 @@ class _Parser:
 def _fits(value: Value, operator: str, text: str) -> bool:
     if operator == "~":
         return text.casefold() in _as_text(value).casefold()
-    wanted = _value(text)
+    wanted = metadata.value_of(text)
     if isinstance(wanted, float) != isinstance(value, float):
         return operator == "!=" if isinstance(wanted, float) else _compare(_as_text(value), operator, text)
     return _compare(value, operator, wanted)

@@ -178,6 +178,13 @@ class Workspace:
             ) from error
         return manifest
 
+    def stamp(self, stage: str, fingerprint: str) -> int | None:
+        """Changes when the manifest of an artifact is written again; None if there is none."""
+        try:
+            return (self.root / _stage(stage) / _key(fingerprint) / "manifest.json").lstat().st_mtime_ns
+        except OSError:
+            return None
+
     def done(self, spec: Spec) -> Manifest | None:
         """The committed artifact if it has all its shards and its own files are whole; the stage then has no work.
 

@@ -60,8 +60,8 @@ def test_a_query_on_the_command_line_gives_a_table_and_the_artifact(made: Chain)
 
 def test_a_file_of_queries_gives_a_trec_run(made: Chain) -> None:
     result = mmrr("rerank", "--queries", made.queries, "--work", made.work)
-    assert result.stdout == f"{artifact(result)}\n"  # the tables go to stderr
-    assert QUESTION in result.stderr
+    assert result.stdout.endswith(f"\n{artifact(result)}\n")
+    assert QUESTION in result.stdout
     written = (made.root / "run.trec").read_bytes()
     assert written == (artifact(result) / "run.trec").read_bytes()
     run = run_lines(made.root / "run.trec")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import unicodedata
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_a_page_by_its_number(work: Path) -> None:
             page_row(collection, "plain/3")
         with pytest.raises(MmrrError, match="no document 'a/nothing'"):
             page_row(collection, "a/nothing")
+
+
+def test_a_page_by_the_label_of_the_document(work: Path) -> None:
+    """A label of several pages names none of them, and a number is a number."""
+    with Workspace.open(work) as workspace:
+        pages = workspace.current("pages")
+        assert pages
+        collection = load(workspace, pages)
+        rows = collection.rows["plain.pdf"]
+        labels = {rows[0]: "iv", rows[1]: "1"} | dict.fromkeys(collection.rows["a/same.pdf"], "x")
+        named = [dataclasses.replace(page, label=labels.get(row, "")) for row, page in enumerate(collection.pages)]
+        collection = dataclasses.replace(collection, pages=named)
+        assert page_row(collection, "plain/iv") == rows[0]
+        assert page_row(collection, "plain.pdf/1") == rows[0]
+        for unknown in ("a/same.pdf/x", "plain.pdf/v"):
+            with pytest.raises(MmrrError):
+                page_row(collection, unknown)
 
 
 def test_the_same_names_for_a_document_to_remove(work: Path) -> None:

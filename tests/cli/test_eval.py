@@ -80,6 +80,14 @@ def test_a_query_on_the_command_line_is_not_what_eval_follows(chain: Chain) -> N
     assert artifact(mmrr(*command)) == before
 
 
+def test_judged_pages_that_the_index_lacks_are_named_for_a_run_of_a_file_too(made: Chain, tmp_path: Path) -> None:
+    qrels = tmp_path / "qrels.trec"
+    qrels.write_text(made.qrels.read_text() + "q1 0 thesis.pdf/0099 1\n")
+    command = ("eval", "--run", made.root / "run.trec", "--qrels", qrels, "--work", made.work)
+    assert "thesis.pdf/0099" in mmrr(*command).stderr
+    assert json.loads(mmrr(*command, "--json").stdout)["pages_not_in_the_index"] == ["thesis.pdf/0099"]
+
+
 def test_a_run_with_other_ids_is_an_error(made: Chain, tmp_path: Path) -> None:
     run = tmp_path / "run.trec"
     command = ("eval", "--work", made.work, "--qrels", made.qrels, "--run", run)

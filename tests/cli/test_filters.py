@@ -11,7 +11,7 @@ from mmrr.errors import MmrrError
 from mmrr.workspace import selection
 from tests.cli.chain import QUESTION
 from tests.cli.conftest import Prepared
-from tests.console import mmrr, refused, write_queries
+from tests.console import INDEX, mmrr, refused, write_queries
 
 
 @pytest.mark.parametrize("command", ["retrieve", "rerank"])
@@ -35,7 +35,8 @@ def test_filters_apply_before_the_first_stage_cuts_off(prepared: Prepared, tmp_p
     assert found("--metadata", tmp_path / "meta.jsonl", "--where", "tags~wet")[0].startswith("soil")
     assert set(found("--pages", "2")) <= {"soil.pdf/0002", "thesis.pdf/0002"}
     for options, says in (
-        (("--where", "year>1"), "belong together"),
+        (("--where", "year>1"), "the index has none"),
+        (csv_file[:2], "pass both"),
         ((*csv_file, "year>"), "found the end"),
         ((*csv_file, "year>3000"), "no page of the 5 in the index fits"),
         (("--pages", "9-3"), "9-3 is no range"),
@@ -43,6 +44,45 @@ def test_filters_apply_before_the_first_stage_cuts_off(prepared: Prepared, tmp_p
         (("--document", "soil", "--document", "sole"), "the nearest are soil.pdf"),
     ):
         assert says in refused(*base[:-1], *options)
+
+
+def test_metadata_is_stored_with_the_collection(copy: Prepared, tmp_path: Path) -> None:
+    """Other values compute nothing again, and a folder without a file of metadata keeps its values."""
+    (copy.docs / "metadata.jsonl").write_text('{"file": "soil.pdf", "year": "2021"}\n{"file": "gone.pdf", "year": 1}\n')
+    work = ("--work", copy.work)
+
+    def found(where: str) -> set[str]:
+        rows = json.loads(mmrr("retrieve", "thesis and soil", *work, "--where", where, "--json").stdout)
+        return {row["page_id"].split("/")[0] for row in rows["queries"][0]["results"]}
+
+    def listed() -> dict[str, object]:
+        rows = json.loads(mmrr("ls", "--documents", *work, "--json").stdout)
+        assert rows["skipped"] == []
+        return {row["doc_id"]: row["metadata"] for row in rows["documents"]}
+
+    before = sorted(copy.work.glob("*/*/manifest.json"))
+    said = mmrr("index", copy.docs, *work, *INDEX)
+    assert "metadata: 1 of its names are no documents: gone.pdf" in said.output
+    assert sorted(copy.work.glob("*/*/manifest.json")) == before
+    assert listed() == {"soil.pdf": {"year": 2021}, "thesis.pdf": {}}
+    assert found("year>=2020") == {"soil.pdf"}
+    (copy.docs / "metadata.jsonl").unlink()
+    (tmp_path / "more.csv").write_text("document,year\nthesis,2019\n")
+    mmrr("index", copy.docs, *work, *INDEX, "--metadata", tmp_path / "more.csv")
+    assert listed() == {"soil.pdf": {"year": 2021}, "thesis.pdf": {"year": 2019}}
+    mmrr("rm", "--document", "soil", *work)
+    assert listed() == {"thesis.pdf": {"year": 2019}}
+    (copy.docs / "metadata.csv").write_text("nothing\n1\n")
+    assert "metadata.csv, line 2" in refused("index", copy.docs, *work, *INDEX)
+    assert "none of its documents" in refused(
+        "index", copy.docs / "thesis.pdf", *work, *INDEX, "--metadata", said_of(tmp_path)
+    )
+
+
+def said_of(folder: Path) -> Path:
+    """A file of metadata of an unknown document."""
+    (folder / "other.csv").write_text("document,year\nnowhere.pdf,2019\n")
+    return folder / "other.csv"
 
 
 def test_filters_apply_to_the_candidates_of_a_run(prepared: Prepared, tmp_path: Path) -> None:

@@ -148,6 +148,9 @@ def test_a_password_opens_a_file_and_is_not_stored(tmp_path: Path) -> None:
     assert "two_words.pdf: password_required (the PDF is encrypted; pass --password FILE)" in render(
         docs, "--work", work
     )
+    wrong = write(tmp_path / "wrong.txt", b"two words.pdf other\n")
+    said = render(docs, "--work", work, "--password", wrong)
+    assert "two_words.pdf: password_required (the PDF is encrypted, and the password that --password has for" in said
     given = write(tmp_path / "pw.txt", "\ufefftwo words.pdf a Geheim\r\nnobody.pdf x\r\n".encode())
     said = render(docs, "--work", work, "--password", given)
     assert "2 documents: 2 unchanged; 4 pages of 2 documents (2 ok)" in said

@@ -59,3 +59,29 @@ def test_a_user_without_a_home_folder(work: Path) -> None:
     assert said.startswith("error: ")
     assert "~nosuchuser/m" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--documents"])
+def test_a_stdout_that_takes_nothing_is_one_line(work: Path, option: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            (*START, "ls", option, "--work", str(work)), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_the_tables_of_a_file_of_questions_are_results(work: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("words\n")
+    alone = mmrr("retrieve", "words", "--work", work)
+    several = mmrr("retrieve", "--queries", tmp_path / "q.txt", "--work", work)
+    assert "first" not in several.stderr
+    for line in alone.stdout.splitlines()[1:-1]:
+        assert line in several.stdout
+
+
+def test_a_wrong_value_of_ocr_is_no_path(work: Path) -> None:
+    said = mmrr("index", "--ocr", "maybe", work.parent / NAME, "--work", work, code=2).stderr
+    assert "'maybe' is not one of 'auto', 'force', 'never'" in said

@@ -70,12 +70,12 @@ def test_the_json_of_an_error_with_invalid_characters(tmp_path: Path) -> None:
 def test_quiet_shows_errors_only(copy: Prepared, tmp_path: Path) -> None:
     queries = write_queries(tmp_path / "q.jsonl", ("q1", QUESTION))
     command = ("rerank", "--queries", queries, "--work", copy.work)
-    assert QUESTION in mmrr(*command).stderr
+    assert QUESTION in mmrr(*command).stdout
     result = mmrr("-q", *command)
     assert result.stderr == ""
     assert Path(result.stdout.strip()).is_dir()
     assert mmrr("-q", "ls", "--work", tmp_path / "none", code=1).stderr.startswith("error: ")
-    assert QUESTION in mmrr(*command).stderr, "quiet must end with its command"
+    assert QUESTION in mmrr(*command).stdout, "quiet must end with its command"
 
 
 def test_verbose_shows_timings(copy: Prepared) -> None:

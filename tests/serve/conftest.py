@@ -29,6 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path, tiny_embedde
     """A folder with documents and their workspace ``work``."""
     folder = tmp_path_factory.mktemp("served")
     write_documents(folder / "documents", thesis=THESIS, soil=SOIL)
+    (folder / "documents" / "metadata.csv").write_text("document,year,kind\nsoil.pdf,2021,report\nthesis,2019,rules\n")
     with mmrr.Workspace(folder / "work", create=True, machine=MACHINE) as workspace:
         workspace.index(folder / "documents", embedder=str(tiny_embedder_path), text_embedder="none", render=RENDER)
         workspace.precache(str(tiny_path))
@@ -44,6 +45,8 @@ def settings(made: Path) -> Settings:
 def client(settings: Settings) -> Iterator[TestClient]:
     """A server that no test changes."""
     with serving(settings) as opened:
+        # Two servers of one process must not load models at the same time: transformers changes torch meanwhile.
+        opened.post("/v1/search", json={"query": QUERY})
         yield opened
 
 

@@ -51,9 +51,24 @@ def test_search_in_documents_with_text(client: TestClient, rerank: bool):
     assert search(client, documents=[], rerank=rerank)["results"] == []
 
 
+@pytest.mark.parametrize("rerank", [False, True])
+def test_search_where_the_metadata_fits(client: TestClient, workspace: mmrr.Workspace, rerank: bool):
+    found = search(client, where="year>=2020 and kind=report", rerank=rerank)["results"]
+    assert found == search(client, documents=["soil.pdf"], rerank=rerank)["results"]
+    assert {one["metadata"]["year"] for one in found} == {2021}
+    hits = workspace.search(QUERY, where="not (year>=2020)", rerank=rerank)
+    assert {(hit.document, hit.metadata["kind"]) for hit in hits} == {("thesis.pdf", "rules")}
+    assert search(client, where="year>3000", rerank=rerank)["results"] == []
+    assert workspace.search(QUERY, where="year>3000", rerank=rerank) == []
+    assert client.get(f"/v1/pages/{THESIS_PAGE}").json()["metadata"] == {"year": 2019, "kind": "rules"}
+    assert workspace.documents_where("year=2019") == ["thesis.pdf"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
+        ({"where": "year>="}, 400, "found the end"),
+        ({"where": "year>" * 300}, 422, "where"),
         ({"query": " "}, 422, "empty"),
         ({"query": "x" * 5000}, 413, "expected at most 4000"),
         ({"query": 3}, 422, "query"),

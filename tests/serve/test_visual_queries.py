@@ -33,6 +33,12 @@ def part(image: Image.Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data_uri(image)}}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm(client: TestClient) -> None:
+    """The server has loaded its models: transformers cannot load in two threads at once."""
+    assert client.post("/v1/search", json={"query": QUERY}).status_code == 200
+
+
 def answers(compute: Generator[None, None, Sequence[Any]]) -> Sequence[Any]:
     try:
         while True:

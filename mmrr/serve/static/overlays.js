@@ -1,0 +1,45 @@
+// What is drawn over a page image. A grid of visual tokens becomes a small canvas that the style sheet stretches.
+
+const SVG = "http://www.w3.org/2000/svg";
+/** The colour of the paper over a token that was dropped, as `mmrr view` draws it: red, green, blue, opacity. */
+const DROPPED = [236, 238, 244, 209];
+
+function paint(canvas, [rows, columns], colour) {
+  canvas.width = columns;
+  canvas.height = rows;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, rows);
+  for (let i = 0; i < rows * columns; i++) image.data.set(colour(i), 4 * i);
+  context.putImageData(image, 0, 0);
+}
+
+/** Fade the tokens that pruning dropped. */
+export function drawKept(canvas, { grid, kept }) {
+  paint(canvas, grid, (i) => (kept[i] ? [0, 0, 0, 0] : DROPPED));
+}
+
+/** A heat map from 0 (clear) over yellow to red (1). Dropped tokens are grey. */
+export function drawEvidence(canvas, { grid, heat, kept }) {
+  paint(canvas, grid, (i) => {
+    if (!kept[i]) return [120, 126, 138, 70];
+    const value = Math.min(1, Math.max(0, heat[i]));
+    const opacity = Math.round(215 * Math.sqrt(value));
+    return value < 0.5 ? [255, Math.round(214 - 120 * value), 60 - 60 * value, opacity]
+      : [Math.round(255 - 70 * (value - 0.5)), Math.round(154 - 250 * (value - 0.5)), 20, opacity];
+  });
+}
+
+/** A box around each word; those of the query are filled. */
+export function drawWords(svg, { boxes }) {
+  svg.replaceChildren(...boxes.map((box) => {
+    const rect = document.createElementNS(SVG, "rect");
+    for (const [name, value] of Object.entries({ x: box.left, y: box.top, width: box.width, height: box.height })) {
+      rect.setAttribute(name, value);
+    }
+    rect.setAttribute("class", box.match ? "word match" : "word");
+    const title = document.createElementNS(SVG, "title");
+    title.textContent = box.text;
+    rect.append(title);
+    return rect;
+  }));
+}
