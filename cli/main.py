@@ -21,8 +21,10 @@ from . import (
     defaults,
     evaluate,
     everyday,
+    explain,
     html_report,
     mcp,
+    merge,
     probe,
     serve,
     stage_commands,
@@ -68,13 +70,14 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "ls": workspace.list_artifacts,
         "rm": workspace.remove,
         "view": workspace.view,
+        "explain": explain.explain,
         "verify": workspace.verify,
         "models": workspace.models,
         "config": workspace.config,
         "doctor": workspace.doctor,
     },
     "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
-    "Train": {"train": train.train, "mine": training_data.mine, "draw": training_data.draw},
+    "Train": {"train": train.train, "merge": merge.merge, "mine": training_data.mine, "draw": training_data.draw},
 }
 #: Command -> the Typer app of its commands.
 GROUPS = {"eval": evaluate.app}

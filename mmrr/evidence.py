@@ -36,7 +36,10 @@ Source = Literal["reranker", "embedder"]
 #: checkpoint that comes with mmrr and has one, the distance is 13 temperatures on average.
 _SPREAD = 12
 #: The kinds of families that may have evidence, and the ability that they need for it.
-_FAMILIES: tuple[tuple[families.Described, type], ...] = (("embedders", SupportsWordVectors), ("scorers", SupportsAttention))
+_FAMILIES: tuple[tuple[families.Described, type], ...] = (
+    ("embedders", SupportsWordVectors),
+    ("scorers", SupportsAttention),
+)
 
 
 class NoEvidenceError(MmrrError):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmrr.backbones._qwen3_vl_batches import together
-from mmrr.documents.page_grid import snap
+from mmrr.backbones._qwen3_vl_names import Limits, page_size
 from mmrr.errors import MmrrError
 from mmrr.modeling.checkpoint_files import described
 from mmrr.types import Grid
@@ -38,17 +38,20 @@ class VisionTower:
     """Vision encoder and merger of a loaded Qwen3-VL, with the checkpoint's image processor."""
 
     # Any: transformers types neither the model nor the image processor.
-    def __init__(self, model: Any, image_processor: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, image_processor: Any, limits: Limits, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.model, self.image_processor, self.device, self.dtype = model, image_processor, device, dtype
         vision = model.config.vision_config
         self._merge_size = int(vision.spatial_merge_size)
         #: Side in pixels of the square that one LM token covers.
         self.cell_px: int = int(vision.patch_size) * self._merge_size
+        self._limits = limits
         linear_patches(model.model.visual)
 
     def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
-        """Patches and patch grid of one page image, on the CPU. As published, its sides are snapped to whole tokens."""
-        size = snap(image.width, image.height, self.cell_px, max_tokens)
+        """Patches and patch grid of one page image, on the CPU. Its sides are first resized to whole tokens."""
+        size = page_size(image.width, image.height, self.cell_px, self._limits.pixels, max_tokens)
         image = image.convert("RGB")
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
@@ -69,7 +72,7 @@ class VisionTower:
 
         Pages of a forward are packed one after the other, without padding. Attention stays within each page.
         """
-        sizes = [snap(*image.size, self.cell_px, max_tokens) for image in images]
+        sizes = [page_size(*image.size, self.cell_px, self._limits.pixels, max_tokens) for image in images]
         found: dict[int, Visual] = {}
         for rows in together([width * height // self.cell_px**2 for width, height in sizes], most_tokens):
             some = [images[row] for row in rows]
