@@ -24,6 +24,7 @@ from . import (
     explain,
     html_report,
     mcp,
+    merge,
     probe,
     serve,
     stage_commands,
@@ -76,7 +77,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "doctor": workspace.doctor,
     },
     "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
-    "Train": {"train": train.train, "mine": training_data.mine, "draw": training_data.draw},
+    "Train": {"train": train.train, "merge": merge.merge, "mine": training_data.mine, "draw": training_data.draw},
 }
 #: Command -> the Typer app of its commands.
 GROUPS = {"eval": evaluate.app}

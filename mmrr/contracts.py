@@ -301,6 +301,13 @@ class EmbedderFamily(Protocol[PrepareT, SearchT]):
         """Raise MmrrError if the options do not fit the checkpoint. Loads no weights: no page is rendered yet."""
         ...
 
+    def pixel_limits(self, checkpoint: Checkpoint, options: PrepareT) -> tuple[int, int] | None:
+        """Fewest and most pixels that a page image is resized to, if the checkpoint's processor file decides.
+
+        They are hashed into the vectors. None: the limits of ``mmrr.documents.page_grid``.
+        """
+        ...
+
     def load(
         self, checkpoint: Checkpoint, options: PrepareT, device: torch.device, dtype: torch.dtype
     ) -> Embedder[SearchT]:

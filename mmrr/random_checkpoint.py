@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmrr.embedders import colqwen3 as late_interaction
 from mmrr.embedders import qwen3_vl as embedder
+from mmrr.modeling.checkpoint_files import PROJECTIONS
 from mmrr.scorers import minireranker
 from mmrr.workspace.tensor_files import save_tensors
 
@@ -234,7 +235,7 @@ def save(
     if projection is None:
         return
     weights = path / "model.safetensors"
-    named = {f"{late_interaction.PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
+    named = {f"{PROJECTIONS[0]}.weight": projection.detach().to("cpu", dtype).contiguous()}
     save_tensors(load_file(weights) | named, weights)
     settings = json.loads((path / "config.json").read_text())
     settings |= {

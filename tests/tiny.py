@@ -178,7 +178,21 @@ def write_checkpoint(
             if parameter.dim() > 1:
                 parameter.normal_(0.0, 0.2 if "patch_embed" not in name else 0.05)
     model.save_pretrained(path)
+    _write_published_config(path)
     return path
+
+
+def _write_published_config(path: Path) -> None:
+    """Rewrite config.json as transformers 4.57 wrote those of the published models. Later versions write other keys."""
+    values = json.loads((path / "config.json").read_text())
+    text, vision = values["text_config"], values["vision_config"]
+    rope = text.pop("rope_parameters")
+    text |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "dtype": "bfloat16"}
+    text |= {"bos_token_id": None, "eos_token_id": None, "tie_word_embeddings": values["tie_word_embeddings"]}
+    vision["model_type"] = "qwen3_vl"
+    for part, key in ((values, "dtype"), (vision, "dtype"), (vision, "rope_parameters")):
+        part.pop(key, None)
+    (path / "config.json").write_text(json.dumps(values | {"transformers_version": "4.57.0.dev0"}, indent=2))
 
 
 def late(path: Path, copy: Path, naming: str = "custom_text_proj", dim: int = 24, words: bool = False) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,10 @@ from transformers.utils import logging as transformers_logging
 
 from mmrr.backbones import qwen3_vl
 from mmrr.errors import MmrrError
-from mmrr.modeling.checkpoint_files import expect_size, loading, tensor_shapes
+from mmrr.modeling.checkpoint_files import expect_size, expect_tensors, loading, tensor_shapes
+
+#: What the names of the vision encoder's tensors begin with, after ``vision_model.``.
+_VISION_PARTS = ("embeddings.", "encoder.", "post_layernorm.")
 
 
 def vision_config(config: Mapping[str, Any]) -> SiglipVisionConfig:
@@ -64,7 +68,10 @@ class Vision:
         shapes = tensor_shapes(str(path), path)
         with loading(f"{path} does not load as a SigLIP vision encoder"):
             with torch.device("meta"):
-                expect_size(path, SiglipVisionModel(settings).num_parameters(), shapes)
+                empty = SiglipVisionModel(settings)
+                expect_size(path, empty.num_parameters(), shapes)
+            expected = {name: list(tensor.shape) for name, tensor in empty.state_dict().items()}
+            expect_tensors(str(path), "a SigLIP vision encoder", expected, _vision_tensors(shapes))
             with _quiet():  # transformers would list the tensors of the text tower, which is not loaded
                 model, report = SiglipVisionModel.from_pretrained(
                     path,
@@ -120,6 +127,16 @@ class PageVision:
     def tokens(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """(T, D) for each image, in raster order."""
         return [visual.tokens for visual in self.backbone.vision(images, self.max_tokens)]
+
+
+def _vision_tensors(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """The shapes of the vision encoder's tensors, without the text tower and the pooling head, which EDJE ignores."""
+    own = {re.sub(r"^(vision_model\.)+", "", name): shape for name, shape in shapes.items()}
+    return {
+        name: shape
+        for name, shape in own.items()
+        if name.startswith(_VISION_PARTS) and not name.endswith(".position_ids")  # stored by older versions
+    }
 
 
 @contextmanager

@@ -1,21 +1,42 @@
-"""Loading of a Qwen3-VL checkpoint: weights, LoRA adapter, tokenizer, image processor, chat template."""
+"""Loading of a Qwen3-VL checkpoint: config, weights, tokenizer, image processor, chat template."""
 
 from __future__ import annotations
 
-import warnings
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from mmrr.backbones._qwen3_vl_adapters import merge
+from mmrr.backbones._qwen3_vl_names import NAMES, tensor_name
 from mmrr.errors import MmrrError
-from mmrr.modeling.checkpoint_files import expect_size, loading, read_json, tensor_shapes
+from mmrr.modeling.checkpoint_files import (
+    expect_size,
+    expect_tensors,
+    loading,
+    projection_of,
+    read_config,
+    read_json,
+    tensor_shapes,
+)
 
 #: Upper bound of the fewest pixels of an image: smaller images are enlarged to them.
 _MOST_PX = 1 << 26
+#: Keys of config.json that describe the network. A published model with a linear layer of its own has further keys
+#: and another model type.
+_PARTS = ("text_config", "vision_config")
+_KEYS = (
+    *_PARTS,
+    "image_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "tie_word_embeddings",
+)
 
 
 # Any: the tokenizer of transformers has no public type.
@@ -66,67 +87,68 @@ def load_processors(path: Path, config: Any) -> tuple[Any, Any]:
     return tokenizer, images
 
 
+# Any: transformers does not type the configuration.
+def load_config(path: Path) -> Any:
+    """The configuration of the network in a checkpoint folder.
+
+    It is made of the parts that config.json has, whatever model type the file as a whole names: transformers takes a
+    part for the whole if the part has the model type that it looks for. Raises MmrrError if a part is missing, and for
+    weights that are quantised.
+    """
+    file = path / "config.json"
+    values = read_config(str(path), file, tensor_shapes(str(path), path))
+    if quantised := values.get("quantization_config"):
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise MmrrError(f"{file}: the weights are quantised ({how!s:.40}); expected weights that are not")
+    if missing := [part for part in _PARTS if not isinstance(values.get(part), dict)]:
+        raise MmrrError(f"{file} has no '{missing[0]}'; expected the config.json of a complete Qwen3-VL")
+    plain = json.loads(json.dumps({key: values[key] for key in _KEYS if key in values}))
+    for part in _PARTS:
+        plain[part].pop("model_type", None)
+    plain.setdefault("tie_word_embeddings", bool(plain["text_config"].get("tie_word_embeddings")))
+    with loading(f"{path} does not load as Qwen3-VL"):
+        return Qwen3VLConfig(**plain)
+
+
 # Any: transformers and peft do not type the model they return.
-def load_model(path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: bool) -> Any:
+def load_model(
+    path: Path, adapter: Path | None, dtype: torch.dtype, *, needs_head: bool, projection: nn.Linear | None = None
+) -> Any:
     """The model of a checkpoint folder, with a LoRA adapter merged into it.
 
-    Raises MmrrError if tensors are missing or of the wrong shape, or if the adapter does not fit.
+    ``projection``: the linear layer of late interaction, which the adapter may change too. Without it a checkpoint
+    with such a layer is refused. Raises MmrrError if tensors are missing, unknown or of the wrong shape, before memory
+    is taken, or if the adapter does not fit.
     """
     shapes = tensor_shapes(str(path), path)
+    config = load_config(path)
+    found = {tensor_name(name): shape for name, shape in shapes.items()}
+    if projection is not None:
+        found = {name: shape for name, shape in found.items() if not projection_of(name)}
+    with loading(f"{path} does not load as Qwen3-VL"), torch.device("meta"):
+        empty = Qwen3VLForConditionalGeneration(config)
+        expect_size(path, empty.num_parameters(), shapes)
+        expected = {name: list(tensor.shape) for name, tensor in empty.state_dict().items()}
+    # An embedder has no LM head, and a tied one is stored once. Other missing tensors would be left at random values.
+    may_lack = () if needs_head and not config.tie_word_embeddings else ("lm_head.weight",)
+    expect_tensors(str(path), "a Qwen3-VL", expected, found, may_lack)
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
-    # Missing tensors are reported below. The embedder reads its projection itself.
     transformers_logging.set_verbosity_error()
     try:
         with loading(f"{path} does not load as Qwen3-VL"):
-            config = Qwen3VLConfig.from_pretrained(path, local_files_only=True)
-            with torch.device("meta"):
-                expect_size(path, Qwen3VLForConditionalGeneration(config).num_parameters(), shapes)
             model, report = Qwen3VLForConditionalGeneration.from_pretrained(
                 path,
+                config=config,
                 dtype=dtype,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
-                key_mapping={r"^vlm\.": ""},  # the names in ColQwen3 checkpoints of TomoroAI
+                key_mapping=NAMES,
             )
     finally:
         transformers_logging.set_verbosity(verbosity)
-    # An embedder has no LM head. Any other missing tensor would be left at random values.
-    missing = {key for key in report["missing_keys"] if needs_head or not key.startswith("lm_head")}
-    if missing or report["mismatched_keys"]:
-        names = sorted(missing) or sorted(str(key) for key in report["mismatched_keys"])
-        raise MmrrError(f"{path} lacks {len(names)} tensors of a Qwen3-VL, among them: {', '.join(names[:3])}")
-    if adapter is None:
-        return model
-    return _merge(model, adapter)
-
-
-def _merge(model: Any, adapter: Path) -> Any:
-    from peft import PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
-
-    # peft only warns about names that do not fit. They are compared below.
-    with loading(f"adapter {adapter} does not fit"), warnings.catch_warnings(action="ignore"):
-        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
-            saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        config = PeftConfig.from_pretrained(str(adapter))
-        if config.peft_type != PeftType.LORA:
-            raise MmrrError(f"adapter {adapter} is no LoRA; expected a LoRA adapter: mmrr merges no other type")
-        if config.megatron_config:
-            raise MmrrError(f"adapter {adapter} names a module to import (megatron_config); mmrr imports none")
-        # peft allocates tensors of this rank before it reads the file.
-        ranks = (config.r, *config.rank_pattern.values())
-        most = max((size for shape in saved.values() for size in shape), default=0)
-        if not all(type(rank) is int and 0 < rank <= most for rank in ranks):
-            raise MmrrError(
-                f"adapter {adapter} has the ranks {ranks}; expected ranks from 1 to {most}, a size of its tensors"
-            )
-        adapted = PeftModel.from_pretrained(model, str(adapter))
-    unfit = sorted(saved.keys() ^ set(get_peft_model_state_dict(adapted)))
-    if unfit:
-        raise MmrrError(
-            f"adapter {adapter} does not fit: {len(unfit)} tensors are only in the file or only in the model, "
-            f"among them {unfit[0]}"
-        )
-    return adapted.merge_and_unload()
+    if lost := {*map(str, report["missing_keys"]), *map(str, report["mismatched_keys"])} - set(may_lack):
+        raise MmrrError(f"{path} lacks {len(lost)} tensors of a Qwen3-VL, among them: {', '.join(sorted(lost)[:3])}")
+    return model if adapter is None else merge(model, adapter, projection, tensor_name)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmrr.documents.page_grid import snap
+from mmrr.backbones._qwen3_vl_names import Limits, page_size
 from mmrr.errors import MmrrError
 from mmrr.modeling.checkpoint_files import described
 from mmrr.types import Grid
@@ -35,17 +35,20 @@ class VisionTower:
     """Vision encoder and merger of a loaded Qwen3-VL, with the checkpoint's image processor."""
 
     # Any: transformers types neither the model nor the image processor.
-    def __init__(self, model: Any, image_processor: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: Any, image_processor: Any, limits: Limits, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.model, self.image_processor, self.device, self.dtype = model, image_processor, device, dtype
         vision = model.config.vision_config
         self._merge_size = int(vision.spatial_merge_size)
         #: Side in pixels of the square that one LM token covers.
         self.cell_px: int = int(vision.patch_size) * self._merge_size
+        self._limits = limits
         linear_patches(model.model.visual)
 
     def pixels(self, image: Image.Image, max_tokens: int | None = None) -> dict[str, Tensor]:
-        """Patches and patch grid of one page image. Its sides are first snapped to whole tokens (published recipe)."""
-        size = snap(image.width, image.height, self.cell_px, max_tokens)
+        """Patches and patch grid of one page image, whose sides are first resized to whole tokens."""
+        size = page_size(image.width, image.height, self.cell_px, self._limits.pixels, max_tokens)
         image = image.convert("RGB")
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmrr.backbones import _qwen3_vl_text
+from mmrr.backbones._qwen3_vl_names import Limits, page_size
 from mmrr.backbones._qwen3_vl_sequences import (
     KeyValues,
     Layers,
@@ -31,7 +32,6 @@ from mmrr.backbones._qwen3_vl_sequences import (
     visible,
 )
 from mmrr.backbones._qwen3_vl_vision import VisionTower, Visual, linear_patches
-from mmrr.documents.page_grid import snap
 from mmrr.errors import MmrrError
 from mmrr.modeling.chat import ChatEncoder
 from mmrr.modeling.checkpoints import comes_with_mmrr
@@ -51,14 +51,22 @@ class Backbone:
     """A Qwen3-VL checkpoint, loaded for inference."""
 
     def __init__(
-        self, path: Path, adapter: Path | None, device: torch.device, dtype: torch.dtype, *, needs_head: bool
+        self,
+        path: Path,
+        adapter: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        needs_head: bool,
+        projection: nn.Linear | None = None,
     ) -> None:
-        """``needs_head``: the LM head must be in the checkpoint.
+        """``needs_head``: the checkpoint must have an LM head. ``projection``: its layer of late interaction.
 
-        Raises MmrrError if weights are missing or of the wrong shape, or if the adapter does not fit.
+        Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self._path, self._adapter, self._needs_head = path, adapter, needs_head
+        self._path, self._adapter, self._parts = path, adapter, {"needs_head": needs_head, "projection": projection}
+        self.limits = Limits()
         if adapter is None and comes_with_mmrr(path):
             self._load_text()
         else:
@@ -84,12 +92,12 @@ class Backbone:
         self.config, self.text, self._head = self.model.config, self.model.model.language_model, self.model.lm_head
         tokenizer, image_processor = load_processors(self._path, self.config)
         self.chat = ChatEncoder(tokenizer, chat_template(self._path, tokenizer))
-        self.tower = VisionTower(self.model, image_processor, self.device, self.dtype)
+        self.tower = VisionTower(self.model, image_processor, self.limits, self.device, self.dtype)
 
     def _load_model(self) -> Any:  # Any: the model of transformers has no type
         from mmrr.backbones._qwen3_vl_loading import load_model
 
-        model = load_model(self._path, self._adapter, self.dtype, needs_head=self._needs_head)
+        model = load_model(self._path, self._adapter, self.dtype, **self._parts)
         return model.to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -111,13 +119,13 @@ class Backbone:
         from mmrr.backbones._qwen3_vl_loading import load_processors
 
         _, image_processor = load_processors(self._path, self.model.config)
-        return VisionTower(self.model, image_processor, self.device, self.dtype)
+        return VisionTower(self.model, image_processor, self.limits, self.device, self.dtype)
 
     # Geometry and text
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        width, height = snap(width_px, height_px, self.cell_px, max_tokens)
+        width, height = page_size(width_px, height_px, self.cell_px, self.limits.pixels, max_tokens)
         return height // self.cell_px, width // self.cell_px
 
     def embed(self, ids: Sequence[int]) -> Tensor:

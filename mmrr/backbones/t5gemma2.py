@@ -9,6 +9,7 @@ neither rotated nor masked, and the sliding window does not apply to them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,16 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mmrr.errors import MmrrError
-from mmrr.modeling.checkpoint_files import expect_size, loading, tensor_shapes
+from mmrr.modeling.checkpoint_files import expect_size, expect_tensors, loading, tensor_shapes
 
 #: Tensor name prefixes of the encoder's vision parts.
 _VISION = ("model.encoder.vision_tower.", "model.encoder.multi_modal_projector.")
+#: Tensors that equal those of the encoder and are then stored once.
+_TIED = (
+    "lm_head.out_proj.weight",
+    "model.decoder.embed_tokens.weight",
+    "model.decoder.embed_tokens.eoi_embedding",
+)
 
 
 class TextEncoder:
@@ -357,7 +364,18 @@ def _load(path: Path, dtype: torch.dtype, *, needs_vision: bool) -> Any:
     with loading(f"{path} does not load as T5Gemma 2"):
         config = T5Gemma2Config.from_pretrained(path, local_files_only=True)
         with torch.device("meta"):
-            expect_size(path, T5Gemma2ForConditionalGeneration(config).num_parameters(), shapes)
+            empty = T5Gemma2ForConditionalGeneration(config)
+            expect_size(path, empty.num_parameters(), shapes)
+        expected = {name: list(tensor.shape) for name, tensor in empty.state_dict().items()}
+        found = {_tensor_name(name): shape for name, shape in shapes.items()}
+        # A SigLIP checkpoint may have a pooling head, which this model does not use.
+        found = {name: shape for name, shape in found.items() if name in expected or not name.startswith(_VISION)}
+        if not needs_vision:
+            expected, found = (
+                {name: shape for name, shape in tensors.items() if not name.startswith(_VISION)}
+                for tensors in (expected, found)
+            )
+        expect_tensors(str(path), "a T5Gemma 2", expected, found, _TIED)
         model, report = T5Gemma2ForConditionalGeneration.from_pretrained(
             path,
             dtype=dtype,
@@ -365,16 +383,14 @@ def _load(path: Path, dtype: torch.dtype, *, needs_vision: bool) -> Any:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the report lists their names
+            ignore_mismatched_sizes=not needs_vision,  # the vision tower is not used, and its sizes were not compared
         )
-    unused = () if needs_vision else _VISION
-    for kind, skip, complaint in (
-        ("missing_keys", unused, "lacks {} tensors of a T5Gemma 2"),
-        ("mismatched_keys", unused, "has {} tensors of another shape than its config.json says"),
-        # A SigLIP checkpoint may have a pooling head, which this model does not use.
-        ("unexpected_keys", _VISION, "has {} tensors that no T5Gemma 2 has"),
-    ):
-        found = sorted(key if isinstance(key, str) else str(key[0]) for key in report[kind])
-        if names := [name for name in found if not name.startswith(skip)]:
-            raise MmrrError(f"{path} {complaint.format(len(names))}, among them: {', '.join(names[:3])}")
+    if lost := [name for name in sorted(report["missing_keys"]) if needs_vision or not name.startswith(_VISION)]:
+        raise MmrrError(f"{path} lacks {len(lost)} tensors of a T5Gemma 2, among them: {', '.join(lost[:3])}")
     return model
+
+
+def _tensor_name(name: str) -> str:
+    """The name in transformers of a tensor of an older save, which has text encoder and vision tower elsewhere."""
+    name = re.sub(r"^model\.encoder\.(layers|embed_tokens|norm)\.", r"model.encoder.text_model.\1.", name)
+    return name.replace(f"{_VISION[0]}vision_model.", _VISION[0], 1)

@@ -1,9 +1,10 @@
 """ColQwen3 as first stage: late interaction, with one vector for each token of a page and of a query.
 
 Recipe of the published checkpoints (ColPali, arXiv 2407.01449, with Qwen3-VL): the prompt of a page is the image and an
-instruction; the prompt of a query is its text and ten padding tokens, without a chat template. Every token's hidden
-state after the final norm goes through one linear layer and is normalised to length 1. The score of a page is the sum,
-over the query's vectors, of the largest product with one of the page's vectors (MaxSim).
+instruction; the prompt of a query is its text and ten padding tokens, without a chat template. A page image is resized
+within the limits of the checkpoint's own processor file. Every token's hidden state after the final norm goes through
+one linear layer and is normalised to length 1. The score of a page is the sum, over the query's vectors, of the largest
+product with one of the page's vectors (MaxSim).
 
 A query that is an image has the prompt and the vectors of a page: the published processors have no other prompt for
 images. They have none for an image with a text.
@@ -24,6 +25,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -34,7 +36,7 @@ from mmrr.contracts import EmbedderSpec, QueryWord, VisualQuery
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.chat import Mark, word_ends
-from mmrr.modeling.checkpoint_files import loading
+from mmrr.modeling.checkpoint_files import PROJECTIONS, loading, projection_of
 from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.modeling.plain_forward import Visual
 from mmrr.modeling.saliency import Saliency
@@ -42,7 +44,12 @@ from mmrr.types import Embedding, Grid
 
 #: The first checkpoint comes with mmrr.
 SPEC = EmbedderSpec(
-    checkpoints=("reader-embedder", "TomoroAI/tomoro-colqwen3-embed-4b", "TomoroAI/tomoro-colqwen3-embed-8b"),
+    checkpoints=(
+        "reader-embedder",
+        "TomoroAI/tomoro-colqwen3-embed-4b",
+        "TomoroAI/tomoro-colqwen3-embed-8b",
+        "OpenSearch-AI/Ops-Colqwen3-4B",
+    ),
     multi_vector=True,
 )
 #: Longest query, in tokens.
@@ -53,14 +60,23 @@ WORDS = "word_vectors"
 POOL = "token_pool"
 #: Key of config.json: what a product of two vectors is divided by to be a logit.
 TEMPERATURE = "word_temperature"
-#: Names of the linear layer in published checkpoints. mmrr writes the first.
-PROJECTIONS = ("custom_text_proj", "embedding_proj_layer")
-#: The published chat templates of a page and of a query.
-_PAGE = (
-    "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{{ messages[0].content[1].text }}"
-    "<|im_end|><|endoftext|>"
-)
+#: Key of config.json: whether the vectors of text tokens in a page's prompt are 0.
+MASK = "mask_non_image_embeddings"
+#: The published chat templates of a page and of a query: without what ``Recipe`` has.
+_PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{{ messages[0].content[1].text }}<|im_end|>"
 _QUERY = "{{ messages[0].content[0].text }}" + 10 * "<|endoftext|>"
+
+
+class Recipe(NamedTuple):
+    """What the published processors of ColQwen3 checkpoints do differently."""
+
+    page_end: str  # of the prompt of a page, after the turn with image and instruction
+    query_prefix: str  # in front of a query's text
+
+
+#: The recipe of colpali-engine, of TomoroAI and of mmrr; and those of other models, by model_type of config.json.
+_RECIPE = Recipe("<|endoftext|>", "")
+_RECIPES = {"ops_colqwen3": Recipe("<|im_start|>assistant\n<|endoftext|>", "Query: ")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +105,9 @@ class Prepare:
 class Search:
     """Options that change the vectors of a query or their weights, but not the pages."""
 
-    prefix: str = field(default="", metadata={"help": "Text in front of every query."})
+    prefix: str = field(
+        default="", metadata={"help": "Text in front of every query. Empty: the one of the checkpoint's own processor."}
+    )
     soft_idf: bool = field(
         default=True,
         metadata={
@@ -104,7 +122,24 @@ def check(checkpoint: Checkpoint, options: Prepare) -> None:
     """Raise MmrrError if the checkpoint has fewer dimensions than ``dim``."""
     width = (checkpoint.config().get("text_config") or {}).get("hidden_size")
     if type(width) is int:
-        _check_dim(options, _projection(checkpoint.path, width).out_features, checkpoint)
+        _check_dim(options, read_projection(checkpoint, width).out_features, checkpoint)
+
+
+def pixel_limits(checkpoint: Checkpoint, options: Prepare) -> tuple[int, int] | None:
+    """The limits of the checkpoint's processor file, which the published processors use.
+
+    None for mmrr's own checkpoints, which were trained on pages as rendered. Raises MmrrError if there is no such file.
+    """
+    config = checkpoint.config()
+    if config.get(WORDS, False):
+        return None
+    limits = config.get("pixel_limits")
+    if not limits:
+        raise MmrrError(
+            f"{checkpoint.id}: expected preprocessor_config.json with the limits of images; download it again"
+        )
+    least, most = limits
+    return least, most
 
 
 def _check_dim(options: Prepare, width: int, checkpoint: Checkpoint) -> None:
@@ -124,9 +159,12 @@ class Embedder:
         """Raises MmrrError if the checkpoint does not load, has no projection or has fewer dimensions than ``dim``."""
         self.prepare = prepare
         backbone = families.load("backbones", "qwen3_vl")
-        self.backbone = backbone.Backbone(checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False)
-        self.projection = _projection(checkpoint.path, self.backbone.config.text_config.hidden_size).to(device, dtype)
         config = checkpoint.config()
+        projection = read_projection(checkpoint, config["text_config"]["hidden_size"])
+        self.backbone = backbone.Backbone(
+            checkpoint.path, checkpoint.adapter, device, dtype, needs_head=False, projection=projection
+        )
+        self.projection = projection.to(device, dtype)
         self.words, self.pool = bool(config.get(WORDS, False)), prepare.pool or config.get(POOL, 1)
         if type(self.pool) is not int or self.pool < 1:
             raise MmrrError(f"pool {self.pool}: expected a whole number, 1 or more")
@@ -134,7 +172,10 @@ class Embedder:
         if type(self._temperature) not in (int, float) or not 0 <= self._temperature < math.inf:
             raise MmrrError(f"{TEMPERATURE} {self._temperature} in config.json: expected a number, 0 or more")
         _check_dim(prepare, self.projection.out_features, checkpoint)
-        chat = self.backbone.chat.with_template(_PAGE)
+        self.masked = bool(config.get(MASK, False))
+        self.backbone.limits.pixels = pixel_limits(checkpoint, prepare)
+        self.recipe = _RECIPES.get(str(config.get("model_type")), _RECIPE)
+        chat = self.backbone.chat.with_template(_PAGE + self.recipe.page_end)
         (ids,) = chat.encode([("user", [Mark.IMAGE, prepare.instruction])])
         self.before, self.after = self.backbone.split_at_image(ids)
         self._queries = chat.with_template(_QUERY)
@@ -196,7 +237,8 @@ class Embedder:
 
     def query(self, text: str, search: Search) -> tuple[list[int], dict[int, str]]:
         """Token ids of a query, and the positions that have a vector, each with the word that ends there or ""."""
-        text = unicodedata.normalize("NFC", search.prefix + text.strip())
+        prefix = search.prefix or self.recipe.query_prefix
+        text = unicodedata.normalize("NFC", prefix + text.strip())
         (ids,) = self._queries.encode([("user", [text])])
         if not self.words:
             return list(ids), dict.fromkeys(range(len(ids)), "")
@@ -207,7 +249,10 @@ class Embedder:
     def page_vectors(self, states: Tensor, visual: slice) -> Tensor:
         """Vectors (V, dim) of length 1 from a page's hidden states (n, D) after the final norm, visual tokens first."""
         others = [states[-1:]] if self.words else [states[: visual.start], states[visual.stop :]]
-        return nn.functional.normalize(self._projected(torch.cat([states[visual], *others])), dim=-1)
+        vectors = nn.functional.normalize(self._projected(torch.cat([states[visual], *others])), dim=-1)
+        if self.masked:
+            vectors[visual.stop - visual.start :] = 0
+        return vectors
 
     def query_vectors(self, states: Tensor) -> Tensor:
         """Vectors (M, dim) of the hidden states (M, D) of a query at the positions that have a vector."""
@@ -241,27 +286,37 @@ def pool_with_owners(vectors: Tensor, factor: int) -> tuple[Tensor, Tensor | Non
     return nn.functional.normalize(sums[used], dim=-1), rows[merged]
 
 
-def _projection(path: Path, width: int) -> nn.Linear:
-    """The linear layer after the language model. Raises MmrrError if there is none, or if it has another width."""
-    found: dict[str, Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        with loading(f"{file} does not load"), safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no dict)
-                layer, _, kind = name.rpartition(".")
-                if layer.split(".")[-1] in PROJECTIONS:
-                    found[kind] = tensors.get_tensor(name)
+def read_projection(checkpoint: Checkpoint, width: int) -> nn.Linear:
+    """The linear layer after the language model, from the checkpoint or, if it has none, from its adapter.
+
+    Raises MmrrError if there is none, or if it has another width.
+    """
+    found = _projection_tensors(checkpoint.path)
+    if not found and checkpoint.adapter:
+        found = _projection_tensors(checkpoint.adapter)
     weight = found.get("weight")
     if weight is None or weight.dim() != 2 or weight.shape[1] != width:
         shape = "none" if weight is None else f"one of {list(weight.shape)}"
         raise MmrrError(
-            f"{path}: expected a linear layer of {width} inputs named {' or '.join(PROJECTIONS)}, found {shape}"
+            f"{checkpoint.path}: expected a linear layer of {width} inputs named {' or '.join(PROJECTIONS)}, found "
+            f"{shape}{'' if found or not checkpoint.adapter else ' there or in ' + str(checkpoint.adapter)}"
         )
     linear = nn.Linear(width, len(weight), bias="bias" in found, dtype=torch.float32)
     try:
         linear.load_state_dict(found)
     except RuntimeError as error:
         raise MmrrError(
-            f"{path}: found a linear layer whose bias does not fit its weight of {list(weight.shape)}; "
+            f"{checkpoint.path}: found a linear layer whose bias does not fit its weight of {list(weight.shape)}; "
             "expected one bias for each output"
         ) from error
     return linear.requires_grad_(False)
+
+
+def _projection_tensors(folder: Path) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with loading(f"{file} does not load"), safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no dict)
+                if kind := projection_of(name):
+                    found[kind] = tensors.get_tensor(name)
+    return found

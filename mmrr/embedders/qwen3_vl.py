@@ -65,6 +65,10 @@ def check(checkpoint: Checkpoint, options: Prepare) -> None:
         _check_dim(options, width, checkpoint)
 
 
+def pixel_limits(checkpoint: Checkpoint, options: Prepare) -> None:
+    """None: the published scripts resize a page themselves, to 4 to 1,800 tokens, and switch the processor's off."""
+
+
 def _check_dim(options: Prepare, width: int, checkpoint: Checkpoint) -> None:
     if not 0 <= options.dim <= width:
         raise MmrrError(f"dim {options.dim}: expected 0 to {width}, the dimensions of {checkpoint.id}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ _IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end
 _SECTIONS = ("encoder", "decoder", "text_config", "vision_config")
 #: Number formats of weights. Others, such as int8 or float8, need scales that the families do not know.
 _FORMATS = ("F64", "F32", "F16", "BF16")
+#: Names of the linear layer of late interaction in published checkpoints. mmrr writes the first.
+PROJECTIONS = ("custom_text_proj", "embedding_proj_layer")
+#: Keys of the fewest and the most pixels of an image, as older and as newer processor files write them.
+_PIXEL_KEYS = (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
 #: A network may have this many times the parameters of its weights: embeddings are shared, unused parts are left out.
 _SHARED, _SMALL = 8, 10_000_000
 
@@ -165,6 +169,34 @@ def _check_index(name: str, path: Path, shapes: Mapping[str, list[int]]) -> None
         raise MmrrError(f"{name}: {len(lacking)} tensors of {path.name} are in no file, among them {lacking[0]}")
 
 
+def pixel_limits(name: str, folder: Path) -> tuple[int, int] | None:
+    """Fewest and most pixels of a resized image, from the checkpoint's own processor file; None if it has none.
+
+    The file is preprocessor_config.json, or processor_config.json of newer versions of transformers. Raises MmrrError
+    for limits that are no whole numbers.
+    """
+    for file, key in (("preprocessor_config.json", ""), ("processor_config.json", "image_processor")):
+        if not (folder / file).exists():
+            continue
+        whole = read_json(name, folder / file)
+        values = whole.get(key) if key else whole
+        if not isinstance(values, dict):
+            continue
+        size = values.get("size")
+        size = size if isinstance(size, dict) else {}
+        found = [values.get(old) or size.get(new) for old, new in _PIXEL_KEYS]
+        if found == [None, None]:
+            return None
+        least, most = found
+        if type(least) is not int or type(most) is not int or not 0 < least <= most:
+            raise MmrrError(
+                f"{name}: {file}: the limits of an image are {_short(least)} and {_short(most)} pixels; expected two "
+                "whole numbers above 0, the fewest first"
+            )
+        return least, most
+    return None
+
+
 def expect_size(path: Path, described: int, shapes: Mapping[str, list[int]]) -> None:
     """Raise MmrrError if config.json describes far more parameters than there are weights, before memory is taken.
 
@@ -175,6 +207,45 @@ def expect_size(path: Path, described: int, shapes: Mapping[str, list[int]]) -> 
         raise MmrrError(
             f"{path}: config.json describes a model of {described:,} parameters, and the weights have {stored:,}; "
             "expected files of one checkpoint"
+        )
+
+
+def projection_of(name: str) -> str | None:
+    """``weight`` or ``bias`` if a tensor of this name belongs to the linear layer of late interaction, else None."""
+    layer, _, kind = name.rpartition(".")
+    return kind if layer.rpartition(".")[2] in PROJECTIONS and kind in ("weight", "bias") else None
+
+
+def is_late_interaction(name: str) -> bool:
+    """Whether a tensor of this name belongs to the linear layer of late interaction, or to a LoRA of it."""
+    return any(part in PROJECTIONS for part in name.split("."))
+
+
+def expect_tensors(
+    where: str,
+    network: str,
+    expected: Mapping[str, Sequence[int]],
+    found: Mapping[str, Sequence[int]],
+    may_lack: Collection[str] = (),
+) -> None:
+    """Raise MmrrError if the tensors of a checkpoint are not those of the network that config.json describes.
+
+    ``expected``, ``found``: shapes by name. ``network``: its name in the message, with an article. ``may_lack``: names
+    that may be missing. Tensors that the network does not have are an error too: the weights may be another model's.
+    """
+    lacking = sorted(expected.keys() - found.keys() - set(may_lack))
+    if lacking:
+        raise MmrrError(f"{where} lacks {len(lacking)} tensors of {network}, among them: {', '.join(lacking[:3])}")
+    if other := [name for name in sorted(expected.keys() & found.keys()) if list(expected[name]) != list(found[name])]:
+        first = other[0]
+        raise MmrrError(
+            f"{where} has {len(other)} tensors of another shape than its config.json says, among them: {first} is "
+            f"{list(found[first])}, expected {list(expected[first])}"
+        )
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise MmrrError(
+            f"{where} has {len(unknown)} tensors that {network.replace('a ', 'no ', 1)} has, among them: "
+            f"{', '.join(unknown[:3])}; expected the files of one checkpoint"
         )
 
 

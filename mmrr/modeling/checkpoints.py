@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,14 @@ from typing import Literal
 from mmrr.contracts import ModelConfig
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
-from mmrr.modeling.checkpoint_files import read_config, read_json, tensor_shapes
+from mmrr.modeling.checkpoint_files import (
+    Section,
+    is_late_interaction,
+    pixel_limits,
+    read_config,
+    read_json,
+    tensor_shapes,
+)
 from mmrr.workspace.files import HashCache, digest
 
 #: The files that a checkpoint needs. Weights are read from safetensors only, because other formats can run code.
@@ -21,10 +28,31 @@ _PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 ANY = "*"
 #: The small models that come with mmrr. The name of a folder is the name of its checkpoint.
 _BUILT_IN = Path(__file__).parents[1] / "models"
+#: The name in ``architectures`` of a Qwen3-VL with the linear layer of late interaction.
+LATE_INTERACTION = "ColQwen3"
+#: Model types of published checkpoints that have the network of another type.
+_SAME_NETWORK = {"ops_colqwen3": "colqwen3"}
+#: Why mmrr does not run a published model type.
+_LINEAR = "it is built on Qwen3.5, most of whose layers have linear attention, and no attention map that prunes pages"
+_NOT_RUN = {
+    "qwen3_5": _LINEAR,
+    "colqwen3_5": _LINEAR,
+    "argus_colqwen35": _LINEAR,
+    "qwen3_5_moe": _LINEAR,
+    "qwen3_vl_moe": "its layers are mixtures of experts",
+    "qwen3_vl_nemotron_embed": "its attention looks both ways, by code of its own that mmrr does not run",
+    "colqwen2": "it is built on Qwen2-VL",
+    "colqwen2_5": "it is built on Qwen2.5-VL",
+    "qwen2_vl": "its layers are those of Qwen2-VL",
+    "qwen2_5_vl": "its layers are those of Qwen2.5-VL",
+    "colpali": "it is built on PaliGemma",
+}
 #: The kinds of families, as a message names them.
 _KINDS = {"embedders": "an embedder", "scorers": "a scorer"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: The folder of a model in the cache of the Hub: owner, name and commit.
+_SNAPSHOT = re.compile(r".*[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
 #: Hashes of companions, which are resolved without a workspace.
 _IN_PROCESS = HashCache()
 
@@ -50,14 +78,20 @@ class Checkpoint:
         """The checkpoint's config.json, checked against the headers of its weights.
 
         If the tensors identify the checkpoint, config.json may be missing, and the result has ``tensors``, their shapes
-        as ``{name: [sizes]}``. Raises MmrrError as ``read_config`` and ``tensor_shapes`` do. A key that the file lacks
-        raises MmrrError when it is used.
+        as ``{name: [sizes]}``. ``pixel_limits`` are those of its processor file, ``architectures`` say whether it has a
+        linear layer of late interaction. Raises MmrrError as ``read_config`` and ``tensor_shapes`` do. A key that the
+        file lacks raises MmrrError when it is used.
         """
         path, shapes = self.path / "config.json", tensor_shapes(self.id, self.path)
-        if self.model_type:
-            return read_config(self.id, path, shapes)
-        config = read_config(self.id, path, shapes) if path.exists() else {}
-        config["tensors"] = shapes
+        config = read_config(self.id, path, shapes) if self.model_type or path.exists() else Section({}, str(path))
+        if not self.model_type:
+            config["tensors"] = shapes
+        # The config.json of an adapter's base model does not know the adapter's layer.
+        names = (*shapes, *(tensor_shapes(self.id, self.adapter) if self.adapter else ()))
+        if self.model_type and any(is_late_interaction(name) for name in names):
+            config["architectures"] = [LATE_INTERACTION]
+        if limits := pixel_limits(self.id, self.path):
+            config["pixel_limits"] = list(limits)
         return config
 
     @staticmethod
@@ -170,7 +204,9 @@ def _expect(checkpoint: Checkpoint, model_types: Collection[str] | None) -> Chec
         raise MmrrError(f"{checkpoint.id}: no config.json in {checkpoint.path}; expected a transformers checkpoint")
     known = families.names("backbones") if model_types is None else sorted(model_types)
     if checkpoint.model_type not in known:
-        raise MmrrError(f"{checkpoint.id} is a '{checkpoint.model_type}' model; expected: {', '.join(known)}")
+        why = _NOT_RUN.get(checkpoint.model_type)
+        because = f", which mmrr does not run: {why}" if why else ""
+        raise MmrrError(f"{checkpoint.id} is a '{checkpoint.model_type}' model{because}; expected: {', '.join(known)}")
     return checkpoint
 
 
@@ -187,19 +223,38 @@ def _resolve(name: str, revision: str | None, base_revision: str | None, hashes:
             "run code"
         )
     settings = read_json(name, adapter_config)
-    base_name = settings.get("base_model_name_or_path")
-    if not base_name:
-        raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
-    base_folder, base_found = _locate(str(base_name), base_revision or _text(settings.get("revision")), hashes)
+    base_name, base_folder, base_found = _locate_base(name, settings, base_revision, hashes)
     if (base_folder / "adapter_config.json").exists():  # it may even be the adapter itself
-        raise MmrrError(f"{name}: the base model {base_name} is an adapter; merge it into its own base model first")
-    model_type = _model_type(_recorded_name(str(base_name), base_folder, base_found), base_folder)
+        raise MmrrError(
+            f"{name}: the base model {base_name} is an adapter; merge it into its own base model first: mmrr merge "
+            f"{base_name} --output DIR"
+        )
+    model_type = _model_type(_recorded_name(base_name, base_folder, base_found), base_folder)
     return Checkpoint(name, f"{found}+{base_found}", base_folder, model_type, folder)
 
 
-def _text(value: object) -> str | None:
-    """A revision in a file of somebody else. Anything but a text is no revision."""
-    return value if isinstance(value, str) else None
+def _locate_base(
+    name: str, settings: Mapping[str, object], revision: str | None, hashes: HashCache
+) -> tuple[str, Path, str]:
+    """Name, folder and revision of the base model of the adapter ``name``.
+
+    ``settings``: those of its adapter_config.json. ``revision``: the recorded one; None: the one that they name. A
+    folder in a cache of the Hub means the model and the commit that its path names, wherever the cache is now.
+    """
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise MmrrError(f"{name}: adapter_config.json names no base_model_name_or_path")
+    base, named = str(base), settings.get("revision")
+    if snapshot := _SNAPSHOT.fullmatch(base):
+        owner, repository, commit = snapshot.groups()
+        folder = _folder(base)
+        if folder and (revision or commit) == commit:
+            return f"{owner}/{repository}", folder.resolve(), commit
+        return f"{owner}/{repository}", *_download(f"{owner}/{repository}", revision or commit)
+    if _folder(base):  # peft records a revision for a folder too
+        return base, *_locate(base, None, hashes)
+    # Anything but a text is no revision: the file may be somebody else's.
+    return base, *_locate(base, revision or (named if isinstance(named, str) else None), hashes)
 
 
 def _recorded_name(name: str, folder: Path, revision: str) -> str:
@@ -270,4 +325,5 @@ def _model_type(name: str, folder: Path) -> str:
     if not any(folder.glob("*.safetensors")):
         found = "no *.safetensors" if config.exists() else "no config.json and no *.safetensors"
         raise MmrrError(f"{name}: {found} in {folder}; other weight formats are not read, because they can run code")
-    return str(read_json(name, config).get("model_type"))[:80] if config.exists() else ""
+    found = str(read_json(name, config).get("model_type"))[:80] if config.exists() else ""
+    return _SAME_NETWORK.get(found, found)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmrr.errors import MmrrError
+from mmrr.modeling.checkpoint_files import expect_size, expect_tensors, tensor_shapes
 from mmrr.modeling.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def embedder(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -
     with _loading(checkpoint):
         from sentence_transformers import SentenceTransformer  # the import takes seconds
 
+        _expect_shapes(checkpoint)
         return SentenceTransformer(str(checkpoint.path), **_how(device, dtype)).eval()
 
 
@@ -34,6 +36,7 @@ def cross_encoder(checkpoint: Checkpoint, device: torch.device, dtype: torch.dty
     with _loading(checkpoint):
         from sentence_transformers import CrossEncoder
 
+        _expect_shapes(checkpoint)
         return CrossEncoder(str(checkpoint.path), **_how(device, dtype)).eval()
 
 
@@ -76,6 +79,27 @@ def _loading(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+def _expect_shapes(checkpoint: Checkpoint) -> None:
+    """Raise MmrrError if the tensors have other shapes than config.json describes, before memory is taken.
+
+    The names of the network's trunk are compared: those of a head differ between tasks.
+    """
+    folder = checkpoint.path
+    if not (folder / "config.json").exists() or not any(folder.glob("*.safetensors")):
+        return  # the modules lie in folders of their own
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        empty = AutoModel.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+    shapes = tensor_shapes(checkpoint.id, folder)
+    expect_size(folder, empty.num_parameters(), shapes)
+    prefix = f"{empty.base_model_prefix}."
+    found = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    expected = {name: list(tensor.shape) for name, tensor in empty.state_dict().items() if name in found}
+    expect_tensors(checkpoint.id, "a model", expected, {name: found[name] for name in expected})
 
 
 def _check_modules(checkpoint: Checkpoint) -> None:

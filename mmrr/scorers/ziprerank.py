@@ -50,7 +50,7 @@ class Taught(TypedDict):
 TAUGHT: Taught = {"max_side": 1024, "window": 20, "keep": 1.0, "interaction": "input"}
 #: Longest query, in tokens.
 MAX_QUERY_TOKENS = 8192
-#: Fewest and most pixels of an image, from the published preprocessor_config.json.
+#: Fewest and most pixels of an image for a checkpoint without preprocessor_config.json: those of the published file.
 PIXEL_LIMITS = (65_536, 16_777_216)
 INTERACTIONS = ("input", "hidden")
 HEADS = ("float32", "bfloat16")
@@ -156,13 +156,18 @@ def prompt(options: Prepare) -> dict[str, str]:
 def pruning_grid(options: Prepare, config: ModelConfig) -> PageGeometry:
     """Side of a visual token in pixels, and an upper bound of a page's tokens; ``grid`` gives the exact number."""
     cell_px = _cell_px(config)
-    least, most = (limit // cell_px**2 for limit in PIXEL_LIMITS)
+    least, most = (limit // cell_px**2 for limit in _limits(config))
     return PageGeometry(cell_px, max(least, round(options.max_side / cell_px) ** 2) if options.max_side else most)
 
 
 def grid(options: Prepare, config: ModelConfig, width_px: int, height_px: int) -> Grid:
-    """(rows, columns) of the visual tokens of a page image of this size, within the published limits."""
-    return cells(*capped(width_px, height_px, options.max_side), _cell_px(config), PIXEL_LIMITS)
+    """(rows, columns) of the visual tokens of a page image of this size, within the limits of the processor file."""
+    return cells(*capped(width_px, height_px, options.max_side), _cell_px(config), _limits(config))
+
+
+def _limits(config: ModelConfig) -> tuple[int, int]:
+    least, most = config.get("pixel_limits") or PIXEL_LIMITS
+    return least, most
 
 
 def cache_bytes(options: Prepare, config: ModelConfig, n_tokens: int, dtype_bytes: int) -> int:

@@ -20,7 +20,7 @@ from mmrr.modeling.loaded import Loaded, LoadsEachTime
 from mmrr.types import Page
 from mmrr.workers import Work, on_devices
 from mmrr.workspace import manifests
-from mmrr.workspace.manifests import EmbedContent, PageShards, Timing
+from mmrr.workspace.manifests import EmbedConfig, EmbedContent, PageShards, Timing
 from mmrr.workspace.pages import Collection, read_image
 from mmrr.workspace.store import Manifest, Spec, Workspace
 from mmrr.workspace.tensors import write_embeddings
@@ -32,10 +32,13 @@ def embed(context: Context, collection: Collection, model: Model, options: Mappi
     checkpoint, name, prepare = _resolved(workspace, model, options)
     devices = resolve_devices(context.machine.device)
     dtype = resolve_dtype(context.machine.dtype, devices[0])
+    config: EmbedConfig = {"family": name, "options": families.stored_options(prepare)}
+    if limits := families.load("embedders", name).pixel_limits(checkpoint, prepare):
+        config["pixel_limits"] = list(limits)
     spec = Spec(
         "embed",
         2,
-        {"family": name, "options": families.stored_options(prepare)},
+        config,
         {"pages": collection.manifest.fingerprint},
         checkpoint.identity(dtype_name(dtype)),
     )

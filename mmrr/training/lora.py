@@ -66,7 +66,10 @@ def find_base(name: str, revision: str, hashes: HashCache) -> Checkpoint:
     """The checkpoint to adapt. Raises MmrrError for an adapter: adapter_config.json can only name a base model."""
     checkpoint = resolve(name, revision or None, hashes)
     if checkpoint.adapter:
-        raise MmrrError(f"{name} is a LoRA adapter; merge it into its base model first, or train on the base model")
+        raise MmrrError(
+            f"{name} is a LoRA adapter; merge it into its base model first: mmrr merge {name} --output DIR, then train "
+            "on DIR"
+        )
     return checkpoint
 
 
@@ -87,6 +90,9 @@ def adapt(backbone: Backbone, checkpoint: Checkpoint, rank: int, alpha: int, lay
     torch.manual_seed(seed)
     with warnings.catch_warnings(action="ignore"):  # peft uses a deprecated function of transformers
         adapted = get_peft_model(backbone.model, config)
+    # peft has replaced the base's name by the folder that the weights were read from. In the cache of the Hub this
+    # folder is a snapshot of this machine.
+    config.base_model_name_or_path = checkpoint.id
     adapted.eval()
     return adapted
 

@@ -95,6 +95,7 @@ class PagesProvenance(TypedDict, total=False):
 class EmbedConfig(TypedDict):
     family: str
     options: dict[str, Any]  # the family's own
+    pixel_limits: NotRequired[list[int]]  # of a page image, where the checkpoint's processor file decides
 
 
 class EmbedContent(TypedDict):

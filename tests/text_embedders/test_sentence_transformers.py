@@ -102,7 +102,10 @@ def test_checkpoints_that_are_refused(folder: Path, tmp_path: Path) -> None:
     assert "expected a folder inside the checkpoint" in broken("outside", {"modules.json": outside})
     assert "not readable" in broken("damaged", {"modules.json": "[{"})
     assert "other weight formats are not read" in broken("weights", {"model.safetensors": None})
-    assert "sentence-transformers cannot load it" in broken("cut", {"model.safetensors": "0123456789"})
+    assert "model.safetensors is not a readable safetensors" in broken("cut", {"model.safetensors": "0123456789"})
+    config = json.loads((folder / "config.json").read_text())
+    wider = {"config.json": config | {"intermediate_size": 4 * config["intermediate_size"]}}
+    assert "tensors of another shape than its config.json says" in broken("wider", wider)
     distance = {"similarity_fn_name": "euclidean"}
     assert "compares vectors by 'euclidean'" in broken("distance", {"config_sentence_transformers.json": distance})
     with pytest.raises(MmrrError, match="expected 1 word or more"):
