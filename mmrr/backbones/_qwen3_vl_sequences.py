@@ -130,3 +130,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE: ``x`` (..., d) turned by the angles of ``cos`` and ``sin``."""
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+def mean_attention(query: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """Attention (k,) float32 of queries (H, r, d) to keys (H_kv, k, d): the mean over heads and rows.
+
+    ``mask`` (r, k): what each row sees.
+    """
+    grouped = query.float().unflatten(0, (len(keys), -1))  # (H_kv, group, r, d)
+    logits = grouped @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
+    return torch.softmax(logits.masked_fill(~mask, -torch.inf), dim=-1).mean(dim=(0, 1, 2))

@@ -27,6 +27,7 @@ from mmrr.backbones._qwen3_vl_sequences import (
     PageSequence,
     causal,
     joined,
+    mean_attention,
     rotate,
     split_at_images,
     visible,
@@ -353,10 +354,7 @@ class Backbone:
             stored = zip(*(part.layer(index - layers[0]) for part in (instruction, page)), strict=True)
             before_keys, before_values = (torch.cat([one.to(x) for one in pair], dim=1) for pair in stored)
             keys, values = torch.cat([before_keys, key], dim=1), torch.cat([before_values, value], dim=1)
-            asked = query[:, rows].float().unflatten(0, (len(keys), -1))  # (H_kv, group, rows, d)
-            logits = asked @ keys.float().transpose(1, 2)[:, None] * query.shape[-1] ** -0.5
-            weights = torch.softmax(logits.masked_fill(~mask[rows], -torch.inf), dim=-1)
-            found.append(weights[..., own].mean(dim=(0, 1, 2)))
+            found.append(mean_attention(query[:, rows], keys, mask[rows])[own])
             attended = F.scaled_dot_product_attention(
                 query[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
             )[0]
