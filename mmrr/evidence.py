@@ -23,8 +23,9 @@ from mmrr.contracts import Embedder, QueryWord, SupportsAttention, SupportsWordV
 from mmrr.errors import MmrrError
 from mmrr.modeling import families
 from mmrr.modeling.contract_check import has_ability
-from mmrr.stages import rerank, retrieve
+from mmrr.stages import retrieve
 from mmrr.stages._query_vectors import load_embedder
+from mmrr.stages._scoring import load_scorer
 from mmrr.types import Embedding, Grid
 from mmrr.workspace import manifests
 from mmrr.workspace.pages import Collection, page_row, read_image
@@ -211,7 +212,7 @@ def _by_reranker(page: _Page, query: str, word: int | str | None, layer: int | N
     """Attention to the kept tokens: (words, chosen word, heat (K,), grid)."""
     assert page.cached
     workspace, number = page.context.workspace, page.collection.pages[page.row]
-    scorer = cast(SupportsAttention, rerank.open_scorer(page.context, page.cached))
+    scorer = cast(SupportsAttention, load_scorer(page.context, page.cached))
     words = scorer.word_tokens(query)
     pick = _pick(words, word)
     known, shard = manifests.content(page.cached, "precache"), page.collection.shards[page.row]

@@ -44,7 +44,9 @@ def workspace(
     embedder = late(tiny_embedder_path, root / "late", words=True)
     with mmrr.Workspace(root / "work", create=True, machine=Machine("cpu", "float32", workers=1)) as made:
         render = Render("pdfium", max_tokens=64)
-        made.index(root / "documents", embedder=str(embedder), embed_options={"pool": 4}, render=render)
+        made.index(
+            root / "documents", embedder=str(embedder), embed_options={"pool": 4}, text_embedder="none", render=render
+        )
         made.precache(str(tiny_path))
         yield made
 
@@ -126,14 +128,14 @@ def test_the_code_of_the_guide_runs(workspace: mmrr.Workspace, tmp_path: Path, m
     assert (tmp_path / "why.png").is_file()
     assert names["why"].word == ("thesis", 3)
     query = mmrr.Query("q", "", image=QueryImage("0" * 64, b""))
-    with pytest.raises(mmrr.MmrrError, match="found a query with an image; expected text"):
+    with pytest.raises(mmrr.MmrrError, match="found a query with an image; expected a text"):
         workspace.explain(query, PAGE)
 
 
 def test_words_alone_have_no_evidence(tmp_path: Path) -> None:
     write_documents(tmp_path / "documents", soil=SOIL)
     with mmrr.Workspace(tmp_path / "work", create=True, machine=Machine("cpu", "float32", workers=1)) as made:
-        made.index(tmp_path / "documents", render=Render("pdfium", max_tokens=64))
+        made.index(tmp_path / "documents", text_embedder="none", render=Render("pdfium", max_tokens=64))
         with pytest.raises(NoEvidenceError, match=r"late-interaction embedder \(colqwen3\), or .* by minireranker"):
             made.explain(QUERY, "soil.pdf/0001")
         with pytest.raises(mmrr.MmrrError, match="query is empty"):

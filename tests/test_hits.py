@@ -25,7 +25,7 @@ class Pages:
 def hit(page: int, document: str = "a <b>.pdf") -> Hit:
     pages: Any = Pages()
     query = mmrr.Query("q", "<script>")
-    return Hit(f"{document}/{page:04d}", document, page, "iv", 0.5, page, 7, query, pages)
+    return Hit(f"{document}/{page:04d}", document, page, "iv", 0.5, page, 7, query, {}, pages)
 
 
 def test_hits_are_a_list_with_thumbnails() -> None:

@@ -76,7 +76,7 @@ class Backbone:
         Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self._path, self._adapter, self._parts = path, adapter, {"needs_head": needs_head, "projection": projection}
+        self._path, self._adapter, self._needs_head, self._projection = path, adapter, needs_head, projection
         self.limits = Limits()
         if model is None and adapter is None and comes_with_mmrr(path):
             self._load_text()
@@ -118,7 +118,9 @@ class Backbone:
     def _load_model(self) -> Any:  # Any: the model of transformers has no type
         from mmrr.backbones._qwen3_vl_loading import load_model
 
-        model = load_model(self._path, self._adapter, self.dtype, **self._parts)
+        model = load_model(
+            self._path, self._adapter, self.dtype, needs_head=self._needs_head, projection=self._projection
+        )
         return self._ready(model)
 
     def _ready(self, model: Any) -> Any:

@@ -18,7 +18,7 @@ import torch
 
 from mmrr.config import Rerank
 from mmrr.context import Context
-from mmrr.contracts import Options, Scorer, SupportsUncached
+from mmrr.contracts import Options, SupportsUncached
 from mmrr.errors import MmrrError
 from mmrr.evaluation.trec import save_run
 from mmrr.modeling import families
@@ -361,8 +361,3 @@ def _expect_finite(
             f"query {query.query_id}: {cached.model and cached.model['id']} gave a score that is not finite for "
             f"page {collection.pages[row].page_id}; {ADVICE}"
         )
-
-
-def open_scorer(context: Context, cached: Manifest) -> Scorer:
-    """The scorer that made the caches. Raises MmrrError if its prompt has changed since."""
-    return load_scorer(context, cached)
