@@ -64,9 +64,8 @@ class Backbone:
 
         Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.limits = device, dtype, Limits()
         self._path, self._adapter, self._parts = path, adapter, {"needs_head": needs_head, "projection": projection}
-        self.limits = Limits()
         if adapter is None and comes_with_mmrr(path):
             self._load_text()
         else:
