@@ -65,15 +65,15 @@ class Backbone:
         Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype, self.limits = device, dtype, Limits()
-        self._path, self._adapter, self._parts = path, adapter, {"needs_head": needs_head, "projection": projection}
+        self._path, self._adapter = path, adapter
+        self._parts: dict[str, Any] = {"needs_head": needs_head, "projection": projection}  # keywords of load_model
         if adapter is None and comes_with_mmrr(path):
             self._load_text()
         else:
             self._load_whole()
         self.n_layers: int = self.config.text_config.num_hidden_layers
-        vision = self.config.vision_config
         #: Side in pixels of the square that one LM token covers.
-        self.cell_px: int = int(vision.patch_size) * int(vision.spatial_merge_size)
+        self.cell_px: int = int(self.config.vision_config.patch_size * self.config.vision_config.spatial_merge_size)
 
     def _load_text(self) -> None:
         """Load the language model without transformers. ``model`` and ``tower`` are loaded when they are used."""
@@ -124,8 +124,8 @@ class Backbone:
 
     def grid(self, width_px: int, height_px: int, max_tokens: int | None = None) -> Grid:
         """(h, w) in merged tokens of a page image of this size."""
-        width, height = page_size(width_px, height_px, self.cell_px, self.limits.pixels, max_tokens)
-        return height // self.cell_px, width // self.cell_px
+        size = page_size(width_px, height_px, self.cell_px, self.limits.pixels, max_tokens)
+        return size[1] // self.cell_px, size[0] // self.cell_px
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token embeddings (n, D)."""
