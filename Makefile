@@ -8,7 +8,7 @@ WHEEL := .venv-wheel
 PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-framework test-wheel wheel-test check format docs clean
+.PHONY: help install demo test test-slow test-browser test-framework screenshots test-wheel wheel-test check format docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,14 @@ test: install ## Run the fast tests (CPU, no network, 4 minutes on 2 cores); TES
 # A file stays on one process: its fixtures train models for up to a minute.
 test-slow: install ## Run the slow tests, which make test leaves out
 	$(BIN)/python $(PYTEST) --dist loadfile -m 'slow and not gpu' $(TESTS)
+
+test-browser: install ## Install Playwright in .venv, and run the tests of the web page in the system's Chromium
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,browser]'
+	$(BIN)/python -m pytest -q -rs -m browser tests/serve
+
+screenshots: demo ## Draw the screenshots of the web page in docs/images
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serve,browser]'
+	$(BIN)/python -m benchmarks.screenshots $(DEMO)/work
 
 FRAMEWORKS := langchain,llamaindex,haystack,mteb,pyterrier,mcp
 

@@ -105,7 +105,7 @@ def evaluate(
     ] = False,
     json_: o.Json = False,
 ) -> None:
-    """Measure rankings against judgements, or run a benchmark: `mmrr eval NAME`.
+    """Measure rankings against judgements, or run a benchmark.
 
     Measures the current run, or any TREC runs with --run. Runs are compared with 95 % intervals (bootstrap over
     documents) and a paired randomisation test over queries. NAME is a benchmark of --list, a Hub id, a folder or a
@@ -151,7 +151,8 @@ def _fields(queries: Path | None, qrels: Path, export: Path | None) -> dict[str,
         if export:
             raise MmrrError("--export writes the questions too: pass them with --queries FILE")
         return {}
-    found, judged = read_queries(queries), read_qrels(qrels)
+    # An export holds texts: a question that is an image alone is an error there.
+    found, judged = read_queries(queries, images=export is None), read_qrels(qrels)
     query_fields.check_judged(queries, found, judged)
     fields = query_fields.read_fields(queries, found)
     if export:

@@ -50,6 +50,21 @@ Documents = Annotated[
 Question = Annotated[
     Optional[str], typer.Argument(metavar="QUERY", help="A question or some words.", show_default=False)
 ]
+PageName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PAGE",
+        help="A page as rankings name it, e.g. report.pdf/0007; or file and page, or label: report/7, report/iv.",
+        show_default=False,
+    ),
+]
+Show = Annotated[
+    bool,
+    typer.Option(
+        "--show",
+        help="Also show the picture in the terminal, if it has the protocol of kitty, iTerm2 or sixel.",
+    ),
+]
 QueryImage = Annotated[
     Optional[Path],
     typer.Option(

@@ -113,6 +113,15 @@ def picture(image: Image.Image, output: Path) -> None:
     write_atomically(output, data.getvalue())
 
 
+def show(image: Image.Image, output: Path, *, in_terminal: bool) -> None:
+    """The picture in the terminal, where it is asked for and can be shown, and the path of its file on one line."""
+    if in_terminal:
+        from . import graphics
+
+        graphics.show(image)
+    typer.echo(output)
+
+
 def evaluation(judgement: Judgement, *, as_json: bool) -> None:
     """Show the measures of one run, or of several with their differences, intervals and tests."""
     judged = judgement.metrics

@@ -66,7 +66,7 @@ def mine(
     json_: o.Json = False,
     device: o.Device = o.MACHINE.device,
 ) -> None:
-    """Make training pairs from judgements, or from a published training set with --data.
+    """Make training pairs from judgements or a published set.
 
     Writes relevant pages, hard negatives and random negatives for mmrr train. A hard negative is a page that the
     first stage finds and the judgements do not call relevant. With --first-stage sight, only the index's embedder

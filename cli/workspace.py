@@ -98,21 +98,15 @@ def verify(
 
 
 def view(
-    page: Annotated[
-        str,
-        typer.Argument(
-            metavar="PAGE",
-            help="A page as rankings name it, e.g. report.pdf/0007; or file and page, or label: report/7, report/iv.",
-            show_default=False,
-        ),
-    ],
+    page: o.PageName,
     work: o.Work = o.WORK,
     output: Annotated[Path, typer.Option("--output", help="PNG file to write.")] = Path("page.png"),
+    show: o.Show = False,
     from_: o.From = None,
 ) -> None:
     """Draw a page and its kept tokens.
 
-    The visual tokens that pruning dropped are faded.
+    The visual tokens that pruning dropped are faded. With --show a terminal that can shows the picture.
 
     Example: `mmrr view report.pdf/0007 --output page.png`
     """
@@ -120,8 +114,9 @@ def view(
         from mmrr import pipeline
 
         check_output(output, is_picture=True)
-        report.picture(pipeline.kept_picture(context, page), output)
-        typer.echo(output)
+        picture = pipeline.kept_picture(context, page)
+        report.picture(picture, output)
+        report.show(picture, output, in_terminal=show)
 
 
 def doctor(work: o.Work = o.WORK, json_: o.Json = False) -> None:

@@ -337,6 +337,8 @@ class Workspace:
         if isinstance(query, Query) and query.image:
             raise MmrrError("found a query with an image; expected a text: evidence is of words")
         text = query.text if isinstance(query, Query) else query
+        if isinstance(query, Query) and query.image is not None:
+            raise MmrrError("found a query with an image; expected text: evidence belongs to the words of a query")
         with self._lock:
             return evidence.explain(self._now(), text, page_id, word=word, source=source, layer=layer)
 

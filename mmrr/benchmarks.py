@@ -178,7 +178,7 @@ def write_export(context: Context, published: Published, collection: Collection,
 
     ``ids.csv`` says which page an id of the set is, in the form of --map. The images are ``images/<page id>.png``.
     """
-    fields = {"config": published.config_of} if published.config_of else None
+    fields = {"language": published.config_of} if published.config_of else None
     export.write_benchmark(folder, published.queries, published.qrels(), fields)
     rows = [f"{_quoted(one)},{page}\n" for one, page in published.page_ids.items()]
     write_atomically(folder / "ids.csv", "".join(["id,page_id\n", *rows]))

@@ -21,7 +21,7 @@ _RAMP = np.array([(255, 221, 60), (242, 116, 32), (170, 10, 80)], dtype=np.float
 #: Opacity of the largest heat. Opacity grows with the square root, so that small heat is visible.
 _OPACITY = 0.72
 #: Opacity of the page under a dropped token, the colour of the paper under it, and the lines drawn across it.
-_FADED, _PAPER, _LINES = 0.22, (236, 238, 244), (150, 155, 170)
+_FADED, _PAPER, _LINES = 0.22, (236, 238, 244), (188, 192, 204)
 _INK, _GREY, _WHITE = (25, 27, 33), (95, 99, 110), (255, 255, 255)
 #: A picture is at least so wide, in pixels: narrow pages are enlarged.
 _NARROWEST = 640
@@ -45,7 +45,7 @@ class Caption:
     def title(self) -> str:
         """The page, the source and whose heat it is."""
         whose = "the whole query" if self.word is None else f"word {self.word}, {self.words[self.word][:_WORD_CHARS]}"
-        return f"{self.page_id}   heat by the {self.source}: {whose}"
+        return f"{self.page_id} - heat by the {self.source}, of {whose}"
 
 
 def overlay(

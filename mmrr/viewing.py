@@ -21,6 +21,7 @@ from mmrr.documents.word_boxes import WordBox
 from mmrr.search import languages
 from mmrr.search.indexes import TEXT, read_languages
 from mmrr.search.passages import Marker, Passage
+from mmrr.search.words import Words
 from mmrr.workers import Helper
 from mmrr.workspace import changes, manifests
 from mmrr.workspace.manifests import DocumentEntry
@@ -55,23 +56,21 @@ def passages(context: Context, query: str, page_ids: Sequence[str]) -> list[Pass
     indexed = context.current("index")
     collection = context.collection(indexed)
     rows = [page_row(collection, page_id) for page_id in page_ids]
-    of_pages = _languages(context, indexed, collection)
-    marker = _marker(query, of_pages)
+    of_pages, marker = _marker(context, indexed, collection, query)
     texts = read_texts(context.workspace, collection, rows)
     return [marker.passage(text, of_pages[row]) for row, text in zip(rows, texts, strict=True)]
 
 
-def _languages(context: Context, indexed: Manifest, collection: Collection) -> list[str]:
-    """The language of each page, as the index has it."""
+def _marker(context: Context, indexed: Manifest, collection: Collection, query: str) -> tuple[list[str], Marker]:
+    """The language of each page, as the index has it, and what finds the words of a query."""
 
-    def read() -> list[str]:
-        return read_languages(context.workspace.own_file(indexed, TEXT), len(collection.pages))
+    def read() -> tuple[list[str], list[str], Words]:
+        of_pages = read_languages(context.workspace.own_file(indexed, TEXT), len(collection.pages))
+        frequent = languages.by_frequency(of_pages)
+        return of_pages, frequent, Words(frequent)
 
-    return context.kept("languages", indexed, read)
-
-
-def _marker(query: str, of_pages: Sequence[str]) -> Marker:
-    return Marker(query, languages.by_frequency(of_pages))
+    of_pages, frequent, words = context.kept("words of pages", indexed, read)
+    return of_pages, Marker(query, frequent, words)
 
 
 # Kept tokens
@@ -123,8 +122,7 @@ def words(context: Context, reader: WordReader, page_id: str, query: str) -> Pag
         return PageWords([], found)
     if not found:
         return PageWords([], "the page has no text layer")
-    of_pages = _languages(context, indexed, collection)
-    marker = _marker(query, of_pages)
+    of_pages, marker = _marker(context, indexed, collection, query)
     is_match = functools.cache(lambda text: bool(marker.places(text, of_pages[row])))
     return PageWords([(box, is_match(box.text)) for box in found])
 

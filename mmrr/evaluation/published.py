@@ -11,6 +11,7 @@ ids of a whole set are in memory.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ from mmrr.errors import MmrrError
 from mmrr.evaluation.benchmarks import Entry
 from mmrr.evaluation.hub_dataset import DataSet, Table, columns_of, pictures, rows
 from mmrr.evaluation.trec import read_qrels
-from mmrr.types import Hit, Qrels, Query, Run
+from mmrr.types import Hit, Qrels, Query, QueryImage, Run
 
 #: Names of columns, the first that a table has counts.
 _CORPUS_ID = ("_id", "id", "corpus-id", "corpus_id", "docid")
@@ -127,7 +128,7 @@ def open_published(
 
     ``config``: the one part that is read. ``limit``: the first queries alone, over their judged documents and
     some others.
-    Raises MmrrError if the set, a table or a column is missing, and for queries that are images.
+    Raises MmrrError if the set, a table or a column is missing, and for queries that are images over texts.
     """
     data = DataSet.open(entry.hub)
     split = split or entry.split
@@ -222,6 +223,8 @@ def _assembled(
     if kept is not None:
         page_ids = {one: page for one, page in page_ids.items() if one in kept}
         partial = f"{len(queries)} of {n_queries} queries over {len(page_ids)} of {len(set(ids))} documents"
+    if entry.text and any(query.image for query in queries):
+        raise MmrrError(f"{entry.name} asks with images for texts, which no search and no scorer here ranks")
     documents = bool(ids and ids[0][1])
     configs = tuple(dict.fromkeys(config_of[query.query_id] for query in queries if query.query_id in config_of))
     head = (entry, configs, split, corpus, columns)
@@ -270,14 +273,16 @@ def _queries(
         raise MmrrError(f"{entry.name}: found no queries, expected them besides the corpus")
     columns = columns_of(table)
     query_id, text = _column(table, columns, _QUERY_ID), _first(_QUERY_TEXT, columns)
-    if entry.image_queries or text is None:
-        raise MmrrError(f"{entry.name} asks with images, and queries are texts here; run its text-to-image direction")
+    image = _first(_IMAGE, columns) if entry.image_queries or text is None else None
+    if text is None and image is None:
+        raise MmrrError(f"{entry.name}: found no text and no image of the queries, found {', '.join(columns)}")
     language = _first(_LANGUAGE, columns) if table.name == "queries" else None
     wanted = {config} if config else set(entry.configs)
     queries: dict[str, Query] = {}
     config_of: dict[str, str] = {}
     found: set[str] = set()
-    for row in rows(table, [query_id, text, *([language] if language else [])]):
+    read = rows(table, [query_id, *(name for name in (text, language) if name)])
+    for row, picture in zip(read, pictures(table, image) if image else itertools.repeat(None), strict=False):
         part = str(row[language]) if language else config
         found.add(part or "")
         name = _clean(str(row[query_id]))
@@ -285,7 +290,11 @@ def _queries(
             continue
         if name in queries:
             raise MmrrError(f"{entry.name}: the query id {name} comes again, expected each id once")
-        queries[name] = Query(name, str(row[text] or "").strip() or "?")
+        asked = str((row[text] if text else "") or "").strip()
+        shown = QueryImage(hashlib.sha256(picture).hexdigest(), picture) if picture else None
+        if not asked and shown is None:
+            raise MmrrError(f"{entry.name}: found neither text nor image of query {name}")
+        queries[name] = Query(name, asked, image=shown)
         if part:
             config_of[name] = part
     if not queries and config:

@@ -24,7 +24,7 @@ def read_fields(path: Path, queries: Sequence[Query] | None = None) -> dict[str,
     ``queries``: those of the file, if they are read already. Raises MmrrError as ``read_queries`` does, and for a value
     that is not a short text.
     """
-    if not (queries if queries is not None else read_queries(path)):
+    if not (queries if queries is not None else read_queries(path, images=True)):
         return {}
     found: dict[str, dict[str, str]] = {}
     for n, line in lines(path):

@@ -43,7 +43,7 @@ def ask(context: Context, files: Files, measures: Sequence[str] | None = None, m
     if files.queries is None:
         queries = _asked_queries(context, runs)
     else:
-        queries = read_queries(files.queries)
+        queries = read_queries(files.queries, images=True)
         query_fields.check_judged(files.queries, queries, qrels)
         fields = query_fields.read_fields(files.queries, queries)
     return Asked(runs, queries, qrels, measures or MEASURES, fields, most_failures)
@@ -69,7 +69,7 @@ def _asked_queries(context: Context, runs: Sequence[NamedRun]) -> list[Query]:
     for one in runs:
         if one.made:
             first = first_stage_of(context.workspace, one.made)
-            stored = read_queries(context.workspace.own_file(first, "queries.jsonl"))
+            stored = read_queries(context.workspace.own_file(first, "queries.jsonl"), images=True)
             found |= {query.query_id: query for query in stored}
     if not found:
         raise MmrrError(

@@ -139,7 +139,7 @@ def _check(asked: Asked, collection: Collection | None) -> list[str]:
 
 
 def _rows(asked: Asked, compared: Comparison, runs: Mapping[str, Run]) -> list[Row]:
-    texts = {query.query_id: query.text for query in asked.queries}
+    texts = {query.query_id: " ".join(_parts(query)) for query in asked.queries}
     measure, subject = compared.measures[0], compared.best
     places = {
         label: {query: {hit.page_id: i for i, hit in enumerate(hits, 1)} for query, hits in run.items()}
@@ -158,6 +158,11 @@ def _rows(asked: Asked, compared: Comparison, runs: Mapping[str, Run]) -> list[R
     if not compared.against:
         return sorted(rows, key=lambda row: -row.values[subject])
     return sorted(rows, key=lambda row: (-(row.difference or 0), -row.values[subject]))
+
+
+def _parts(query: Query) -> list[str]:
+    """The text of a query, and the name of its image."""
+    return [*([query.text] if query.text else []), *([f"[image: {query.image.name}]"] if query.image else [])]
 
 
 def _fails(rank: int | None, depth: int, judged: Mapping[str, int]) -> bool:

@@ -24,7 +24,7 @@ class Step:
     model: str  # id, revision and number format; "" without a model
     settings: list[tuple[str, str]]
     counts: str
-    created: str
+    created: str  # UTC, to the minute
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def _step(made: Manifest) -> Step:
     named = f"{model['id']}, revision {model['revision'][:19]}, {model['dtype']}" if model else ""
     counts = ", ".join(f"{made.content[name]:,} {name}" for name in _COUNTED if name in made.content)
     settings = list(_flat("", {key: value for key, value in made.config.items() if key != "wording"}))
-    return Step(made.stage, made.fingerprint, named, settings, counts, str(made.provenance.get("created", "")))
+    created = str(made.provenance.get("created", ""))[:16].replace("T", " ")
+    return Step(made.stage, made.fingerprint, named, settings, counts, created)
 
 
 def _flat(prefix: str, value: object) -> Iterator[tuple[str, str]]:

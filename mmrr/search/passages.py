@@ -25,10 +25,13 @@ class Passage:
 class Marker:
     """Finds the words of one query in texts by the rules of the index: "dates" is found in "date"."""
 
-    def __init__(self, query: str, languages: Sequence[str]) -> None:
-        """``languages``: of the pages, the most frequent one first; not empty."""
+    def __init__(self, query: str, languages: Sequence[str], words: Words | None = None) -> None:
+        """``languages``: of the pages, the most frequent one first; not empty.
+
+        ``words``: of these languages, with the words of earlier texts in its memory.
+        """
         self._query, self._default = query, languages[0]
-        self._words = Words(languages)
+        self._words = words or Words(languages)
 
     @cached_property
     def _wanted(self) -> frozenset[str]:

@@ -72,6 +72,7 @@ class Words:
         """``languages``: of the pages, the most frequent one first."""
         self._languages = list(languages)
         self._known: dict[str, dict[str, tuple[str, ...]]] = {language: {} for language in languages}
+        self._seen: dict[str, dict[str, list[str]]] = {}  # by language: runs of a text that was not normalised
 
     def of_page(self, text: str, language: str) -> list[str]:
         """The words of a page, in order, stemmed. A word with several readings is there in each of them."""
@@ -106,9 +107,16 @@ class Words:
     def places(self, text: str, wanted: Set[str], language: str) -> list[tuple[int, int]]:
         """(start, end) in a page's text of its words that are in ``wanted``, such as ``of_query`` gives, in order."""
         found: list[tuple[int, int]] = []
+        seen = self._seen.setdefault(language, {})
         for chunk in _pattern().finditer(text):
             for start, end in _parts(chunk[0], chunk.start()):
-                if wanted.isdisjoint(self.of_page(text[start:end], language)):
+                run = text[start:end]
+                words = seen.get(run)
+                if words is None:
+                    if len(seen) >= _REMEMBERED:
+                        seen.clear()
+                    words = seen[run] = self.of_page(run, language)
+                if wanted.isdisjoint(words):
                     continue
                 if found and start <= found[-1][1]:  # neighbouring pairs of characters overlap
                     start = found.pop()[0]
@@ -118,7 +126,9 @@ class Words:
 
 def _parts(chunk: str, start: int) -> Iterator[tuple[int, int]]:
     """The places of the words of a chunk that begins at ``start``: a script without blanks has several words."""
-    if _cjk().match(chunk) and len(chunk) > 1:
+    if chunk[0] <= "\u0dff":
+        yield start, start + len(chunk)
+    elif _cjk().match(chunk) and len(chunk) > 1:
         yield from ((start + i, start + i + 2) for i in range(len(chunk) - 1))
     elif _unspaced().match(chunk):
         for word in _cut(chunk):

@@ -242,7 +242,7 @@ class WorkspaceRow(BaseModel):
     name: str
     documents: int
     pages: int
-    reranks: bool = Field(description="Whether its pages have caches of a reranker.")
+    reranker: str = Field(description="The model of its page caches; empty: its answers are not reranked.")
 
 
 class InfoResponse(BaseModel):

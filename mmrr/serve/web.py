@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from importlib.resources import files
+from pathlib import PurePath
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
@@ -87,7 +88,11 @@ def info(request: Request) -> InfoResponse:
 def _row(name: str, workspace: Workspace) -> WorkspaceRow:
     try:
         documents, pages = len(workspace.documents()), len(workspace.page_ids())
-        reranks = workspace.caches_of(lambda _: True)
+        cached = workspace.cached_as() if workspace.caches_of(lambda _: True) else None
     except MmrrError:  # no index yet: an upload makes one
-        return WorkspaceRow(name=name, documents=0, pages=0, reranks=False)
-    return WorkspaceRow(name=name, documents=documents, pages=pages, reranks=reranks)
+        return WorkspaceRow(name=name, documents=0, pages=0, reranker="")
+    # A checkpoint of this machine is recorded by its path, which is nobody's business.
+    reranker = cached.scoring.model.name if cached else ""
+    if PurePath(reranker).is_absolute():
+        reranker = PurePath(reranker).name
+    return WorkspaceRow(name=name, documents=documents, pages=pages, reranker=reranker)

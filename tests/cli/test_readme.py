@@ -50,6 +50,8 @@ def problem(words: list[str]) -> str | None:
     command, rest = COMMAND, list(words)
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
+    if command.name == "eval" and rest and not rest[0].startswith("-"):
+        command = command.commands["benchmark"]  # the name of a benchmark, a Hub id or a path
     if command is COMMAND and rest and not rest[0].startswith("-"):
         return None if rest[0].isupper() else f"no command {rest[0]}"
     known = {name for parameter in command.params for name in parameter.opts} | {"--help"}

@@ -150,6 +150,14 @@ def test_what_is_refused(made: Chain, tmp_path: Path) -> None:
     command = (*command, "--qrels", made.qrels)
     assert "does not exist" in refused(*command, "--output", tmp_path / "none" / "r.html")
     assert "--baseline needs --run" in refused(*command, "--output", tmp_path / "r.html", "--baseline", made.qrels)
+    other = tmp_path / "other.trec"
+    other.write_text("1 Q0 thesis.pdf/0001 1 2.0 other\n")
+    command = (*command, "--queries", made.queries, "--run", other, "--output", tmp_path / "r.html")
+    expected = "the other run answers none of the 3 judged queries (run: 1; judged: q1, q2, q3)"
+    assert expected in refused(*command)
+    other.write_text("q1 Q0 thesis_1 1 2.0 other\n")
+    expected = "none of the 4 judged pages is in the other run (run: thesis_1; judged: soil.pdf/0001"
+    assert expected in refused(*command)
     assert not (tmp_path / "r.html").exists()
 
 

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mmrr.cli.main import app
-from mmrr.evaluation.trec import read_run
+from mmrr.evaluation.query_fields import read_fields
+from mmrr.evaluation.trec import read_qrels, read_run
 from tests.evaluation.mmdocir_files import write_annotations
 from tests.pdfs import make_pdf
 
@@ -39,7 +40,9 @@ def recalls_of_run(document: dict) -> dict[str, float]:
 
 
 def test_published_files_with_the_first_stage_alone(published, tmp_path):
-    document = evaluate(published, tmp_path / "w", "--first-stage", "bm25", "--layouts")
+    document = evaluate(
+        published, tmp_path / "w", "--first-stage", "bm25", "--layouts", "--export", str(tmp_path / "bench")
+    )
     assert document["queries"]["b_report.pdf#0"] == {
         "doc": "b_report.pdf",
         "index": 0,
@@ -51,6 +54,10 @@ def test_published_files_with_the_first_stage_alone(published, tmp_path):
     assert metrics["page"]["recall@3"]["micro"] == 50.0  # all pages of one question; the other has no evidence
     assert set(metrics["layout"]) == {"recall@1", "recall@5", "recall@10"}
     assert metrics["layout"]["recall@10"]["micro"] > 0
+    exported = tmp_path / "bench"
+    assert read_fields(exported / "queries.jsonl")["domain"]["b_report.pdf#0"] == "Financial report"
+    assert read_qrels(exported / "qrels.tsv") == read_qrels(exported / "qrels.trec")
+    assert list(read_qrels(exported / "qrels.tsv")["b_report.pdf#0"]) == ["b_report.pdf/0001", "b_report.pdf/0003"]
 
 
 def test_published_files_through_caches(published, tmp_path, tiny_path, tiny_embedder_path):

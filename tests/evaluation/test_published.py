@@ -102,9 +102,18 @@ def test_beir_without_a_card_in_json_lines_and_parquet(tmp_path: Path) -> None:
     assert opened(str(folder)).qrels() == {"q0": {"mini_beir/0008": 1}}
 
 
-def test_image_queries_are_refused_in_one_line(cache: HubCache) -> None:
-    sets.vidore_v2(cache, "mteb/flickr30ki2t")
-    with pytest.raises(MmrrError, match="flickr30k/i2t asks with images"):
+def test_queries_that_are_images(cache: HubCache) -> None:
+    queries = sets.table(id=["q0", "q1"], image=sets.images(2))
+    judged = {"query-id": ["q0", "q1"], "corpus-id": ["10", "11"], "score": [1, 1]}
+    for name in ("mteb/flickr30ki2t", "someone/photos"):
+        snapshot = sets.vidore_v2(cache, name)
+        for table in ("queries", "qrels"):
+            (snapshot / sets.shard(table, "test")).unlink()
+        files = {sets.shard("queries", "test"): queries, sets.shard("qrels", "test"): sets.table(**judged)}
+        cache.add(name, files)
+    asked = [(query.text, query.image and query.image.source) for query in opened("someone/photos").queries]
+    assert asked == [("", png(0)), ("", png(9))]
+    with pytest.raises(MmrrError, match="flickr30k/i2t asks with images for texts, which no search and no scorer"):
         opened("flickr30k/i2t")
 
 

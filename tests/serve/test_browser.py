@@ -121,7 +121,7 @@ def test_search(site: Site):
     assert all(re.match(r"(▲ \d+|▼ \d+|=)", text) for text in moved)
     assert page.title() == f"{QUERY} · mmrr"
     assert site.seen.refused == []
-    page.check("text=First stage alone")
+    page.check("input[name=rank][value=first]")
     settled(page)
     assert "by the first stage" in page.inner_text("#status")
     assert page.locator(".movement").count() == 0

@@ -77,7 +77,7 @@ def test_the_page_needs_no_key_and_what_it_shows_does(settings: Settings):
 
 def test_info(client: TestClient):
     info = client.get("/v1/info").json()
-    assert info["workspaces"] == [{"name": "work", "documents": 2, "pages": 5, "reranks": True}]
+    assert info["workspaces"] == [{"name": "work", "documents": 2, "pages": 5, "reranker": "reranker"}]
     assert info["read_only"] is False
     assert {".pdf", ".png"} <= set(info["upload_endings"])
     assert info["upload_bytes"] == 256 << 20
@@ -152,7 +152,7 @@ def test_without_pruning_there_is_a_reason(unpruned: TestClient):
     answer = unpruned.get(f"{PAGE}/kept")
     assert answer.status_code == 404
     assert "pruned" in answer.json()["error"]["message"]
-    assert unpruned.get("/v1/info").json()["workspaces"][0]["reranks"] is False
+    assert unpruned.get("/v1/info").json()["workspaces"][0]["reranker"] == ""
 
 
 def test_words_of_the_text_layer(client: TestClient, own: Settings):

@@ -2,13 +2,14 @@
 
 import { Refused, address, ask, setKey } from "./api.js";
 import { byId, count, element, remember, remembered } from "./dom.js";
-import { moveFocus, showResults, showSkeleton } from "./results.js";
+import { firstThumbnails, moveFocus, showResults, showSkeleton } from "./results.js";
 import { setUpUpload } from "./upload.js";
 import { closePage, setUpViewer, showPage } from "./viewer.js";
 
 const PAGES = 20; // results, and how many more each time
 const MOST_DOCUMENTS = 60; // names in the filter
 const RETRIES = 3; // of a search that a busy server refused
+const FIRST_MS = 200; // that reranking waits for the first thumbnails
 const TRIED_AGAIN = [429, 503];
 
 let info = null; // what the server is and allows
@@ -59,7 +60,7 @@ async function show(state) {
   const asked = JSON.stringify([q, workspace, names, pages, rank]);
   const isNew = asked !== searched;
   if (page) openPage(state);
-  else closePage();
+  else focusOn(closePage());
   if (isNew) {
     searched = asked;
     await Promise.all([search(state), listDocuments(workspace)]);
@@ -110,8 +111,9 @@ async function search(state) {
       byId("status").textContent = `${n} by the first stage, ${milliseconds()}`;
     } else {
       byId("status").textContent = `${n} by the first stage, ${milliseconds()}. Reranking …`;
+      await firstThumbnails(byId("hits"), FIRST_MS); // a reranker on the same processors would delay them
       take(await askPatiently(state, state.rank ? { fuse: Number(state.rank) } : {}, signal));
-      byId("status").textContent = `${n}, reranked by ${info.model.split("/").pop()}, ${milliseconds()}`;
+      byId("status").textContent = `${n}, reranked by ${row().reranker.split("/").pop()}, ${milliseconds()}`;
     }
     byId("more").hidden = hits.length < state.pages || state.pages >= 200;
   } catch (error) {
@@ -128,7 +130,7 @@ async function search(state) {
 /** Whether the pages of the workspace have caches of a reranker. */
 async function reranks() {
   await informed;
-  return Boolean(row()?.reranks);
+  return Boolean(row()?.reranker);
 }
 
 /** Search; a busy server is asked again after the time that it names. */
@@ -163,7 +165,7 @@ function message(title, text, ...more) {
 
 function welcome() {
   byId("status").textContent = "";
-  const { pages, documents: n, reranks: looks } = row() ?? {};
+  const { pages, documents: n, reranker: looks } = row() ?? {};
   if (!row()) return;
   const adds = !info.read_only;
   if (!pages) {
@@ -270,7 +272,7 @@ function listWorkspaces() {
   byId("workspace").value = chosenWorkspace() ?? "";
   byId("workspace-label").hidden = info.workspaces.length < 2;
   byId("add").hidden = info.read_only || !info.workspaces.length;
-  byId("ranking").hidden = !row()?.reranks;
+  byId("ranking").hidden = !row()?.reranker;
 }
 
 // One page
@@ -283,12 +285,15 @@ function openPage(state) {
   });
 }
 
+/** After a page is closed, its result has the focus: it may be another one than was opened. */
+function focusOn(pageId) {
+  [...byId("hits").querySelectorAll("a[data-page]")].find((link) => link.dataset.page === pageId)?.focus();
+}
+
 function leavePage() {
-  const { page } = read();
   // The list is the entry before, if the page was opened from it.
   if (history.state?.opened) history.back();
   else go({ page: "" }, { replace: true });
-  [...byId("hits").querySelectorAll("a[data-page]")].find((link) => link.dataset.page === page)?.focus();
 }
 
 function step(by) {

@@ -18,14 +18,18 @@ export function drawKept(canvas, { grid, kept }) {
   paint(canvas, grid, (i) => (kept[i] ? [0, 0, 0, 0] : DROPPED));
 }
 
-/** A heat map from 0 (clear) over yellow to red (1). Dropped tokens are grey. */
+/** The colours of heat 0, 1/2 and 1, and the opacity of 1: those of `mmrr explain`. Opacity grows with the root. */
+const RAMP = [[255, 221, 60], [242, 116, 32], [170, 10, 80]];
+const OPACITY = 0.8 * 255;
+
+/** A heat map. Dropped tokens are grey. */
 export function drawEvidence(canvas, { grid, heat, kept }) {
   paint(canvas, grid, (i) => {
-    if (!kept[i]) return [120, 126, 138, 70];
+    if (!kept[i]) return [120, 126, 138, 60];
     const value = Math.min(1, Math.max(0, heat[i]));
-    const opacity = Math.round(215 * Math.sqrt(value));
-    return value < 0.5 ? [255, Math.round(214 - 120 * value), 60 - 60 * value, opacity]
-      : [Math.round(255 - 70 * (value - 0.5)), Math.round(154 - 250 * (value - 0.5)), 20, opacity];
+    const [from, to] = value < 0.5 ? [RAMP[0], RAMP[1]] : [RAMP[1], RAMP[2]];
+    const share = 2 * value - (value < 0.5 ? 0 : 1);
+    return [0, 1, 2].map((c) => from[c] + share * (to[c] - from[c])).concat(OPACITY * Math.sqrt(value));
   });
 }
 

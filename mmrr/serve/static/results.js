@@ -69,6 +69,13 @@ export function showResults(list, hits, { hrefOf, workspace, failed }) {
   if (focused) [...list.querySelectorAll("a[data-page]")].find((one) => one.dataset.page === focused)?.focus({ preventScroll: true });
 }
 
+/** Wait until the first thumbnails can be drawn, but not longer than this many milliseconds. */
+export function firstThumbnails(list, milliseconds) {
+  const images = [...list.querySelectorAll(".thumbnail")].slice(0, AT_ONCE);
+  const drawn = Promise.allSettled(images.map((image) => image.decode()));
+  return Promise.race([drawn, new Promise((resolve) => { setTimeout(resolve, milliseconds); })]);
+}
+
 /** Empty cards while the server searches. */
 export function showSkeleton(list, n = 6) {
   const empty = () => element("li", { class: "hit skeleton", "aria-hidden": "true" },

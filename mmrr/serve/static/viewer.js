@@ -78,10 +78,13 @@ export async function showPage(pageId, { hit, query, workspace, steps, refused }
   }
 }
 
+/** Returns the id of the page that was shown, or null. */
 export function closePage() {
+  const left = open?.pageId ?? null;
   open?.controller.abort();
   open = null;
   if (dialog.open) dialog.close();
+  return left;
 }
 
 function title(page) {
