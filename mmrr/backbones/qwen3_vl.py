@@ -76,7 +76,8 @@ class Backbone:
         Raises MmrrError if weights are missing, unknown or of the wrong shape, or if the adapter does not fit.
         """
         self.device, self.dtype = device, dtype
-        self._path, self._adapter, self._parts = path, adapter, {"needs_head": needs_head, "projection": projection}
+        self._path, self._adapter = path, adapter
+        self._parts: dict[str, Any] = {"needs_head": needs_head, "projection": projection}
         self.limits = Limits()
         if model is None and adapter is None and comes_with_mmrr(path):
             self._load_text()
