@@ -19,6 +19,7 @@ from . import (
     bench,
     compare,
     defaults,
+    distill,
     evaluate,
     everyday,
     explain,
@@ -77,7 +78,13 @@ PANELS: dict[str, dict[str, Callable[..., None] | None]] = {
         "doctor": workspace.doctor,
     },
     "Serve": {"serve": serve.serve, "mcp": mcp.mcp},
-    "Train": {"train": train.train, "merge": merge.merge, "mine": training_data.mine, "draw": training_data.draw},
+    "Train": {
+        "train": train.train,
+        "merge": merge.merge,
+        "mine": training_data.mine,
+        "distill": distill.distill,
+        "draw": training_data.draw,
+    },
 }
 #: Command -> the Typer app of its commands.
 GROUPS = {"eval": evaluate.app}

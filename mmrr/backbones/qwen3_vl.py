@@ -173,6 +173,10 @@ class Backbone:
         """The rows of the LM head for these tokens, (n, D) float32."""
         return self._head.weight[list(ids)].float()
 
+    def vocabulary(self, hidden: Tensor) -> Tensor:
+        """The logits (n, V) in float32 of hidden states (n, D) after the final norm."""
+        return hidden.float() @ self._head.weight.float().T
+
     # Vision
 
     def vision(self, images: Sequence[Image.Image], max_tokens: int | None = None) -> list[Visual]:

@@ -198,6 +198,7 @@ class RerankerConfig(FinetuneConfig):
     keep: float | None = None  # share of visual tokens; default: that of mmrr precache with an embedder, else 1
     pages: int = 2  # a batch and process
     queries: int = 8  # a page, at most; a page's pairs are scored together
+    loss: str = "answers"  # cross-entropy of the answer over yes and no; "vocabulary": over all tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,5 +396,7 @@ def _check(config: TrainingConfig, path: Path) -> None:
             raise MmrrError(f"{path}: {name} = {value}; expected a share")
     if isinstance(config, RerankerConfig) and config.keep is not None and config.keep < 1 and not config.embedder:
         raise MmrrError(f"{path}: keep = {config.keep} needs an `embedder`; its attention selects the tokens")
+    if isinstance(config, RerankerConfig) and config.loss not in ("answers", "vocabulary"):
+        raise MmrrError(f"{path}: loss = {config.loss!r}; expected answers or vocabulary")
     if isinstance(config, FinetuneConfig) and config.dtype not in ("auto", "bfloat16", "float32"):
         raise MmrrError(f"{path}: dtype = {config.dtype!r}; expected auto, bfloat16 or float32")

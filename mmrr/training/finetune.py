@@ -70,14 +70,26 @@ class Reranker(nn.Module):
         exit_layer: int,
         saliency: Saliency | None,
         recompute: bool,
+        whole: bool = False,
     ) -> None:
-        """``adapted``: the language model with LoRA."""
+        """``adapted``: the language model with LoRA. ``whole``: the loss is over the whole vocabulary.
+
+        Six parameters: what a score needs, and how its loss is computed.
+        """
         super().__init__()
+        self.whole = whole
         self.scorer, self.backbone, self.adapted, self.exit_layer = scorer, scorer.backbone, adapted, exit_layer
         self.saliency, self.recompute = saliency, recompute
 
     def forward(self, page: JudgedPage) -> Tensor:
         """The score z (Q,) of a page for each of its queries."""
+        return self.judge(page)[0]
+
+    def judge(self, page: JudgedPage) -> Tensor:
+        """(2, Q): the score z for each query of a page, and what the other tokens add to the answer's cross-entropy.
+
+        The second row is log(1 / P(yes or no)) over the whole vocabulary, and 0 for the loss over the two answers.
+        """
         backbone = self.backbone
         visual = _visual_tokens(backbone, page.image, self.scorer.prepare_options.max_tokens)
         kept = None
@@ -95,13 +107,24 @@ class Reranker(nn.Module):
         start, end = self.scorer.band
         states = score_states(backbone, sequence, suffixes, (start, min(end, self.exit_layer)), self.exit_layer)
         with mixed(backbone.device, None):  # the two dot products are in float32, as in the scorer
-            return self.scorer.logit(backbone.final_norm(states))
+            hidden = backbone.final_norm(states)
+            z = self.scorer.logit(hidden)
+            return torch.stack([z, self._others(hidden) if self.whole else torch.zeros_like(z)])
+
+    def _others(self, hidden: Tensor) -> Tensor:
+        """log(1 / P(yes or no)) (Q,). Cross-entropy over the vocabulary is that over the two answers plus this."""
+        answers = hidden @ self.scorer.answers.T
+        return self.backbone.vocabulary(hidden).logsumexp(-1) - answers.logsumexp(-1)
 
     def losses(self, batch: Sequence[JudgedPage]) -> Losses:
-        """Cross-entropy of yes and no, and the accuracy at z = 0."""
-        z = torch.cat([self(page) for page in batch])
+        """Cross-entropy of the answer, over yes and no or the whole vocabulary, and the accuracy at z = 0.
+
+        A teacher's probability is a soft target: its share counts for yes, the rest for no.
+        """
+        z, others = torch.cat([self.judge(page) for page in batch], dim=1).float()
         y = torch.tensor([relevant for page in batch for relevant in page.relevant], device=z.device)
-        loss = F.binary_cross_entropy_with_logits(z, y.float())
+        targets = torch.tensor([target for page in batch for target in page.targets], device=z.device)
+        loss = F.binary_cross_entropy_with_logits(z, targets) + others.mean()
         return {"loss": loss, "accuracy": ((z > 0) == y).float().mean()}
 
 
@@ -177,7 +200,7 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
     Raises MmrrError for pairs of one kind only, and for a model, an embedder or cuts that do not fit.
     """
     group, pairs, validation = _begin(config, run)
-    if len({pair.relevant for pair in pairs}) < 2:
+    if len({pair.target for pair in pairs}) < 2:
         found = "relevant" if pairs[0].relevant else "not relevant"
         raise MmrrError(f"{config.pairs}: all {len(pairs)} pairs are {found}; a reranker needs pairs of both kinds")
     hashes = HashCache(run / "hashes.json")
@@ -186,18 +209,19 @@ def train_reranker(config: RerankerConfig, run: Path, tell: Tell = lambda _: Non
     keep = config.keep or (Prune().keep if config.embedder else 1.0)
     saliency = _saliency(config, keep, group.device, scorer.backbone.dtype, hashes) if keep < 1 else None
     adapted = lora.adapt(scorer.backbone, base, config.rank, config.alpha, exit_layer, config.seed)
-    model = Reranker(scorer, adapted, exit_layer, saliency, config.recompute)
+    model = Reranker(scorer, adapted, exit_layer, saliency, config.recompute, config.loss == "vocabulary")
     make = JudgedPages(pairs, config.seed, config.pages, config.queries)
     cuts = f"band {scorer.prepare_options.band}, exit {exit_layer}, {keep:.0%} of the tokens"
     tell(f"{len(pairs)} pairs on {len(make.groups.by_page)} pages; {cuts}")
     tested = JudgedPages(validation, 0, 1, config.queries)
 
     def evaluate() -> dict[str, float]:
-        found = [(model(page), page.relevant) for n in range(tested.groups.an_epoch) for page in tested(n)]
-        z = torch.cat([scores for scores, _ in found]).float()
-        y = torch.tensor([relevant for _, judged in found for relevant in judged], device=z.device)
-        loss = F.binary_cross_entropy_with_logits(z, y.float())
-        return {"val_loss": float(loss), "val_accuracy": float(((z > 0) == y).float().mean())}
+        found = [(model.losses([page]), len(page.queries)) for n in range(tested.groups.an_epoch) for page in tested(n)]
+        n_pairs = sum(n for _, n in found)
+        return {
+            f"val_{name}": sum(float(losses[name]) * n for losses, n in found) / n_pairs
+            for name in ("loss", "accuracy")
+        }
 
     adapter = lora.LoraRun(
         model=model,

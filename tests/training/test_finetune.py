@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from mmrr.embedders import qwen3_vl
@@ -116,6 +117,29 @@ def test_only_lora_is_trained(tiny, pairs_folder, tiny_path):
         assert (parameter.grad is not None) == ("lora_" in name), name
     assert exit_layer == 3  # 57.5 % of six layers
     assert sum("lora_" in name for name, _ in model.named_parameters()) == 3 * 7 * 2
+
+
+def test_the_loss_over_the_vocabulary_is_that_of_the_stock_model(tiny, pairs_folder, tiny_path):
+    """F.cross_entropy of the stock model's logits at the answer, with no layer left out: band 0:6, exit 6."""
+    settings = reranking(pairs_folder, tiny_path, band="0:6", exit=6, loss="vocabulary")
+    scorer, exit_layer = finetune.load_scorer(tiny, settings, ProcessGroup(CPU))
+    backbone = scorer.backbone
+    (page,) = JudgedPages(read_pairs(settings.pairs), 0, 1, 8)(0)
+    model = finetune.Reranker(scorer, backbone.text, exit_layer, None, False, whole=True)
+    visual = backbone.vision([page.image], settings.max_tokens)[0]
+    expected = []
+    with torch.no_grad():
+        found = model.losses([page])["loss"]
+        for query, relevant in zip(page.queries, page.relevant, strict=True):
+            sequence = backbone.page_sequence(scorer.before, visual, [*scorer.after, *scorer.segments(query)[1]])
+            logits = backbone.model.lm_head(backbone.text.norm(backbone.read_all(sequence))[-1])
+            answer = torch.tensor(backbone.chat.token_id("yes" if relevant else "no"))
+            expected.append(F.cross_entropy(logits.float(), answer))
+    assert abs(float(found) - float(torch.stack(expected).mean())) <= TOLERANCE
+    two = finetune.Reranker(scorer, backbone.text, exit_layer, None, False)
+    assert float(found) - float(two.losses([page])["loss"]) > 100 * TOLERANCE  # a random model rarely answers yes or no
+    with pytest.raises(MmrrError, match="expected answers or vocabulary"):
+        reranking(pairs_folder, tiny_path, loss="all")
 
 
 def test_recomputing_activations_changes_no_gradient(tiny, pairs_folder, tiny_path):

@@ -1,6 +1,7 @@
 """Training pairs: a query, a page image, and whether the page is relevant. Knows files, not models.
 
-JSON Lines or parquet with ``query``, ``image`` and ``relevant``; other fields are ignored. See docs/training.md.
+JSON Lines or parquet with ``query``, ``image``, ``relevant`` and, from a teacher, ``probability``; other fields are
+ignored. See docs/training.md.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ class Pair:
     query: str
     image: Path
     relevant: bool
+    probability: float | None = None  # of a teacher; None: 1 for a relevant page, else 0
+
+    @property
+    def target(self) -> float:
+        """What a yes/no reranker learns: the probability of yes."""
+        return float(self.relevant) if self.probability is None else self.probability
 
 
 def read_pairs(path: Path, images: Path | None = None) -> list[Pair]:
@@ -58,13 +65,22 @@ def read_pairs(path: Path, images: Path | None = None) -> list[Pair]:
         relative = Path(image)
         if relative not in known:
             known[relative] = image_inside(root, relative, place)
-        pair = Pair(query, known[relative], relevant)
+        pair = Pair(query, known[relative], relevant, _probability(record, place))
         before = pairs.setdefault((query, pair.image), pair)
         if before.relevant != relevant:
             raise MmrrError(
                 f"{place}: {image} is both relevant and not relevant to {query[:60]!r}, expected one of the two"
             )
     return list(pairs.values())
+
+
+def _probability(record: Mapping[str, Any], place: str) -> float | None:
+    value = record.get("probability")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise MmrrError(f"{place}: probability = {value!r}, expected a number from 0 to 1")
+    return float(value)
 
 
 def _records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -82,7 +98,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             missing = [name for name in FIELDS if name not in file.schema_arrow.names]
             if missing:
                 raise MmrrError(f"{path.name}: found no column {', '.join(missing)}, expected {', '.join(FIELDS)}")
-            for batch in file.iter_batches(columns=list(FIELDS)):
+            columns = [name for name in (*FIELDS, "probability") if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=columns):
                 for record in batch.to_pylist():
                     n += 1
                     yield f"{path.name}, row {n}", record
@@ -103,6 +120,7 @@ class JudgedPage:
     image: Image.Image
     queries: tuple[str, ...]
     relevant: tuple[bool, ...]
+    targets: tuple[float, ...]  # the probability of yes for each query
 
 
 class Groups(EpochOrder[list[T]]):
@@ -143,7 +161,9 @@ class JudgedPages:
 
 def _judged(group: Sequence[Pair]) -> JudgedPage:
     queries, relevant = tuple(pair.query for pair in group), tuple(pair.relevant for pair in group)
-    return JudgedPage(group[0].image, open_image(group[0].image), queries, relevant)
+    return JudgedPage(
+        group[0].image, open_image(group[0].image), queries, relevant, tuple(pair.target for pair in group)
+    )
 
 
 @dataclass(frozen=True, slots=True)
