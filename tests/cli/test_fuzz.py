@@ -85,7 +85,7 @@ ARGUMENTS = {
     "eval": ["--qrels", "none.trec"],
     "eval mmdocir": ["--data", "none"],
     "eval benchmark": ["none"],
-    "explain": ["thesis", "thesis.pdf/0001"],
+    "explain": ["thesis", "none.pdf/0001"],
     "merge": ["none", "--output", "none"],
     "report": ["--qrels", "none.trec", "--output", "none.html"],
     "tune": ["--queries", "none.jsonl", "--qrels", "none.trec"],
