@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from mmrr.backbones._qwen3_vl_sequences import KeyValues, Layers, PageSequence, visible
 
@@ -160,6 +159,8 @@ class _Buffer:
     def _causal(self, n_queries: int) -> Tensor:
         """What stands for a causal mask that is aligned at the last key; only CUDA has kernels that need no tensor."""
         if self._keys.device.type in ("cuda", "cpu"):
+            from torch.nn.attention.bias import causal_lower_right  # it imports a compiler, and a CPU needs none
+
             return causal_lower_right(n_queries, self._size)
         everything = torch.ones(n_queries, self._size, dtype=torch.bool, device=self._keys.device)
         return everything.tril(self._size - n_queries)

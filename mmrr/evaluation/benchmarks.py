@@ -67,7 +67,9 @@ def find(name: str) -> Entry:
     path = Path(name).expanduser()
     if path.suffix == ".toml" and path.is_file():
         return _of_file(path)
-    if path.exists() or name.count("/") == 1:
+    group = name.partition("/")[0]
+    is_group = any(one.startswith(f"{group}/") for one in known)
+    if path.exists() or (name.count("/") == 1 and not is_group):
         return Entry(name, name)
     close = difflib.get_close_matches(name, known, 3, 0.4)
     hint = f"; close: {', '.join(close)}" if close else ""

@@ -50,8 +50,12 @@ def locate(data: str, name: str) -> str:
     if isinstance(cached, str):
         return cached
     if constants.is_offline_mode():
-        raise MmrrError(f"found no {name} of {data} in the cache, and HF_HUB_OFFLINE is set; download it first")
+        raise MmrrError(f"found no {name} of {data} in the cache, and HF_HUB_OFFLINE is set; {_remedy(data)}")
     return f"hf://datasets/{data}/{name}"
+
+
+def _remedy(data: str) -> str:
+    return f"run `hf download {data} --repo-type dataset` where there is a network, or name a local folder"
 
 
 def download(data: str, name: str) -> str:
@@ -63,7 +67,7 @@ def download(data: str, name: str) -> str:
         return hf_hub_download(data, name, repo_type="dataset")
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         problem = f"found no folder {data}, and cannot get {name} of the Hub dataset {data}: {reason(error)}"
-        raise MmrrError(problem) from error
+        raise MmrrError(f"{problem}; {_remedy(data)}") from error
 
 
 def commit(data: str) -> str:
@@ -169,7 +173,7 @@ def root_of(data: str) -> str:
     try:
         return str(snapshot_download(data, repo_type="dataset", local_files_only=True))
     except Exception as error:  # the cache can be damaged in many ways
-        raise MmrrError(f"found no {data} in the cache, and HF_HUB_OFFLINE is set; download it first") from error
+        raise MmrrError(f"found no {data} in the cache, and HF_HUB_OFFLINE is set; {_remedy(data)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +338,7 @@ def _declared(root: str) -> list[str]:
     try:
         return list(datasets.get_dataset_config_names(root))
     except Exception as error:  # as in ``stream``
-        raise MmrrError(f"cannot read the card of {root}: {reason(error)}") from error
+        raise MmrrError(f"cannot read the card of {root}: {reason(error)}; {_remedy(root)}") from error
 
 
 def _has_configs(card: Path) -> bool:

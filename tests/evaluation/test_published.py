@@ -179,3 +179,8 @@ def test_a_new_benchmark_is_a_short_file(tmp_path: Path) -> None:
     own.write_text('[mine]\nhub = "data"\nmesure = "R@1"\n')
     with pytest.raises(MmrrError, match=r"own.toml: mine has the key mesure, expected one of hub, form"):
         benchmarks.find(str(own))
+
+
+def test_a_mistyped_name_of_a_group_is_no_hub_id() -> None:
+    with pytest.raises(MmrrError, match="close: vidore-v2/esg-reports"):
+        find("vidore-v2/esg-report")

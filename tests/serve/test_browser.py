@@ -130,6 +130,8 @@ def test_search(site: Site):
 
 def test_keys(site: Site):
     page = site.open()
+    page.keyboard.press("/")  # the empty box has the focus
+    assert page.input_value("#q") == ""
     page.mouse.click(600, 500)
     page.keyboard.press("/")
     page.keyboard.type("rainfall by month")
@@ -278,6 +280,11 @@ def test_addresses(site: Site):
     page.goto(f"{site.url}/?page=none.pdf/0001")
     page.wait_for_selector("#page-problem:not([hidden])")
     assert "no such page" in page.inner_text("#page-problem")
+    for wrong in ("n=2.5", "n=many", "rank=-5", "rank=none"):  # read as if it were not there
+        page.goto(f"{site.url}/?q=soil&{wrong}")
+        page.wait_for_selector(".hit a")
+        settled(page)
+        assert "The search failed" not in page.inner_text("body"), wrong
 
 
 @pytest.mark.parametrize("query", ["<script>window.ran = 1</script>", '"><img src=x onerror="window.ran = 1">'])

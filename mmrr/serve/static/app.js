@@ -22,12 +22,17 @@ let listed = ""; // the workspace whose documents are listed
 
 // The state, in the address
 
+/** The ranking that an address names: "first", or the weight of fusion; anything else is the reranker alone. */
+function ranking(value) {
+  return value === "first" || (Number(value) > 0 && Number.isFinite(Number(value))) ? value : "";
+}
+
 function read() {
   const values = new URLSearchParams(location.search);
-  const pages = Math.min(200, Math.max(1, Number(values.get("n")) || PAGES));
+  const pages = Math.min(200, Math.max(1, Math.trunc(Number(values.get("n"))) || PAGES));
   return {
     q: values.get("q")?.trim() ?? "", workspace: values.get("workspace") ?? "", documents: values.getAll("doc"),
-    page: values.get("page") ?? "", pages, rank: values.get("rank") ?? "",
+    page: values.get("page") ?? "", pages, rank: ranking(values.get("rank")),
   };
 }
 
@@ -329,7 +334,8 @@ addEventListener("popstate", () => show(read()));
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || document.querySelector("dialog[open]")) return;
   const typing = event.target.matches("input:not([type=checkbox]), select, textarea");
-  if (event.key === "/" && !typing && byId("slash").checked) {
+  const empty = event.target === byId("q") && !byId("q").value; // the box has the focus at the start
+  if (event.key === "/" && (!typing || empty) && byId("slash").checked) {
     event.preventDefault();
     byId("q").select();
     byId("q").focus();
