@@ -10,6 +10,7 @@ import pytest
 
 from mmrr.training.data.pairs import JudgedPages, read_pairs
 from mmrr.training.data.ranked_lists import read_lists
+from tests.cli.conftest import Prepared
 from tests.console import INDEX, SOIL, THESIS, mmrr, refused, write_documents, write_queries
 
 RUN = "q1 Q0 thesis.pdf/0002 1 2.0 t\nq1 Q0 soil.pdf/0001 2 -1.0 t\nq1 Q0 soil.pdf/0002 3 -3.0 t\n"
@@ -44,6 +45,20 @@ def test_a_run_becomes_lists_and_pairs_that_trainings_read(made: Path, tmp_path:
     assert [pair.relevant for pair in pairs] == [True, False, False]
     targets = [target for page in JudgedPages(pairs, 0, 3, 8)(0) for target in page.targets]
     assert sorted(targets) == sorted(pair.target for pair in pairs)
+
+
+def test_the_scorer_of_the_workspace_is_the_teacher(copy: Prepared, tmp_path: Path) -> None:
+    """Without --run, the lists have the order and the scores of ``mmrr rerank``."""
+    queries = write_queries(tmp_path / "q.jsonl", ("q1", "When is the thesis due?", "thesis.pdf"))
+    run = tmp_path / "teacher.trec"
+    mmrr("rerank", "--work", copy.work, "--queries", queries, "--candidates", 3, "--output", run)
+    shared = ("distill", "--work", copy.work, "--queries", queries, "--length", 3)
+    mmrr(*shared, "--output", tmp_path / "a")
+    mmrr(*shared, "--output", tmp_path / "b", "--run", run)
+    first, second = (read_pairs(tmp_path / name / "pairs.jsonl") for name in "ab")
+    assert [pair.image.name for pair in first] == [pair.image.name for pair in second]
+    assert [pair.target for pair in first] == pytest.approx([pair.target for pair in second], abs=1e-5)
+    assert len(first) == len(run.read_text("utf-8").splitlines()) > 1
 
 
 def test_scores_without_a_zero_are_relative_to_the_best_page(made: Path, tmp_path: Path) -> None:

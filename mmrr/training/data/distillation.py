@@ -110,7 +110,9 @@ def write(workspace: Workspace, found: Distilled, folder: Path, progress: Progre
 
     A query text that occurs twice keeps its first list: a pair of query and page has one probability.
     """
-    lists, pairs, images = [], [], {}
+    lists: list[dict[str, object]] = []
+    pairs: list[dict[str, object]] = []
+    images: dict[str, Page] = {}
     texts: set[str] = set()
     for one in found.lists:
         if one.query.text in texts:
