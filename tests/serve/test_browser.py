@@ -280,11 +280,10 @@ def test_addresses(site: Site):
     page.goto(f"{site.url}/?page=none.pdf/0001")
     page.wait_for_selector("#page-problem:not([hidden])")
     assert "no such page" in page.inner_text("#page-problem")
-    for wrong in ("n=2.5", "n=many", "rank=-5", "rank=none"):  # read as if it were not there
-        page.goto(f"{site.url}/?q=soil&{wrong}")
-        page.wait_for_selector(".hit a")
-        settled(page)
-        assert "The search failed" not in page.inner_text("body"), wrong
+    page.goto(f"{site.url}/?q=soil&n=2.5&rank=-5")  # wrong values are read as if they were not there
+    page.wait_for_selector(".hit a")
+    settled(page)
+    assert "The search failed" not in page.inner_text("body")
 
 
 @pytest.mark.parametrize("query", ["<script>window.ran = 1</script>", '"><img src=x onerror="window.ran = 1">'])
