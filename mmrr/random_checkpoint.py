@@ -256,7 +256,8 @@ def save(
     write_files(path, max_tokens, phrases)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     copy = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(path, state_dict=copy)
+    # The names of the model itself: those of the file that it was loaded from may have been another family's.
+    model.save_pretrained(path, state_dict=copy, save_original_format=False)
     if projection is None:
         return
     weights = path / "model.safetensors"

@@ -215,10 +215,13 @@ QWEN = {
     "no model_type": (without("model_type"), "'None' model"),
     "architectures is a number": (config(architectures=3), None),
     "hidden_size is a word": (config(text_config__hidden_size="x"), "text_config: hidden_size is 'x'"),
-    "hidden_size is large": (config(text_config__hidden_size=1_000_000), "describes a model of"),
+    "hidden_size is large": (
+        config(text_config__hidden_size=1_000_000),
+        "describes a model of|linear layer of 1000000 inputs",
+    ),
     "hidden_size is another": (
         config(text_config__hidden_size=128),
-        "another shape than its config.json says|of 64 inputs",
+        "another shape than its config.json says|of 64 inputs|of 128 inputs",
     ),
     "a billion layers": (config(text_config__num_hidden_layers=10**6), "expected at most"),
     "no rope": (config(text_config__rope_scaling={"rope_type": "unknown"}), "does not load as Qwen3-VL"),

@@ -187,7 +187,8 @@ def trained_with_its_attention(runs: Path) -> int:
 
 def seen(checkpoint: Path, page: Image.Image) -> Visual:
     found = checkpoints.resolve(str(checkpoint), None, HashCache(checkpoint.parent / "hashes.json"))
-    embedder = embedders.Embedder(found, embedders.Prepare(), torch.device("cpu"), torch.float32)
+    family = late if checkpoint.parent.name == "wide" else embedders
+    embedder = family.Embedder(found, family.Prepare(), torch.device("cpu"), torch.float32)
     (visual,) = embedder.backbone.vision([page])
     assert isinstance(visual, Visual)
     return visual

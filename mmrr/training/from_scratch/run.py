@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmrr import random_checkpoint
+from mmrr.backbones._qwen3_vl_loading import load_model
 from mmrr.embedders import colqwen3, qwen3_vl
 from mmrr.errors import MmrrError
 from mmrr.modeling import checkpoints, families
+from mmrr.modeling.checkpoint_files import projection_of, tensor_shapes
 from mmrr.modeling.checkpoints import Checkpoint
 from mmrr.scorers import minireranker
 from mmrr.training.config import (
@@ -207,7 +209,11 @@ def begin(
     """
     path = _start_checkpoint(config, run, phrases)
     checkpoint = checkpoints.resolve(str(path), None, HashCache(run / "hashes.json"))
-    scorer = minireranker.Scorer(checkpoint, prepare, group.device, torch.float32)
+    has_projection = any(map(projection_of, tensor_shapes(checkpoint.id, path)))  # that of an embedder is read apart
+    width = checkpoint.config()["text_config"]["hidden_size"]
+    projection = colqwen3.read_projection(checkpoint, width) if has_projection else None
+    model = load_model(path, None, torch.float32, needs_head=True, projection=projection)
+    scorer = minireranker.Scorer(checkpoint, prepare, group.device, torch.float32, model)
     _load_tower(scorer.backbone.model, _reader(config))  # the features come from it, whatever tower `start` has
     pages = yield from _features(config, run, group, _pool(config, run, known), config.reports)
     if config.start is None:
