@@ -49,6 +49,7 @@ def read_query(query: str | QueryObject, limits: Limits, fetch_hosts: frozenset[
             text, image = _text_and_image(query, limits, fetch_hosts)
         if not text.strip() and image is None:
             raise RefusedError(422, "it is empty; expected a question, some words or an image")
+        _expect_text(text)
         if len(text) > limits.query_chars:
             raise RefusedError(413, f"{len(text)} characters; expected at most {limits.query_chars}")
         return Query("query", text, image=None if image is None else query_image(image))
@@ -123,7 +124,14 @@ def _part(part: Part, limits: Limits, fetch_hosts: frozenset[str]) -> Given:
     return Given("image", _image(url, limits, fetch_hosts))
 
 
+def _expect_text(text: str) -> None:
+    """JSON can write half of a surrogate pair, which no encoding of text has."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RefusedError(422, "found half of a surrogate pair, expected text")
+
+
 def _text(text: str, limits: Limits) -> Given:
+    _expect_text(text)
     if len(text) > limits.text_chars:
         raise RefusedError(413, f"a text of {len(text)} characters; expected at most {limits.text_chars}")
     return Given("text", text)

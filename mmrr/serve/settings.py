@@ -17,7 +17,7 @@ class Limits:
 
     body_bytes: int = 32 << 20  # of a request's body
     upload_bytes: int = 256 << 20  # of the body of an upload
-    query_chars: int = 4_000
+    query_chars: int = 1_000
     text_chars: int = 200_000  # of one document that is text
     documents: int = 256  # of one rerank request
     candidates: int = 200  # of one search

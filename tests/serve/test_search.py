@@ -65,12 +65,25 @@ def test_search_where_the_metadata_fits(client: TestClient, workspace: mmrr.Work
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/search", rb'{"query": "\ud800"}'),
+        ("/v1/rerank", rb'{"query": "thesis", "documents": ["\udfff"]}'),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_no_text(client: TestClient, path: str, body: bytes):
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "found half of a surrogate pair" in answer.text
+
+
+@pytest.mark.parametrize(
     ("body", "status", "says"),
     [
         ({"where": "year>="}, 400, "found the end"),
         ({"where": "year>" * 300}, 422, "where"),
         ({"query": " "}, 422, "empty"),
-        ({"query": "x" * 5000}, 413, "expected at most 4000"),
+        ({"query": "x" * 5000}, 413, "expected at most 1000"),
         ({"query": 3}, 422, "query"),
         ({"top_k": 0}, 422, "top_k"),
         ({"top_k": 10**6}, 422, "expected at most 200"),
