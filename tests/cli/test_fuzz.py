@@ -81,6 +81,7 @@ ARGUMENTS = {
     "probe": ["--queries", "none.jsonl", "--qrels", "none.trec"],
     "compare": ["--queries", "none.jsonl", "--qrels", "none.trec"],
     "train": ["reader", "--config", "none.toml", "--run-dir", "none"],
+    "distill": ["--queries", "none.jsonl", "--output", "none"],
     "draw": ["none.jsonl", "--output", "none"],
     "eval": ["--qrels", "none.trec"],
     "eval mmdocir": ["--data", "none"],
