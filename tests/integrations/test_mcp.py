@@ -58,7 +58,7 @@ def test_the_tools_give_what_the_workspace_gives(workspace: mmrr.Workspace, best
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        ("search", {"query": " "}, "question 1 is empty"),
+        ("search", {"query": " "}, "question 1: the query is empty"),
         ("search", {"query": QUERY, "document": "thesiss.pdf"}, "the nearest are thesis.pdf"),
         ("search", {"query": QUERY, "top_k": 0}, "greater than or equal to 1"),
         ("page_text", {"page_id": "../../etc/passwd"}, "../../etc/passwd"),
