@@ -157,7 +157,7 @@ class _Buffer:
         return attended[..., : self._d]
 
     def _causal(self, n_queries: int) -> Tensor:
-        """What stands for a causal mask that is aligned at the last key; only CUDA has kernels that need no tensor."""
+        """The causal mask, aligned at the last key. CUDA has kernels that need no tensor for it."""
         if self._keys.device.type in ("cuda", "cpu"):
             from torch.nn.attention.bias import causal_lower_right  # it imports a compiler, and a CPU needs none
 
